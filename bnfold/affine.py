@@ -1,0 +1,180 @@
+"""The algebra of a per-channel affine map ``y = scale * x + shift`` along one axis.
+
+Everything here is exact algebra on float64 vectors; rounding to a model's own dtype happens once,
+where a weight is written (:class:`bnfold.graph.Param`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Vector = NDArray[np.float64]
+
+
+def _vector(values: ArrayLike) -> Vector:
+    vector = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    if vector.ndim != 1:
+        raise ValueError(f"a per-channel vector has one dimension, not shape {vector.shape}")
+    return vector
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Affine:
+    """``y[..., c, ...] = scale[c] * x[..., c, ...] + shift[c]``, ``c`` running along ``axis``.
+
+    ``scale`` and ``shift`` are float64 vectors of one length C. ``axis`` counts from the left and
+    is never negative. A map that is the same for every element is *uniform*: its axis is ``None``
+    and its vectors have length 1; it then fits a tensor of any rank.
+    """
+
+    scale: Vector
+    shift: Vector
+    axis: int | None
+
+    def __post_init__(self) -> None:
+        if self.scale.shape != self.shift.shape or self.scale.ndim != 1:
+            raise ValueError(f"scale {self.scale.shape} and shift {self.shift.shape} must be vectors of one length")
+        if self.axis is None and self.scale.size != 1:
+            raise ValueError("a uniform affine has one scale and one shift")
+        if self.axis is not None and self.axis < 0:
+            raise ValueError("the axis of an affine counts from the left")
+
+    @classmethod
+    def of(cls, scale: ArrayLike, shift: ArrayLike, axis: int | None) -> Affine:
+        """Build from anything array-like; a scalar scale or shift is repeated to the other's length."""
+        a, b = np.broadcast_arrays(_vector(scale), _vector(shift))
+        return cls(np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64), axis)
+
+    @classmethod
+    def identity(cls) -> Affine:
+        return cls(np.ones(1), np.zeros(1), None)
+
+    @property
+    def size(self) -> int:
+        """The number of channels (1 for a uniform map)."""
+        return int(self.scale.size)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Does every channel carry the same map (whatever the axis)?"""
+        return bool((self.scale == self.scale[0]).all() and (self.shift == self.shift[0]).all())
+
+    @property
+    def is_scale(self) -> bool:
+        """Is the shift zero everywhere?"""
+        return not self.shift.any()
+
+    @property
+    def is_shift(self) -> bool:
+        """Is the scale one everywhere?"""
+        return bool((self.scale == 1.0).all())
+
+    @property
+    def is_identity(self) -> bool:
+        return self.is_scale and self.is_shift
+
+    @property
+    def is_finite(self) -> bool:
+        return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
+
+    def scale_part(self) -> Affine:
+        """The scale alone: ``self == self.scale_part().then(self.shift_part())``."""
+        return Affine(self.scale, np.zeros_like(self.shift), self.axis)
+
+    def shift_part(self) -> Affine:
+        """The shift alone, to be applied after the scale."""
+        return Affine(np.ones_like(self.scale), self.shift, self.axis)
+
+    def on_axis(self, axis: int | None) -> Affine:
+        """The same vectors along another axis (a transpose renames it); a uniform map has none to rename."""
+        return self if self.axis is None else Affine(self.scale, self.shift, axis)
+
+    def as_uniform(self) -> Affine:
+        """Drop the axis of a map that is the same for every channel."""
+        if not self.is_uniform:
+            raise ValueError("the map differs between channels")
+        return Affine(self.scale[:1].copy(), self.shift[:1].copy(), None)
+
+    def then(self, after: Affine) -> Affine:
+        """First this map, then ``after``: ``after(self(x))``. Axes must agree where both have one."""
+        axis = self.axis if self.axis is not None else after.axis
+        if after.axis is not None and after.axis != axis:
+            raise ValueError(f"affines along axes {self.axis} and {after.axis} do not compose")
+        if self.size != after.size and self.axis is not None and after.axis is not None:
+            raise ValueError(f"affines of {self.size} and {after.size} channels do not compose")
+        scale = self.scale * after.scale
+        shift = self.shift * after.scale + after.shift
+        return Affine(scale, shift, axis)
+
+    def inverse(self) -> Affine:
+        """The map that undoes this one. Raises ValueError where a scale is zero."""
+        if not self.scale.all():
+            raise ValueError("a map with a zero scale cannot be undone")
+        return Affine(1.0 / self.scale, -self.shift / self.scale, self.axis)
+
+    def take(self, indices: NDArray[np.intp] | slice) -> Affine:
+        """The map on the selected channels, in that order (Slice, Gather, a part of a Concat)."""
+        if self.axis is None:
+            return self
+        return Affine(self.scale[indices].copy(), self.shift[indices].copy(), self.axis)
+
+    def repeat(self, times: int) -> Affine:
+        """Each channel ``times`` in a row: merging the axis with a faster-running one of that size."""
+        if self.axis is None:
+            return self
+        return Affine(np.repeat(self.scale, times), np.repeat(self.shift, times), self.axis)
+
+    def tile(self, times: int) -> Affine:
+        """The whole run of channels ``times`` over: merging with a slower-running axis of that size."""
+        if self.axis is None:
+            return self
+        return Affine(np.tile(self.scale, times), np.tile(self.shift, times), self.axis)
+
+    def expand(self, size: int) -> Affine:
+        """Repeat a map of one channel to ``size`` channels; one that has ``size`` already is kept."""
+        if self.size == size:
+            return self
+        if self.size != 1:
+            raise ValueError(f"{self.size} channels do not expand to {size}")
+        return Affine(np.repeat(self.scale, size), np.repeat(self.shift, size), self.axis)
+
+    def broadcastable(self, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scale and shift shaped to broadcast against a tensor of ``rank`` dimensions."""
+        shape = [1] * rank
+        if self.axis is not None:
+            shape[self.axis] = self.size
+        return self.scale.reshape(shape), self.shift.reshape(shape)
+
+    def same_as(self, other: Affine) -> bool:
+        """Are these exactly the same map (bit for bit, on the same axis)?"""
+        return (
+            self.axis == other.axis
+            and np.array_equal(self.scale, other.scale)
+            and np.array_equal(self.shift, other.shift)
+        )
+
+    def __repr__(self) -> str:
+        return f"Affine({self.size} channels, axis={self.axis}, scale={self.scale[:3]}…, shift={self.shift[:3]}…)"
+
+
+def concatenate(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
+    """One map over the concatenation, along ``axis``, of tensors with ``sizes`` channels each.
+
+    A uniform part is expanded to its size. Raises ValueError where a part lies along another axis.
+    """
+    expanded = []
+    for part, size in zip(parts, sizes, strict=True):
+        if part.axis is None:
+            part = Affine(np.repeat(part.scale, size), np.repeat(part.shift, size), axis)
+        elif part.axis != axis:
+            raise ValueError("a part lies along another axis")
+        expanded.append(part.expand(size))
+    return Affine(
+        np.concatenate([part.scale for part in expanded]),
+        np.concatenate([part.shift for part in expanded]),
+        axis,
+    )

@@ -1,0 +1,36 @@
+"""What goes wrong for reasons outside bnfold: one clear sentence each, for people to read.
+
+Every error names the file or the object at fault. The command line prints the sentence and exits
+with :attr:`BnfoldError.exit_code`; a traceback is for bnfold's own mistakes alone.
+"""
+
+from __future__ import annotations
+
+
+class BnfoldError(Exception):
+    """The base of everything bnfold raises on purpose."""
+
+    #: What the command line exits with.
+    exit_code = 2
+
+
+class ModelFileError(BnfoldError):
+    """A model cannot be read: missing, damaged, unsafe, or not a model."""
+
+
+class OutputError(BnfoldError):
+    """A file cannot be written. The target is untouched."""
+
+
+class UsageError(BnfoldError):
+    """Arguments that contradict each other or name something that is not there."""
+
+
+class MissingExtraError(BnfoldError):
+    """An optional dependency is needed for what was asked."""
+
+
+class NotEquivalentError(BnfoldError):
+    """Verification found that two models differ, or could not show that they agree."""
+
+    exit_code = 1

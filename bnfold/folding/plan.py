@@ -1,0 +1,132 @@
+"""What folding did, as values: steps, and for what stayed the reasons on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnfold.refusal import Refusal
+
+#: What can happen to an affine, in the words of the report.
+KINDS = {
+    "backward": "folded backward into",
+    "forward": "folded forward into",
+    "split": "split: scale and shift folded separately into",
+    "composed": "composed into",
+    "constant": "folded into the constant",
+    "identity": "removed: it does nothing",
+    "cheaper": "replaced by",
+    "branch": "merged with its parallel branches into",
+    "chain": "merged with the convolution after it into",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FoldStep:
+    """One rewrite: an operator that went, where it went and through what.
+
+    ``subject`` is the key of the removed operator (of the first one for a branch), stable between
+    runs on the same model, so that a step can be skipped; ``changed`` are the tensors whose values
+    are not the original's any more: they got new names. Names in ``into`` and ``through`` are for people.
+    """
+
+    subject: str
+    label: str
+    type: str
+    kind: str
+    into: tuple[str, ...] = ()
+    through: tuple[str, ...] = ()
+    changed: Mapping[str, str] = field(default_factory=dict)
+    scope: str = ""
+    #: Keys of the operators that now hold the subject's arithmetic.
+    holders: tuple[str, ...] = ()
+    #: For a branch merge: the keys of every operator that went.
+    removed: tuple[str, ...] = ()
+
+    def sentence(self) -> str:
+        """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
+        text = f"{self.label} ({self.type}): {KINDS[self.kind]}"
+        if self.into:
+            text += " " + ", ".join(self.into)
+        if self.through:
+            text += " through " + ", ".join(self.through)
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "subject": self.subject,
+            "label": self.label,
+            "type": self.type,
+            "kind": self.kind,
+            "into": list(self.into),
+            "through": list(self.through),
+            "changed": dict(self.changed),
+            "scope": self.scope,
+            "holders": list(self.holders),
+            "removed": list(self.removed),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Remaining:
+    """An affine that stays, and what stands in its way on the producer's and the consumer's side."""
+
+    subject: str
+    label: str
+    type: str
+    is_batchnorm: bool
+    backward: Refusal
+    forward: Refusal
+    scope: str = ""
+
+    def sentence(self) -> str:
+        return (
+            f"{self.label} ({self.type}) stays. Backward: {self.backward.sentence}. Forward: {self.forward.sentence}."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "subject": self.subject,
+            "label": self.label,
+            "type": self.type,
+            "batchnorm": self.is_batchnorm,
+            "backward": self.backward.to_dict(),
+            "forward": self.forward.to_dict(),
+            "scope": self.scope,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything one run of folding did and did not do, in order."""
+
+    steps: tuple[FoldStep, ...] = ()
+    remaining: tuple[Remaining, ...] = ()
+    #: Remarks about the whole model (constants that were overridable inputs, functions inlined…).
+    notes: tuple[str, ...] = ()
+
+    def fate(self, subject: str) -> FoldStep | Remaining | None:
+        """What became of an operator in the end, following what it was composed into."""
+        by_subject = {step.subject: step for step in self.steps if step.kind != "branch"}
+        for step in self.steps:
+            for key in step.removed:
+                by_subject.setdefault(key, step)
+        left = {item.subject: item for item in self.remaining}
+        seen: set[str] = set()
+        last: FoldStep | Remaining | None = left.get(subject)
+        while subject in by_subject and subject not in seen:
+            seen.add(subject)
+            last = step = by_subject[subject]
+            if step.kind != "composed" or len(step.holders) != 1:
+                break
+            subject = step.holders[0]
+            last = left.get(subject, last)
+        return last
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "steps": [step.to_dict() for step in self.steps],
+            "remaining": [item.to_dict() for item in self.remaining],
+            "notes": list(self.notes),
+        }
