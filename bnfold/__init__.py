@@ -1,0 +1,43 @@
+"""bnfold: analyze, fold and verify BatchNormalization in ONNX and Keras models.
+
+    import bnfold
+    model  = bnfold.load("model.onnx")          # or .keras, .h5, a SavedModel folder, a ModelProto, a keras.Model
+    report = bnfold.analyze(model)              # report.findings, report.batchnorms, report.summary
+    result = bnfold.fold(model)                 # result.plan, result.refusals, result.model
+    check  = bnfold.verify(model, result.model) # check.equivalent, check.outputs, check.first_difference
+    result.model.save("folded.onnx")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnfold.api import FoldResult, analyze, fix, fold, load, verify
+    from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BnfoldError",
+    "FoldResult",
+    "ModelFileError",
+    "OutputError",
+    "UsageError",
+    "__version__",
+    "analyze",
+    "fix",
+    "fold",
+    "load",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # numpy and onnx take a quarter of a second to import: only when something is used.
+    if name in __all__:
+        import importlib
+
+        module = "bnfold.errors" if name.endswith("Error") else "bnfold.api"
+        return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
