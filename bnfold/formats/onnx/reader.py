@@ -1,0 +1,201 @@
+"""GraphProto → ModelGraph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NoReturn
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+
+from bnfold.errors import ModelFileError
+from bnfold.formats.onnx.attributes import GRAPH_TYPES, TENSOR_TYPES, Attributes
+from bnfold.formats.onnx.payloads import Payloads
+from bnfold.formats.onnx.tensors import DTYPES, tensor_fault, to_param
+from bnfold.graph import Dim, Evaluator, Inference, ModelGraph, Op, Tensor
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all graphs of one model share: the skeleton without regard to its graph, and its payloads."""
+
+    label: str
+    skeleton: ModelProto
+    payloads: Payloads
+    evaluate: Evaluator | None = None
+    infer: Inference | None = None
+
+    @property
+    def opsets(self) -> dict[str, int]:
+        return {plain_domain(entry.domain): entry.version for entry in self.skeleton.opset_import}
+
+    def fail(self, fault: str) -> NoReturn:
+        """Raise ModelFileError with the model's name before the fault."""
+        raise ModelFileError(f"{self.label} {fault}")
+
+
+def plain_domain(domain: str) -> str:
+    """ONNX's own domain has two names."""
+    return "" if domain == "ai.onnx" else domain
+
+
+def read_graph(context: Context) -> ModelGraph:
+    """The main graph of a model. Raises ModelFileError where it does not hold together."""
+    return _Reader(context, context.skeleton.graph, None, frozenset()).read()
+
+
+class _Reader:
+    """Reads one graph; ``outer`` are the tensors of the graphs around it."""
+
+    def __init__(
+        self, context: Context, proto: GraphProto, parent: ModelGraph | None, outer: frozenset[str] | set[str]
+    ) -> None:
+        self._context = context
+        self._proto = proto
+        self._outer = outer
+        self._known: set[str] = set()
+        self._names: set[str] = set()
+        self._captures: dict[str, None] = {}
+        self._graph = ModelGraph(
+            name=proto.name,
+            opsets=context.opsets,
+            parent=parent,
+            evaluate=context.evaluate,
+            infer=context.infer,
+        )
+
+    def read(self) -> ModelGraph:
+        graph, proto = self._graph, self._proto
+        self._read_constants()
+        inputs = [to_tensor(value) for value in proto.input]
+        graph.inputs = [value for value in inputs if value.name not in graph.params]
+        if self._context.skeleton.ir_version >= 4:
+            graph.overridable = {value.name for value in inputs if value.name in graph.params}
+        self._known.update(graph.params, (value.name for value in inputs))
+        for value in proto.value_info:
+            graph.declare(to_tensor(value))
+        for value in proto.output:
+            graph.declare(to_tensor(value))
+        graph.outputs = [value.name for value in proto.output]
+        for index, node in enumerate(proto.node):
+            self._read_node(index, node)
+        for name in graph.outputs:
+            if name not in self._known:
+                if graph.parent is None or name not in self._outer:
+                    self._context.fail(f"has the output {name!r}, which nothing in it produces")
+                self._captures[name] = None
+        return graph
+
+    @property
+    def captures(self) -> tuple[str, ...]:
+        """Tensors of the graphs around this one that are read in it or deeper inside."""
+        return tuple(self._captures)
+
+    def _read_constants(self) -> None:
+        params = self._graph.params
+        for tensor in self._proto.initializer:
+            payload = self._context.payloads.of(tensor)
+            self._check_tensor(tensor, payload is not None, f"initializer {tensor.name!r}")
+            if tensor.name in params:
+                self._context.fail(f"has two initializers named {tensor.name!r}")
+            params[tensor.name] = to_param(tensor, payload)
+        for sparse in self._proto.sparse_initializer:
+            dtype = DTYPES.get(sparse.values.data_type)
+            self._graph.declare(Tensor(sparse.values.name, dtype, tuple(sparse.dims)))
+            self._known.add(sparse.values.name)
+
+    def _check_tensor(self, tensor: TensorProto, stored: bool, what: str) -> None:
+        fault = tensor_fault(tensor, self._context.payloads.of(tensor) if stored else None)
+        if fault is not None:
+            self._context.fail(f"is damaged: {what} {fault}")
+
+    def _read_node(self, index: int, node: NodeProto) -> None:
+        inputs, outputs = tuple(node.input), tuple(node.output)
+        name = self._unique(node.name or f"{node.op_type}_{index}")
+        for tensor in inputs:
+            if tensor and tensor not in self._known:
+                if tensor not in self._outer:
+                    self._fail_undefined(node, name, tensor)
+                self._captures[tensor] = None
+        subgraphs, captures = self._read_attributes(node, name)
+        for tensor in outputs:
+            if tensor in self._known:
+                self._context.fail(f"gives the name {tensor!r} to two tensors, the second time in node {name!r}")
+            if tensor:
+                self._known.add(tensor)
+        self._graph.put(
+            Op(
+                name=name,
+                type=node.op_type,
+                inputs=inputs,
+                outputs=outputs,
+                attributes=Attributes(node, self._context.payloads),
+                domain=plain_domain(node.domain),
+                label=node.name,
+                origin=node.name,
+                subgraphs=subgraphs,
+                captures=captures,
+                record=node,
+            )
+        )
+
+    def _unique(self, stem: str) -> str:
+        name, count = stem, 1
+        while name in self._names:
+            count += 1
+            name = f"{stem}_{count}"
+        self._names.add(name)
+        return name
+
+    def _fail_undefined(self, node: NodeProto, name: str, tensor: str) -> NoReturn:
+        later = any(tensor in other.output for other in self._proto.node)
+        reason = "is produced only by it or after it: a cycle, or nodes out of order" if later else "nothing produces"
+        self._context.fail(f"is broken: node {name!r} ({node.op_type}) reads {tensor!r}, which {reason}")
+
+    def _read_attributes(self, node: NodeProto, name: str) -> tuple[Mapping[str, ModelGraph], tuple[str, ...]]:
+        """Check the tensors of a node, and read its subgraphs: them, and what they capture from here or outside."""
+        subgraphs: dict[str, ModelGraph] = {}
+        captures: dict[str, None] = {}
+        for attribute in node.attribute:
+            if attribute.type in TENSOR_TYPES:
+                for tensor in (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors:
+                    what = f"attribute {attribute.name!r} of node {name!r}"
+                    self._check_tensor(tensor, stored=True, what=what)
+            elif attribute.type in GRAPH_TYPES:
+                for key, body in bodies(attribute):
+                    reader = _Reader(self._context, body, self._graph, self._outer | self._known)
+                    subgraphs[key] = reader.read()
+                    captures.update(dict.fromkeys(reader.captures))
+        for tensor_name in captures:
+            if tensor_name not in self._known:
+                self._captures[tensor_name] = None
+        return subgraphs, tuple(captures)
+
+
+def bodies(attribute: AttributeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The graphs in an attribute, by their keys in :attr:`Op.subgraphs`."""
+    if attribute.type == AttributeProto.GRAPH:
+        yield attribute.name, attribute.g
+    for index, body in enumerate(attribute.graphs):
+        yield f"{attribute.name}[{index}]", body
+
+
+def to_tensor(value: ValueInfoProto) -> Tensor:
+    """What a value info says about a tensor; sequences, maps and sparse tensors are only named."""
+    if value.type.WhichOneof("value") != "tensor_type":
+        return Tensor(value.name)
+    return Tensor(value.name, *tensor_type(value.type.tensor_type))
+
+
+def tensor_type(proto: TypeProto.Tensor) -> tuple[object, tuple[Dim, ...] | None]:
+    dtype = DTYPES.get(proto.elem_type)
+    if not proto.HasField("shape"):
+        return dtype, None
+    return dtype, tuple(_dim(dim) for dim in proto.shape.dim)
+
+
+def _dim(dim: object) -> Dim:
+    kind = dim.WhichOneof("value")
+    if kind == "dim_value":
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None if kind == "dim_param" else None
