@@ -7,7 +7,7 @@ where a weight is written (:class:`bnfold.graph.Param`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,11 +29,16 @@ class Affine:
     ``scale`` and ``shift`` are float64 vectors of one length C. ``axis`` counts from the left and
     is never negative. A map that is the same for every element is *uniform*: its axis is ``None``
     and its vectors have length 1; it then fits a tensor of any rank.
+
+    A reshape may split the channel axis for a while (a channel shuffle does). The vectors then
+    run, in row-major order, over the several axes of ``grid``, pairs of axis and size in ascending
+    order; ``axis`` is the first of them.
     """
 
     scale: Vector
     shift: Vector
     axis: int | None
+    grid: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.scale.shape != self.shift.shape or self.scale.ndim != 1:
@@ -48,6 +53,35 @@ class Affine:
         """Build from anything array-like; a scalar scale or shift is repeated to the other's length."""
         a, b = np.broadcast_arrays(_vector(scale), _vector(shift))
         return cls(np.ascontiguousarray(a, np.float64), np.ascontiguousarray(b, np.float64), axis)
+
+    @classmethod
+    def over(cls, axes: Sequence[int], scale: ArrayLike, shift: ArrayLike) -> Affine:
+        """From arrays with one dimension for each of ``axes``: axes along which nothing varies are dropped."""
+        a, b = np.broadcast_arrays(np.asarray(scale, np.float64), np.asarray(shift, np.float64))
+        if a.ndim != len(axes):
+            raise ValueError(f"{a.ndim}-dimensional arrays for {len(axes)} axes")
+        order = sorted(range(len(axes)), key=axes.__getitem__)
+        a, b = a.transpose(order), b.transpose(order)
+        kept: list[int] = []
+        for index in order:
+            first = (slice(None),) * len(kept) + (slice(0, 1),)
+            if (a == a[first]).all() and (b == b[first]).all():
+                a, b = a.take(0, len(kept)), b.take(0, len(kept))
+            else:
+                kept.append(axes[index])
+        if not kept:
+            return cls(a.reshape(1).copy(), b.reshape(1).copy(), None)
+        grid = tuple(zip(kept, a.shape, strict=True)) if len(kept) > 1 else ()
+        return cls(np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1), kept[0], grid)
+
+    def arrays(self) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]:
+        """The axes and, with one dimension for each, scale and shift: the inverse of :meth:`over`."""
+        if self.axis is None:
+            return (), self.scale.reshape(()), self.shift.reshape(())
+        if not self.grid:
+            return (self.axis,), self.scale, self.shift
+        sizes = [size for _, size in self.grid]
+        return tuple(axis for axis, _ in self.grid), self.scale.reshape(sizes), self.shift.reshape(sizes)
 
     @classmethod
     def identity(cls) -> Affine:
@@ -83,11 +117,11 @@ class Affine:
 
     def scale_part(self) -> Affine:
         """The scale alone: ``self == self.scale_part().then(self.shift_part())``."""
-        return Affine(self.scale, np.zeros_like(self.shift), self.axis)
+        return replace(self, shift=np.zeros_like(self.shift))
 
     def shift_part(self) -> Affine:
         """The shift alone, to be applied after the scale."""
-        return Affine(np.ones_like(self.scale), self.shift, self.axis)
+        return replace(self, scale=np.ones_like(self.scale))
 
     def on_axis(self, axis: int | None) -> Affine:
         """The same vectors along another axis (a transpose renames it); a uniform map has none to rename."""
@@ -101,20 +135,26 @@ class Affine:
 
     def then(self, after: Affine) -> Affine:
         """First this map, then ``after``: ``after(self(x))``. Axes must agree where both have one."""
-        axis = self.axis if self.axis is not None else after.axis
-        if after.axis is not None and after.axis != axis:
-            raise ValueError(f"affines along axes {self.axis} and {after.axis} do not compose")
-        if self.size != after.size and self.axis is not None and after.axis is not None:
-            raise ValueError(f"affines of {self.size} and {after.size} channels do not compose")
+        if None not in (self.axis, after.axis) and (
+            (self.axis, self.grid) != (after.axis, after.grid) or self.size != after.size
+        ):
+            raise ValueError(f"{self!r} and {after!r} do not compose")
+        which = self if self.axis is not None else after
         scale = self.scale * after.scale
         shift = self.shift * after.scale + after.shift
-        return Affine(scale, shift, axis)
+        return Affine(scale, shift, which.axis, which.grid)
+
+    def composes(self, after: Affine) -> bool:
+        """Would :meth:`then` accept ``after``?"""
+        if self.axis is None or after.axis is None:
+            return True
+        return (self.axis, self.grid, self.size) == (after.axis, after.grid, after.size)
 
     def inverse(self) -> Affine:
         """The map that undoes this one. Raises ValueError where a scale is zero."""
         if not self.scale.all():
             raise ValueError("a map with a zero scale cannot be undone")
-        return Affine(1.0 / self.scale, -self.shift / self.scale, self.axis)
+        return Affine(1.0 / self.scale, -self.shift / self.scale, self.axis, self.grid)
 
     def take(self, indices: NDArray[np.intp] | slice) -> Affine:
         """The map on the selected channels, in that order (Slice, Gather, a part of a Concat)."""
@@ -145,14 +185,14 @@ class Affine:
     def broadcastable(self, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale and shift shaped to broadcast against a tensor of ``rank`` dimensions."""
         shape = [1] * rank
-        if self.axis is not None:
-            shape[self.axis] = self.size
+        for axis, size in self.grid or (((self.axis, self.size),) if self.axis is not None else ()):
+            shape[axis] = size
         return self.scale.reshape(shape), self.shift.reshape(shape)
 
     def same_as(self, other: Affine) -> bool:
         """Are these exactly the same map (bit for bit, on the same axis)?"""
         return (
-            self.axis == other.axis
+            (self.axis, self.grid) == (other.axis, other.grid)
             and np.array_equal(self.scale, other.scale)
             and np.array_equal(self.shift, other.shift)
         )

@@ -1,0 +1,78 @@
+"""What one operator does to a per-channel affine: a table of facts, one module a family.
+
+The search asks four questions of an operator (:class:`bnfold.operators.base.Facts`): are you an
+affine yourself; can your weights take one in; what is one on your output on your inputs; what is one
+on your inputs on your output. Nothing outside this package knows an operator by name.
+"""
+
+from __future__ import annotations
+
+from bnfold.affine import Affine
+from bnfold.graph import ModelGraph, Op, Param
+from bnfold.operators import (
+    arithmetic,
+    elementwise,
+    layout,
+    norms,
+    onnx_linear,
+    pooling,
+    recurrent,
+    select,
+    spatial,
+)
+from bnfold.operators.base import Facts, NewOp, Node, Rewrite, Role, dim_of, facts_of, known_types, rank_of
+from bnfold.operators.batchnorm import BatchNorm, batchnorm
+from bnfold.operators.linear import LinearFacts
+from bnfold.refusal import Refusal
+
+__all__ = [
+    "BatchNorm",
+    "Facts",
+    "NewOp",
+    "Node",
+    "Rewrite",
+    "Role",
+    "as_affine",
+    "batchnorm",
+    "dim_of",
+    "facts_of",
+    "known_types",
+    "linear_bias",
+    "output_channels_axis",
+    "rank_of",
+    "role",
+]
+
+#: Imported for the facts they register.
+FAMILIES = (arithmetic, elementwise, layout, norms, onnx_linear, pooling, recurrent, select, spatial)
+
+
+def role(op: Op, graph: ModelGraph | None = None) -> Role:
+    """What an operator is to the placement of a BatchNormalization.
+
+    Mul, Add, Sub and Div are affines or joins: only the ``graph`` can tell, without it they are joins.
+    """
+    facts = facts_of(op)
+    if graph is not None and facts.role is Role.JOIN and isinstance(facts.as_affine(Node(graph, op)), Affine):
+        return Role.AFFINE
+    return facts.role
+
+
+def as_affine(graph: ModelGraph, op: Op) -> Affine | Refusal:
+    """The per-channel affine that an operator is by itself, or why it is none."""
+    return facts_of(op).as_affine(Node(graph, op))
+
+
+def linear_bias(graph: ModelGraph, op: Op) -> Param | None:
+    """The constant bias of a linear operator, None where it has none."""
+    facts = facts_of(op)
+    return facts.bias_param(Node(graph, op)) if isinstance(facts, LinearFacts) else None
+
+
+def output_channels_axis(graph: ModelGraph, op: Op) -> int | None:
+    """The axis of a linear operator's output that counts its channels, None where it is not known."""
+    facts = facts_of(op)
+    if not isinstance(facts, LinearFacts):
+        return None
+    found = facts.layout(Node(graph, op))
+    return None if isinstance(found, Refusal) else found.out_axis

@@ -1,0 +1,318 @@
+"""Elementwise arithmetic: an affine map when one operand is constant, a join of tensors otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Affine
+from bnfold.graph import Param
+from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, dim_of, register
+from bnfold.operators.batchnorm import AffineFacts
+from bnfold.refusal import Refusal
+
+Values = NDArray[np.float64]
+
+
+def broadcast_constant(node: Node, param: Param, data: int) -> tuple[list[int], Values] | Refusal:
+    """The axes of the data along which a broadcast constant varies, and its values over them.
+
+    ONNX aligns shapes from the right. The constant must not enlarge the data: where it has more
+    than one entry the data must be known to be as long.
+    """
+    if not param.is_float:
+        return node.refuse("integer", "computes with integers")
+    if "broadcast" in node.op.attributes or "axis" in node.op.attributes:
+        return node.refuse("old-opset", "broadcasts by rules of before opset 7")
+    shape = param.shape
+    rank = node.rank(data)
+    if rank is None:
+        if not shape:
+            return [], param.exact()
+        return node.refuse("unknown-rank", "has an input of unknown rank, so the axis of its constant cannot be told")
+    if len(shape) > rank:
+        return node.refuse("broadcast", "has a constant of higher rank than its input")
+    wide = [axis for axis, size in enumerate(shape) if size != 1]
+    axes = [axis + rank - len(shape) for axis in wide]
+    for axis, own in zip(axes, wide, strict=True):
+        size = dim_of(node.graph, node.op.input(data), axis)
+        if size is None:
+            return node.refuse(
+                "unknown-shape", f"has an input of unknown size on axis {axis}, where its constant varies"
+            )
+        if size != shape[own]:
+            return node.refuse("broadcast", f"has a constant that enlarges its input along axis {axis}")
+    return axes, param.exact().reshape([shape[axis] for axis in wide])
+
+
+def onto_operand(node: Node, slot: int, affine: Affine) -> Affine | None:
+    """An affine on the output, as this operand carries it; None where the operand is broadcast along its axis."""
+    if affine.axis is None:
+        return affine
+    rank, out_rank = node.rank(slot), node.out_rank()
+    if rank is None or out_rank is None:
+        return None
+    axis = affine.axis - (out_rank - rank)
+    if axis < 0 or node.dim(slot, axis) != affine.size:
+        return None
+    return affine.on_axis(axis)
+
+
+def onto_output(node: Node, slot: int, affine: Affine) -> Affine | Refusal:
+    """An affine on an operand, as the output carries it."""
+    if affine.axis is None:
+        return affine
+    rank, out_rank = node.rank(slot), node.out_rank()
+    if rank is None or out_rank is None:
+        return node.refuse("unknown-rank", "has operands of unknown rank")
+    return affine.on_axis(affine.axis + out_rank - rank)
+
+
+def lift_sum(node: Node, signs: Mapping[int, float], affine: Affine) -> Lifts:
+    """``s * sum(sign_i * x_i) + t``: the scale to every operand, the shift to any one of them."""
+    carried = {slot: onto_operand(node, slot, affine) for slot in signs}
+    if not affine.is_shift and None in carried.values():
+        return node.refuse("broadcast", "adds an operand that is broadcast along the affine's axis")
+    scales = {slot: part.scale_part() for slot, part in carried.items() if part is not None and not affine.is_shift}
+    if affine.is_scale:
+        return [Crossing(scales)]
+    ways = []
+    for slot, part in carried.items():
+        if part is not None:
+            shifted = replace(part, shift=signs[slot] * part.shift)
+            ways.append(Crossing({**scales, slot: shifted}))
+    if not ways:
+        return node.refuse("broadcast", "adds operands that are broadcast along the affine's axis")
+    return ways
+
+
+def sink_sum(node: Node, signs: Mapping[int, float], affines: Mapping[int, Affine]) -> Sunk:
+    """Shifts add up; a scale passes when every operand carries the same one."""
+    total: Affine | None = None
+    for slot, sign in signs.items():
+        part = affines.get(slot, Affine.identity())
+        moved = onto_output(node, slot, part)
+        if isinstance(moved, Refusal):
+            return moved
+        moved = replace(moved, shift=sign * moved.shift)
+        if total is None:
+            total = moved
+            continue
+        same = total.composes(moved) and bool((total.scale == moved.scale).all())
+        both_shifts = total.is_shift and moved.is_shift and total.composes(moved)
+        if not both_shifts and not (same and (total.axis == moved.axis or total.is_shift)):
+            return node.refuse("unequal-scales", "adds operands that do not carry the same scale")
+        wide = total if total.axis is not None else moved
+        total = Affine(
+            np.broadcast_to(total.scale, wide.scale.shape).copy(), total.shift + moved.shift, wide.axis, wide.grid
+        )
+    assert total is not None
+    return Crossing({0: total})
+
+
+def lift_gate(node: Node, slots: tuple[int, ...], affine: Affine) -> Lifts:
+    """A scale of a product belongs to any one factor that has the axis in full."""
+    if not affine.is_scale:
+        return node.refuse("product", "multiplies two tensors, so no shift passes")
+    ways = [Crossing({slot: part}) for slot in slots if (part := onto_operand(node, slot, affine)) is not None]
+    return ways or node.refuse("broadcast", "has operands that are broadcast along the affine's axis")
+
+
+def sink_gate(node: Node, affines: Mapping[int, Affine]) -> Sunk:
+    """Scales of the factors multiply; a divisor's is inverted."""
+    total = Affine.identity()
+    for slot, affine in affines.items():
+        if not affine.is_scale:
+            return node.refuse("product", "multiplies two tensors, so no shift passes")
+        if node.op.type == "Div" and slot == 1:
+            if not affine.scale.all():
+                return node.refuse("zero-scale", "divides by its input, whose scale is zero")
+            affine = affine.inverse()
+        moved = onto_output(node, slot, affine)
+        if isinstance(moved, Refusal):
+            return moved
+        if not total.composes(moved):
+            return node.refuse("two-axes", "would carry affines along two axes")
+        total = total.then(moved)
+    return Crossing({0: total})
+
+
+class Arithmetic(AffineFacts):
+    """Mul, Add, Sub and Div: which of the two they are shows in the graph."""
+
+    role = Role.JOIN
+
+    def data_slot(self, node: Node) -> int:
+        return 1 if node.const(1) is None and node.const(0) is not None else 0
+
+    def as_affine(self, node: Node) -> Affine | Refusal:
+        data = self.data_slot(node)
+        param = node.const(1 - data)
+        if param is None:
+            return node.refuse("two-tensors", "joins two tensors that are computed at run time")
+        found = broadcast_constant(node, param, data)
+        if isinstance(found, Refusal):
+            return found
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            affine = self.affine_of(node, data, *found)
+        if isinstance(affine, Affine) and not affine.is_finite:
+            return node.refuse("not-finite", "divides by zero or has a constant that is not finite")
+        return affine
+
+    def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine | Refusal:
+        """The map for constant ``values`` that vary along ``axes``, with x in slot ``data``."""
+        raise AssertionError("every operator has its own")
+
+
+@register("Add")
+class Add(Arithmetic):
+    """``a + b``."""
+
+    def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
+        return Affine.over(axes, np.ones_like(values), values)
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_sum(node, {0: 1.0, 1: 1.0}, affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_sum(node, {0: 1.0, 1: 1.0}, affines)
+
+
+@register("Sub")
+class Sub(Arithmetic):
+    """``a - b``: with a constant a it is an affine of scale -1."""
+
+    def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
+        sign = 1.0 if data == 0 else -1.0
+        return Affine.over(axes, np.full_like(values, sign), -sign * values)
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_sum(node, {0: 1.0, 1: -1.0}, affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_sum(node, {0: 1.0, 1: -1.0}, affines)
+
+
+@register("Mul")
+class Mul(Arithmetic):
+    """``a * b``; of two tensors it is a gate."""
+
+    def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
+        return Affine.over(axes, values, np.zeros_like(values))
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_gate(node, (0, 1), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_gate(node, affines)
+
+
+@register("Div")
+class Div(Arithmetic):
+    """``a / b``: by a constant it is a scale; a constant by x is not linear."""
+
+    def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine | Refusal:
+        if data == 1:
+            return node.refuse("reciprocal", "divides a constant by its input, which is not linear")
+        return Affine.over(axes, 1.0 / values, np.zeros_like(values))
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_gate(node, (0,), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_gate(node, affines)
+
+
+@register("Neg")
+class Neg(AffineFacts):
+    """``-x``."""
+
+    def as_affine(self, node: Node) -> Affine | Refusal:
+        dtype = node.graph.tensor(node.op.outputs[0]).dtype
+        if dtype is None or dtype.kind in "iu":
+            return node.refuse("integer", "computes with integers or with a type that is not known")
+        return Affine.of(-1.0, 0.0, None)
+
+
+@register("Sum", "Mean")
+class SumOfMany(Facts):
+    """The sum or the mean of any number of tensors."""
+
+    role = Role.JOIN
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        slots = range(len(node.op.inputs))
+        if node.op.type == "Sum":
+            return lift_sum(node, dict.fromkeys(slots, 1.0), affines[0])
+        return lift_same(node, slots, affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        slots = range(len(node.op.inputs))
+        if node.op.type == "Sum":
+            return sink_sum(node, dict.fromkeys(slots, 1.0), affines)
+        return sink_same(node, slots, affines)
+
+
+def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:
+    """The same affine on every operand (a mean, a maximum, a selection)."""
+    carried = {slot: onto_operand(node, slot, affine) for slot in slots}
+    whole = {slot: part for slot, part in carried.items() if part is not None}
+    if len(whole) != len(carried):
+        return node.refuse("broadcast", "has an operand that is broadcast along the affine's axis")
+    return [Crossing(whole)]
+
+
+def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
+    """What every operand carries alike, the output carries."""
+    first: Affine | None = None
+    for slot in slots:
+        moved = onto_output(node, slot, affines.get(slot, Affine.identity()))
+        if isinstance(moved, Refusal):
+            return moved
+        if first is not None and not first.same_as(moved):
+            return node.refuse("unequal-operands", "has operands that do not carry the same affine")
+        first = moved
+    assert first is not None
+    return Crossing({0: first})
+
+
+def rising(node: Node, affine: Affine) -> Refusal | None:
+    """Refuse a negative scale before or after an operator that compares values."""
+    if (affine.scale < 0).any():
+        return node.refuse("negative-scale", "compares values, and a negative scale would turn their order around")
+    return None
+
+
+@register("Max", "Min")
+class Extreme(Facts):
+    """The largest or smallest of several tensors: keeps every scale that is not negative."""
+
+    role = Role.JOIN
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return rising(node, affines[0]) or lift_same(node, range(len(node.op.inputs)), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        for affine in affines.values():
+            refusal = rising(node, affine)
+            if refusal is not None:
+                return refusal
+        return sink_same(node, range(len(node.op.inputs)), affines)
+
+
+@register("Where")
+class Where(Facts):
+    """Chooses between two tensors element by element."""
+
+    role = Role.JOIN
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_same(node, range(1, 3), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        if 0 in affines:
+            return node.refuse("condition", "gets the affine in its condition")
+        return sink_same(node, range(1, 3), affines)

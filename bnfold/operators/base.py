@@ -1,0 +1,266 @@
+"""What every operator's facts are made of: the questions, the shape of the answers, the registry.
+
+A :class:`Facts` class answers for one operator type. Its answers describe a change and never make
+it; the search in ``bnfold.folding`` decides which descriptions to carry out. An operator without
+facts refuses everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, TypeVar
+
+import numpy as np
+
+from bnfold.affine import Affine, Vector
+from bnfold.graph import ModelGraph, Op, Param, Shape
+from bnfold.refusal import Refusal
+
+
+class Role(str, Enum):
+    """What an operator is to the placement of a BatchNormalization."""
+
+    LINEAR = "linear"
+    BATCHNORM = "batchnorm"
+    AFFINE = "affine"
+    ACTIVATION = "activation"
+    DROPOUT = "dropout"
+    JOIN = "join"
+    POOL = "pool"
+    SHAPE = "shape"
+    RECURRENT = "recurrent"
+    CONSTANT = "constant"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An operator in its graph, with the questions that facts keep asking."""
+
+    graph: ModelGraph
+    op: Op
+
+    @property
+    def name(self) -> str:
+        return self.op.display
+
+    @property
+    def opset(self) -> int:
+        """The version of the default operator set; the newest known where the graph does not say."""
+        return self.graph.opsets.get("", 99)
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return self.op.attributes.get(name, default)
+
+    def ints(self, name: str, default: Iterable[int] = ()) -> list[int]:
+        return [int(value) for value in self.attr(name, default)]
+
+    def has(self, slot: int) -> bool:
+        return bool(self.op.input(slot))
+
+    def const(self, slot: int) -> Param | None:
+        """The constant in a slot, None where it is left out or computed at run time."""
+        return self.graph.constant(self.op.input(slot))
+
+    def const_ints(self, slot: int, attribute: str = "") -> list[int] | None:
+        """A list of integers from a constant input or, in older opsets, from an attribute."""
+        if attribute and attribute in self.op.attributes:
+            return self.ints(attribute)
+        param = self.const(slot)
+        return None if param is None else [int(value) for value in np.atleast_1d(param.array()).ravel()]
+
+    def shape(self, slot: int = 0) -> Shape | None:
+        return self.graph.tensor(self.op.input(slot)).shape
+
+    def out_shape(self, index: int = 0) -> Shape | None:
+        return self.graph.tensor(self.op.outputs[index]).shape
+
+    def rank(self, slot: int = 0) -> int | None:
+        return rank_of(self.graph, self.op.input(slot))
+
+    def out_rank(self, index: int = 0) -> int | None:
+        return rank_of(self.graph, self.op.outputs[index])
+
+    def dim(self, slot: int, axis: int) -> int | None:
+        return dim_of(self.graph, self.op.input(slot), axis)
+
+    def used(self, index: int) -> bool:
+        """Does anyone read this output?"""
+        if index >= len(self.op.outputs) or not self.op.outputs[index]:
+            return False
+        tensor = self.op.outputs[index]
+        return self.graph.use_count(tensor) > 0 or self.graph.is_output(tensor)
+
+    def refuse(self, code: str, sentence: str) -> Refusal:
+        """A refusal whose sentence begins with this operator: ``conv_3 pads with zeros, …``."""
+        return Refusal(code, f"{self.name} ({self.op.type}) {sentence}")
+
+
+@dataclass(frozen=True, slots=True)
+class NewOp:
+    """An operator to be made for one input of another: its constant inputs have no names yet."""
+
+    type: str
+    inputs: tuple[Param | str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """How an operator changes: new constants in some slots, other attributes, another type.
+
+    ``residual`` is what the operator could not take in (a MatMul has no bias): an affine that has
+    to stand on its output. ``type`` is empty where the type stays.
+    """
+
+    inputs: Mapping[int, Param | NewOp | str] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    type: str = ""
+    residual: Affine | None = None
+    #: The operator becomes this affine (in its cheapest form): only for operators that are one.
+    becomes: Affine | None = None
+    #: Which weight axis carries the channels, per slot: the rounding check looks at each channel.
+    channel_axis: Mapping[int, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """An affine on the other side of an operator: by input slot for a lift, by output index for a sink."""
+
+    affines: Mapping[int, Affine]
+    rewrite: Rewrite | None = None
+
+
+#: Ways to lift an affine: every affine of one crossing is needed, any one crossing will do.
+Lifts = list[Crossing] | Refusal
+Sunk = Crossing | Refusal
+Absorbed = Rewrite | Refusal
+
+
+class Facts:
+    """The facts about one operator type. The base class knows nothing and refuses everything."""
+
+    role: Role = Role.OTHER
+    #: Can it handle an affine that runs over several axes (:attr:`bnfold.affine.Affine.grid`)?
+    grids: bool = False
+
+    def as_affine(self, node: Node) -> Affine | Refusal:
+        """Is the operator itself ``scale * x + shift`` with constant vectors? x is in :meth:`data_slot`."""
+        return node.refuse("not-affine", "is not a per-channel affine")
+
+    def data_slot(self, node: Node) -> int:
+        """The slot of the tensor that flows through (the others hold parameters)."""
+        return 0
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        """Take an affine that follows into the weights."""
+        return node.refuse("no-weights", "has no weights that could take it")
+
+    def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
+        """Take affines that precede, by input slot, into the weights."""
+        return node.refuse("no-weights", "has no weights that could take it")
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        """What the affines on the outputs (by index) are on the inputs."""
+        return self.blocks(node)
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        """What the affines on the inputs (by slot, identity elsewhere) are on the outputs."""
+        return self.blocks(node)
+
+    def blocks(self, node: Node) -> Refusal:
+        if self.role is Role.ACTIVATION:
+            return node.refuse("nonlinear", "is nonlinear")
+        return node.refuse("unknown-operator", "lets no affine through")
+
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        """Rank and known sizes by axis of the first output, where no shape inference could tell."""
+        return None, {}
+
+
+_REGISTRY: dict[tuple[str, str], Facts] = {}
+_UNKNOWN = Facts()
+_F = TypeVar("_F", bound=type[Facts])
+
+
+def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
+    """Class decorator: these facts answer for operators of these types."""
+
+    def enter(cls: _F) -> _F:
+        facts = cls()
+        for name in types:
+            _REGISTRY[domain, name] = facts
+        return cls
+
+    return enter
+
+
+def facts_of(op: Op) -> Facts:
+    """The facts for an operator; those that refuse everything for an unknown one."""
+    domain = "" if op.domain == "ai.onnx" else op.domain
+    return _REGISTRY.get((domain, op.type), _UNKNOWN)
+
+
+def known_types(domain: str = "") -> list[str]:
+    """The operator types with facts."""
+    return sorted(name for at, name in _REGISTRY if at == domain)
+
+
+_MAX_WALK = 64
+
+
+def rank_of(graph: ModelGraph, tensor: str) -> int | None:
+    """The rank of a tensor: inferred, or from the operators that made it."""
+    return _walk_shape(graph, tensor)[0]
+
+
+def dim_of(graph: ModelGraph, tensor: str, axis: int) -> int | None:
+    """The static size of an axis: inferred, or from the weights of the operator that made it."""
+    size = graph.dim(tensor, axis)
+    return size if size is not None else _walk_shape(graph, tensor)[1].get(axis)
+
+
+def _walk_shape(graph: ModelGraph, tensor: str) -> tuple[int | None, dict[int, int]]:
+    # Models may come without input shapes; a convolution's weights still tell rank and channels.
+    for _ in range(_MAX_WALK):
+        shape = graph.tensor(tensor).shape
+        if shape is not None:
+            return len(shape), {axis: size for axis, size in enumerate(shape) if isinstance(size, int)}
+        op = graph.producer(tensor)
+        if op is None or op.outputs[0] != tensor:
+            return None, {}
+        facts = facts_of(op)
+        rank, sizes = facts.output_shape(Node(graph, op))
+        if rank is not None:
+            return rank, sizes
+        if not isinstance(facts, KeepsShape):
+            return None, {}
+        tensor = op.input(facts.data_slot(Node(graph, op)))
+    return None, {}
+
+
+class KeepsShape(Facts):
+    """Operators whose first output has the shape of their data input."""
+
+
+def channels_fit(node: Node, affine: Affine, axis: int | None, channels: int) -> Refusal | None:
+    """Refuse unless the affine is uniform or runs along ``axis`` (None: unknown) with ``channels`` entries."""
+    if affine.axis is None:
+        return None
+    if axis is None:
+        return node.refuse("unknown-rank", "has a tensor of unknown rank, so its channel axis cannot be told")
+    if affine.axis != axis:
+        return node.refuse("other-axis", f"has its channels on axis {axis}, the affine runs along axis {affine.axis}")
+    if affine.size != channels:
+        return node.refuse("size-mismatch", f"has {channels} channels, the affine {affine.size}")
+    return None
+
+
+def vectors(affine: Affine, channels: int) -> tuple[Vector, Vector]:
+    """Scale and shift with one entry a channel (a uniform affine is repeated)."""
+    if affine.size == channels:
+        return affine.scale, affine.shift
+    return np.repeat(affine.scale, channels), np.repeat(affine.shift, channels)

@@ -1,0 +1,119 @@
+"""Operators that work on each element alone: identities, which let everything pass, and activations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bnfold.affine import Affine
+from bnfold.operators.base import Crossing, KeepsShape, Lifts, Node, Role, Sunk, register
+from bnfold.refusal import Refusal
+
+
+class Passing(KeepsShape):
+    """One data input, one output of the same shape; an affine passes unchanged if ``allows`` lets it."""
+
+    grids = True
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        return None
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        if set(affines) != {0}:
+            return self.blocks(node)
+        return self.allows(node, affines[0]) or [Crossing({self.data_slot(node): affines[0]})]
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        slot = self.data_slot(node)
+        if set(affines) != {slot}:
+            return node.refuse("parameter", "gets the affine in an input that is not its data")
+        return self.allows(node, affines[slot]) or Crossing({0: affines[slot]})
+
+
+@register("Identity")
+class Identity(Passing):
+    """``x``."""
+
+    role = Role.SHAPE
+
+
+@register("Dropout")
+class Dropout(Passing):
+    """``x`` at inference: opset 12 made training a run-time input, older opsets have ``is_test``."""
+
+    role = Role.DROPOUT
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        if node.has(2):
+            mode = node.const(2)
+            if mode is None or bool(mode.array().any()):
+                return node.refuse("training-mode", "is in training mode, or may be at run time")
+        if node.opset < 7 and not node.attr("is_test", 0):
+            return node.refuse("training-mode", "is in training mode")
+        return None
+
+
+@register("Cast")
+class Cast(Passing):
+    """Between floating-point types."""
+
+    role = Role.SHAPE
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        for tensor in (node.op.input(0), node.op.outputs[0]):
+            dtype = node.graph.tensor(tensor).dtype
+            if dtype is None or not (dtype.kind == "f" or dtype.name == "bfloat16"):
+                return node.refuse("cast", "converts from or to something that is not floating point")
+        return None
+
+
+class Homogeneous(Passing):
+    """``f(s x) = s f(x)`` for every s that is not negative, and for no shift."""
+
+    role = Role.ACTIVATION
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        if not affine.is_scale:
+            return node.refuse("nonlinear", "is nonlinear, so no shift passes")
+        if (affine.scale < 0).any():
+            return node.refuse("negative-scale", "tells positive from negative values, so no negative scale passes")
+        return None
+
+
+@register("Relu", "LeakyRelu", "PRelu", "Abs")
+class ReluFamily(Homogeneous):
+    """Piecewise linear with the corner at zero."""
+
+
+@register("Clip")
+class Clip(Homogeneous):
+    """A Clip from zero upward is a ReLU; any other bound stops everything."""
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        low = self._bound(node, 1, "min")
+        high = self._bound(node, 2, "max")
+        if low != 0.0 or high != float("inf"):
+            return node.refuse("nonlinear", "is nonlinear")
+        return super().allows(node, affine)
+
+    @staticmethod
+    def _bound(node: Node, slot: int, attribute: str) -> float | None:
+        """The bound, infinite where there is none, None where it is computed at run time."""
+        absent = float("-inf") if slot == 1 else float("inf")
+        if node.opset < 11:
+            value = float(node.attr(attribute, absent))
+            # Before opset 11 the defaults were the largest float32 numbers.
+            return float("inf") if slot == 2 and value >= 3.4028234e38 else value
+        if not node.has(slot):
+            return absent
+        param = node.const(slot)
+        return None if param is None or param.size != 1 else float(param.array().reshape(()))
+
+
+@register(
+    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LogSoftmax", "Log", "Hardmax", "Mish", "Selu",
+    "Shrink", "Sigmoid", "Sign", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
+)  # fmt: skip
+class Nonlinear(KeepsShape):
+    """Nothing passes."""
+
+    role = Role.ACTIVATION

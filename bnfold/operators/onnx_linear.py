@@ -1,0 +1,301 @@
+"""ONNX's linear operators: Conv, ConvTranspose, Gemm, MatMul, Einsum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from bnfold.affine import Affine, Vector
+from bnfold.graph import Param
+from bnfold.operators.base import Absorbed, Crossing, Lifts, Node, Rewrite, register
+from bnfold.operators.linear import Layout, LinearFacts, vector_bias
+from bnfold.operators.weights import PlainWeight, Weight, weight_of
+from bnfold.refusal import Refusal
+
+
+class _WithBiasSlot(LinearFacts):
+    """Conv and ConvTranspose: weight in slot 1, bias vector in slot 2, channels on axis 1."""
+
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+        return vector_bias(node, layout, 2, scale, shift)
+
+    def bias_param(self, node: Node) -> Param | None:
+        return node.const(2)
+
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        layout = self.layout(node)
+        if isinstance(layout, Refusal):
+            return None, {}
+        return len(layout.weight.shape), {1: layout.out_channels}
+
+
+def pads_zeros(node: Node) -> bool:
+    """May the window reach over the border, where zeros stand?"""
+    auto_pad = _text(node.attr("auto_pad", "NOTSET"))
+    if auto_pad in ("NOTSET", ""):
+        return any(node.ints("pads"))
+    return auto_pad != "VALID"
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@register("Conv")
+class Conv(_WithBiasSlot):
+    """Weight [out, in/groups, *kernel]."""
+
+    def layout(self, node: Node) -> Layout | Refusal:
+        weight = weight_of(node, 1)
+        if isinstance(weight, Refusal):
+            return weight
+        groups = int(node.attr("group", 1))
+        out, within = weight.shape[0], weight.shape[1]
+        no_shift = None
+        if pads_zeros(node):
+            no_shift = node.refuse(
+                "zero-padding", "pads with zeros, so a shift before it would be missing at the border"
+            )
+        return Layout(weight, 1, 0, 1, 1, 0, 1, out, within * groups, groups, no_shift=no_shift)
+
+
+@register("ConvTranspose")
+class ConvTranspose(_WithBiasSlot):
+    """Weight [in, out/groups, *kernel]: output channel ``g * out/groups + j`` for the inputs of group g."""
+
+    def layout(self, node: Node) -> Layout | Refusal:
+        weight = weight_of(node, 1)
+        if isinstance(weight, Refusal):
+            return weight
+        groups = int(node.attr("group", 1))
+        no_shift = None
+        pointwise = (
+            all(size == 1 for size in weight.shape[2:])
+            and all(stride == 1 for stride in node.ints("strides"))
+            and not any(node.ints("output_padding"))
+            and "output_shape" not in node.op.attributes
+            and not pads_zeros(node)
+        )
+        if not pointwise:
+            no_shift = node.refuse(
+                "uneven-taps",
+                "does not give every output position the same taps, so a shift before it would not be constant",
+            )
+        return Layout(weight, 1, 0, 1, 1, 1, 0, weight.shape[1] * groups, weight.shape[0], groups, no_shift=no_shift)
+
+
+@register("Gemm")
+class Gemm(LinearFacts):
+    """``alpha * A' B' + beta * C``: B constant (channels are columns), or A constant (channels are rows)."""
+
+    def layout(self, node: Node) -> Layout | Refusal:
+        alpha = float(node.attr("alpha", 1.0))
+        right = weight_of(node, 1)
+        if not isinstance(right, Refusal):
+            trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
+            columns, rows = (0, 1) if trans_b else (1, 0)
+            shape = right.shape
+            return Layout(right, 1, 0, 1, int(not trans_a), columns, rows, shape[columns], shape[rows], gain=alpha)
+        left = weight_of(node, 0)
+        if isinstance(left, Refusal):
+            return right
+        trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
+        rows, columns = (1, 0) if trans_a else (0, 1)
+        shape = left.shape
+        return Layout(left, 0, 1, 0, int(trans_b), rows, columns, shape[rows], shape[columns], gain=alpha)
+
+    def bias_param(self, node: Node) -> Param | None:
+        return node.const(2)
+
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+        if node.opset < 7:
+            return node.refuse("old-opset", "broadcasts its bias by rules of before opset 7")
+        beta = float(node.attr("beta", 1.0))
+        along = (1, -1) if layout.out_axis == 1 else (-1, 1)
+        if node.has(2) and beta != 0.0:
+            old = node.const(2)
+            if old is None:
+                return node.refuse("dynamic-bias", "has a bias that is computed at run time")
+            values = beta * old.exact()
+            name, dtype = old.name, old.dtype
+        else:
+            values, name, dtype = np.zeros(1), f"{node.op.outputs[0]}_bias", layout.weight.float_dtype
+        one_row = values.size == (values.shape[-1] if values.ndim else 1)
+        if layout.out_axis == 1 and one_row:
+            bias = scale * values.reshape(-1) + shift
+        else:
+            bias = scale.reshape(along) * values + shift.reshape(along)
+        return Rewrite({2: Param.of(name, bias, dtype)}, {} if beta == 1.0 else {"beta": 1.0})
+
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        layout = self.layout(node)
+        if isinstance(layout, Refusal) or layout.out_axis is None:
+            return 2, {}
+        return 2, {layout.out_axis: layout.out_channels}
+
+
+@register("MatMul")
+class MatMul(LinearFacts):
+    """A constant right operand [..., in, out], or a constant left one [..., out, in].
+
+    It has no bias: a shift makes a Gemm of two matrices, and stays behind it as one Add otherwise.
+    """
+
+    def layout(self, node: Node) -> Layout | Refusal:
+        right = weight_of(node, 1)
+        if not isinstance(right, Refusal):
+            return self._right(node, right)
+        left = weight_of(node, 0)
+        if isinstance(left, Refusal):
+            return right
+        return self._left(node, left)
+
+    def _right(self, node: Node, weight: Weight) -> Layout | Refusal:
+        ndim = len(weight.shape)
+        if ndim < 2:
+            return node.refuse("vector-weight", "multiplies by a single vector, which leaves no channel axis")
+        rank, out_rank = node.rank(0), node.out_rank()
+        if rank == 1 and ndim == 2:
+            out_rank = 1
+        in_axis = None if rank is None else rank - 1
+        out_axis = None if out_rank is None else out_rank - 1
+        no_shift = self._batched(node) if ndim > 2 else None
+        return Layout(
+            weight, 1, 0, out_axis, in_axis, ndim - 1, ndim - 2, weight.shape[-1], weight.shape[-2], no_shift=no_shift
+        )
+
+    def _left(self, node: Node, weight: Weight) -> Layout | Refusal:
+        ndim = len(weight.shape)
+        rank, out_rank = node.rank(1), node.out_rank()
+        if ndim < 2 or rank == 1:
+            return node.refuse("vector-weight", "multiplies with a single vector, which leaves no channel axis")
+        in_axis = None if rank is None else rank - 2
+        out_axis = None if out_rank is None else out_rank - 2
+        no_shift = self._batched(node) if ndim > 2 else None
+        return Layout(
+            weight, 0, 1, out_axis, in_axis, ndim - 2, ndim - 1, weight.shape[-2], weight.shape[-1], no_shift=no_shift
+        )
+
+    @staticmethod
+    def _batched(node: Node) -> Refusal:
+        return node.refuse(
+            "batched-weight", "has another matrix for each batch entry, so a shift would not be per channel"
+        )
+
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+        if not shift.any():
+            return Rewrite()
+        two = node.rank(layout.in_slot) == 2 and len(layout.weight.shape) == 2
+        if two and node.opset >= 7 and isinstance(layout.weight, PlainWeight):
+            bias = shift if layout.out_axis == 1 else shift.reshape(-1, 1)
+            name = f"{node.op.outputs[0]}_bias"
+            return Rewrite({2: Param.of(name, bias, layout.weight.float_dtype)}, type="Gemm")
+        return Rewrite(residual=Affine.of(np.ones_like(shift), shift, layout.out_axis))
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        """Of two matrices computed at run time, either can carry a scale: of its own rows or columns, or of all."""
+        affine = affines[0]
+        if not affine.is_scale:
+            return node.refuse("product", "multiplies two tensors, so no shift passes")
+        left, right, out = node.rank(0), node.rank(1), node.out_rank()
+        if left is None or right is None or out is None or left < 2 or right < 2:
+            return node.refuse("unknown-rank", "has operands of unknown rank")
+        if affine.axis is None:
+            return [Crossing({0: affine}), Crossing({1: affine})]
+        if affine.axis == out - 1:
+            return [Crossing({1: affine.on_axis(right - 1)})]
+        if affine.axis == out - 2:
+            return [Crossing({0: affine.on_axis(left - 2)})]
+        return node.refuse("other-axis", "has the affine on a batch axis")
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Crossing | Refusal:
+        scale: Affine | None = None
+        left, right, out = node.rank(0), node.rank(1), node.out_rank()
+        if left is None or right is None or out is None or left < 2 or right < 2:
+            return node.refuse("unknown-rank", "has operands of unknown rank")
+        for slot, affine in affines.items():
+            if not affine.is_scale:
+                return node.refuse("product", "multiplies two tensors, so no shift passes")
+            free = left - 2 if slot == 0 else right - 1
+            if affine.axis is not None and affine.axis != free:
+                return node.refuse("contracted-axis", "sums over the affine's axis or repeats it")
+            moved = affine.on_axis(out - 2 if slot == 0 else out - 1)
+            if scale is not None and None not in (scale.axis, moved.axis):
+                return node.refuse("two-axes", "would carry affines on both of its axes")
+            scale = moved if scale is None else scale.then(moved)
+        assert scale is not None
+        return Crossing({0: scale})
+
+
+@register("Einsum")
+class Einsum(LinearFacts):
+    """Two operands, one of them constant; the affine runs along a label of the constant."""
+
+    def layout(self, node: Node) -> Layout | Refusal:
+        return node.refuse("einsum", "is described by its equation")
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        parsed = _equation(node)
+        if isinstance(parsed, Refusal):
+            return parsed
+        slot, weight, own, _, out = parsed
+        if affine.axis is None:
+            factor = affine.scale.reshape([1] * len(own))
+        else:
+            label = out[affine.axis] if affine.axis < len(out) else ""
+            if label not in own:
+                return node.refuse("other-axis", "has no weights along the affine's axis")
+            if weight.shape[own.index(label)] != affine.size:
+                return node.refuse(
+                    "size-mismatch", f"has {weight.shape[own.index(label)]} channels, the affine {affine.size}"
+                )
+            factor = affine.scale.reshape([-1 if at == label else 1 for at in own])
+        residual = None if affine.is_scale else affine.shift_part()
+        inputs = {} if affine.is_shift else {slot: weight.scaled(factor)}
+        return Rewrite(inputs, residual=residual)
+
+    def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
+        parsed = _equation(node)
+        if isinstance(parsed, Refusal):
+            return parsed
+        slot, weight, own, other, out = parsed
+        if set(affines) != {1 - slot}:
+            return node.refuse("dynamic-weights", "gets the affine in an input that is not its data")
+        affine = affines[1 - slot]
+        if affine.axis is None:
+            factor = affine.scale.reshape([1] * len(own))
+        else:
+            label = other[affine.axis]
+            if label not in own:
+                return node.refuse("other-axis", "has no weights along the affine's axis")
+            if weight.shape[own.index(label)] != affine.size:
+                return node.refuse("size-mismatch", "has another number of channels than the affine")
+            factor = affine.scale.reshape([-1 if at == label else 1 for at in own])
+        residual = None
+        if not affine.is_scale:
+            free = [at for at in own if at not in other]
+            summed = [at for at in other if at not in out]
+            if len(free) != 1 or any(at in out for at in own if at in other) or any(at not in own for at in summed):
+                return node.refuse("uneven-taps", "would not turn the shift into one value per channel")
+            size = 1 if affine.axis is None else affine.size
+            shape = [size if affine.axis is not None and at == other[affine.axis] else 1 for at in own]
+            values = weight.exact() * affine.shift.reshape(shape)
+            total = values.sum(axis=tuple(i for i, at in enumerate(own) if at != free[0]))
+            residual = Affine.of(np.ones_like(total), total, out.index(free[0]))
+        inputs = {} if affine.is_shift else {slot: weight.scaled(factor)}
+        return Rewrite(inputs, residual=residual)
+
+
+def _equation(node: Node) -> tuple[int, Param, str, str, str] | Refusal:
+    """(slot of the constant, it, its labels, the other operand's labels, the output's labels)."""
+    text = _text(node.attr("equation", "")).replace(" ", "")
+    terms, arrow, out = text.partition("->")
+    parts = terms.split(",")
+    if not arrow or "." in text or len(parts) != 2 or any(len(set(part)) != len(part) for part in (*parts, out)):
+        return node.refuse("einsum", f"has an equation that is not handled ({text})")
+    for slot in (1, 0):
+        weight = node.const(slot)
+        if weight is not None and weight.is_float and len(weight.shape) == len(parts[slot]):
+            return slot, weight, parts[slot], parts[1 - slot], out
+    return node.refuse("dynamic-weights", "has no constant operand")

@@ -1,0 +1,192 @@
+"""The weights of linear operators: plain constants, or integers behind a DequantizeLinear.
+
+Both offer the same three things to the algebra: their shape, their exact values block by block, and
+a version of themselves scaled along their channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.graph import Param
+from bnfold.operators.base import NewOp, Node
+from bnfold.refusal import Refusal
+
+Factor = NDArray[np.float64]
+
+
+class Weight(Protocol):
+    """What the algebra needs to know of a weight, wherever its values are kept."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def float_dtype(self) -> np.dtype[np.generic]:
+        """The dtype of the values as the operator sees them."""
+
+    def row_blocks(self) -> Iterator[tuple[int, int]]: ...
+
+    def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
+        """Values ``[start:stop]`` along the first axis, in float64."""
+
+    def scaled(self, factor: Factor) -> Param | NewOp | Refusal:
+        """The weight times a factor that broadcasts against it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainWeight:
+    """A constant of a floating-point type."""
+
+    param: Param
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.param.shape
+
+    @property
+    def float_dtype(self) -> np.dtype[np.generic]:
+        return self.param.dtype
+
+    def row_blocks(self) -> Iterator[tuple[int, int]]:
+        return self.param.row_blocks()
+
+    def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
+        return self.param.exact_rows(start, stop)
+
+    def scaled(self, factor: Factor) -> Param:
+        return self.param.scaled(factor)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedWeight:
+    """``(integers - zero_point) * scale`` by a DequantizeLinear, per tensor or per channel of ``axis``.
+
+    Scaling it changes the quantisation scale alone; a negative factor also mirrors the integers
+    about their zero point, which must stay within the integer type.
+    """
+
+    node: Node
+    integers: Param
+    scale: NDArray[np.float64]
+    zero_point: NDArray[np.int64]
+    axis: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.integers.shape
+
+    @property
+    def float_dtype(self) -> np.dtype[np.generic]:
+        param = self.node.const(1)
+        assert param is not None
+        return param.dtype
+
+    def row_blocks(self) -> Iterator[tuple[int, int]]:
+        return self.integers.row_blocks()
+
+    def _along(self, vector: NDArray[np.generic]) -> NDArray[np.generic]:
+        shape = [1] * len(self.shape)
+        if vector.size > 1:
+            shape[self.axis] = vector.size
+        return vector.reshape(shape)
+
+    def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
+        rows = self.integers.exact_rows(start, stop)
+        scale, zero = self._along(self.scale), self._along(self.zero_point)
+        if self.axis == 0 and self.scale.size > 1:
+            scale, zero = scale[start:stop], zero[start:stop] if zero.size > 1 else zero
+        return np.asarray((rows - zero) * scale, dtype=np.float64)
+
+    def scaled(self, factor: Factor) -> Param | NewOp | Refusal:
+        varies = [axis for axis, size in enumerate(factor.shape) if size > 1]
+        per_channel = self.scale.size > 1
+        if len(varies) > 1 or (varies and per_channel and varies[0] != self.axis):
+            return self.node.refuse("quantized-axis", "quantises along another axis than the affine's")
+        axis = varies[0] if varies else self.axis
+        if varies and self.node.opset < 13:
+            return self.node.refuse("old-opset", "cannot quantise per channel before opset 13")
+        channels = factor.size if varies else self.scale.size
+        vector = np.broadcast_to(factor.reshape(-1), (channels,))
+        if not vector.all():
+            return self.node.refuse("zero-scale", "cannot carry a quantisation scale of zero")
+        scale = np.broadcast_to(self.scale, (channels,)) * np.abs(vector)
+        zero = np.broadcast_to(self.zero_point, (channels,))
+        integers = self._mirrored(vector, zero, axis)
+        if isinstance(integers, Refusal):
+            return integers
+        shape: tuple[int, ...] = (channels,) if varies or per_channel else ()
+        original = self.node.const(1)
+        assert original is not None
+        inputs: list[Param | str] = [integers, Param.of(original.name, scale.reshape(shape), original.dtype)]
+        if self.node.has(2):
+            point = self.node.const(2)
+            assert point is not None
+            inputs.append(Param.of(point.name, zero.reshape(shape).astype(point.dtype)))
+        attributes = {**dict(self.node.op.attributes)}
+        if shape:
+            attributes["axis"] = axis
+        return NewOp("DequantizeLinear", tuple(inputs), attributes)
+
+    def _mirrored(self, factor: Factor, zero: NDArray[np.int64], axis: int) -> Param | Refusal:
+        if (factor > 0).all():
+            return self.integers
+        values = self.integers.array().astype(np.int64)
+        shape = [1] * values.ndim
+        shape[axis] = factor.size
+        negative, point = (factor < 0).reshape(shape), zero.reshape(shape)
+        mirrored = np.where(negative, 2 * point - values, values)
+        limits = np.iinfo(self.integers.dtype)
+        if mirrored.min(initial=0) < limits.min or mirrored.max(initial=0) > limits.max:
+            return self.node.refuse(
+                "integer-overflow", f"holds integers whose mirror image does not fit {limits.dtype}"
+            )
+        return Param.of(self.integers.name, mirrored.astype(self.integers.dtype))
+
+
+def weight_of(node: Node, slot: int) -> Weight | Refusal:
+    """The constant weight in a slot, plain or dequantised, or why there is none."""
+    tensor = node.op.input(slot)
+    producer = node.graph.producer(tensor)
+    if producer is not None and producer.type == "DequantizeLinear" and not producer.domain:
+        return _quantized(Node(node.graph, producer))
+    param = node.graph.constant(tensor)
+    if param is None:
+        if tensor in node.graph.overridable:
+            return node.refuse("overridable", f"has weights ({tensor}) that the caller may override")
+        return node.refuse("dynamic-weights", "has weights that are computed at run time")
+    if not param.is_float:
+        return node.refuse("integer-weights", f"has weights of type {param.dtype}")
+    return PlainWeight(param)
+
+
+def _quantized(node: Node) -> Weight | Refusal:
+    integers, scale, zero = node.const(0), node.const(1), node.const(2)
+    if integers is None or scale is None or (node.has(2) and zero is None):
+        return node.refuse("dynamic-weights", "dequantises values that are computed at run time")
+    if integers.dtype.kind not in "iu" or node.attr("block_size", 0):
+        return node.refuse("quantized-form", f"dequantises {integers.dtype} in blocks or of a type that is not handled")
+    rank = len(integers.shape)
+    axis = int(node.attr("axis", 1))
+    axis = axis + rank if axis < 0 else axis
+    factors = scale.exact().reshape(-1)
+    points = np.zeros(1, np.int64) if zero is None else zero.array().astype(np.int64).reshape(-1)
+    if factors.size > 1 and (axis >= rank or integers.shape[axis] != factors.size):
+        return node.refuse("quantized-form", "has a quantisation scale that does not fit its axis")
+    return QuantizedWeight(node, integers, factors, points, axis)
+
+
+def constant_values(node: Node, slot: int) -> NDArray[np.float64] | None:
+    """The exact values of a constant slot, through a DequantizeLinear if need be; None if dynamic."""
+    param = node.const(slot)
+    if param is not None:
+        return param.exact() if param.is_float else None
+    weight = weight_of(node, slot)
+    if isinstance(weight, Refusal):
+        return None
+    return np.concatenate([weight.exact_rows(a, b) for a, b in weight.row_blocks()] or [np.zeros(0)])
