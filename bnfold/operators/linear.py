@@ -147,7 +147,7 @@ class LinearFacts(Facts):
             bias.attributes,
             bias.type,
             bias.residual,
-            channel_axis={**axes, **bias.channel_axis},
+            channel_axis=axes,
         )
 
 

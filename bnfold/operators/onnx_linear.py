@@ -54,9 +54,7 @@ class Conv(_WithBiasSlot):
         out, within = weight.shape[0], weight.shape[1]
         no_shift = None
         if pads_zeros(node):
-            no_shift = node.refuse(
-                "zero-padding", "pads with zeros, so a shift before it would be missing at the border"
-            )
+            no_shift = node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
         return Layout(weight, 1, 0, 1, 1, 0, 1, out, within * groups, groups, no_shift=no_shift)
 
 
@@ -80,7 +78,7 @@ class ConvTranspose(_WithBiasSlot):
         if not pointwise:
             no_shift = node.refuse(
                 "uneven-taps",
-                "does not give every output position the same taps, so a shift before it would not be constant",
+                "gives output positions different taps, so a shift before it would not stay constant",
             )
         return Layout(weight, 1, 0, 1, 1, 1, 0, weight.shape[1] * groups, weight.shape[0], groups, no_shift=no_shift)
 
@@ -179,9 +177,7 @@ class MatMul(LinearFacts):
 
     @staticmethod
     def _batched(node: Node) -> Refusal:
-        return node.refuse(
-            "batched-weight", "has another matrix for each batch entry, so a shift would not be per channel"
-        )
+        return node.refuse("batched-weight", "has a matrix for each batch entry, so a shift would not be per channel")
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
         if not shift.any():
@@ -247,9 +243,7 @@ class Einsum(LinearFacts):
             if label not in own:
                 return node.refuse("other-axis", "has no weights along the affine's axis")
             if weight.shape[own.index(label)] != affine.size:
-                return node.refuse(
-                    "size-mismatch", f"has {weight.shape[own.index(label)]} channels, the affine {affine.size}"
-                )
+                return node.refuse("size-mismatch", "has another number of channels than the affine")
             factor = affine.scale.reshape([-1 if at == label else 1 for at in own])
         residual = None if affine.is_scale else affine.shift_part()
         inputs = {} if affine.is_shift else {slot: weight.scaled(factor)}

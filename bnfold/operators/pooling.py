@@ -61,9 +61,7 @@ class Maximum(Pool):
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.used(1) and not (affine.scale > 0).all():
-            return node.refuse(
-                "indices", "also returns the positions of its maxima, which a scale of zero would change"
-            )
+            return node.refuse("indices", "also returns where its maxima are, which a scale of zero would change")
         return rising(node, affine)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,7 +90,7 @@ class QuantizedWeight:
     def row_blocks(self) -> Iterator[tuple[int, int]]:
         return self.integers.row_blocks()
 
-    def _along(self, vector: NDArray[np.generic]) -> NDArray[np.generic]:
+    def _along(self, vector: NDArray[Any]) -> NDArray[Any]:
         shape = [1] * len(self.shape)
         if vector.size > 1:
             shape[self.axis] = vector.size
@@ -143,9 +143,7 @@ class QuantizedWeight:
         mirrored = np.where(negative, 2 * point - values, values)
         limits = np.iinfo(self.integers.dtype)
         if mirrored.min(initial=0) < limits.min or mirrored.max(initial=0) > limits.max:
-            return self.node.refuse(
-                "integer-overflow", f"holds integers whose mirror image does not fit {limits.dtype}"
-            )
+            return self.node.refuse("integer-overflow", f"holds integers whose mirror images do not fit {limits.dtype}")
         return Param.of(self.integers.name, mirrored.astype(self.integers.dtype))
 
 
