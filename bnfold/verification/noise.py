@@ -1,0 +1,105 @@
+"""How much rounding alone moves a model's outputs: the unit in which differences are judged.
+
+The original is run with every float weight and input moved by up to one unit in the last place, at
+random. What that does to an output is what any rearrangement of the arithmetic may do to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bnfold.graph import Array
+from bnfold.verification.source import PROTOBUF_LIMIT, OnnxFile
+from bnfold.verification.tracing import graphs
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
+#: How many jittered copies of the original are run.
+SAMPLES = 2
+#: Larger models are judged by the fixed tolerance: a jittered copy would have to be held in memory.
+MAX_BYTES = 1 << 30
+#: Operators with float operands that are settings, not weights: a size, an exponent, a limit.
+# fmt: off
+_SETTINGS = frozenset({
+    "Cast", "Ceil", "Clip", "Equal", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod",
+    "NonMaxSuppression", "OneHot", "Pad", "Pow", "Range", "Resize", "Round", "Upsample", "Where",
+})
+# fmt: on
+
+
+def jittered_model(model: OnnxFile, seed: int) -> bytes | None:
+    """The file with each float weight moved one unit in the last place up, down, or not at all.
+
+    None where that cannot be had: the model is too large, or is not whole.
+    """
+    if model.size > MAX_BYTES:
+        return None
+    proto = model.load(external=True)
+    if proto.ByteSize() > PROTOBUF_LIMIT:
+        return None
+    rng = np.random.default_rng(seed)
+    for tensor in _weights(proto):
+        _jitter_tensor(tensor, rng)
+    return bytes(proto.SerializeToString())
+
+
+def jittered_feed(values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The same inputs, floats moved as in :func:`jittered_model`."""
+    rng = np.random.default_rng(seed)
+    return {name: jitter(value, rng) if isinstance(value, np.ndarray) else value for name, value in values.items()}
+
+
+def jitter(values: Array, rng: np.random.Generator) -> Array:
+    """Each element moved by −1, 0 or 1 unit in the last place; zeros and non-finite values stay.
+
+    Half of the elements stay, so that the mean size of a step is half a unit: that of a rounding.
+    """
+    integer = {2: np.int16, 4: np.int32, 8: np.int64}.get(values.dtype.itemsize)
+    if integer is None or not (values.dtype.kind == "f" or values.dtype.name == "bfloat16"):
+        return values
+    step = rng.choice(np.array([-1, 0, 0, 1], integer), values.shape)
+    # The bits of a float, read as an integer, count the floats of that sign: the next one is ±1 away.
+    moved = (values.view(integer) + step).view(values.dtype)
+    with np.errstate(invalid="ignore"):
+        usable = (values != 0) & np.isfinite(moved) & np.isfinite(values)
+    return np.where(usable, moved, values).astype(values.dtype)
+
+
+def _weights(model: ModelProto) -> Iterator[TensorProto]:
+    """The float constants that operators compute with, in subgraphs and functions too."""
+    bodies = list(graphs(model.graph))
+    nodes = [node for body in bodies for node in body.node]
+    settings = _read_as_settings(nodes)
+    for body in bodies:
+        for tensor in body.initializer:
+            if tensor.name not in settings:
+                yield tensor
+    for function in model.functions:
+        nodes.extend(function.node)
+    for node in nodes:
+        if node.op_type == "Constant" and node.output[0] not in settings:
+            yield from (attribute.t for attribute in node.attribute if attribute.name == "value")
+
+
+def _read_as_settings(nodes: Iterable[NodeProto]) -> set[str]:
+    return {
+        name
+        for node in nodes
+        if node.op_type in _SETTINGS
+        for slot, name in enumerate(node.input)
+        if slot > 0 or node.op_type in ("Cast", "Range")
+    }
+
+
+def _jitter_tensor(tensor: TensorProto, rng: np.random.Generator) -> None:
+    from onnx import numpy_helper
+
+    if tensor.data_type not in (tensor.FLOAT, tensor.DOUBLE, tensor.FLOAT16, tensor.BFLOAT16):
+        return
+    values = numpy_helper.to_array(tensor)
+    moved = numpy_helper.from_array(jitter(np.ascontiguousarray(values), rng), tensor.name)
+    tensor.CopyFrom(moved)

@@ -1,0 +1,208 @@
+"""onnxruntime sessions as verification needs them: deterministic, bounded, and quiet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold.errors import UsageError
+from bnfold.graph import Array
+from bnfold.verification.source import OnnxFile
+
+#: Graph optimisation levels by the names the command line uses, in rising order.
+LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+CPU = "CPUExecutionProvider"
+_DTYPES = {
+    "float": "float32",
+    "double": "float64",
+    "float16": "float16",
+    "bool": "bool",
+    "string": "object",
+    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+class RunError(Exception):
+    """onnxruntime would not load or run a model; the message is its own, shortened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where and how sessions run. ``threads`` None means as many as there are cores, at most four."""
+
+    provider: str = CPU
+    threads: int | None = None
+    seed: int = 0
+
+    def thread_count(self) -> int:
+        if self.threads is not None:
+            return self.threads
+        available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(available, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSpec:
+    """An input or output as declared: ``kind`` is tensor, seq or optional; ``dtype`` None if numpy has none.
+
+    ``shape`` holds sizes, symbols and None; it is None as a whole where the rank is not known.
+    """
+
+    name: str
+    type: str
+    kind: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | str | None, ...] | None
+
+
+class Session:
+    """One model, loaded: run it on a feed. Everything that goes wrong is a :class:`RunError`."""
+
+    def __init__(
+        self,
+        model: OnnxFile,
+        settings: Settings,
+        *,
+        level: str = "disabled",
+        content: bytes | None = None,
+        disabled_optimizers: Sequence[str] = (),
+    ) -> None:
+        """Load ``model``, or ``content`` in its place: a variant of it whose external data are the same."""
+        import onnxruntime
+
+        providers = _providers(settings.provider)
+        onnxruntime.set_seed(settings.seed)
+        options = _options(settings, level)
+        if content is not None:
+            folder = str(model.path.parent.resolve())
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        extra = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
+        try:
+            self._session = onnxruntime.InferenceSession(
+                os.fspath(model.path) if content is None else content, options, providers=providers, **extra
+            )
+        except runtime_errors() as error:
+            raise RunError(_shorten(error)) from error
+        if self._session.get_providers()[0] != settings.provider:
+            raise RunError(f"{settings.provider} could not be started")
+        self._skeleton = model
+
+    def inputs(self) -> list[ValueSpec]:
+        """What must be fed, in order. Overridable initializers are not among them."""
+        return [self._spec(value) for value in self._session.get_inputs()]
+
+    def optional_inputs(self) -> list[ValueSpec]:
+        """Initializers that a feed may override."""
+        return [_spec(value) for value in self._session.get_overridable_initializers()]
+
+    def outputs(self) -> list[ValueSpec]:
+        return [_spec(value) for value in self._session.get_outputs()]
+
+    def run(self, feed: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Array]:
+        """The outputs by name, in order; sequences and maps are flattened into ``name[0]``, ``name['key']``."""
+        names = [value.name for value in self._session.get_outputs()] if names is None else list(names)
+        try:
+            values = self._session.run(names, dict(feed))
+        except runtime_errors() as error:
+            raise RunError(_shorten(error)) from error
+        flat: dict[str, Array] = {}
+        for name, value in zip(names, values, strict=True):
+            _flatten(name, value, flat)
+        return flat
+
+    def _spec(self, value: Any) -> ValueSpec:
+        spec = _spec(value)
+        # onnxruntime shows a scalar and a tensor of unknown rank alike.
+        if spec.shape == () and spec.kind == "tensor":
+            for declared in self._skeleton.skeleton.graph.input:
+                if declared.name == spec.name and not declared.type.tensor_type.HasField("shape"):
+                    return ValueSpec(spec.name, spec.type, spec.kind, spec.dtype, None)
+        return spec
+
+
+@cache
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """Everything onnxruntime raises: its own exceptions have no common base."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+    return (*own, RuntimeError, ValueError, TypeError, MemoryError)
+
+
+def available_providers() -> list[str]:
+    import onnxruntime
+
+    return list(onnxruntime.get_available_providers())
+
+
+def _providers(provider: str) -> list[str]:
+    known = available_providers()
+    if provider not in known:
+        raise UsageError(f"onnxruntime has no execution provider {provider!r} here; it has {', '.join(known)}")
+    return [provider] if provider == CPU else [provider, CPU]
+
+
+def _options(settings: Settings, level: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level])
+    options.intra_op_num_threads = settings.thread_count()
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4
+    # Feeds have several sizes, so a memory plan made for one does not serve the next.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _spec(value: Any) -> ValueSpec:
+    kind, _, inner = value.type.rstrip(")").partition("(")
+    element = inner.rpartition("(")[2].rstrip(")")
+    name = _DTYPES.get(element)
+    return ValueSpec(
+        value.name, value.type, kind, np.dtype(name) if name else None, tuple(_dim(dim) for dim in value.shape or ())
+    )
+
+
+def _dim(dim: Any) -> int | str | None:
+    return dim if isinstance(dim, int) and dim >= 0 else dim if isinstance(dim, str) and dim else None
+
+
+def _flatten(name: str, value: Any, flat: dict[str, Array]) -> None:
+    if isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            _flatten(f"{name}[{key!r}]", value[key], flat)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            _flatten(f"{name}[{index}]", item, flat)
+    elif value is not None:
+        flat[name] = np.asarray(value)
+
+
+def _shorten(error: Exception) -> str:
+    """The last, telling part of onnxruntime's message, on one line."""
+    text = " ".join(str(error).split())
+    text = text.removeprefix("[ONNXRuntimeError] : ")
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def out_of_memory(error: RunError) -> bool:
+    """Whether a failure says nothing about the model, only about this machine."""
+    text = str(error).lower()
+    return "bad_alloc" in text or "failed to allocate memory" in text or isinstance(error.__cause__, MemoryError)
+
+
+__all__ = ["CPU", "LEVELS", "Path", "RunError", "Session", "Settings", "ValueSpec", "out_of_memory"]
