@@ -151,6 +151,11 @@ class Facts:
         """Is the operator itself ``scale * x + shift`` with constant vectors? x is in :meth:`data_slot`."""
         return node.refuse("not-affine", "is not a per-channel affine")
 
+    def is_identity(self, node: Node) -> bool:
+        """Is the operator an affine that does nothing, to rounding?"""
+        affine = self.as_affine(node)
+        return isinstance(affine, Affine) and affine.is_identity
+
     def data_slot(self, node: Node) -> int:
         """The slot of the tensor that flows through (the others hold parameters)."""
         return 0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,6 +41,14 @@ class BatchNorm:
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             scale = self.gamma / np.sqrt(self.variance + self.epsilon)
             return Affine.over((self.axis,), scale, self.beta - self.mean * scale)
+
+    def is_identity(self, dtype: np.dtype[Any]) -> bool:
+        """Are gamma = sqrt(variance + epsilon) and beta = mean, to the rounding of ``dtype``?"""
+        ulp = float(ml_dtypes.finfo(dtype).eps)
+        root = np.sqrt(self.variance + self.epsilon)
+        scale_off = np.abs(self.gamma - root) > ulp * np.abs(root)
+        shift_off = np.abs(self.beta - self.mean) > ulp * np.maximum(np.abs(self.beta), np.abs(self.mean))
+        return not (scale_off.any() or shift_off.any())
 
 
 class AffineFacts(Facts):
@@ -86,6 +96,11 @@ class BatchNormFacts(AffineFacts, KeepsShape):
 
     def batchnorm(self, node: Node) -> BatchNorm | Refusal:
         raise AssertionError("every format reads its own")
+
+    def is_identity(self, node: Node) -> bool:
+        numbers = self.batchnorm(node)
+        dtypes = [param.dtype for slot in range(1, 5) if (param := node.const(slot)) is not None]
+        return isinstance(numbers, BatchNorm) and bool(dtypes) and numbers.is_identity(dtypes[0])
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         numbers = self.batchnorm(node)

@@ -1,0 +1,362 @@
+"""The search for a home for every affine: backward, else forward, else split, else its cheapest form."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+
+from bnfold.affine import Affine
+from bnfold.folding.apply import Editor, renamed
+from bnfold.folding.numbers import rounding_fault
+from bnfold.folding.plan import FoldStep, Remaining
+from bnfold.folding.search import Move, Stuck, backward, forward
+from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
+from bnfold.operators import Node, Rewrite, Role, facts_of
+from bnfold.operators.base import NewOp
+from bnfold.operators.forms import cheapest_form
+from bnfold.refusal import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A maximal run of affine operators in a row, and the one affine they are together."""
+
+    ops: tuple[Op, ...]
+    total: Affine
+    source: str
+    slot: int
+
+    @property
+    def head(self) -> str:
+        return self.ops[0].name
+
+    @property
+    def reader(self) -> Use:
+        return Use(self.head, self.slot)
+
+    @property
+    def output(self) -> str:
+        return self.ops[-1].outputs[0]
+
+
+@dataclass(slots=True)
+class Engine:
+    """Folds one graph (not its subgraphs) in place, and keeps the record."""
+
+    graph: ModelGraph
+    skip: Container[str]
+    scope: str = ""
+    steps: list[FoldStep] = field(default_factory=list)
+    levels: dict[str, float] = field(default_factory=dict)
+    editor: Editor = field(init=False)
+    _frozen: frozenset[str] = frozenset()
+    _watchers: dict[str, set[str]] = field(default_factory=dict)
+    _stuck: dict[str, tuple[Chain, Refusal, Refusal]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.levels = levels_of(self.graph)
+        self.editor = Editor(self.graph, self.levels)
+        self._frozen = frozenset(op.name for op in self.graph.ops() if self.key(op.name) in self.skip)
+
+    def key(self, name: str) -> str:
+        """How the plan calls an operator: unique over all subgraphs."""
+        return f"{self.scope}/{name}" if self.scope else name
+
+    def run(self, names: Iterable[str] | None = None) -> None:
+        """Find a home for every affine among ``names`` (all operators by default) and whatever that stirs up."""
+        queue = [(self.levels[name], name) for name in (self.levels if names is None else names) if name in self.graph]
+        heapq.heapify(queue)
+        queued = {name for _, name in queue}
+        while queue:
+            _, name = heapq.heappop(queue)
+            queued.discard(name)
+            chain = self._chain(name) if name in self.graph else None
+            if chain is None:
+                continue
+            self._settle(chain)
+            for dirty in self._stirred():
+                if dirty in self.graph and dirty not in queued:
+                    queued.add(dirty)
+                    heapq.heappush(queue, (self.levels[dirty], dirty))
+
+    def remaining(self) -> list[Remaining]:
+        """The affines that stayed, with the reasons of both sides."""
+        left = []
+        for head, (chain, back, ahead) in self._stuck.items():
+            if head not in self.graph:
+                continue
+            for op in chain.ops:
+                if op.name in self.graph:
+                    batchnorm = facts_of(op).role is Role.BATCHNORM
+                    left.append(Remaining(self.key(op.name), op.display, op.type, batchnorm, back, ahead, self.scope))
+        return left
+
+    # -- chains ----------------------------------------------------------------------------------
+
+    def _affine(self, op: Op) -> Affine | None:
+        if op.name in self._frozen:
+            return None
+        affine = facts_of(op).as_affine(Node(self.graph, op))
+        return affine if isinstance(affine, Affine) else None
+
+    def _successor(self, op: Op) -> tuple[Op, int] | None:
+        """The only reader of an operator's output, if nobody else sees that."""
+        output = op.outputs[0]
+        uses = self.graph.consumers(output)
+        if len(uses) != 1 or uses[0].slot == CAPTURE or self.graph.is_output(output):
+            return None
+        return self.graph.op(uses[0].op), uses[0].slot
+
+    def _links(self, first: Op, total: Affine) -> tuple[Op, Affine] | None:
+        """The affine that follows in the chain, and the total with it."""
+        following = self._successor(first)
+        if following is None:
+            return None
+        op, slot = following
+        affine = self._affine(op)
+        if affine is None or facts_of(op).data_slot(Node(self.graph, op)) != slot or not total.composes(affine):
+            return None
+        composed = total.then(affine)
+        return (op, composed) if composed.is_finite else None
+
+    def _chain(self, name: str) -> Chain | None:
+        """The chain an operator belongs to; None if it is no affine."""
+        op = self.graph.op(name)
+        affine = self._affine(op)
+        if affine is None:
+            return None
+        # Up to the first of the chain …
+        while True:
+            producer = self.graph.producer(op.input(facts_of(op).data_slot(Node(self.graph, op))))
+            before = self._affine(producer) if producer is not None else None
+            if producer is None or before is None or producer.outputs[0] == "":
+                break
+            link = self._links(producer, before)
+            if link is None or link[0].name != op.name:
+                break
+            op, affine = producer, before
+        # … and down to the last.
+        ops, total = [op], affine
+        slot = facts_of(op).data_slot(Node(self.graph, op))
+        source = op.input(slot)
+        while (link := self._links(ops[-1], total)) is not None:
+            ops.append(link[0])
+            total = link[1]
+        return Chain(tuple(ops), total, source, slot)
+
+    # -- one chain -------------------------------------------------------------------------------
+
+    def _settle(self, chain: Chain) -> None:
+        """Try everything in order of preference; keep the reasons if nothing helps."""
+        for op in chain.ops:
+            self._stuck.pop(op.name, None)
+        if self._is_identity(chain):
+            self._remove_identity(chain)
+            return
+        if self._into_constant(chain):
+            return
+        back = self._backward(chain, chain.total)
+        bias = isinstance(back, Move) and _is_bias(chain, back)
+        if isinstance(back, Move) and not bias and self._worthwhile(chain, [back]):
+            self._apply(chain, [back], "backward")
+            return
+        ahead = self._forward(chain, chain.total)
+        if isinstance(ahead, Move) and self._worthwhile(chain, [ahead]):
+            self._apply(chain, [ahead], "forward")
+            return
+        if self._split(chain) or self._cheaper(chain):
+            return
+        self._leave(chain, back, ahead, bias=bias)
+
+    def _backward(self, chain: Chain, affine: Affine) -> Move | Stuck:
+        return backward(self.graph, self.levels, self._frozen, chain.reader, affine)
+
+    def _forward(self, chain: Chain, affine: Affine) -> Move | Stuck:
+        return forward(self.graph, self.levels, self._frozen, chain.output, affine)
+
+    def _is_identity(self, chain: Chain) -> bool:
+        if chain.total.is_identity:
+            return True
+        op = chain.ops[0]
+        return len(chain.ops) == 1 and facts_of(op).is_identity(Node(self.graph, op))
+
+    def _worthwhile(self, chain: Chain, moves: list[Move]) -> bool:
+        """Fewer operators; or as many, where a linear operator's bias is all that stays of a scale."""
+        added = 0
+        for move in moves:
+            for name, rewrite in move.rewrites.items():
+                extra = self._extra(self.graph.op(name), rewrite)
+                if extra is None:
+                    return False
+                added += extra
+        return added < len(chain.ops) or (added == len(chain.ops) == 1 and not chain.total.is_shift)
+
+    def _extra(self, op: Op, rewrite: Rewrite) -> int | None:
+        """How many operators a rewrite adds; None where a form cannot be built."""
+        affine = rewrite.becomes or rewrite.residual
+        if affine is None:
+            return 0
+        tensor = op.input(facts_of(op).data_slot(Node(self.graph, op))) if rewrite.becomes else op.outputs[0]
+        form = cheapest_form(self.graph, tensor, affine, self.editor.dtype_of(op))
+        if isinstance(form, Refusal) or not _sound(form):
+            return None
+        return max(1, len(form)) - 1 if rewrite.becomes else len(form)
+
+    def _split(self, chain: Chain) -> bool:
+        """Scale one way and shift the other, where both find a home."""
+        total = chain.total
+        if total.is_scale or total.is_shift:
+            return False
+        orders = [(total.scale_part(), total.shift_part())]
+        if total.scale.all():
+            # s x + t = s (x + t/s): the shift can come first where no scale is zero.
+            shift_first = Affine(total.scale, total.shift / total.scale, total.axis, total.grid)
+            orders.append((shift_first.shift_part(), total.scale_part()))
+        for first, second in orders:
+            back = self._backward(chain, first)
+            ahead = self._forward(chain, second) if isinstance(back, Move) else back
+            if isinstance(back, Move) and isinstance(ahead, Move) and self._worthwhile(chain, [back, ahead]):
+                self._apply(chain, [back, ahead], "split")
+                return True
+        return False
+
+    def _cheaper(self, chain: Chain) -> bool:
+        """Replace a chain that has to stay by fewer operators."""
+        if len(chain.ops) < 2:
+            return False
+        form = cheapest_form(self.graph, chain.source, chain.total, self.editor.dtype_of(chain.ops[0]))
+        if isinstance(form, Refusal) or len(form) >= len(chain.ops) or not _sound(form):
+            return False
+        first, *rest = chain.ops
+        self.editor.drop(op.name for op in rest)
+        self.editor.replace_affine(first, chain.source, chain.total, chain.output)
+        for op in rest:
+            self._record(op, "composed", [first.name], [], {})
+        if self.graph.op(first.name).type != first.type:
+            self._record(first, "cheaper", [first.name], [], {})
+        return True
+
+    def _remove_identity(self, chain: Chain) -> None:
+        graph, output, source = self.graph, chain.output, chain.source
+        producer = graph.producer(source)
+        captured = graph.captured(output) is not None
+        if not graph.is_output(output) and not captured:
+            self.editor.drop(op.name for op in chain.ops)
+            self.editor.redirect(output, source)
+        elif (
+            producer is not None
+            and graph.observed(source, *graph.consumers(source)) is None
+            and not graph.captured(source)
+        ):
+            self.editor.drop(op.name for op in chain.ops)
+            self.editor.carry_out([], {source: output})
+        else:
+            first, *rest = chain.ops
+            self.editor.drop(op.name for op in rest)
+            self.editor.replace_affine(first, source, Affine.identity(), output)
+        for op in chain.ops:
+            self._record(op, "identity", [], [], {})
+
+    def _into_constant(self, chain: Chain) -> bool:
+        """An affine of a constant is a constant."""
+        param = self.graph.constant(chain.source)
+        if param is None or self.graph.is_output(chain.output) or not param.is_float:
+            return False
+        scale, shift = chain.total.broadcastable(len(param.shape))
+        new = Param.of(chain.output, param.exact() * scale + shift, param.dtype)
+        if rounding_fault(new):
+            return False
+        self.editor.drop(op.name for op in chain.ops)
+        self.graph.params[chain.output] = new
+        for op in chain.ops:
+            self._record(op, "constant", [], [], {}, names=(param.name,))
+        return True
+
+    def _apply(self, chain: Chain, moves: list[Move], kind: str) -> None:
+        changed = dict.fromkeys(tensor for move in moves for tensor in move.changed)
+        keep = {chain.source: chain.output} if kind == "backward" else {}
+        rename = renamed(self.graph, changed, keep)
+        holders = list(dict.fromkeys(name for move in moves for name in move.holders))
+        through = list(dict.fromkeys(name for move in moves for name in move.through))
+        names = tuple(param.name for move in moves for param in move.constants.values())
+        if all(move.rewrites[name].becomes is not None for move in moves for name in move.holders) and not names:
+            kind = "composed"
+        into, past = self._labels(holders), self._labels(through)
+        self.editor.drop(op.name for op in chain.ops)
+        if kind in ("forward", "split") or chain.source not in rename:
+            self.editor.redirect(chain.output, chain.source)
+        self.editor.carry_out(moves, rename)
+        for op in chain.ops:
+            self._record(op, kind, holders, through, rename, names=(*into, *names), past=past)
+
+    def _labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(self.graph.op(name).display for name in names)
+
+    def _record(
+        self,
+        op: Op,
+        kind: str,
+        holders: list[str],
+        through: list[str],
+        rename: dict[str, str],
+        *,
+        names: tuple[str, ...] | None = None,
+        past: tuple[str, ...] | None = None,
+    ) -> None:
+        into = self._labels(holders) if names is None else names
+        past = self._labels(through) if past is None else past
+        keys = tuple(self.key(name) for name in holders)
+        self.steps.append(FoldStep(self.key(op.name), op.display, op.type, kind, into, past, rename, self.scope, keys))
+
+    def _leave(self, chain: Chain, back: Move | Stuck, ahead: Move | Stuck, *, bias: bool) -> None:
+        """Keep the reasons, and look again when something that was asked changes."""
+        reasons = []
+        for found in (back, ahead):
+            if isinstance(found, Stuck):
+                reasons.append(found.refusal)
+            else:
+                into = ", ".join(self._labels(found.holders)) or "constants"
+                reasons.append(Refusal("no-gain", f"moving it into {into} would leave no fewer operators"))
+            for name in found.touched:
+                self._watchers.setdefault(name, set()).add(chain.head)
+        if not bias:
+            self._stuck[chain.head] = (chain, reasons[0], reasons[1])
+
+    def _stirred(self) -> set[str]:
+        """Operators to look at (again) after a change."""
+        dirty, self.editor.dirty = self.editor.dirty, set()
+        again = set(dirty)
+        for name in dirty:
+            again |= self._watchers.pop(name, set())
+        return again
+
+
+def _is_bias(chain: Chain, back: Move) -> bool:
+    """Is this the one Add that a linear operator without a bias of its own needs?"""
+    bare = all(rewrite.residual is not None or rewrite.type for rewrite in back.rewrites.values())
+    return len(chain.ops) == 1 and chain.total.is_shift and bool(back.rewrites) and bare and not back.through
+
+
+def _sound(form: list[NewOp]) -> bool:
+    """Do all constants of a form survive rounding?"""
+    return not any(isinstance(part, Param) and rounding_fault(part) for new in form for part in new.inputs)
+
+
+def levels_of(graph: ModelGraph) -> dict[str, float]:
+    """For each operator the length of the longest path to it: every edge goes to a higher level."""
+    levels: dict[str, float] = {}
+    waiting = graph.ops()
+    while waiting:
+        later = []
+        for op in waiting:
+            producers = [graph.producer(tensor) for tensor in (*op.inputs, *op.captures) if tensor]
+            names = [producer.name for producer in producers if producer is not None]
+            if any(name not in levels for name in names):
+                later.append(op)
+            else:
+                levels[op.name] = 1.0 + max((levels[name] for name in names), default=0.0)
+        if len(later) == len(waiting):
+            raise ValueError("the graph has a cycle")
+        waiting = later
+    return levels

@@ -1,0 +1,86 @@
+"""The fewest operators that compute an affine, where one has to stand in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Affine
+from bnfold.graph import ModelGraph, Param
+from bnfold.operators.base import NewOp, dim_of, rank_of
+from bnfold.refusal import Refusal
+
+#: Stands for the tensor that flows in; in a chain, each operator reads the one before it.
+DATA = "\0data"
+
+Form = list[NewOp]
+Builder = Callable[[ModelGraph, str, Affine, "np.dtype[Any]"], Form | Refusal]
+_BUILDERS: dict[str, Builder] = {}
+
+
+def builder(format: str) -> Callable[[Builder], Builder]:
+    """Decorator: this function builds affines for graphs of that format."""
+
+    def enter(function: Builder) -> Builder:
+        _BUILDERS[format] = function
+        return function
+
+    return enter
+
+
+def cheapest_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[Any]) -> Form | Refusal:
+    """Operators, in order, that compute ``affine`` of ``tensor``: none for an identity.
+
+    Each reads :data:`DATA` where its predecessor's output goes. ``dtype`` is the tensor's.
+    """
+    if affine.is_identity:
+        return []
+    return _BUILDERS[graph.format](graph, tensor, affine, dtype)
+
+
+def _operand(affine: Affine, values: NDArray[np.float64], rank: int | None, dtype: np.dtype[Any], name: str) -> Param:
+    """A constant that broadcasts from the right against a tensor of that rank."""
+    if affine.axis is None or rank is None:
+        return Param.of(name, values.reshape(()), dtype)
+    shape = [1] * rank
+    for axis, size in affine.grid or ((affine.axis, affine.size),):
+        shape[axis] = size
+    first = next((axis for axis, size in enumerate(shape) if size != 1), rank)
+    return Param.of(name, values.reshape(shape[first:]), dtype)
+
+
+@builder("onnx")
+def onnx_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[Any]) -> Form | Refusal:
+    """Mul, Add, one BatchNormalization where the channels are on axis 1, or Mul and Add."""
+    rank = rank_of(graph, tensor)
+    if affine.axis is not None and rank is None:
+        return Refusal("unknown-rank", f"{tensor} has an unknown rank, so no constant can be shaped for it")
+    if graph.opsets.get("", 99) < 7:
+        return Refusal("old-opset", "before opset 7 constants broadcast by other rules")
+    scale = _operand(affine, affine.scale, rank, dtype, f"{tensor}_scale")
+    shift = _operand(affine, affine.shift, rank, dtype, f"{tensor}_shift")
+    if affine.is_scale:
+        return [NewOp("Mul", (DATA, scale))]
+    if affine.is_shift:
+        return [NewOp("Add", (DATA, shift))]
+    channels = _batchnorm_channels(graph, tensor, affine, rank, dtype)
+    if channels is None:
+        return [NewOp("Mul", (DATA, scale)), NewOp("Add", (DATA, shift))]
+    gamma, beta = (np.broadcast_to(vector, (channels,)).copy() for vector in (affine.scale, affine.shift))
+    vectors = {"scale": gamma, "bias": beta, "mean": np.zeros(channels), "variance": np.ones(channels)}
+    params = [Param.of(f"{tensor}_{name}", vector, dtype) for name, vector in vectors.items()]
+    return [NewOp("BatchNormalization", (DATA, *params), {"epsilon": 0.0})]
+
+
+def _batchnorm_channels(
+    graph: ModelGraph, tensor: str, affine: Affine, rank: int | None, dtype: np.dtype[Any]
+) -> int | None:
+    """The number of channels of the BatchNormalization that could stand here; None if none can."""
+    if rank is None or rank < 2 or dtype.name not in ("float16", "float32", "float64"):
+        return None
+    if affine.axis is None:
+        return dim_of(graph, tensor, 1)
+    return affine.size if affine.axis == 1 and not affine.grid else None
