@@ -6,53 +6,54 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Protocol
 
 from bnfold.errors import OutputError
 
 _BUFFER_BYTES = 1 << 18
-#: What copy_file_range answers where the two files or the kernel cannot do it.
+#: What copy_file_range answers where these two files, or this kernel, cannot do it.
 _CANNOT_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
+
+
+class Sink(Protocol):
+    """Where bytes are written to."""
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+    def copy_from(self, descriptor: int, offset: int, length: int) -> int:
+        """Let the kernel copy from an open file; how many bytes it did copy, from none to all."""
 
 
 class Output:
     """A file being written: small pieces are gathered, large ones go straight through."""
 
     def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
-        self.position = 0
+        self._descriptor = descriptor
         self._pending = bytearray()
+        #: How many bytes have been written.
+        self.position = 0
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         self.position += len(data)
-        if len(self._pending) + len(data) <= _BUFFER_BYTES:
+        if len(self._pending) + len(data) > _BUFFER_BYTES:
+            self.flush()
+        if len(data) > _BUFFER_BYTES:
+            self._write(data)
+        else:
             self._pending += data
-            return
-        self.flush()
-        self._write(memoryview(data))
-
-    def flush(self) -> None:
-        """Hand what has been gathered to the system."""
-        if self._pending:
-            self._write(memoryview(self._pending))
-            self._pending = bytearray()
-
-    def _write(self, data: memoryview) -> None:
-        while data:
-            data = data[os.write(self.descriptor, data) :]
 
     def copy_from(self, descriptor: int, offset: int, length: int) -> int:
-        """Let the kernel copy from another file; the number of bytes it copied, which may be 0."""
         if not hasattr(os, "copy_file_range"):
             return 0
         self.flush()
         done = 0
         while done < length:
             try:
-                count = os.copy_file_range(descriptor, self.descriptor, length - done, offset + done)
+                count = os.copy_file_range(descriptor, self._descriptor, length - done, offset + done)
             except OSError as error:
                 if error.errno in _CANNOT_COPY:
                     break
@@ -63,59 +64,106 @@ class Output:
         self.position += done
         return done
 
-    def align(self, boundary: int) -> None:
-        """Write zeros up to the next multiple of ``boundary``."""
-        self.write(bytes(-self.position % boundary))
+    def flush(self) -> None:
+        """Hand to the system what has been gathered."""
+        self._write(self._pending)
+        self._pending = bytearray()
+
+    def sync(self) -> None:
+        """Return when everything is on the disk."""
+        self.flush()
+        os.fsync(self._descriptor)
+
+    def _write(self, data: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
 
 
 def resolve_target(path: str | PathLike[str]) -> Path:
     """The file that ``path`` stands for, links followed. Raises OutputError where none can be written."""
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise OutputError(f"{path} is a directory, not a file to write to")
-    if target.exists() and not target.is_file():
-        raise OutputError(f"{path} is not a regular file")
-    if target.exists() and not os.access(target, os.W_OK):
-        raise OutputError(f"{path} is write-protected")
-    if not target.parent.is_dir():
-        raise OutputError(f"{path} cannot be written: there is no folder {target.parent}")
+    try:
+        target = Path(os.path.realpath(path))
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        if not target.parent.is_dir():
+            raise _failure(path, f"there is no folder {target.parent}") from None
+        return target
+    except (OSError, ValueError) as error:
+        raise _failure(path, error) from error
+    if stat.S_ISDIR(mode):
+        raise _failure(path, "it is a directory")
+    if not stat.S_ISREG(mode):
+        raise _failure(path, "it is not a regular file")
+    if not os.access(target, os.W_OK):
+        raise _failure(path, "it is write-protected")
     return target
 
 
 @contextmanager
 def atomic_write(path: str | PathLike[str]) -> Iterator[Output]:
-    """Write a file beside ``path`` and rename it over ``path`` when the block ends without an error.
+    """Write a file beside ``path``, and rename it over ``path`` when the block ends without an error.
 
     An existing file's permissions are kept. Whatever goes wrong, the target is as it was and
     nothing is left beside it. Raises OutputError.
     """
+    target = resolve_target(path)
+    temporary = target.with_name(f".bnfold-{secrets.token_hex(8)}.tmp")
     try:
-        target = resolve_target(path)
-        temporary = target.with_name(f".bnfold-{secrets.token_hex(8)}.tmp")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {reason(error)}") from error
-    try:
-        output = Output(descriptor)
-        try:
-            yield output
-            output.flush()
+        with _written(temporary, _create(temporary)) as out:
+            yield out
             if target.exists():
-                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(temporary, target)
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+            out.sync()
+        temporary.replace(target)
+        _sync_directory(target.parent)
     except OSError as error:
         remove(temporary)
-        raise OutputError(f"{path} cannot be written: {reason(error)}") from error
+        raise _failure(path, error) from error
+
+
+@contextmanager
+def new_file(path: str | PathLike[str], candidates: Iterable[Path]) -> Iterator[tuple[Path, Output]]:
+    """Write the first of ``candidates`` that does not exist yet; it is removed if the block fails.
+
+    ``path`` is the file that errors name. Raises OutputError.
+    """
+    try:
+        for candidate in candidates:
+            try:
+                descriptor = _create(candidate)
+            except FileExistsError:
+                continue
+            with _written(candidate, descriptor) as out:
+                yield candidate, out
+                out.sync()
+            return
+    except OSError as error:
+        raise _failure(path, error) from error
+
+
+def _create(file: Path) -> int:
+    return os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+
+
+@contextmanager
+def _written(file: Path, descriptor: int) -> Iterator[Output]:
+    """A new file, closed in the end and removed if the block fails."""
+    try:
+        yield Output(descriptor)
     except BaseException:
-        remove(temporary)
+        remove(file)
         raise
-    sync_directory(target.parent)
+    finally:
+        os.close(descriptor)
 
 
-def sync_directory(directory: Path) -> None:
+def _failure(path: str | PathLike[str], cause: Exception | str) -> OutputError:
+    why = cause if isinstance(cause, str) else reason(cause)
+    return OutputError(f"{os.fspath(path)} cannot be written: {why}")
+
+
+def _sync_directory(directory: Path) -> None:
     """Make a rename in the directory survive a power cut, where the system lets one."""
     if os.name == "nt":
         return
@@ -131,7 +179,7 @@ def remove(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def reason(error: OSError) -> str:
-    """The system's own words, without its error number: ``no space left on device``."""
-    text = error.strerror or str(error)
+def reason(error: Exception) -> str:
+    """The system's own words without its error number: ``no space left on device``."""
+    text = getattr(error, "strerror", None) or str(error)
     return text[:1].lower() + text[1:]

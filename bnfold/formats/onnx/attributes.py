@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, NodeProto, TensorProto, defs
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, defs
 
 from bnfold.formats.onnx.payloads import Payloads
 from bnfold.formats.onnx.tensors import to_param, to_proto
-from bnfold.graph import Param
+from bnfold.graph import Op, Param
 
 GRAPH_TYPES = frozenset({AttributeProto.GRAPH, AttributeProto.GRAPHS})
 TENSOR_TYPES = frozenset({AttributeProto.TENSOR, AttributeProto.TENSORS})
@@ -23,14 +23,14 @@ class Attributes(Mapping[str, Any]):
     are numpy arrays. Subgraphs are not among them: an Op has those in ``subgraphs``.
     """
 
-    __slots__ = ("_payloads", "_values", "node")
+    __slots__ = ("_payloads", "node")
 
     def __init__(self, node: NodeProto, payloads: Payloads) -> None:
         self.node = node
         self._payloads = payloads
-        self._values: dict[str, Any] | None = None
 
-    def _protos(self) -> Iterator[AttributeProto]:
+    def protos(self) -> Iterator[AttributeProto]:
+        """The attributes as they stand in the file, subgraphs apart."""
         return (attribute for attribute in self.node.attribute if attribute.type not in GRAPH_TYPES)
 
     def proto(self, name: str) -> AttributeProto | None:
@@ -46,16 +46,16 @@ class Attributes(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         # A node has few attributes: one that is read once need not pay for a dictionary.
-        for attribute in self._protos():
+        for attribute in self.protos():
             if attribute.name == name:
                 return self._decode(attribute)
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return (attribute.name for attribute in self._protos())
+        return (attribute.name for attribute in self.protos())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self._protos())
+        return sum(1 for _ in self.protos())
 
     def _decode(self, attribute: AttributeProto) -> Any:
         match attribute.type:
@@ -85,6 +85,25 @@ class Attributes(Mapping[str, Any]):
         return to_param(tensor, self._payloads.of(tensor)).array()
 
 
+def bodies(attribute: AttributeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The graphs in an attribute, by their keys in :attr:`bnfold.graph.Op.subgraphs`."""
+    if attribute.type == AttributeProto.GRAPH:
+        yield attribute.name, attribute.g
+    elif attribute.type == AttributeProto.GRAPHS:
+        for index, body in enumerate(attribute.graphs):
+            yield f"{attribute.name}[{index}]", body
+
+
+def attribute_protos(op: Op, version: int) -> list[AttributeProto]:
+    """An operator's attributes, subgraphs apart: as they stand in the file, or encoded anew.
+
+    ``version`` is that of the operator's domain: its schema gives the attributes their types.
+    """
+    if isinstance(op.attributes, Attributes):
+        return list(op.attributes.protos())
+    return [encode(name, value, op, version) for name, value in op.attributes.items() if value is not None]
+
+
 def _text(value: bytes) -> str | bytes:
     try:
         return value.decode()
@@ -92,12 +111,12 @@ def _text(value: bytes) -> str | bytes:
         return value
 
 
-def encode(name: str, value: Any, op_type: str, domain: str, version: int) -> AttributeProto:
+def encode(name: str, value: Any, op: Op, version: int) -> AttributeProto:
     """An attribute from a Python value, of the type that the operator's schema gives it."""
-    kind = _schema_type(name, op_type, domain, version)
+    kind = _schema_type(name, op, version)
     if kind is None:
         kind = _type_of(value)
-    attribute = AttributeProto(name=name, type=kind)
+    attribute = AttributeProto(name=name, type=AttributeProto.AttributeType.Name(kind))
     match kind:
         case AttributeProto.INT:
             attribute.i = int(value)
@@ -114,16 +133,18 @@ def encode(name: str, value: Any, op_type: str, domain: str, version: int) -> At
         case AttributeProto.TENSOR:
             attribute.t.CopyFrom(to_proto(Param.of("", np.asarray(value))))
         case _:
-            raise ValueError(f"attribute {name} of {op_type} cannot hold {type(value).__name__}")
+            raise ValueError(f"attribute {name} of {op.type} cannot hold {type(value).__name__}")
     return attribute
 
 
-def _schema_type(name: str, op_type: str, domain: str, version: int) -> int | None:
+def _schema_type(name: str, op: Op, version: int) -> int | None:
     try:
-        attribute = defs.get_schema(op_type, version, domain).attributes.get(name)
+        attribute = defs.get_schema(op.type, version, op.domain).attributes.get(name)
     except defs.SchemaError:
         return None
-    return None if attribute is None else int(attribute.type)
+    if attribute is None:
+        return None
+    return AttributeProto.AttributeType.Value(str(attribute.type).rpartition(".")[2])
 
 
 def _type_of(value: Any) -> int:

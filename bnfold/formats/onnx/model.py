@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Mapping
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
 from onnx import ModelProto
 
-from bnfold.errors import ModelFileError
-from bnfold.formats.atomic import reason
-from bnfold.formats.onnx.payloads import Payloads, Stored
-from bnfold.formats.onnx.reader import Context, read_graph
-from bnfold.formats.onnx.storage import FileStorage, MemoryStorage, Storage
-from bnfold.formats.onnx.wire import WireError, split
-from bnfold.formats.onnx.writer import Builder, save
+from bnfold.errors import UsageError
+from bnfold.formats.onnx.build import Builder
+from bnfold.formats.onnx.context import Context
+from bnfold.formats.onnx.inline import inline_functions
+from bnfold.formats.onnx.payloads import Payloads
+from bnfold.formats.onnx.reader import read_graph
+from bnfold.formats.onnx.storage import FileStorage
+from bnfold.formats.onnx.writer import to_bytes, write_model
 from bnfold.graph import ModelGraph
+
+_OTHER_FORMATS = frozenset({".keras", ".h5", ".hdf5"})
 
 
 class OnnxModel:
-    """A model read from ONNX. Immutable apart from its graph; see :class:`bnfold.graph.Model`."""
+    """A model read from ONNX; implements :class:`bnfold.graph.Model`.
+
+    Whatever bnfold does not understand (metadata, doc strings, functions, quantization annotations,
+    sparse initializers, training information, unknown fields) is written back as it was.
+    """
 
     format = "onnx"
 
-    def __init__(self, context: Context, graph: ModelGraph, path: Path | None, *, changed: bool = False) -> None:
+    def __init__(
+        self,
+        context: Context,
+        graph: ModelGraph,
+        storage: FileStorage | None = None,
+        *,
+        external: bool = False,
+        changed: bool = False,
+    ) -> None:
         self._context = context
         self._graph = graph
-        self._path = path
+        self._storage = storage
+        self._external = external
         self._changed = changed
 
     @property
@@ -35,47 +52,68 @@ class OnnxModel:
 
     @property
     def path(self) -> Path | None:
-        return self._path
+        return None if self._storage is None else self._storage.path
 
     @property
     def ir_version(self) -> int:
+        """The version of the file format. From 4 on, initializers among the inputs can be overridden."""
         return self._context.skeleton.ir_version
 
+    @property
+    def opsets(self) -> dict[str, int]:
+        """The imported version of each operator set by domain; ``""`` is ONNX's own."""
+        return self._context.opsets
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """The model's ``metadata_props``."""
+        return {entry.key: entry.value for entry in self._context.skeleton.metadata_props}
+
     def with_graph(self, graph: ModelGraph) -> OnnxModel:
-        return OnnxModel(self._context, graph, self._path, changed=graph is not self._graph or self._changed)
+        """The same model around a changed graph."""
+        changed = self._changed or graph is not self._graph
+        return OnnxModel(self._context, graph, self._storage, external=self._external, changed=changed)
+
+    def inlined(self) -> OnnxModel:
+        """The model with those of its functions inlined that hold a BatchNormalization, or another
+        operator that folding moves or moves into; itself where there are none.
+        """
+        builder = Builder(self._context.payloads)
+        skeleton = inline_functions(builder.model(self._context.skeleton, self._graph))
+        if skeleton is None:
+            return self
+        context = Context(self._context.label, skeleton, builder.payloads)
+        return OnnxModel(context, read_graph(context), self._storage, external=self._external, changed=True)
 
     def save(self, path: str | PathLike[str], *, external_data: bool | None = None) -> None:
-        builder = Builder(self._context.payloads)
-        save(Path(path), builder.model(self._context.skeleton, self._graph), builder.payloads)
+        """Write to ``path`` atomically.
+
+        ``external_data`` puts large tensors into ``<name>.data`` beside the model; None does so
+        where the model had external data, or would be larger than the 2 GB that ONNX allows.
+        Raises OutputError where the file cannot be written, UsageError for a Keras suffix.
+        """
+        suffix = Path(path).suffix.lower()
+        if suffix in _OTHER_FORMATS:
+            raise UsageError(f"{path}: an ONNX model cannot be written as {suffix}")
+        model, payloads = self._build()
+        if external_data is None and self._external:
+            external_data = True
+        write_model(path, model, payloads, external_data=external_data)
+
+    def to_proto(self) -> ModelProto:
+        """The whole model in memory, for use with the onnx package."""
+        model = ModelProto()
+        model.ParseFromString(to_bytes(*self._build()))
+        return model
 
     def as_onnx(self, directory: Path) -> Path:
-        if not self._changed and self._path is not None:
-            return self._path
-        path = Path(directory) / "model.onnx"
+        """A file for onnxruntime: the model's own where nothing changed, else one written into ``directory``."""
+        if not self._changed and self._storage is not None and self._storage.is_current():
+            return self._storage.path
+        path = directory / "model.onnx"
         self.save(path)
         return path
 
-
-def load(source: str | PathLike[str] | bytes | ModelProto) -> OnnxModel:
-    """Read an ONNX model. Raises ModelFileError."""
-    if isinstance(source, ModelProto):
-        source = source.SerializeToString()
-    if isinstance(source, bytes):
-        return _read(MemoryStorage(source), None)
-    path = Path(source)
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-        return _read(FileStorage(path, descriptor), path)
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {reason(error)}") from error
-
-
-def _read(storage: FileStorage | MemoryStorage, path: Path | None) -> OnnxModel:
-    label = "the model in memory" if path is None else str(path)
-    try:
-        skeleton = split(storage.data, storage.size)
-    except WireError as error:
-        raise ModelFileError(f"{label} is damaged: {error}") from error
-    payloads = Payloads(skeleton.nonce, (Stored(storage, *entry) for entry in skeleton.ranges))
-    context = Context(label, ModelProto.FromString(skeleton.data), payloads)
-    return OnnxModel(context, read_graph(context), path)
+    def _build(self) -> tuple[ModelProto, Payloads]:
+        builder = Builder(self._context.payloads)
+        return builder.model(self._context.skeleton, self._graph), builder.payloads

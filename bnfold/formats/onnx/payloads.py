@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from bnfold.formats.atomic import Output
+import numpy as np
+
+from bnfold.formats.atomic import Sink
 from bnfold.formats.onnx.storage import Storage
 from bnfold.formats.onnx.wire import RAW_DATA, Payload
 from bnfold.graph import Param
 
 if TYPE_CHECKING:
     from onnx import TensorProto
-
-
-class Writable(Protocol):
-    """A payload that can be written: ``field`` is the TensorProto field it goes into."""
-
-    field: int
-
-    def __len__(self) -> int: ...
-
-    def write(self, out: Output) -> None: ...
 
 
 class Stored(Payload):
@@ -45,7 +37,7 @@ class Stored(Payload):
         """The bytes ``[start, stop)`` of the payload."""
         return self.storage.read(self.offset + start, stop - start)
 
-    def write(self, out: Output) -> None:
+    def write(self, out: Sink) -> None:
         self.storage.copy(self.offset, self.length, out)
 
 
@@ -62,9 +54,10 @@ class Computed(Payload):
     def __len__(self) -> int:
         return self.length
 
-    def write(self, out: Output) -> None:
+    def write(self, out: Sink) -> None:
         for block in self.param.blocks():
-            out.write(memoryview(block).cast("B"))
+            # As bytes first: memoryview knows neither float16's relatives nor empty arrays.
+            out.write(block.reshape(-1).view(np.uint8).data)
 
 
 class Payloads:

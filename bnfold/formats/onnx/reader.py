@@ -2,53 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from typing import NoReturn
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+from onnx import GraphProto, NodeProto, TensorProto
 
-from bnfold.errors import ModelFileError
-from bnfold.formats.onnx.attributes import GRAPH_TYPES, TENSOR_TYPES, Attributes
-from bnfold.formats.onnx.payloads import Payloads
+from bnfold.formats.onnx.attributes import GRAPH_TYPES, TENSOR_TYPES, Attributes, bodies
+from bnfold.formats.onnx.build import UNLISTED_IR_VERSION
+from bnfold.formats.onnx.context import Context, plain_domain
+from bnfold.formats.onnx.evaluate import evaluator
+from bnfold.formats.onnx.shapes import inference
 from bnfold.formats.onnx.tensors import DTYPES, tensor_fault, to_param
-from bnfold.graph import Dim, Evaluator, Inference, ModelGraph, Op, Tensor
-
-
-@dataclass(frozen=True)
-class Context:
-    """What all graphs of one model share: the skeleton without regard to its graph, and its payloads."""
-
-    label: str
-    skeleton: ModelProto
-    payloads: Payloads
-    evaluate: Evaluator | None = None
-    infer: Inference | None = None
-
-    @property
-    def opsets(self) -> dict[str, int]:
-        return {plain_domain(entry.domain): entry.version for entry in self.skeleton.opset_import}
-
-    def fail(self, fault: str) -> NoReturn:
-        """Raise ModelFileError with the model's name before the fault."""
-        raise ModelFileError(f"{self.label} {fault}")
-
-
-def plain_domain(domain: str) -> str:
-    """ONNX's own domain has two names."""
-    return "" if domain == "ai.onnx" else domain
+from bnfold.formats.onnx.types import to_tensor
+from bnfold.graph import ModelGraph, Op, Tensor
 
 
 def read_graph(context: Context) -> ModelGraph:
     """The main graph of a model. Raises ModelFileError where it does not hold together."""
-    return _Reader(context, context.skeleton.graph, None, frozenset()).read()
+    return _Reader(context, context.skeleton.graph).read()
 
 
 class _Reader:
     """Reads one graph; ``outer`` are the tensors of the graphs around it."""
 
     def __init__(
-        self, context: Context, proto: GraphProto, parent: ModelGraph | None, outer: frozenset[str] | set[str]
+        self,
+        context: Context,
+        proto: GraphProto,
+        parent: ModelGraph | None = None,
+        outer: AbstractSet[str] = frozenset(),
     ) -> None:
         self._context = context
         self._proto = proto
@@ -60,8 +43,8 @@ class _Reader:
             name=proto.name,
             opsets=context.opsets,
             parent=parent,
-            evaluate=context.evaluate,
-            infer=context.infer,
+            evaluate=evaluator(context),
+            infer=inference(context),
         )
 
     def read(self) -> ModelGraph:
@@ -69,7 +52,7 @@ class _Reader:
         self._read_constants()
         inputs = [to_tensor(value) for value in proto.input]
         graph.inputs = [value for value in inputs if value.name not in graph.params]
-        if self._context.skeleton.ir_version >= 4:
+        if self._context.skeleton.ir_version >= UNLISTED_IR_VERSION:
             graph.overridable = {value.name for value in inputs if value.name in graph.params}
         self._known.update(graph.params, (value.name for value in inputs))
         for value in proto.value_info:
@@ -170,32 +153,3 @@ class _Reader:
             if tensor_name not in self._known:
                 self._captures[tensor_name] = None
         return subgraphs, tuple(captures)
-
-
-def bodies(attribute: AttributeProto) -> Iterator[tuple[str, GraphProto]]:
-    """The graphs in an attribute, by their keys in :attr:`Op.subgraphs`."""
-    if attribute.type == AttributeProto.GRAPH:
-        yield attribute.name, attribute.g
-    for index, body in enumerate(attribute.graphs):
-        yield f"{attribute.name}[{index}]", body
-
-
-def to_tensor(value: ValueInfoProto) -> Tensor:
-    """What a value info says about a tensor; sequences, maps and sparse tensors are only named."""
-    if value.type.WhichOneof("value") != "tensor_type":
-        return Tensor(value.name)
-    return Tensor(value.name, *tensor_type(value.type.tensor_type))
-
-
-def tensor_type(proto: TypeProto.Tensor) -> tuple[object, tuple[Dim, ...] | None]:
-    dtype = DTYPES.get(proto.elem_type)
-    if not proto.HasField("shape"):
-        return dtype, None
-    return dtype, tuple(_dim(dim) for dim in proto.shape.dim)
-
-
-def _dim(dim: object) -> Dim:
-    kind = dim.WhichOneof("value")
-    if kind == "dim_value":
-        return dim.dim_value if dim.dim_value >= 0 else None
-    return dim.dim_param or None if kind == "dim_param" else None

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
 from bnfold.errors import ModelFileError
-from bnfold.formats.atomic import Output
+from bnfold.formats.atomic import Sink
 
-#: Unchanged bytes are copied in pieces of this size where the kernel does not copy them itself.
+#: Bytes are copied in pieces of this size where the kernel does not copy them itself.
 CHUNK_BYTES = 1 << 20
 
 
 class Storage(Protocol):
     """Bytes that can be read in pieces."""
-
-    size: int
 
     def view(self, offset: int, length: int) -> memoryview:
         """The bytes themselves, read-only, not copied."""
@@ -25,7 +24,7 @@ class Storage(Protocol):
     def read(self, offset: int, length: int) -> memoryview | bytes:
         """The bytes, copied where holding on to them would keep a file's pages in memory."""
 
-    def copy(self, offset: int, length: int, out: Output) -> None:
+    def copy(self, offset: int, length: int, out: Sink) -> None:
         """Append the bytes to ``out``."""
 
 
@@ -33,16 +32,16 @@ class MemoryStorage:
     """A model that was handed over as bytes."""
 
     def __init__(self, data: bytes) -> None:
-        self.data = memoryview(data)
+        self.data = data
         self.size = len(data)
 
     def view(self, offset: int, length: int) -> memoryview:
-        return self.data[offset : offset + length]
+        return memoryview(self.data)[offset : offset + length]
 
     def read(self, offset: int, length: int) -> memoryview:
         return self.view(offset, length)
 
-    def copy(self, offset: int, length: int, out: Output) -> None:
+    def copy(self, offset: int, length: int, out: Sink) -> None:
         out.write(self.view(offset, length))
 
 
@@ -50,7 +49,7 @@ class FileStorage:
     """A file, open and mapped for as long as this object lives: renaming another over it does no harm."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
-        """Take over ``descriptor``, a regular file opened for reading that is not empty."""
+        """Take over ``descriptor``: ``path``, a file that is not empty, opened for reading."""
         self.path = path
         self._descriptor = descriptor
         self.stat = os.fstat(descriptor)
@@ -64,7 +63,7 @@ class FileStorage:
         return memoryview(self.data)[offset : offset + length]
 
     def read(self, offset: int, length: int) -> bytes:
-        # Through the map, these pages would count as the process's own memory.
+        # Not through the map, whose pages would count as this process's memory.
         if not hasattr(os, "pread"):
             return self.data[offset : offset + length]
         parts = []
@@ -77,8 +76,8 @@ class FileStorage:
             length -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def copy(self, offset: int, length: int, out: Output) -> None:
-        done = out.copy_from(self._descriptor, offset, length) if length > CHUNK_BYTES else 0
+    def copy(self, offset: int, length: int, out: Sink) -> None:
+        done = out.copy_from(self._descriptor, offset, length) if length >= CHUNK_BYTES else 0
         while done < length:
             part = min(CHUNK_BYTES, length - done)
             out.write(self.read(offset + done, part))
@@ -88,3 +87,53 @@ class FileStorage:
         """Let go of the pages that reading through the map has brought in."""
         if hasattr(self.data, "madvise"):
             self.data.madvise(mmap.MADV_DONTNEED)
+
+    def is_current(self) -> bool:
+        """Does the path still lead to this very file, unchanged?"""
+        try:
+            now = self.path.stat()
+        except OSError:
+            return False
+        return _identity(now) == _identity(self.stat)
+
+
+class DetachedStorage:
+    """A file that is opened only while it is read: a model may have more data files than a process may open."""
+
+    def __init__(self, storage: FileStorage) -> None:
+        self._path = storage.path
+        self._stat = storage.stat
+
+    def view(self, offset: int, length: int) -> memoryview:
+        return self._open().view(offset, length)
+
+    def read(self, offset: int, length: int) -> bytes:
+        return self._open().read(offset, length)
+
+    def copy(self, offset: int, length: int, out: Sink) -> None:
+        self._open().copy(offset, length, out)
+
+    def _open(self) -> FileStorage:
+        try:
+            storage = open_file(self._path)
+        except OSError as error:
+            raise ModelFileError(f"{self._path} cannot be read any more: {error.strerror}") from error
+        if _identity(storage.stat) != _identity(self._stat):
+            raise ModelFileError(f"{self._path} has changed since the model was loaded")
+        return storage
+
+
+def open_file(path: Path) -> FileStorage:
+    """Open and map a regular file that is not empty. Raises OSError, and ModelFileError for any other file."""
+    # Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        os.close(descriptor)
+        raise ModelFileError(f"{path} is {'empty' if stat.S_ISREG(status.st_mode) else 'not a regular file'}")
+    return FileStorage(path, descriptor)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -191,4 +191,3 @@ def raw(param: Param) -> bytes:
 
         return numpy_helper.from_array(param.array()).raw_data
     return param.array().tobytes()
-

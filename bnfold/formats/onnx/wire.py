@@ -12,10 +12,13 @@ skeleton, where protobuf itself reads it. Field numbers are those of onnx.proto.
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from mmap import mmap
 from typing import NamedTuple
+
+from bnfold.formats.atomic import Sink
 
 Data = bytes | memoryview | mmap
 
@@ -39,8 +42,8 @@ CHILDREN: Mapping[str, Mapping[int, str]] = {
 }
 
 DIMS, DATA_TYPE, FLOAT_DATA, RAW_DATA, DOUBLE_DATA, EXTERNAL_DATA, DATA_LOCATION = 1, 2, 4, 9, 10, 13, 14
-#: Data fields that are never taken out: int32_data, string_data, int64_data, uint64_data.
-_TYPED_DATA = frozenset({5, 6, 7, 11})
+#: A tensor with one of these is left whole: int32_data, string_data, int64_data, uint64_data, external_data.
+_NOT_TAKEN_OUT = frozenset({5, 6, 7, 11, EXTERNAL_DATA})
 _INTEGERS = frozenset({6, 7})  # INT32, INT64
 #: The element types whose typed field holds their little-endian bytes: FLOAT, COMPLEX64; DOUBLE, COMPLEX128.
 _PACKED_AS_RAW = {FLOAT_DATA: frozenset({1, 14}), DOUBLE_DATA: frozenset({11, 15})}
@@ -117,8 +120,8 @@ def entry_field(key: str, value: str) -> bytes:
     return bytes_field(EXTERNAL_DATA, bytes_field(1, key.encode()) + bytes_field(2, value.encode()))
 
 
-class _Group(Exception):
-    """A field of the deprecated group kind, which only protobuf reads."""
+class _GroupError(Exception):
+    """A field of the deprecated group kind, which is left to protobuf."""
 
 
 def fields(data: Data, start: int, end: int) -> Iterator[Field]:
@@ -137,7 +140,7 @@ def fields(data: Data, start: int, end: int) -> Iterator[Field]:
         elif kind in (FIXED32, FIXED64):
             stop = value + (4 if kind == FIXED32 else 8)
         elif kind in (3, 4):
-            raise _Group
+            raise _GroupError
         else:
             raise WireError(f"byte {pos} is not the start of a field")
         if stop > end:
@@ -148,18 +151,27 @@ def fields(data: Data, start: int, end: int) -> Iterator[Field]:
         pos = stop
 
 
-class Payload:
+class Payload(ABC):
     """Bytes that are written in place of a mark. Its ``len`` is their number."""
 
     __slots__ = ()
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def write(self, out: Sink) -> None:
+        """Append the bytes to ``out``."""
 
 
 Piece = bytes | memoryview | Payload
 Pieces = list[Piece]
 TensorRewrite = Callable[[int, int], "Pieces | None"]
+
+
+def joined(pieces: Pieces) -> bytes:
+    """Pieces without payloads as one."""
+    return b"".join(piece for piece in pieces if not isinstance(piece, Payload))
 
 
 class _Rewriter:
@@ -194,7 +206,7 @@ class _Rewriter:
                 pieces.append(length_field(number, sum(map(len, child))))
                 pieces += child
                 copied = stop
-        except _Group:
+        except _GroupError:
             return None
         if copied == start:
             return None
@@ -217,8 +229,7 @@ def split(data: Data, size: int) -> Skeleton:
 
     rewriter = _Rewriter(data, lambda start, stop: stop - start > INLINE_BYTES, mark)
     pieces = rewriter.message("model", 0, size)
-    skeleton = bytes(data[:size]) if pieces is None else b"".join(pieces)  # type: ignore[arg-type]
-    return Skeleton(skeleton, nonce, ranges)
+    return Skeleton(bytes(data[:size]) if pieces is None else joined(pieces), nonce, ranges)
 
 
 def _payload(data: Data, start: int, end: int) -> Field | None:
@@ -234,11 +245,9 @@ def _payload(data: Data, start: int, end: int) -> Field | None:
                 if found is not None or field.type != LENGTH:
                     return None
                 found = field
-            elif number in _TYPED_DATA or number == EXTERNAL_DATA:
+            elif number in _NOT_TAKEN_OUT or (number == DATA_LOCATION and data[field.value]):
                 return None
-            elif number == DATA_LOCATION and field.type == VARINT and data[field.value]:
-                return None
-    except _Group:
+    except _GroupError:
         return None
     if found is None or data_type not in _PACKED_AS_RAW.get(found.number, (data_type,)):
         return None

@@ -1,146 +1,148 @@
-"""ModelGraph → ModelProto skeleton → file, without holding the weights."""
+"""A skeleton and its payloads → a file, streamed: memory does not grow with the weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import count
+from os import PathLike
 from pathlib import Path
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto
 
-from bnfold.errors import OutputError
-from bnfold.formats.atomic import atomic_write
-from bnfold.formats.onnx.attributes import GRAPH_TYPES, Attributes, encode
-from bnfold.formats.onnx.payloads import Computed, Payloads
-from bnfold.formats.onnx.reader import bodies
-from bnfold.formats.onnx.tensors import ELEMENT_TYPES, raw_bytes, to_header, to_proto
-from bnfold.formats.onnx.wire import INLINE_BYTES, Payload, Pieces, length_field, splice
-from bnfold.graph import ModelGraph, Op, Param, Tensor
+from bnfold.errors import ModelFileError, OutputError
+from bnfold.formats.atomic import Sink, atomic_write, new_file, remove, resolve_target
+from bnfold.formats.onnx.payloads import Payloads
+from bnfold.formats.onnx.storage import open_file
+from bnfold.formats.onnx.wire import (
+    DATA_LOCATION,
+    VARINT,
+    Payload,
+    Pieces,
+    WireError,
+    bytes_field,
+    entry_field,
+    length_field,
+    splice,
+    split,
+    varint,
+)
 
 #: protobuf's limit for one message.
 MAX_MESSAGE_BYTES = (1 << 31) - 1
+#: Large tensors in a data file start at a multiple of this, so that runtimes can map them.
+ALIGNMENT = 4096
+_ALIGN_FROM = 1 << 16
+_SMALL_ALIGNMENT = 64
+_EXTERNAL = varint(DATA_LOCATION << 3 | VARINT) + varint(1)
 
 
-class Builder:
-    """Writes graphs back into protos; new constants become marks in a table of its own."""
+def write_model(
+    path: str | PathLike[str], model: ModelProto, payloads: Payloads, *, external_data: bool | None
+) -> None:
+    """Write a skeleton with its payloads to ``path``, atomically.
 
-    def __init__(self, payloads: Payloads) -> None:
-        self.payloads = payloads.copy()
-
-    def model(self, skeleton: ModelProto, graph: ModelGraph) -> ModelProto:
-        """The model with ``graph`` in the place of the one it had."""
-        model = ModelProto()
-        model.CopyFrom(skeleton)
-        self.graph(model.graph, graph)
-        return model
-
-    def graph(self, proto: GraphProto, graph: ModelGraph) -> None:
-        """Change ``proto``, a copy of the graph in the file, to say what ``graph`` says."""
-        needed = set(graph.outputs)
-        nodes = []
-        for op in graph.ops():
-            node = self.node(op, graph)
-            nodes.append(node)
-            needed.update(reads(node))
-        used_before = {name for node in proto.node for name in reads(node)}
-        annotated = {
-            entry.value for item in proto.quantization_annotation for entry in item.quant_parameter_tensor_names
-        }
-        del proto.node[:]
-        proto.node.extend(nodes)
-        kept = [
-            param
-            for name, param in graph.params.items()
-            if name in needed or name in annotated or name not in used_before
-        ]
-        self._initializers(proto, kept)
-        names = {param.name for param in kept}
-        values = list(proto.input)
-        del proto.input[:]
-        declared = {value.name for value in graph.inputs}
-        proto.input.extend(v for v in values if v.name in declared or (v.name in names and v.name in graph.overridable))
-        self._value_infos(proto, graph, names)
-
-    def _initializers(self, proto: GraphProto, params: list[Param]) -> None:
-        tensors = [self._initializer(param) for param in params]
-        del proto.initializer[:]
-        proto.initializer.extend(tensors)
-
-    def _initializer(self, param: Param) -> TensorProto:
-        record = param.record
-        if isinstance(record, TensorProto):
-            if record.name == param.name:
-                return record
-            tensor = TensorProto()
-            tensor.CopyFrom(record)
-            tensor.name = param.name
-            return tensor
-        size = raw_bytes(ELEMENT_TYPES[param.dtype], param.shape)
-        if size <= INLINE_BYTES or param.dtype.itemsize * param.size != size:
-            return to_proto(param)
-        tensor = to_header(param)
-        self.payloads.put(tensor, Computed(param, size))
-        return tensor
-
-    def _value_infos(self, proto: GraphProto, graph: ModelGraph, params: set[str]) -> None:
-        values = [v for v in proto.value_info if graph.producer(v.name) is not None or v.name in params]
-        if len(values) != len(proto.value_info):
-            del proto.value_info[:]
-            proto.value_info.extend(values)
-
-    def node(self, op: Op, graph: ModelGraph) -> NodeProto:
-        record = op.record
-        if isinstance(record, NodeProto) and not op.subgraphs:
-            return record
-        node = NodeProto(op_type=op.type, name=op.label or op.name, domain=op.domain)
-        source = op.attributes.node if isinstance(op.attributes, Attributes) else None
-        if isinstance(record, NodeProto):
-            node.CopyFrom(record)
-            del node.input[:], node.output[:], node.attribute[:]
-        node.input.extend(op.inputs)
-        node.output.extend(op.outputs)
-        if source is not None:
-            node.attribute.extend(a for a in source.attribute if a.type not in GRAPH_TYPES)
-        else:
-            version = graph.opsets.get(op.domain, 1)
-            node.attribute.extend(
-                encode(name, value, op.type, op.domain, version)
-                for name, value in op.attributes.items()
-                if value is not None
-            )
-        if op.subgraphs and isinstance(record, NodeProto):
-            for attribute in record.attribute:
-                if attribute.type in GRAPH_TYPES:
-                    copy = node.attribute.add()
-                    copy.CopyFrom(attribute)
-                    for key, body in bodies(copy):
-                        self.graph(body, op.subgraphs[key])
-        return node
+    With ``external_data`` the payloads go into a file of their own beside it; None does so where the
+    model would be larger than the 2 GB that protobuf allows. Raises OutputError.
+    """
+    skeleton = model.SerializeToString()
+    target = resolve_target(path)
+    replaced = _data_files(target)
+    pieces = [] if external_data else _inline(skeleton, payloads)
+    if external_data or sum(map(len, pieces)) > MAX_MESSAGE_BYTES:
+        if external_data is False:
+            raise OutputError(f"{path} would be larger than 2 GB, which takes external data")
+        _write_external(path, target, skeleton, payloads)
+    else:
+        with atomic_write(path) as out:
+            _write(pieces, out)
+    for file in replaced:
+        with suppress(OSError):
+            remove(file)
 
 
-def reads(node: NodeProto) -> Iterator[str]:
-    """The tensors that a node reads, those that its subgraphs may capture included."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.type in GRAPH_TYPES:
-            for _, body in bodies(attribute):
-                for inner in body.node:
-                    yield from reads(inner)
-                yield from (value.name for value in body.output)
+def to_bytes(model: ModelProto, payloads: Payloads) -> bytes:
+    """What :func:`write_model` would write as one file."""
+    out = _Memory()
+    _write(_inline(model.SerializeToString(), payloads), out)
+    return bytes(out.data)
 
 
-def save(path: Path, model: ModelProto, payloads: Payloads) -> None:
-    """Write a skeleton and its payloads as one file, atomically. Raises OutputError."""
+class _Memory:
+    """A Sink in memory."""
 
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.data += data
+
+    def copy_from(self, descriptor: int, offset: int, length: int) -> int:
+        return 0
+
+
+def _inline(skeleton: bytes, payloads: Payloads) -> Pieces:
     def emit(header: bytes, mark: int) -> Pieces:
         payload = payloads[mark]
         return [header, length_field(payload.field, len(payload)), payload]
 
-    pieces = splice(model.SerializeToString(), payloads.nonce, emit)
-    if sum(map(len, pieces)) > MAX_MESSAGE_BYTES:
-        raise OutputError(f"{path} would be larger than 2 GB")
-    with atomic_write(path) as out:
-        for piece in pieces:
-            if isinstance(piece, Payload):
-                piece.write(out)
-            else:
-                out.write(piece)
+    return splice(skeleton, payloads.nonce, emit)
+
+
+def _write(pieces: Pieces, out: Sink) -> None:
+    for piece in pieces:
+        if isinstance(piece, Payload):
+            piece.write(out)
+        else:
+            out.write(piece)
+
+
+def _write_external(path: str | PathLike[str], target: Path, skeleton: bytes, payloads: Payloads) -> None:
+    """First the data file, under a name that no model refers to yet, then the model that refers to it."""
+    with new_file(path, (target.with_name(name) for name in _data_names(target))) as (data_file, out):
+        pieces, places = _external(skeleton, payloads, data_file.name)
+        for mark, offset in places.items():
+            out.write(bytes(offset - out.position))
+            payloads[mark].write(out)
+        out.sync()
+        with atomic_write(path) as model:
+            _write(pieces, model)
+
+
+def _external(skeleton: bytes, payloads: Payloads, name: str) -> tuple[Pieces, dict[int, int]]:
+    """The model as it refers to the data file of that name, and the place of each payload in it by mark."""
+    places: dict[int, int] = {}
+    end = 0
+
+    def emit(header: bytes, mark: int) -> Pieces:
+        nonlocal end
+        length = len(payloads[mark])
+        if mark not in places:
+            end += -end % (ALIGNMENT if length >= _ALIGN_FROM else _SMALL_ALIGNMENT)
+            places[mark] = end
+            end += length
+        entries = {"location": name, "offset": str(places[mark]), "length": str(length)}
+        return [header, *(entry_field(key, value) for key, value in entries.items()), _EXTERNAL]
+
+    return splice(skeleton, payloads.nonce, emit), places
+
+
+def _data_names(target: Path) -> Iterator[str]:
+    yield f"{target.name}.data"
+    yield from (f"{target.name}.{number}.data" for number in count(1))
+
+
+def _data_files(target: Path) -> list[Path]:
+    """The data files named as here that the model at ``target``, which is about to be replaced, refers to."""
+    pattern = re.compile(re.escape(target.name) + r"(\.\d+)?\.data")
+    found = [file for file in target.parent.iterdir() if pattern.fullmatch(file.name)]
+    if not found or not target.exists():
+        return []
+    try:
+        storage = open_file(target)
+        old = split(storage.data, storage.size).data
+    except (OSError, ModelFileError, WireError):
+        return []  # not a model: what it refers to is nobody's guess
+    location = bytes_field(1, b"location")
+    return [file for file in found if location + bytes_field(2, file.name.encode()) in old]

@@ -1,0 +1,179 @@
+"""ModelGraph → ModelProto: the skeleton of the file to write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from bnfold.formats.onnx.attributes import GRAPH_TYPES, Attributes, attribute_protos, bodies
+from bnfold.formats.onnx.payloads import Computed, Payloads
+from bnfold.formats.onnx.tensors import raw_bytes, to_header, to_proto
+from bnfold.formats.onnx.types import to_value_info
+from bnfold.formats.onnx.wire import INLINE_BYTES
+from bnfold.graph import ModelGraph, Op, Param, Tensor
+
+#: From this IR version on an initializer need not be among the graph's inputs.
+UNLISTED_IR_VERSION = 4
+
+
+class Builder:
+    """Writes graphs back into protos. The values of new constants go into ``payloads``, its own copy."""
+
+    def __init__(self, payloads: Payloads) -> None:
+        self.payloads = payloads.copy()
+        self._unlisted = False
+
+    def model(self, skeleton: ModelProto, graph: ModelGraph) -> ModelProto:
+        """A copy of ``skeleton`` with ``graph`` in the place of the graph it had.
+
+        Before IR version 4 every initializer has to be among the inputs. Where new ones are not, the
+        model becomes IR version 4 and none is, so that runtimes may treat them as constants.
+        """
+        model = ModelProto()
+        model.CopyFrom(skeleton)
+        listed = model.ir_version < UNLISTED_IR_VERSION
+        # A training graph may read any initializer by name.
+        self._fill(model.graph, graph, keep_unused=bool(skeleton.training_info))
+        overridable = graph.params if listed and not self._unlisted else graph.overridable
+        written = {tensor.name for tensor in model.graph.initializer}
+        _keep(model.graph.input, lambda v: v.name not in graph.params or (v.name in written and v.name in overridable))
+        if listed and self._unlisted:
+            model.ir_version = UNLISTED_IR_VERSION
+        return model
+
+    def new_graph(self, graph: ModelGraph) -> GraphProto:
+        """A graph as if it had not come from a file."""
+        proto = GraphProto(name=graph.name or "graph")
+        proto.input.extend(to_value_info(value) for value in graph.inputs)
+        known = graph.known_tensors()
+        proto.output.extend(to_value_info(known.get(name, Tensor(name))) for name in graph.outputs)
+        self._fill(proto, graph)
+        return proto
+
+    def node(self, op: Op, graph: ModelGraph) -> NodeProto:
+        """The node of an operator: its record from the file where nothing about it changed."""
+        record = op.record
+        if isinstance(record, NodeProto) and not op.subgraphs and _describes(record, op):
+            return record
+        node = NodeProto()
+        base = _base(op)
+        if base is not None:
+            node.CopyFrom(base)
+            del node.input[:], node.output[:], node.attribute[:]
+        node.op_type, node.domain = op.type, op.domain
+        node.name = op.label if base is not None else op.label or op.name
+        node.input.extend(op.inputs)
+        node.output.extend(op.outputs)
+        node.attribute.extend(attribute_protos(op, graph.opsets.get(op.domain, 1)))
+        self._subgraphs(node, base, op)
+        return node
+
+    def _subgraphs(self, node: NodeProto, base: NodeProto | None, op: Op) -> None:
+        if base is None:
+            for name, body in op.subgraphs.items():
+                node.attribute.append(AttributeProto(name=name, type=AttributeProto.GRAPH, g=self.new_graph(body)))
+            return
+        node.attribute.extend(attribute for attribute in base.attribute if attribute.type in GRAPH_TYPES)
+        for attribute in node.attribute:
+            for key, proto in bodies(attribute):
+                self._fill(proto, op.subgraphs[key])
+
+    def _fill(self, proto: GraphProto, graph: ModelGraph, *, keep_unused: bool = False) -> None:
+        """Change ``proto``, a copy of the graph in the file, to say what ``graph`` says."""
+        nodes = [self.node(op, graph) for op in graph.ops()]
+        wanted = set(graph.outputs)
+        wanted.update(name for node in nodes for name in reads(node))
+        wanted.update(_annotations(proto))
+        if not keep_unused:
+            # What nothing read in the file either is none of folding's business: it stays.
+            before = {name for node in proto.node for name in reads(node)}
+        params = [param for name, param in graph.params.items() if keep_unused or name in wanted or name not in before]
+        produced = {name for node in proto.node for name in node.output}
+        del proto.node[:]
+        proto.node.extend(nodes)
+        initializers = [self.initializer(param) for param in params]
+        del proto.initializer[:]
+        proto.initializer.extend(initializers)
+        listed = {value.name for value in proto.input}
+        self._unlisted = self._unlisted or any(param.name not in listed for param in params)
+        if proto.value_info:
+            _update_value_infos(proto, graph, produced)
+
+    def initializer(self, param: Param) -> TensorProto:
+        record = param.record
+        if isinstance(record, TensorProto):
+            if record.name == param.name:
+                return record
+            tensor = TensorProto()
+            tensor.CopyFrom(record)
+            tensor.name = param.name
+            return tensor
+        tensor = to_header(param)
+        size = raw_bytes(tensor.data_type, param.shape)
+        # A dtype whose elements are not whole bytes is small in practice and packed as a whole.
+        if size <= INLINE_BYTES or size != param.nbytes:
+            return to_proto(param)
+        self.payloads.put(tensor, Computed(param, size))
+        return tensor
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """The tensors that a node reads by name, in its subgraphs too (where some are the subgraph's own)."""
+    yield from node.input
+    for attribute in node.attribute:
+        if attribute.type in GRAPH_TYPES:
+            for _, body in bodies(attribute):
+                for inner in body.node:
+                    yield from reads(inner)
+                yield from (value.name for value in body.output)
+
+
+def _describes(record: NodeProto, op: Op) -> bool:
+    return (
+        isinstance(op.attributes, Attributes)
+        and op.attributes.node is record
+        and tuple(record.input) == op.inputs
+        and tuple(record.output) == op.outputs
+        and record.op_type == op.type
+    )
+
+
+def _base(op: Op) -> NodeProto | None:
+    """The node in the file that an operator came from, whose doc string and metadata it keeps."""
+    if isinstance(op.record, NodeProto):
+        return op.record
+    return (
+        op.attributes.node if isinstance(op.attributes, Attributes) and op.attributes.node.op_type == op.type else None
+    )
+
+
+def _annotations(proto: GraphProto) -> Iterator[str]:
+    """Constants that quantization annotations refer to."""
+    for annotation in proto.quantization_annotation:
+        for entry in annotation.quant_parameter_tensor_names:
+            yield entry.value
+
+
+def _update_value_infos(proto: GraphProto, graph: ModelGraph, produced: set[str]) -> None:
+    """Drop what is said about tensors that are gone; say of new ones what is known."""
+    _keep(
+        proto.value_info,
+        lambda v: v.name in graph.params or v.name not in produced or graph.producer(v.name) is not None,
+    )
+    known = graph.known_tensors()
+    for op in graph.ops():
+        for name in op.outputs:
+            tensor = known.get(name, Tensor(name))
+            is_new = name not in produced and not graph.is_output(name)
+            if is_new and tensor.dtype is not None and tensor.shape is not None:
+                proto.value_info.append(to_value_info(tensor))
+
+
+def _keep(values: Any, wanted: Callable[[Any], bool]) -> None:
+    """Take out of a repeated field what is not wanted."""
+    kept = [value for value in values if wanted(value)]
+    if len(kept) != len(values):
+        del values[:]
+        values.extend(kept)

@@ -1,0 +1,37 @@
+"""What all graphs of one model share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NoReturn
+
+from onnx import ModelProto
+
+from bnfold.errors import ModelFileError
+from bnfold.formats.onnx.payloads import Payloads
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """A model without its large payloads (read it, never change it), and those payloads.
+
+    ``label`` is how messages name the model: its path, or words.
+    """
+
+    label: str
+    skeleton: ModelProto
+    payloads: Payloads
+
+    @property
+    def opsets(self) -> dict[str, int]:
+        """The imported version of each operator set; ``""`` is ONNX's own."""
+        return {plain_domain(entry.domain): entry.version for entry in self.skeleton.opset_import} or {"": 1}
+
+    def fail(self, fault: str) -> NoReturn:
+        """Raise ModelFileError: the model's name and then the fault."""
+        raise ModelFileError(f"{self.label} {fault}")
+
+
+def plain_domain(domain: str) -> str:
+    """ONNX's own domain has two names; the shorter one."""
+    return "" if domain == "ai.onnx" else domain

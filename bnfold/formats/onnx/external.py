@@ -1,0 +1,143 @@
+"""External data: located and checked when a model is loaded, read when a weight is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PureWindowsPath
+from typing import NoReturn
+
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+from bnfold.errors import ModelFileError
+from bnfold.formats.atomic import reason
+from bnfold.formats.onnx.attributes import bodies
+from bnfold.formats.onnx.context import Context
+from bnfold.formats.onnx.payloads import Stored
+from bnfold.formats.onnx.storage import DetachedStorage, FileStorage, open_file
+from bnfold.formats.onnx.tensors import DTYPES, raw_bytes
+from bnfold.formats.onnx.wire import RAW_DATA, bytes_field
+
+#: So many data files are kept open; what a process may open is often limited to 1024.
+MAX_OPEN = 64
+
+_LOCATION = bytes_field(1, b"location")
+
+
+def attach_external(context: Context, data: bytes, directory: Path | None) -> bool:
+    """Turn references to external data into marks, so that such tensors are like any other large one.
+
+    ``data`` is the skeleton serialised; ``directory`` is where the model lies. True if there were any.
+    Raises ModelFileError for a reference that leaves the directory or does not fit its file.
+    """
+    if _LOCATION not in data:
+        return False
+    files = _DataFiles(context, directory)
+    found = False
+    for tensor in list(tensors(context.skeleton)):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            files.attach(tensor)
+            found = True
+    return found
+
+
+def tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every TensorProto of a model except those inside sparse tensors."""
+    yield from _graph_tensors(model.graph)
+    for training in model.training_info:
+        yield from _graph_tensors(training.initialization)
+        yield from _graph_tensors(training.algorithm)
+    for function in model.functions:
+        yield from _node_tensors(function.node)
+        for attribute in function.attribute_proto:
+            yield from _attribute_tensors(attribute)
+
+
+def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from _attribute_tensors(attribute)
+
+
+def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+    for _, body in bodies(attribute):
+        yield from _graph_tensors(body)
+
+
+class _DataFiles:
+    """The data files of one model, each opened once."""
+
+    def __init__(self, context: Context, directory: Path | None) -> None:
+        self._context = context
+        self._directory = directory
+        self._files: dict[str, tuple[FileStorage | DetachedStorage, int]] = {}
+
+    def attach(self, tensor: TensorProto) -> None:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        if any(len(field) for field in (tensor.raw_data, tensor.float_data, tensor.int32_data, tensor.int64_data)):
+            self._fail(tensor, "has data of its own as well as external data")
+        if tensor.data_type not in DTYPES or min(tensor.dims, default=0) < 0:
+            return  # reading the graph reports it, with the tensor's place
+        length = raw_bytes(tensor.data_type, tensor.dims)
+        del tensor.external_data[:]
+        tensor.ClearField("data_location")
+        if not length:
+            tensor.raw_data = b""
+            return
+        location = entries.get("location", "")
+        storage, size = self._open(tensor, location)
+        offset, given = self._number(tensor, entries, "offset", 0), self._number(tensor, entries, "length", length)
+        if given != length:
+            self._fail(tensor, f"has {given:,} bytes of external data where its shape needs {length:,}")
+        if offset + length > size:
+            self._fail(tensor, f"ends at byte {offset + length:,} of {location!r}, which has only {size:,}")
+        self._context.payloads.put(tensor, Stored(storage, RAW_DATA, offset, length))
+
+    def _number(self, tensor: TensorProto, entries: dict[str, str], key: str, default: int) -> int:
+        text = entries.get(key)
+        if text is None:
+            return default
+        if not text.isascii() or not text.isdigit() or len(text) > 19:
+            self._fail(tensor, f"has the {key} {text[:40]!r} in its external data, which is not a number")
+        return int(text)
+
+    def _open(self, tensor: TensorProto, location: str) -> tuple[FileStorage | DetachedStorage, int]:
+        known = self._files.get(location)
+        if known is not None:
+            return known
+        path = self._resolve(tensor, location)
+        try:
+            storage = open_file(path)
+        except OSError as error:
+            self._fail(tensor, f"has its data in {location!r}, which cannot be read: {reason(error)}")
+        except ModelFileError as error:
+            raise ModelFileError(f"{self._context.label} has external data that is unusable: {error}") from error
+        kept = storage if len(self._files) < MAX_OPEN else DetachedStorage(storage)
+        self._files[location] = kept, storage.size
+        return self._files[location]
+
+    def _resolve(self, tensor: TensorProto, location: str) -> Path:
+        """The data file; one outside of the model's directory is refused, whatever way leads there."""
+        if self._directory is None:
+            self._fail(tensor, "has external data, which a model that is not loaded from a file cannot have")
+        if not location or "\0" in location:
+            self._fail(tensor, "has external data without a location")
+        windows = PureWindowsPath(location)
+        if location.startswith(("/", "\\")) or windows.drive or ".." in windows.parts:
+            self._fail(tensor, f"has its data at {location!r}, outside of the model's directory")
+        base = os.path.realpath(self._directory)
+        path = os.path.realpath(os.path.join(base, location))
+        if os.path.commonpath([base, path]) != base:
+            self._fail(tensor, f"has its data at {location!r}, a link that leaves the model's directory")
+        return Path(path)
+
+    def _fail(self, tensor: TensorProto, fault: str) -> NoReturn:
+        self._context.fail(f"is unsafe or damaged: tensor {tensor.name!r} {fault}")

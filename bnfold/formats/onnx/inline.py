@@ -1,0 +1,65 @@
+"""Model-local functions: those that hold something to fold are inlined, so that it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx.inliner
+from onnx import ModelProto, NodeProto
+
+from bnfold.formats.onnx.attributes import bodies
+
+#: What folding moves, and the linear operators it moves it into.
+FOLDABLE = frozenset(
+    {"BatchNormalization", "Mul", "Add", "Sub", "Div", "Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Einsum"}
+)
+
+Key = tuple[str, str]
+
+
+def inline_functions(model: ModelProto) -> ModelProto | None:
+    """The model with its functions inlined that hold a foldable operator, at any depth; None where there are none.
+
+    Functions that nothing calls any more are dropped.
+    """
+    chosen = _functions_to_inline(model)
+    if not chosen:
+        return None
+    inlined = onnx.inliner.inline_selected_functions(model, sorted(chosen))
+    _drop_uncalled(inlined)
+    return inlined
+
+
+def _functions_to_inline(model: ModelProto) -> set[Key]:
+    calls = {(f.domain, f.name): set(_operators(f.node)) for f in model.functions}
+    chosen = {key for key, inner in calls.items() if any(not domain and name in FOLDABLE for domain, name in inner)}
+    grown = bool(chosen)
+    while grown:
+        callers = {key for key, inner in calls.items() if key not in chosen and inner & chosen}
+        chosen |= callers
+        grown = bool(callers)
+    return chosen
+
+
+def _operators(nodes: Iterable[NodeProto]) -> Iterator[Key]:
+    """Domain and type of every operator, those in subgraphs included."""
+    for node in nodes:
+        yield ("" if node.domain == "ai.onnx" else node.domain), node.op_type
+        for attribute in node.attribute:
+            for _, body in bodies(attribute):
+                yield from _operators(body.node)
+
+
+def _drop_uncalled(model: ModelProto) -> None:
+    calls = {(f.domain, f.name): set(_operators(f.node)) for f in model.functions}
+    needed: set[Key] = set()
+    waiting = [key for key in set(_operators(model.graph.node)) if key in calls]
+    while waiting:
+        key = waiting.pop()
+        if key not in needed:
+            needed.add(key)
+            waiting += [inner for inner in calls[key] if inner in calls]
+    kept = [f for f in model.functions if (f.domain, f.name) in needed]
+    if len(kept) != len(model.functions):
+        del model.functions[:]
+        model.functions.extend(kept)

@@ -1,0 +1,113 @@
+"""A file, bytes or a ModelProto → OnnxModel: every way in which one can be damaged is met here."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+import onnx.checker
+import onnx.defs
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
+
+from bnfold.errors import ModelFileError
+from bnfold.formats.atomic import reason
+from bnfold.formats.onnx.context import Context
+from bnfold.formats.onnx.external import attach_external
+from bnfold.formats.onnx.model import OnnxModel
+from bnfold.formats.onnx.payloads import Payloads, Stored
+from bnfold.formats.onnx.reader import read_graph
+from bnfold.formats.onnx.storage import FileStorage, MemoryStorage, open_file
+from bnfold.formats.onnx.wire import DIMS, Pieces, WireError, joined, splice, split, varint, without
+
+_FIRST_BYTES = {
+    b"version https://git-lfs": "a Git LFS pointer, not the model itself: git lfs pull fetches it",
+    b"PK\x03\x04": "a zip archive, not an ONNX model",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, not an ONNX model",
+    b"\x1f\x8b": "compressed by gzip: unpack it first",
+}
+
+
+def load(source: str | PathLike[str] | bytes | ModelProto) -> OnnxModel:
+    """Read an ONNX model. The file stays mapped; its weights are read when they are asked for.
+
+    Raises ModelFileError where it is not a model, is damaged or unsafe, or fails onnx.checker.
+    """
+    if isinstance(source, ModelProto):
+        return _read(MemoryStorage(_serialised(source)), "the ModelProto")
+    if not isinstance(source, (str, PathLike)):
+        return _read(MemoryStorage(bytes(source)), "the model in memory")
+    path = Path(source)
+    try:
+        if path.is_dir():
+            raise ModelFileError(f"{path} is a directory, not an ONNX file")
+        storage = open_file(path)
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} cannot be read: {reason(error)}") from error
+    return _read(storage, str(path))
+
+
+def _serialised(model: ModelProto) -> bytes:
+    try:
+        data: bytes = model.SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise ModelFileError("the ModelProto is larger than 2 GB: save it with external data and load that") from error
+    return data
+
+
+def _read(storage: FileStorage | MemoryStorage, label: str) -> OnnxModel:
+    try:
+        skeleton = split(storage.data, storage.size)
+        if isinstance(storage, FileStorage):
+            storage.release()
+        model = ModelProto.FromString(skeleton.data)
+    except (WireError, DecodeError) as error:
+        raise ModelFileError(f"{label} {_what_it_is(storage, str(error))}") from error
+    if not model.HasField("graph"):
+        raise ModelFileError(f"{label} {_what_it_is(storage, 'it holds no graph')}")
+    payloads = Payloads(skeleton.nonce, (Stored(storage, *entry) for entry in skeleton.ranges))
+    context = Context(label, model, payloads)
+    file = storage if isinstance(storage, FileStorage) else None
+    try:
+        return _checked(context, skeleton.data, file)
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{label} is damaged: a name in it is not UTF-8") from error
+
+
+def _checked(context: Context, data: bytes, file: FileStorage | None) -> OnnxModel:
+    known = onnx.defs.onnx_opset_version()
+    if context.opsets.get("", 1) > known:
+        context.fail(
+            f"uses ONNX opset {context.opsets['']}, and the installed onnx package knows those up to {known}: "
+            "a newer onnx is needed"
+        )
+    external = attach_external(context, data, file.path.parent if file is not None else None)
+    graph = read_graph(context)
+    _check(context, context.skeleton.SerializeToString() if external else data)
+    return OnnxModel(context, graph, file, external=external)
+
+
+def _check(context: Context, data: bytes) -> None:
+    """Run onnx.checker on the skeleton, where tensors whose data was taken out pass as empty ones."""
+
+    def emptied(header: bytes, mark: int) -> Pieces:
+        return [without(header, DIMS), varint(DIMS << 3), varint(0)]
+
+    try:
+        onnx.checker.check_model(joined(splice(data, context.payloads.nonce, emptied)))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        message = " ".join(str(error).split()).rstrip(".")
+        context.fail(f"fails onnx.checker: {message}")
+
+
+def _what_it_is(storage: FileStorage | MemoryStorage, fault: str) -> str:
+    """What a file is that is not an ONNX model, as far as its first bytes tell."""
+    if not storage.size:
+        return "is empty"
+    start = bytes(storage.read(0, min(storage.size, 512)))
+    for first, kind in _FIRST_BYTES.items():
+        if start.startswith(first):
+            return f"is {kind}"
+    if all(byte >= 0x20 or byte in b"\t\n\r" for byte in start):
+        return "is a text file, not an ONNX model"
+    return f"is damaged, or not an ONNX model: {fault}"

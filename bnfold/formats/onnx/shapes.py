@@ -1,0 +1,68 @@
+"""Shapes of all tensors, by onnx's own shape inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx.checker
+import onnx.shape_inference
+from onnx import GraphProto, ModelProto
+
+from bnfold.formats.onnx.build import Builder
+from bnfold.formats.onnx.context import Context
+from bnfold.formats.onnx.types import to_tensor, to_value_info
+from bnfold.graph import ModelGraph, Tensor
+
+#: What shape inference raises for a model that it cannot make sense of.
+_FAILURES = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    RuntimeError,
+    ValueError,
+)
+
+
+def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
+    """The ``infer`` of a model's graphs: what inference finds out, by tensor; never raises."""
+
+    def infer(graph: ModelGraph) -> Mapping[str, Tensor]:
+        model = _main(context, graph) if graph.parent is None else _body(context, graph)
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        except _FAILURES:
+            return {}
+        values = (to_tensor(value) for value in (*inferred.value_info, *inferred.output))
+        return {tensor.name: tensor for tensor in values}
+
+    return infer
+
+
+def _main(context: Context, graph: ModelGraph) -> ModelProto:
+    return Builder(context.payloads).model(context.skeleton, graph)
+
+
+def _body(context: Context, graph: ModelGraph) -> ModelProto:
+    """A subgraph as a model of its own: what it captures is declared as its input, or is a constant of it."""
+    builder = Builder(context.payloads)
+    proto = builder.new_graph(graph)
+    names = set(graph.params).union(value.name for value in graph.inputs)
+    for op in graph.ops():
+        for name in (*op.inputs, *op.captures):
+            if name and name not in names and graph.producer(name) is None:
+                names.add(name)
+                _declare_outer(proto, builder, graph, name)
+    skeleton = context.skeleton
+    return ModelProto(
+        ir_version=skeleton.ir_version,
+        opset_import=skeleton.opset_import,
+        functions=skeleton.functions,
+        graph=proto,
+    )
+
+
+def _declare_outer(proto: GraphProto, builder: Builder, graph: ModelGraph, name: str) -> None:
+    param = graph.constant(name)
+    if param is None:
+        proto.input.append(to_value_info(graph.tensor(name)))
+    else:
+        proto.initializer.append(builder.initializer(param.renamed(name)))

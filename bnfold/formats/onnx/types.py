@@ -1,0 +1,48 @@
+"""ValueInfoProto ↔ Tensor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx import TensorShapeProto, ValueInfoProto
+
+from bnfold.formats.onnx.tensors import DTYPES, ELEMENT_TYPES
+from bnfold.graph import Dim, Tensor
+
+
+def to_tensor(value: ValueInfoProto) -> Tensor:
+    """What a value info says about a tensor; sequences, maps and sparse tensors are only named."""
+    if value.type.WhichOneof("value") != "tensor_type":
+        return Tensor(value.name)
+    declared = value.type.tensor_type
+    dtype: np.dtype[Any] | None = DTYPES.get(declared.elem_type)
+    if not declared.HasField("shape"):
+        return Tensor(value.name, dtype)
+    return Tensor(value.name, dtype, tuple(_dim(dim) for dim in declared.shape.dim))
+
+
+def _dim(dim: TensorShapeProto.Dimension) -> Dim:
+    kind = dim.WhichOneof("value")
+    if kind == "dim_value":
+        # Some exporters write −1 for a size they do not know.
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param or None if kind == "dim_param" else None
+
+
+def to_value_info(tensor: Tensor) -> ValueInfoProto:
+    """The declaration of a tensor, as far as its dtype and shape are known."""
+    value = ValueInfoProto(name=tensor.name)
+    if tensor.dtype is None:
+        return value
+    declared = value.type.tensor_type
+    declared.elem_type = ELEMENT_TYPES[tensor.dtype]
+    if tensor.shape is not None:
+        declared.shape.SetInParent()
+        for size in tensor.shape:
+            dim = declared.shape.dim.add()
+            if isinstance(size, int):
+                dim.dim_value = size
+            elif size is not None:
+                dim.dim_param = size
+    return value
