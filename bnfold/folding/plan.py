@@ -108,21 +108,7 @@ class Plan:
 
     def fate(self, subject: str) -> FoldStep | Remaining | None:
         """What became of an operator in the end, following what it was composed into."""
-        by_subject = {step.subject: step for step in self.steps if step.kind != "branch"}
-        for step in self.steps:
-            for key in step.removed:
-                by_subject.setdefault(key, step)
-        left = {item.subject: item for item in self.remaining}
-        seen: set[str] = set()
-        last: FoldStep | Remaining | None = left.get(subject)
-        while subject in by_subject and subject not in seen:
-            seen.add(subject)
-            last = step = by_subject[subject]
-            if step.kind != "composed" or len(step.holders) != 1:
-                break
-            subject = step.holders[0]
-            last = left.get(subject, last)
-        return last
+        return Fates(self).of(subject)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -130,3 +116,27 @@ class Plan:
             "remaining": [item.to_dict() for item in self.remaining],
             "notes": list(self.notes),
         }
+
+
+class Fates:
+    """:meth:`Plan.fate` for many operators of one plan: the tables behind it are built once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._steps = {step.subject: step for step in plan.steps if step.kind != "branch"}
+        for step in plan.steps:
+            for key in step.removed:
+                self._steps.setdefault(key, step)
+        self._left = {item.subject: item for item in plan.remaining}
+
+    def of(self, subject: str) -> FoldStep | Remaining | None:
+        """What became of the operator with that key; None if the plan does not know it."""
+        seen: set[str] = set()
+        last: FoldStep | Remaining | None = self._left.get(subject)
+        while subject in self._steps and subject not in seen:
+            seen.add(subject)
+            last = step = self._steps[subject]
+            if step.kind != "composed" or len(step.holders) != 1:
+                break
+            subject = step.holders[0]
+            last = self._left.get(subject, last)
+        return last
