@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from bnfold.verification.equivalence import verify
+from bnfold.verification.latency import Latency, latency
+from bnfold.verification.localise import smallest_failing
 from bnfold.verification.results import FeedSummary, FirstDifference, OutputCheck, Verification
+from bnfold.verification.runtime import RuntimeCheck, check_runtime
+from bnfold.verification.verifier import verify
 
-__all__ = ["FeedSummary", "FirstDifference", "OutputCheck", "Verification", "verify"]
+__all__ = [
+    "FeedSummary",
+    "FirstDifference",
+    "Latency",
+    "OutputCheck",
+    "RuntimeCheck",
+    "Verification",
+    "check_runtime",
+    "latency",
+    "smallest_failing",
+    "verify",
+]

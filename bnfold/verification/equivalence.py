@@ -1,17 +1,14 @@
-"""Are two models equivalent? Both are run in onnxruntime, its optimisations off, and compared."""
+"""One model held against the original, output by output."""
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bnfold.graph import Array
-from bnfold.verification.compare import Deviation, Tolerance, any_finite, deviation, judge, suspicious
-from bnfold.verification.feeds import Inputs
+from bnfold.verification.compare import Deviation, deviation
+from bnfold.verification.interface import MismatchError, match_inputs, match_outputs
+from bnfold.verification.judge import Tolerance, judge, suspicious
 from bnfold.verification.reference import NotVerifiableError, Reference
 from bnfold.verification.results import (
     DIFFERENT,
@@ -21,198 +18,104 @@ from bnfold.verification.results import (
     FeedSummary,
     OutputCheck,
     Verification,
-    joined,
 )
-from bnfold.verification.sessions import CPU, RunError, Session, Settings, ValueSpec, out_of_memory
+from bnfold.verification.sessions import RunError, Session, Settings
 from bnfold.verification.source import OnnxFile
 
-if TYPE_CHECKING:
-    from bnfold.verification.source import Source
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is compared with the original: a model, and how the runtime is to optimise it."""
+
+    model: OnnxFile
+    level: str = "disabled"
+    disabled_optimizers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def open(self, settings: Settings) -> Session:
+        """Load it. Raises RunError."""
+        return Session(self.model, settings, level=self.level, disabled_optimizers=self.disabled_optimizers)
 
 
-@dataclass(frozen=True)
-class MismatchError(Exception):
-    """The second model differs in a way that needs no numbers."""
-
-    reason: str
-
-
-def verify(
-    a: Source,
-    b: Source,
-    *,
-    rtol: float | None = None,
-    atol: float | None = None,
-    inputs: Inputs | None = None,
-    seed: int = 0,
-    strict: bool = False,
-    provider: str = CPU,
-    threads: int | None = None,
-    timeout: float | None = None,
-    feeds: int | None = None,
-    first_difference: bool = True,
-) -> Verification:
-    """Compare model ``b`` with the original ``a`` on several feeds.
-
-    A model is a file's path, its bytes, a ModelProto or anything with ``as_onnx``. The outputs are
-    equivalent if they differ by no more than a few times what rounding alone does to the original's
-    (measured where the difference is more than a few rounding units); ``rtol`` (of an output's
-    range) and ``atol`` replace that by a fixed tolerance; ``strict`` demands both. ``inputs`` are
-    the caller's own feeds, in place of generated ones unless ``feeds`` says how many of those to
-    add. ``timeout`` in seconds ends with the verdict "not verified".
-
-    Raises ModelFileError for a file that cannot be read and UsageError for ``inputs`` that do not
-    fit the model. Everything else is a verdict.
-    """
+def compare(reference: Reference, candidate: Candidate, tolerance: Tolerance) -> Verification:
+    """The verdict on one candidate against a reference."""
     started = time.perf_counter()
-    settings = Settings(provider, threads, seed)
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        first = OnnxFile.of(a, Path(folder, "first"))
-        second = OnnxFile.of(b, Path(folder, "second"))
-        try:
-            reference = Reference(first, settings, inputs, feeds)
-        except NotVerifiableError as error:
-            return Verification(NOT_VERIFIED, reason=str(error), seconds=time.perf_counter() - started)
-        return compare(reference, second, Tolerance(rtol, atol, strict), started)
-
-
-def compare(reference: Reference, model: OnnxFile, tolerance: Tolerance, started: float) -> Verification:
-    """The verdict on one model against a reference; ``started`` is a time.perf_counter()."""
     answers = reference.answers
-    summary = FeedSummary(tuple(feed.description for feed in answers.feeds), tuple(answers.failed))
     outputs: tuple[OutputCheck, ...] = ()
     try:
-        outputs = _checks(reference, model, tolerance)
+        outputs = _checks(reference, candidate, tolerance)
         verdict, reason = _verdict(outputs)
     except NotVerifiableError as error:
         verdict, reason = NOT_VERIFIED, str(error)
     except MismatchError as error:
-        verdict, reason = DIFFERENT, error.reason
-    return Verification(verdict, outputs, summary, seconds=time.perf_counter() - started, reason=reason, notes=())
+        verdict, reason = DIFFERENT, str(error)
+    return Verification(
+        verdict,
+        outputs,
+        FeedSummary(tuple(feed.description for feed in answers.feeds), tuple(answers.failed)),
+        seconds=time.perf_counter() - started,
+        reason=reason,
+    )
 
 
 def _verdict(outputs: Sequence[OutputCheck]) -> tuple[str, str]:
     faults = [output.reason for output in outputs if not output.ok]
     if faults:
-        return DIFFERENT, joined(faults)
+        return DIFFERENT, "; ".join(faults)
     return (EQUAL if all(output.identical for output in outputs) else WITHIN_ROUNDING), ""
 
 
-def _checks(reference: Reference, model: OnnxFile, tolerance: Tolerance) -> tuple[OutputCheck, ...]:
-    measured = _run_all(reference, model)
+def _checks(reference: Reference, candidate: Candidate, tolerance: Tolerance) -> tuple[OutputCheck, ...]:
+    measured = _deviations(reference, candidate)
     for name, items in measured.items():
-        if not any_finite(items):
+        if not any(item.informative for item in items):
             raise NotVerifiableError(f"{reference.model.name} computes nothing but NaN and infinity for {name}")
-    doubtful = [
-        index
-        for index in range(len(reference.answers.feeds))
-        if tolerance.strict or any(suspicious(items[index]) for items in measured.values() if not items[index].fault)
-    ]
-    if tolerance.given and not tolerance.strict:
-        doubtful = []
+    doubtful = _doubtful(measured, tolerance)
     noise = reference.noise(doubtful)
     checks = []
     for name, items in measured.items():
-        noises: list[list[Deviation] | None] = []
+        noises: list[Sequence[Deviation] | None] = []
         for index in range(len(items)):
             samples = noise.get(index, [])
             noises.append(None if samples is None else [sample[name] for sample in samples])
-        checks.append(judge(name, items, noises, tolerance))
+        descriptions = [feed.description for feed in reference.answers.feeds]
+        checks.append(judge(name, items, noises, tolerance, descriptions))
     return tuple(checks)
 
 
-def _run_all(reference: Reference, model: OnnxFile) -> dict[str, list[Deviation]]:
+def _doubtful(measured: Mapping[str, Sequence[Deviation]], tolerance: Tolerance) -> list[int]:
+    """The feeds on which the difference has to be held against the original's noise."""
+    if tolerance.given and not tolerance.strict:
+        return []
+    count = max(len(items) for items in measured.values())
+    return [index for index in range(count) if any(suspicious(items[index]) for items in measured.values())]
+
+
+def _deviations(reference: Reference, candidate: Candidate) -> dict[str, list[Deviation]]:
     """The deviations of every output, one a feed. The session is closed again when this returns."""
-    try:
-        session = Session(model, reference.settings)
-    except RunError as error:
-        if out_of_memory(error):
-            raise NotVerifiableError(f"not enough memory to load {model.name}: {error}") from error
-        raise MismatchError(f"onnxruntime cannot load {model.name}: {error}") from error
     answers = reference.answers
-    feeding = _matched_inputs(reference, session)
-    naming = _matched_outputs(answers.declared, session.outputs())
+    try:
+        session = candidate.open(reference.settings)
+    except RunError as error:
+        if error.out_of_memory:
+            raise NotVerifiableError(f"not enough memory to load {candidate.name}: {error}") from error
+        raise MismatchError(f"onnxruntime cannot load {candidate.name}: {error}") from error
+    feeding = match_inputs(answers, session)
+    naming = match_outputs(answers.declared, session.outputs())
     measured: dict[str, list[Deviation]] = {}
     for feed, expected in zip(answers.feeds, answers.outputs, strict=True):
-        values = {feeding[name]: value for name, value in feed.values.items() if name in feeding}
         try:
-            found = session.run(values, list(naming.values()))
+            found = session.run({feeding[name]: value for name, value in feed.values.items()}, naming)
         except RunError as error:
-            if out_of_memory(error):
-                raise NotVerifiableError(f"not enough memory to run {model.name}: {error}") from error
-            raise MismatchError(
-                f"{model.name} fails on a feed that the original accepts ({feed.description}): {error}"
-            ) from error
-        for name, item in _deviations(expected, found, naming).items():
-            measured.setdefault(name, []).append(item)
+            if error.out_of_memory:
+                raise NotVerifiableError(f"not enough memory to run {candidate.name}: {error}") from error
+            feed_name = f"a feed that the original accepts ({feed.description})"
+            raise MismatchError(f"{candidate.name} fails on {feed_name}: {error}") from error
+        if found.keys() != expected.keys():
+            raise MismatchError(f"sequences or maps in the answer have other members on feed {feed.description!r}")
+        for name, value in expected.items():
+            measured.setdefault(name, []).append(deviation(value, found[name]))
     return measured
-
-
-def _deviations(expected: dict[str, Array], found: dict[str, Array], naming: dict[str, str]) -> dict[str, Deviation]:
-    result = {}
-    for name, value in expected.items():
-        stem, bracket, rest = name.partition("[")
-        other = found.get(naming.get(name) or naming.get(stem, stem) + bracket + rest)
-        if other is None:
-            raise MismatchError(f"{name} is missing from the second model's answer")
-        result[name] = deviation(value, other)
-    if len(found) != len(expected):
-        raise MismatchError("the second model answers with sequences of another length")
-    return result
-
-
-def _matched_inputs(reference: Reference, session: Session) -> dict[str, str]:
-    """The second model's name for each input of the first. Raises MismatchError."""
-    answers = reference.answers
-    theirs = {spec.name: spec for spec in session.inputs()}
-    overridable = {spec.name: spec for spec in session.optional_inputs()}
-    required = {spec.name: spec for spec in answers.inputs}
-    if set(theirs) == set(required) or set(theirs) & set(required) or len(theirs) != len(required):
-        matching = {name: name for name in required}
-    else:
-        matching = dict(zip(required, theirs, strict=True))
-    for name, other in matching.items():
-        spec = theirs.get(other) or overridable.get(other)
-        if spec is None:
-            raise MismatchError(f"the second model has no input {name!r}")
-        _same_kind("input", required[name], spec)
-    fed = set(matching.values())
-    for name in theirs:
-        if name not in fed:
-            raise MismatchError(f"the second model has one more input, {name!r}")
-    for spec in answers.optional:
-        if spec.name in overridable:
-            matching[spec.name] = spec.name
-    for feed in answers.feeds:
-        for name in feed.values:
-            if name not in matching:
-                raise MismatchError(f"{name!r} is given as an input but is a constant in the second model")
-    return matching
-
-
-def _matched_outputs(mine: Sequence[ValueSpec], theirs: Sequence[ValueSpec]) -> dict[str, str]:
-    """The second model's name for each output of the first: by name, else by position. Raises MismatchError."""
-    by_name = {spec.name: spec for spec in theirs}
-    if all(spec.name in by_name for spec in mine):
-        if len(mine) != len(theirs):
-            extra = next(name for name in by_name if name not in {spec.name for spec in mine})
-            raise MismatchError(f"the second model has one more output, {extra!r}")
-        pairs = [(spec, by_name[spec.name]) for spec in mine]
-    elif len(mine) == len(theirs):
-        pairs = list(zip(mine, theirs, strict=True))
-    else:
-        lacking = next(spec.name for spec in mine if spec.name not in by_name)
-        raise MismatchError(f"the second model has no output {lacking!r}")
-    for spec, other in pairs:
-        _same_kind("output", spec, other)
-    return {spec.name: other.name for spec, other in pairs}
-
-
-def _same_kind(role: str, mine: ValueSpec, theirs: ValueSpec) -> None:
-    if mine.type != theirs.type:
-        raise MismatchError(f"{role} {mine.name!r} is {theirs.type} in the second model, {mine.type} in the original")
-    # An empty shape may stand for an unknown one.
-    if mine.shape and theirs.shape and len(mine.shape) != len(theirs.shape):
-        raise MismatchError(
-            f"{role} {mine.name!r} has rank {len(theirs.shape)} in the second model, {len(mine.shape)} in the original"
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -21,11 +21,13 @@ from bnfold.verification.tracing import Hint
 Inputs = Mapping[str, Any] | str | PathLike[str] | Sequence[Any]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
-#: Distributions of float inputs, the most telling first: signs and zeros matter to activations,
-#: constants and zeros show lost shifts, large and small magnitudes reach saturation and underflow.
+#: Distributions of float inputs, the most telling first: both signs; images; negative values, which
+#: show a border padded with zeros where it was padded with −∞ or the other way round; zeros and
+#: constants, which show lost shifts; large and small magnitudes, which reach saturation and underflow.
 DISTRIBUTIONS: dict[str, Draw] = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "uniform 0 to 1": lambda rng, shape: rng.random(shape),
+    "uniform -1 to 0": lambda rng, shape: -rng.random(shape),
     "zeros": lambda _, shape: np.zeros(shape),
     "uniform 0 to 255": lambda rng, shape: rng.random(shape) * 255.0,
     "normal × 10": lambda rng, shape: rng.standard_normal(shape) * 10.0,
@@ -48,12 +50,16 @@ class Feed:
 
 
 def generate(
-    inputs: Sequence[ValueSpec], hints: Mapping[str, Hint], assignment: Assignment, distribution: str, seed: int
+    inputs: Sequence[ValueSpec],
+    hints: Mapping[str, Hint],
+    assignment: Assignment,
+    distribution: str,
+    seed: tuple[int, int],
 ) -> Feed:
     """A random feed. The same arguments give the same values."""
     rng = np.random.default_rng(seed)
     values = {spec.name: _value(spec, hints[spec.name], assignment, distribution, rng) for spec in inputs}
-    described = distribution if any(_is_float(spec.dtype) for spec in inputs) else f"random, seed {seed}"
+    described = distribution if any(_is_float(spec.dtype) for spec in inputs) else "random"
     return Feed(f"{described}, {assignment.label}" if inputs else "no inputs", values)
 
 
@@ -193,7 +199,3 @@ def _tensors(folder: Path, kind: str) -> list[tuple[str, Array]] | None:
         except (OSError, TypeError, ValueError, decode_error()):
             return None
     return found
-
-
-def described(failed: Iterable[tuple[Feed, str]]) -> tuple[tuple[str, str], ...]:
-    return tuple((feed.description, error) for feed, error in failed)

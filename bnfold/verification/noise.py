@@ -31,25 +31,25 @@ _SETTINGS = frozenset({
 # fmt: on
 
 
-def jittered_model(model: OnnxFile, seed: int) -> bytes | None:
+def jittered_model(model: OnnxFile, seed: int, sample: int) -> bytes | None:
     """The file with each float weight moved one unit in the last place up, down, or not at all.
 
-    None where that cannot be had: the model is too large, or is not whole.
+    Every ``sample`` is another draw. None where that cannot be had: the model is too large, or is not whole.
     """
     if model.size > MAX_BYTES:
         return None
     proto = model.load(external=True)
     if proto.ByteSize() > PROTOBUF_LIMIT:
         return None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((seed, sample, 0))
     for tensor in _weights(proto):
         _jitter_tensor(tensor, rng)
     return bytes(proto.SerializeToString())
 
 
-def jittered_feed(values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def jittered_feed(values: Mapping[str, Any], seed: int, sample: int) -> dict[str, Any]:
     """The same inputs, floats moved as in :func:`jittered_model`."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng((seed, sample, 1))
     return {name: jitter(value, rng) if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bnfold.graph import Array
 from bnfold.verification import noise
 from bnfold.verification.compare import Deviation, deviation
 from bnfold.verification.feeds import DISTRIBUTIONS, Feed, Inputs, generate, stored_feeds, user_feeds
-from bnfold.verification.sessions import RunError, Session, Settings, ValueSpec, out_of_memory
+from bnfold.verification.sessions import RunError, Session, Settings, ValueSpec
 from bnfold.verification.shapes import Assignment, OpenDims, open_dims
 from bnfold.verification.source import OnnxFile
 from bnfold.verification.tracing import Hint, Tracer
@@ -18,7 +20,7 @@ from bnfold.verification.tracing import Hint, Tracer
 #: The running time of the original on all generated feeds together that is aimed at, in seconds.
 _BUDGET = 1.0
 #: At least so many feeds, however dear one run is, and at most so many, however cheap.
-_FEW, _MANY = 3, 8
+_FEW, _MANY = 3, len(DISTRIBUTIONS)
 #: No more feeds are added than are needed once the answers kept for comparison take this many bytes.
 _KEPT_BYTES = 1 << 29
 #: Sizes tried before the original is said to accept none.
@@ -86,13 +88,22 @@ class Reference:
         try:
             outputs = session.run(feed.values)
         except RunError as error:
-            if out_of_memory(error):
+            if error.out_of_memory:
                 raise NotVerifiableError(f"not enough memory to run {self.model.name}: {error}") from error
             self.answers.failed.append((feed.description, str(error)))
             return False
-        self.answers.feeds.append(feed)
+        taken = {other.description for other in self.answers.feeds}
+        name = next(name for count in itertools.count(1) if (name := _numbered(feed.description, count)) not in taken)
+        self.answers.feeds.append(replace(feed, description=name))
         self.answers.outputs.append(outputs)
         return True
+
+    def only(self, index: int) -> Reference:
+        """The same with that feed alone."""
+        single = copy.copy(self)
+        single.answers = replace(self.answers, feeds=[self.answers.feeds[index]], outputs=[self.answers.outputs[index]])
+        single._noise = {0: self._noise[index]} if index in self._noise else {}
+        return single
 
     # -- generated feeds -------------------------------------------------------------------------
 
@@ -154,8 +165,7 @@ class Reference:
             yield base
 
     def _feed(self, hints: Mapping[str, Hint], assignment: Assignment, distribution: str, index: int) -> Feed:
-        seed = self.settings.seed * 1009 + index
-        return generate(self.answers.inputs, hints, assignment, distribution, seed)
+        return generate(self.answers.inputs, hints, assignment, distribution, (self.settings.seed, index))
 
     def _kept(self) -> int:
         return sum(value.nbytes for outputs in self.answers.outputs for value in outputs.values())
@@ -176,7 +186,7 @@ class Reference:
         return {index: self._noise[index] for index in feeds}
 
     def _measure(self, sample: int, samples: dict[int, list[dict[str, Deviation]]]) -> None:
-        content = noise.jittered_model(self.model, self.settings.seed * 1009 + sample)
+        content = noise.jittered_model(self.model, self.settings.seed, sample)
         if content is None:
             return
         try:
@@ -185,7 +195,7 @@ class Reference:
             # The jitter made a model that does not load, say by a size computed from floats.
             return
         for index, found in samples.items():
-            values = noise.jittered_feed(self.answers.feeds[index].values, sample)
+            values = noise.jittered_feed(self.answers.feeds[index].values, self.settings.seed, sample)
             try:
                 outputs = session.run(values)
             except RunError:
@@ -204,3 +214,7 @@ def _affordable(seconds: float, specs: Sequence[ValueSpec]) -> int:
     if not specs:
         return 1
     return max(_FEW, min(_MANY, int(_BUDGET / max(seconds, 1e-6))))
+
+
+def _numbered(description: str, count: int) -> str:
+    return description if count == 1 else f"{description} ({count})"

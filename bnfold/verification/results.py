@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ class OutputCheck:
     part of the range, None when it was not needed or could not be measured; ``factor`` is the
     difference in units of that sensitivity, or of the dtype's rounding unit where it was not
     measured. For integers, booleans and strings ``mismatches`` counts the elements that differ.
+    ``feed`` is the feed on which the factor is largest.
     """
 
     name: str
@@ -39,6 +40,7 @@ class OutputCheck:
     tolerance: float = 0.0
     noise: float | None = None
     factor: float = 0.0
+    feed: str = ""
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,7 +174,7 @@ class Verification:
 
 
 def _output(data: Mapping[str, Any]) -> OutputCheck:
-    words = ("name", "dtype", "reason")
+    words = ("name", "dtype", "feed", "reason")
     return OutputCheck(**{key: value if key in words else _number(value) for key, value in data.items()})
 
 
@@ -187,8 +189,3 @@ def _number(value: Any) -> Any:
 
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def joined(sentences: Sequence[str]) -> str:
-    """Several reasons as one: separated by semicolons."""
-    return "; ".join(sentences)

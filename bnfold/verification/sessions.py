@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,12 @@ _DTYPES = {
 
 class RunError(Exception):
     """onnxruntime would not load or run a model; the message is its own, shortened."""
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether the failure says nothing about the model, only about this machine."""
+        text = str(self).lower()
+        return "bad_alloc" in text or "failed to allocate memory" in text or isinstance(self.__cause__, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,17 @@ class Session:
         level: str = "disabled",
         content: bytes | None = None,
         disabled_optimizers: Sequence[str] = (),
+        tuned: bool = False,
     ) -> None:
-        """Load ``model``, or ``content`` in its place: a variant of it whose external data are the same."""
+        """Load ``model``, or ``content`` in its place: a variant of it whose external data are the same.
+
+        ``tuned`` leaves the runtime its defaults for speed, for measuring it.
+        """
         import onnxruntime
 
         providers = _providers(settings.provider)
         onnxruntime.set_seed(settings.seed)
-        options = _options(settings, level)
+        options = _options(settings, level, tuned)
         if content is not None:
             folder = str(model.path.parent.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
@@ -109,15 +118,20 @@ class Session:
     def outputs(self) -> list[ValueSpec]:
         return [_spec(value) for value in self._session.get_outputs()]
 
-    def run(self, feed: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Array]:
-        """The outputs by name, in order; sequences and maps are flattened into ``name[0]``, ``name['key']``."""
-        names = [value.name for value in self._session.get_outputs()] if names is None else list(names)
+    def run(self, feed: Mapping[str, Any], outputs: Mapping[str, str] | None = None) -> dict[str, Array]:
+        """Run the model; sequences and maps are flattened into ``name[0]``, ``name['key']``.
+
+        ``outputs`` maps the names under which to return outputs to the model's own names for them;
+        by default all outputs are returned under their own.
+        """
+        if outputs is None:
+            outputs = {value.name: value.name for value in self._session.get_outputs()}
         try:
-            values = self._session.run(names, dict(feed))
+            values = self._session.run(list(outputs.values()), dict(feed))
         except runtime_errors() as error:
             raise RunError(_shorten(error)) from error
         flat: dict[str, Array] = {}
-        for name, value in zip(names, values, strict=True):
+        for name, value in zip(outputs, values, strict=True):
             _flatten(name, value, flat)
         return flat
 
@@ -153,18 +167,21 @@ def _providers(provider: str) -> list[str]:
     return [provider] if provider == CPU else [provider, CPU]
 
 
-def _options(settings: Settings, level: str) -> Any:
+def _options(settings: Settings, level: str, tuned: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, LEVELS[level])
     options.intra_op_num_threads = settings.thread_count()
     options.inter_op_num_threads = 1
-    options.use_deterministic_compute = True
     options.log_severity_level = 4
-    # Feeds have several sizes, so a memory plan made for one does not serve the next.
-    options.enable_mem_pattern = False
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not tuned:
+        options.use_deterministic_compute = True
+        # Feeds have several sizes, so a memory plan made for one does not serve the next.
+        options.enable_mem_pattern = False
+        # Without rearranged copies of the weights, external data stay where they are mapped.
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
@@ -197,12 +214,3 @@ def _shorten(error: Exception) -> str:
     text = " ".join(str(error).split())
     text = text.removeprefix("[ONNXRuntimeError] : ")
     return text if len(text) <= 300 else f"{text[:297]}..."
-
-
-def out_of_memory(error: RunError) -> bool:
-    """Whether a failure says nothing about the model, only about this machine."""
-    text = str(error).lower()
-    return "bad_alloc" in text or "failed to allocate memory" in text or isinstance(error.__cause__, MemoryError)
-
-
-__all__ = ["CPU", "LEVELS", "Path", "RunError", "Session", "Settings", "ValueSpec", "out_of_memory"]

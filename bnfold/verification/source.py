@@ -90,8 +90,8 @@ class OnnxFile:
         except (OSError, onnx.checker.ValidationError) as error:
             raise ModelFileError(f"{self.name} cannot be read: {error}") from error
 
-    def with_outputs(self, names: Iterable[str]) -> bytes:
-        """The file's bytes with the named tensors added to the graph's outputs.
+    def with_outputs(self, names: Iterable[str], content: bytes | None = None) -> bytes:
+        """The file's bytes (or ``content``, a variant of them) with the named tensors added to the graph's outputs.
 
         Protobuf messages that are written one after the other are merged when parsed, repeated
         fields by appending, so the model itself need not be parsed. The runtime infers the types.
@@ -101,7 +101,8 @@ class OnnxFile:
         addition = onnx.ModelProto()
         for name in names:
             addition.graph.output.add(name=name)
-        return self.path.read_bytes() + bytes(addition.SerializeToString())
+        whole = self.path.read_bytes() if content is None else content
+        return whole + bytes(addition.SerializeToString())
 
     def _external_locations(self) -> set[str]:
         return {

@@ -1,0 +1,191 @@
+"""Where two models part: the first tensor that differs, and the fewest steps that make them differ."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnfold.graph import Array
+from bnfold.verification import noise
+from bnfold.verification.compare import Deviation, deviation
+from bnfold.verification.equivalence import Candidate, compare
+from bnfold.verification.feeds import Inputs
+from bnfold.verification.interface import match_inputs
+from bnfold.verification.judge import Tolerance, judge, suspicious
+from bnfold.verification.reference import Reference
+from bnfold.verification.results import FirstDifference, OutputCheck
+from bnfold.verification.sessions import RunError, Session, Settings
+from bnfold.verification.source import OnnxFile
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from bnfold.verification.source import Source
+
+#: Tensors fetched together at first; then as many as keep to this many bytes.
+_FIRST_CHUNK = 16
+_CHUNK_BYTES = 1 << 28
+
+
+def first_differing(reference: Reference, model: OnnxFile, tolerance: Tolerance) -> FirstDifference | None:
+    """The first tensor, in the original's order, that both models name and whose values differ.
+
+    Compared on the reference's first feed. Each tensor is judged as an output is, against the
+    rounding noise of that very tensor. None if all tensors that survived agree.
+    """
+    search = _Search(reference, model, tolerance)
+    names = shared_tensors(reference.model.skeleton, model.skeleton)
+    size, position = _FIRST_CHUNK, 0
+    while position < len(names):
+        chunk = names[position : position + size]
+        position += size
+        found = search.first_in(chunk)
+        if found is not None:
+            return _described(found, model.skeleton, reference.answers.feeds[0].description)
+        size = max(1, min(512, _CHUNK_BYTES * len(chunk) // max(1, search.fetched_bytes)))
+    return None
+
+
+def shared_tensors(a: ModelProto, b: ModelProto) -> list[str]:
+    """The tensors that nodes of both main graphs produce, in the topological order of ``a``."""
+    theirs = {name for node in b.graph.node for name in node.output}
+    return [name for node in a.graph.node for name in node.output if name and name in theirs]
+
+
+@dataclass
+class _Search:
+    """Fetches inner tensors of the original, of the other model, and of the original under jitter."""
+
+    reference: Reference
+    model: OnnxFile
+    tolerance: Tolerance
+    #: What the original's last chunk of tensors took.
+    fetched_bytes: int = 0
+
+    def first_in(self, names: Sequence[str]) -> OutputCheck | None:
+        """The check of the first of ``names`` that differs."""
+        mine = self._fetch(self.reference.model, names)
+        theirs = self._fetch(self.model, names)
+        self.fetched_bytes = sum(value.nbytes for value in mine.values())
+        compared = {name: deviation(value, theirs[name]) for name, value in mine.items() if name in theirs}
+        doubtful = {} if self.tolerance.given else {name: mine[name] for name in compared if suspicious(compared[name])}
+        noises = self._noises(doubtful) if doubtful else []
+        for name, item in compared.items():
+            samples = [noise[name] for noise in noises if name in noise]
+            check = judge(name, [item], [samples], self.tolerance, [""])
+            if not check.ok:
+                return check
+        return None
+
+    def _noises(self, mine: Mapping[str, Array]) -> list[dict[str, Deviation]]:
+        """The original's deviations from itself on some tensors, one mapping a jittered copy."""
+        result = []
+        for sample in range(noise.SAMPLES):
+            content = noise.jittered_model(self.reference.model, self.reference.settings.seed, sample)
+            if content is not None:
+                jittered = self._fetch(self.reference.model, list(mine), content, sample)
+                compared = {name: deviation(value, jittered[name]) for name, value in mine.items() if name in jittered}
+                result.append({name: item for name, item in compared.items() if not item.fault})
+        return result
+
+    def _fetch(
+        self, model: OnnxFile, names: Sequence[str], content: bytes | None = None, sample: int | None = None
+    ) -> dict[str, Array]:
+        """The values of the named tensors; none of one that the runtime cannot return."""
+        try:
+            answers = self.reference.answers
+            session = Session(model, self.reference.settings, content=model.with_outputs(names, content))
+            values = answers.feeds[0].values
+            if sample is not None:
+                values = noise.jittered_feed(values, self.reference.settings.seed, sample)
+            matching = match_inputs(answers, session)
+            fed = {matching[name]: value for name, value in values.items()}
+            return session.run(fed, {name: name for name in names})
+        except RunError:
+            if len(names) == 1:
+                return {}
+        half = len(names) // 2
+        first = self._fetch(model, names[:half], content, sample)
+        return {**first, **self._fetch(model, names[half:], content, sample)}
+
+
+def _described(check: OutputCheck, model: ModelProto, feed: str) -> FirstDifference:
+    node = next(node for node in model.graph.node if check.name.partition("[")[0] in node.output)
+    amount = check.max_rel if check.nonfinite_agree and math.isfinite(check.factor) else math.inf
+    return FirstDifference(check.name, node.name or node.output[0], node.op_type, amount, feed)
+
+
+# -- which steps ---------------------------------------------------------------------------------
+
+
+def smallest_failing(
+    steps: Sequence[str],
+    refold: Callable[[Collection[str]], Source],
+    *,
+    original: Source | None = None,
+    inputs: Inputs | None = None,
+    settings: Settings | None = None,
+    tolerance: Tolerance | None = None,
+    feeds: int | None = None,
+) -> tuple[str, ...]:
+    """The smallest set of steps that by themselves make a model differ from the original.
+
+    ``refold`` gives the model with only the named steps done; ``original`` is by default the one
+    with none. Empty if the model with all steps done does not differ. Leaving out these steps cures
+    one fault; where there are several, ask again for what is left.
+
+    Raises NotVerifiableError if the original cannot be run.
+    """
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        root = Path(folder)
+        reference = Reference(
+            OnnxFile.of(refold(()) if original is None else original, root / "original"),
+            settings or Settings(),
+            inputs,
+            feeds,
+        )
+
+        def fails(kept: Sequence[str]) -> bool:
+            with tempfile.TemporaryDirectory(dir=root) as place:
+                candidate = Candidate(OnnxFile.of(refold(kept), Path(place)))
+                return not compare(reference, candidate, tolerance or Tolerance()).equivalent
+
+        return minimal(steps, fails) if fails(steps) else ()
+
+
+def minimal(items: Sequence[str], fails: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
+    """A smallest part of ``items`` on which ``fails`` still holds: dropping any one of them cures it.
+
+    Zeller and Hildebrandt's ddmin (Simplifying and Isolating Failure-Inducing Input, 2002), which
+    needs about 2·log2(n) tests for a single cause. ``fails`` must hold on ``items`` and not on
+    nothing; the order of items is kept.
+    """
+    current, pieces = list(items), 2
+    while len(current) > 1:
+        chunks = list(_split(current, pieces))
+        reduced = next((chunk for chunk in chunks if fails(chunk)), None)
+        if reduced is not None:
+            current, pieces = reduced, 2
+            continue
+        complements = ([item for item in current if item not in set(chunk)] for chunk in chunks)
+        reduced = next((rest for rest in complements if len(chunks) > 2 and fails(rest)), None)
+        if reduced is not None:
+            current, pieces = reduced, max(pieces - 1, 2)
+        elif pieces >= len(current):
+            break
+        else:
+            pieces = min(2 * pieces, len(current))
+    return tuple(current)
+
+
+def _split(items: list[str], pieces: int) -> Iterator[list[str]]:
+    """``items`` in that many contiguous parts of nearly equal length."""
+    start = 0
+    for index in range(pieces):
+        stop = start + (len(items) - start) // (pieces - index)
+        yield items[start:stop]
+        start = stop

@@ -1,0 +1,132 @@
+"""verify(): are two models equivalent, and if not, where do they part?"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnfold.verification import apart
+from bnfold.verification.equivalence import Candidate, compare
+from bnfold.verification.feeds import Inputs
+from bnfold.verification.judge import Tolerance
+from bnfold.verification.localise import first_differing
+from bnfold.verification.reference import NotVerifiableError, Reference
+from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, FirstDifference, Verification
+from bnfold.verification.sessions import CPU, Settings
+from bnfold.verification.source import OnnxFile
+
+if TYPE_CHECKING:
+    from bnfold.verification.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The arguments of :func:`verify` other than the models and the inputs."""
+
+    rtol: float | None = None
+    atol: float | None = None
+    seed: int = 0
+    strict: bool = False
+    provider: str = CPU
+    threads: int | None = None
+    feeds: int | None = None
+    first_difference: bool = True
+    intermediates: bool = False
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.provider, self.threads, self.seed)
+
+    @property
+    def tolerance(self) -> Tolerance:
+        return Tolerance(self.rtol, self.atol, self.strict)
+
+
+def verify(
+    a: Source,
+    b: Source,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    inputs: Inputs | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    provider: str = CPU,
+    threads: int | None = None,
+    timeout: float | None = None,
+    memory: int | None = None,
+    feeds: int | None = None,
+    first_difference: bool = True,
+    intermediates: bool = False,
+) -> Verification:
+    """Compare model ``b`` with the original ``a`` on several feeds, onnxruntime's optimisations off.
+
+    A model is a file's path, its bytes, a ModelProto or anything with ``as_onnx``. Outputs are
+    equivalent if they differ by no more than a few times what rounding alone does to the original's
+    (measured where the difference is more than a few rounding units). ``rtol`` (of an output's range
+    over all feeds) and ``atol`` (in its unit) replace that by a fixed tolerance; ``strict`` demands
+    both, with a default tolerance for each dtype.
+
+    ``inputs`` are the caller's own: values by name, a ``.npz``, for a model with one input a
+    ``.npy``, or a list of these. They replace generated feeds unless ``feeds`` says how many of
+    those to add. Without them the model's own ``test_data_set_*`` folders are used and random feeds
+    are generated, as many as their cost allows or ``feeds``.
+
+    ``intermediates`` also compares, on the first feed, every tensor that has the same name in both
+    models, which shows faults too small or too rare to reach an output; only for a ``b`` that is known
+    to keep the meaning of names. ``first_difference`` searches for the first tensor that differs.
+
+    ``timeout`` (seconds) and ``memory`` (bytes of address space) run the comparison in a process of
+    its own; overrunning them, or a crash of the runtime, ends with the verdict "not verified".
+
+    Raises ModelFileError for a file that cannot be read, UsageError for an unknown ``provider`` and
+    for ``inputs`` that do not fit the model. Everything else is a verdict.
+    """
+    options = Options(rtol, atol, seed, strict, provider, threads, feeds, first_difference, intermediates)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        first = OnnxFile.of(a, Path(folder, "first"))
+        second = OnnxFile.of(b, Path(folder, "second"))
+        if timeout is None and memory is None:
+            return verify_files(first, second, inputs, options)
+        try:
+            reply = apart.run("verify", [first, second], inputs, asdict(options), Path(folder), timeout, memory)
+        except apart.EndedError as error:
+            return Verification(NOT_VERIFIED, seconds=time.perf_counter() - started, reason=str(error))
+        return Verification.from_dict(reply)
+
+
+def verify_files(first: OnnxFile, second: OnnxFile, inputs: Inputs | None, options: Options) -> Verification:
+    """:func:`verify` for files, in this process."""
+    started = time.perf_counter()
+    try:
+        reference = Reference(first, options.settings, inputs, options.feeds)
+        found = compare(reference, Candidate(second), options.tolerance)
+        if found.equivalent and options.intermediates:
+            found = _with_intermediates(found, reference, second, options.tolerance)
+        elif found.verdict == DIFFERENT and found.outputs and options.first_difference:
+            found = replace(found, first_difference=_first_difference(found, reference, second, options.tolerance))
+    except NotVerifiableError as error:
+        found = Verification(NOT_VERIFIED, reason=str(error))
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def _with_intermediates(
+    found: Verification, reference: Reference, second: OnnxFile, tolerance: Tolerance
+) -> Verification:
+    inner = first_differing(reference.only(0), second, tolerance)
+    if inner is None:
+        return found
+    reason = "the outputs agree on these feeds, but a tensor inside does not"
+    return replace(found, verdict=DIFFERENT, reason=reason, first_difference=inner)
+
+
+def _first_difference(
+    found: Verification, reference: Reference, second: OnnxFile, tolerance: Tolerance
+) -> FirstDifference | None:
+    """The first tensor that differs on the feed that shows the difference best."""
+    worst = max((output for output in found.outputs if not output.ok), key=lambda output: output.factor)
+    return first_differing(reference.only(found.feeds.descriptions.index(worst.feed)), second, tolerance)
