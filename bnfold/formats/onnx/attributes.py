@@ -85,6 +85,13 @@ class Attributes(Mapping[str, Any]):
         return to_param(tensor, self._payloads.of(tensor)).array()
 
 
+def attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
+    """The tensors in an attribute itself, not those in its subgraphs."""
+    if attribute.HasField("t"):
+        yield attribute.t
+    yield from attribute.tensors
+
+
 def bodies(attribute: AttributeProto) -> Iterator[tuple[str, GraphProto]]:
     """The graphs in an attribute, by their keys in :attr:`bnfold.graph.Op.subgraphs`."""
     if attribute.type == AttributeProto.GRAPH:
@@ -144,7 +151,8 @@ def _schema_type(name: str, op: Op, version: int) -> int | None:
         return None
     if attribute is None:
         return None
-    return AttributeProto.AttributeType.Value(str(attribute.type).rpartition(".")[2])
+    number: int = AttributeProto.AttributeType.Value(str(attribute.type).rpartition(".")[2])
+    return number
 
 
 def _type_of(value: Any) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -83,14 +83,18 @@ class Builder:
     def _fill(self, proto: GraphProto, graph: ModelGraph, *, keep_unused: bool = False) -> None:
         """Change ``proto``, a copy of the graph in the file, to say what ``graph`` says."""
         nodes = [self.node(op, graph) for op in graph.ops()]
-        wanted = set(graph.outputs)
-        wanted.update(name for node in nodes for name in reads(node))
-        wanted.update(_annotations(proto))
-        if not keep_unused:
+        params = [param for param in graph.params.values() if keep_unused or _is_read(graph, param.name)]
+        if len(params) < len(graph.params):
+            wanted = read_in_bodies(nodes).union(_annotations(proto))
             # What nothing read in the file either is none of folding's business: it stays.
-            before = {name for node in proto.node for name in reads(node)}
-        params = [param for name, param in graph.params.items() if keep_unused or name in wanted or name not in before]
-        produced = {name for node in proto.node for name in node.output}
+            before = read_in_bodies(proto.node).union(*(node.input for node in proto.node))
+            params = [
+                param
+                for name, param in graph.params.items()
+                if _is_read(graph, name) or name in wanted or name not in before
+            ]
+        if proto.value_info:
+            _update_value_infos(proto, graph)
         del proto.node[:]
         proto.node.extend(nodes)
         initializers = [self.initializer(param) for param in params]
@@ -98,8 +102,6 @@ class Builder:
         proto.initializer.extend(initializers)
         listed = {value.name for value in proto.input}
         self._unlisted = self._unlisted or any(param.name not in listed for param in params)
-        if proto.value_info:
-            _update_value_infos(proto, graph, produced)
 
     def initializer(self, param: Param) -> TensorProto:
         record = param.record
@@ -119,15 +121,21 @@ class Builder:
         return tensor
 
 
-def reads(node: NodeProto) -> Iterator[str]:
-    """The tensors that a node reads by name, in its subgraphs too (where some are the subgraph's own)."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.type in GRAPH_TYPES:
-            for _, body in bodies(attribute):
-                for inner in body.node:
-                    yield from reads(inner)
-                yield from (value.name for value in body.output)
+def read_in_bodies(nodes: Iterable[NodeProto]) -> set[str]:
+    """The tensors that the subgraphs of these nodes read by name; some are the subgraphs' own."""
+    names: set[str] = set()
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.type in GRAPH_TYPES:
+                for _, body in bodies(attribute):
+                    names.update(*(inner.input for inner in body.node))
+                    names.update(value.name for value in body.output)
+                    names |= read_in_bodies(body.node)
+    return names
+
+
+def _is_read(graph: ModelGraph, name: str) -> bool:
+    return graph.use_count(name) > 0 or graph.is_output(name)
 
 
 def _describes(record: NodeProto, op: Op) -> bool:
@@ -156,8 +164,9 @@ def _annotations(proto: GraphProto) -> Iterator[str]:
             yield entry.value
 
 
-def _update_value_infos(proto: GraphProto, graph: ModelGraph, produced: set[str]) -> None:
+def _update_value_infos(proto: GraphProto, graph: ModelGraph) -> None:
     """Drop what is said about tensors that are gone; say of new ones what is known."""
+    produced = {name for node in proto.node for name in node.output}
     _keep(
         proto.value_info,
         lambda v: v.name in graph.params or v.name not in produced or graph.producer(v.name) is not None,

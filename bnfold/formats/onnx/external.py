@@ -11,7 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from bnfold.errors import ModelFileError
 from bnfold.formats.atomic import reason
-from bnfold.formats.onnx.attributes import bodies
+from bnfold.formats.onnx.attributes import attribute_tensors, bodies
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.payloads import Stored
 from bnfold.formats.onnx.storage import DetachedStorage, FileStorage, open_file
@@ -65,9 +65,7 @@ def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
 
 
 def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
-    if attribute.HasField("t"):
-        yield attribute.t
-    yield from attribute.tensors
+    yield from attribute_tensors(attribute)
     for _, body in bodies(attribute):
         yield from _graph_tensors(body)
 

@@ -8,14 +8,14 @@ from typing import NoReturn
 
 from onnx import GraphProto, NodeProto, TensorProto
 
-from bnfold.formats.onnx.attributes import GRAPH_TYPES, TENSOR_TYPES, Attributes, bodies
+from bnfold.formats.onnx.attributes import GRAPH_TYPES, TENSOR_TYPES, Attributes, attribute_tensors, bodies
 from bnfold.formats.onnx.build import UNLISTED_IR_VERSION
 from bnfold.formats.onnx.context import Context, plain_domain
 from bnfold.formats.onnx.evaluate import evaluator
 from bnfold.formats.onnx.shapes import inference
-from bnfold.formats.onnx.tensors import DTYPES, tensor_fault, to_param
+from bnfold.formats.onnx.tensors import DTYPES, TensorError, to_param
 from bnfold.formats.onnx.types import to_tensor
-from bnfold.graph import ModelGraph, Op, Tensor
+from bnfold.graph import ModelGraph, Op, Param, Tensor
 
 
 def read_graph(context: Context) -> ModelGraph:
@@ -77,20 +77,20 @@ class _Reader:
     def _read_constants(self) -> None:
         params = self._graph.params
         for tensor in self._proto.initializer:
-            payload = self._context.payloads.of(tensor)
-            self._check_tensor(tensor, payload is not None, f"initializer {tensor.name!r}")
-            if tensor.name in params:
-                self._context.fail(f"has two initializers named {tensor.name!r}")
-            params[tensor.name] = to_param(tensor, payload)
+            param = self._to_param(tensor, "initializer")
+            if param.name in params:
+                self._context.fail(f"has two initializers named {param.name!r}")
+            params[param.name] = param
         for sparse in self._proto.sparse_initializer:
             dtype = DTYPES.get(sparse.values.data_type)
             self._graph.declare(Tensor(sparse.values.name, dtype, tuple(sparse.dims)))
             self._known.add(sparse.values.name)
 
-    def _check_tensor(self, tensor: TensorProto, stored: bool, what: str) -> None:
-        fault = tensor_fault(tensor, self._context.payloads.of(tensor) if stored else None)
-        if fault is not None:
-            self._context.fail(f"is damaged: {what} {fault}")
+    def _to_param(self, tensor: TensorProto, what: str) -> Param:
+        try:
+            return to_param(tensor, self._context.payloads.of(tensor))
+        except TensorError as error:
+            self._context.fail(f"is damaged: {what} {tensor.name!r} {error}")
 
     def _read_node(self, index: int, node: NodeProto) -> None:
         inputs, outputs = tuple(node.input), tuple(node.output)
@@ -141,9 +141,8 @@ class _Reader:
         captures: dict[str, None] = {}
         for attribute in node.attribute:
             if attribute.type in TENSOR_TYPES:
-                for tensor in (attribute.t, *attribute.tensors) if attribute.HasField("t") else attribute.tensors:
-                    what = f"attribute {attribute.name!r} of node {name!r}"
-                    self._check_tensor(tensor, stored=True, what=what)
+                for tensor in attribute_tensors(attribute):
+                    self._to_param(tensor, f"attribute {attribute.name!r} of node {name!r}")
             elif attribute.type in GRAPH_TYPES:
                 for key, body in bodies(attribute):
                     reader = _Reader(self._context, body, self._graph, self._outer | self._known)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from bnfold.formats.onnx.payloads import Stored
-from bnfold.graph import Array, Param
+from bnfold.graph import Array, Param, Source
 
 #: TensorProto's element types by number, as numpy knows them.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -48,62 +48,24 @@ DTYPES: dict[int, np.dtype[Any]] = {
 }
 ELEMENT_TYPES: dict[np.dtype[Any], int] = {dtype: number for number, dtype in DTYPES.items()}
 
-#: Element types that are stored in fewer than 8 bits, and in how many.
+#: How many bits an element takes where it is not whole bytes.
 _BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}
+#: Element types whose typed field, int32_data, has one entry an element.
 _IN_INT32 = frozenset({2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20, 24, 27, 28})
+#: Far more than any machine holds, and little enough for numpy to have arrays of that shape without elements.
+_MAX_DIM = 1 << 48
 
 
-def element_bits(element_type: int) -> int:
-    """How many bits one element takes in ``raw_data``."""
-    return _BITS.get(element_type) or DTYPES[element_type].itemsize * 8
+class TensorError(ValueError):
+    """A TensorProto contradicts itself; the text is the end of a sentence about it."""
 
 
 def raw_bytes(element_type: int, dims: Sequence[int]) -> int:
     """The length of ``raw_data`` for a tensor of that type and shape."""
-    return -(-prod(dims) * element_bits(element_type) // 8)
-
-
-def tensor_fault(tensor: TensorProto, payload: Stored | None) -> str | None:
-    """What is wrong with a tensor's type, dims or amount of data, as the end of a sentence; or None."""
-    kind, dims = tensor.data_type, tensor.dims
-    if kind not in DTYPES:
-        return f"has the unknown element type {kind}"
-    if any(dim < 0 for dim in dims):
-        return f"has a negative size in its shape {list(dims)}"
-    if payload is not None:
-        have, need, unit = len(payload), raw_bytes(kind, dims), "bytes"
-    elif tensor.HasField("raw_data"):
-        if kind == TensorProto.STRING:
-            return "stores strings as raw bytes"
-        have, need, unit = len(tensor.raw_data), raw_bytes(kind, dims), "bytes"
-    else:
-        have, need, unit = *_typed_counts(tensor, kind, prod(dims)), "values"
-    if have == need:
-        return None
-    shape = "×".join(map(str, dims)) or "a scalar"
-    return f"has {have:,} {unit} of data where its shape {shape} needs {need:,}"
-
-
-def _typed_counts(tensor: TensorProto, kind: int, size: int) -> tuple[int, int]:
-    """The number of values in the typed field that belongs to this element type, and how many there should be."""
-    if kind == TensorProto.FLOAT:
-        return len(tensor.float_data), size
-    if kind == TensorProto.INT64:
-        return len(tensor.int64_data), size
-    if kind in _IN_INT32:
-        return len(tensor.int32_data), size
-    if kind in _BITS:
-        # onnx has written these both as one byte and as four bytes an entry.
-        packed = -(-size * _BITS[kind] // 8)
-        have = len(tensor.int32_data)
-        return have, -(-packed // 4) if have < packed else packed
-    if kind == TensorProto.STRING:
-        return len(tensor.string_data), size
-    if kind in (TensorProto.DOUBLE, TensorProto.COMPLEX128):
-        return len(tensor.double_data), size * (2 if kind == TensorProto.COMPLEX128 else 1)
-    if kind == TensorProto.COMPLEX64:
-        return len(tensor.float_data), size * 2
-    return len(tensor.uint64_data), size
+    bits = _BITS.get(element_type)
+    if bits is None:
+        return prod(dims) * DTYPES[element_type].itemsize
+    return -(-prod(dims) * bits // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,53 +82,106 @@ class Raw:
     def rows(self, start: int, stop: int) -> Array:
         row = prod(self.shape[1:]) * self.dtype.itemsize
         data = self.payload.read(start * row, stop * row)
-        return np.frombuffer(data, self.dtype).reshape(-1 if row else stop - start, *self.shape[1:])
+        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """The Source of a tensor that has to be decoded as a whole: in typed fields, or packed below 8 bits."""
+class Packed:
+    """The Source of a tensor in a storage whose elements share bytes."""
 
-    decode: Callable[[], Array]
+    payload: Stored
+    tensor: TensorProto
 
     def read(self) -> Array:
-        return self.decode()
+        header = self.tensor
+        return decode(TensorProto(data_type=header.data_type, dims=header.dims, raw_data=bytes(self.payload.view())))
 
     def rows(self, start: int, stop: int) -> Array:
-        return self.decode()[start:stop]
+        return self.read()[start:stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """The Source of a tensor that holds its own data."""
+
+    tensor: TensorProto
+
+    def read(self) -> Array:
+        return decode(self.tensor)
+
+    def rows(self, start: int, stop: int) -> Array:
+        return self.read()[start:stop]
 
 
 def decode(tensor: TensorProto) -> Array:
     """The values of a tensor that holds its own data, read-only."""
-    from onnx import numpy_helper
-
-    dtype = DTYPES[tensor.data_type]
-    if tensor.data_type == TensorProto.STRING:
+    kind, shape = tensor.data_type, tuple(tensor.dims)
+    if tensor.HasField("raw_data") and kind not in _BITS:
+        return np.frombuffer(tensor.raw_data, DTYPES[kind]).reshape(shape)
+    if kind == TensorProto.STRING:
         values: Array = np.empty(len(tensor.string_data), object)
         values[:] = list(tensor.string_data)
-        values = values.reshape(tuple(tensor.dims))
-    elif tensor.HasField("raw_data") and tensor.data_type not in _BITS:
-        return np.frombuffer(tensor.raw_data, dtype).reshape(tuple(tensor.dims))
+        values = values.reshape(shape)
     else:
-        values = np.asarray(numpy_helper.to_array(tensor)).astype(dtype, copy=False)
+        values = np.asarray(numpy_helper.to_array(tensor)).astype(DTYPES[kind], copy=False)
     values.flags.writeable = False
     return values
 
 
 def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = None) -> Param:
-    """The constant that a tensor, checked before with :func:`tensor_fault`, stands for."""
-    dtype, shape = DTYPES[tensor.data_type], tuple(tensor.dims)
-    name = tensor.name if name is None else name
+    """The constant that a tensor stands for; its values are not read.
+
+    Raises TensorError where its type, shape and amount of data do not belong together.
+    """
+    kind, shape = tensor.data_type, tuple(tensor.dims)
+    dtype = DTYPES.get(kind)
+    if dtype is None:
+        raise TensorError(f"has the unknown element type {kind}")
+    if shape and (min(shape) < 0 or max(shape) > _MAX_DIM):
+        raise TensorError(f"has the impossible shape {list(shape)}")
     if payload is None:
-        return Param(name, dtype, shape, Encoded(lambda: decode(tensor)), tensor)
-    if tensor.data_type not in _BITS:
-        return Param(name, dtype, shape, Raw(payload, dtype, shape), tensor)
+        _check_inline(tensor, kind, shape)
+        source: Source = Inline(tensor)
+    else:
+        _check_count(len(payload), raw_bytes(kind, shape), "bytes", shape)
+        source = Packed(payload, tensor) if kind in _BITS else Raw(payload, dtype, shape)
+    return Param(tensor.name if name is None else name, dtype, shape, source, tensor)
 
-    def unpack() -> Array:
-        whole = TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(payload.view()))
-        return decode(whole)
 
-    return Param(name, dtype, shape, Encoded(unpack), tensor)
+def _check_inline(tensor: TensorProto, kind: int, shape: tuple[int, ...]) -> None:
+    if not tensor.HasField("raw_data"):
+        _check_count(*_typed_counts(tensor, kind, prod(shape)), "values", shape)
+    elif kind == TensorProto.STRING:
+        raise TensorError("stores strings as raw bytes")
+    else:
+        _check_count(len(tensor.raw_data), raw_bytes(kind, shape), "bytes", shape)
+
+
+def _check_count(have: int, need: int, unit: str, shape: tuple[int, ...]) -> None:
+    if have != need:
+        described = "×".join(map(str, shape)) or "of a scalar"
+        raise TensorError(f"has {have:,} {unit} of data where its shape {described} takes {need:,}")
+
+
+def _typed_counts(tensor: TensorProto, kind: int, size: int) -> tuple[int, int]:
+    """How many values are in the typed field for this element type, and how many there should be."""
+    if kind == TensorProto.FLOAT:
+        return len(tensor.float_data), size
+    if kind == TensorProto.INT64:
+        return len(tensor.int64_data), size
+    if kind in _IN_INT32:
+        return len(tensor.int32_data), size
+    if kind in _BITS:
+        return len(tensor.int32_data), -(-size * _BITS[kind] // 8)
+    if kind == TensorProto.STRING:
+        return len(tensor.string_data), size
+    if kind == TensorProto.DOUBLE:
+        return len(tensor.double_data), size
+    if kind == TensorProto.COMPLEX128:
+        return len(tensor.double_data), size * 2
+    if kind == TensorProto.COMPLEX64:
+        return len(tensor.float_data), size * 2
+    return len(tensor.uint64_data), size
 
 
 def to_proto(param: Param) -> TensorProto:
@@ -187,7 +202,6 @@ def to_header(param: Param) -> TensorProto:
 def raw(param: Param) -> bytes:
     """The values of a constant as they stand in ``raw_data``."""
     if ELEMENT_TYPES[param.dtype] in _BITS:
-        from onnx import numpy_helper
-
-        return numpy_helper.from_array(param.array()).raw_data
+        data: bytes = numpy_helper.from_array(param.array()).raw_data
+        return data
     return param.array().tobytes()

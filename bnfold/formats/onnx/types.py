@@ -23,11 +23,11 @@ def to_tensor(value: ValueInfoProto) -> Tensor:
 
 
 def _dim(dim: TensorShapeProto.Dimension) -> Dim:
-    kind = dim.WhichOneof("value")
-    if kind == "dim_value":
-        # Some exporters write −1 for a size they do not know.
-        return dim.dim_value if dim.dim_value >= 0 else None
-    return dim.dim_param or None if kind == "dim_param" else None
+    size = dim.dim_value
+    if size > 0 or (not size and dim.HasField("dim_value")):
+        return size
+    # Some exporters write −1 for a size they do not know.
+    return dim.dim_param or None
 
 
 def to_value_info(tensor: Tensor) -> ValueInfoProto:
