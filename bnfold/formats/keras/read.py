@@ -1,0 +1,307 @@
+"""A live ``keras.Model`` as a ModelGraph: one operator a layer call, nested models flattened.
+
+What an operator's inputs and attributes are stands in :mod:`bnfold.formats.keras.layers`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from bnfold.errors import ModelFileError
+from bnfold.formats.keras import topology
+from bnfold.formats.keras.layers import (
+    BINARY_OPERATIONS,
+    Spec,
+    activation_name,
+    attributes_of,
+    spec_of,
+    type_of,
+    weight,
+)
+from bnfold.graph import Array, ModelGraph, Op, Param, Tensor
+
+DOMAIN = "keras"
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Variable:
+    """The source of a Param: a Keras variable, read when asked for."""
+
+    variable: Any
+
+    def read(self) -> Array:
+        return np.asarray(self.variable)
+
+    def rows(self, start: int, stop: int) -> Array:
+        return self.read()[start:stop]
+
+
+@dataclass(eq=False, slots=True)
+class Scope:
+    """One call of a model: the outermost one, or a nested one at the place where it is called.
+
+    ``inputs`` and ``outputs`` are tensor names; ``path`` is the prefix of the operators inside.
+    """
+
+    model: Any
+    network: Any
+    parent: Scope | None = None
+    node: Any = None
+    path: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+    def within(self) -> list[Scope]:
+        """This scope and those around it, innermost first."""
+        scope: Scope | None = self
+        chain = []
+        while scope is not None:
+            chain.append(scope)
+            scope = scope.parent
+        return chain
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Call:
+    """One call of a layer, and the operators it became."""
+
+    scope: Scope
+    layer: Any
+    node: Any
+    #: The operator of the layer itself; for an activation fused into it there is a second one.
+    op: str
+    activation: str
+    #: The slots of ``op`` that hold the tensors of the call, in the order of the call.
+    tensor_slots: tuple[int, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Reading:
+    """A model as it was read: its graph, and where each operator came from."""
+
+    graph: ModelGraph
+    root: Scope
+    calls: dict[str, Call] = field(default_factory=dict)
+
+
+def read(keras: Any, model: Any, name: str) -> Reading:
+    """Read a model; ``name`` is how messages call it. Raises ModelFileError for one without a graph of layers."""
+    network = topology.functional(keras, model)
+    if network is None and isinstance(model, keras.Sequential):
+        raise ModelFileError(f"{name} does not know its input shape yet: build the model, or call it, before saving it")
+    if network is None:
+        raise ModelFileError(
+            f"{name} is a subclassed model, {type(model).__name__}: what it computes stands in Python code, not in a "
+            'graph of layers; export it with model.export(path, format="onnx") and give bnfold that file'
+        )
+    return _Reader(keras, model, network).reading
+
+
+class _Reader:
+    def __init__(self, keras: Any, model: Any, network: Any) -> None:
+        self.keras = keras
+        self.graph = ModelGraph(name=model.name, format="keras")
+        self.reading = Reading(self.graph, Scope(model, network))
+        self._paths: Counter[str] = Counter()
+        self._origins: dict[int, str] = {}
+        self._params: dict[int, str] = {}
+        self._taken: set[str] = set()
+        root = self.reading.root
+        tensors = [
+            Tensor(topology.input_layer(tensor).name, numpy_dtype(tensor.dtype), shape_of(tensor))
+            for tensor in network.inputs
+        ]
+        self.graph.inputs = tensors
+        root.inputs = tuple(tensor.name for tensor in tensors)
+        self._read_scope(root, training=False)
+        self.graph.outputs = self._distinct(root.outputs)
+
+    def _read_scope(self, scope: Scope, training: bool) -> None:
+        names = {id(tensor): name for tensor, name in zip(scope.network.inputs, scope.inputs, strict=True)}
+        for node in topology.nodes(scope.network):
+            inputs = tuple(names[id(tensor)] for tensor in node.input_tensors)
+            nested = topology.functional(self.keras, node.operation)
+            trained = bool(node.arguments.kwargs.get("training")) or training
+            if nested is not None and _is_plain_call(node, nested):
+                inner = Scope(node.operation, nested, scope, node, self._path(scope, node.operation)[0], inputs)
+                self._read_scope(inner, trained)
+                outputs = inner.outputs
+            else:
+                outputs = self._read_call(scope, node, inputs, trained)
+            names.update({id(tensor): name for tensor, name in zip(node.output_tensors, outputs, strict=True)})
+        scope.outputs = tuple(names[id(tensor)] for tensor in scope.network.outputs)
+
+    def _path(self, scope: Scope, layer: Any) -> tuple[str, str]:
+        """The name of a call, unique in the model, and how people call it."""
+        path = f"{scope.path}/{layer.name}" if scope.path else layer.name
+        self._paths[path] += 1
+        count = self._paths[path]
+        return (path, path) if count == 1 else (self._unique(f"{path}@{count}"), f"{path} (call {count})")
+
+    def _unique(self, stem: str) -> str:
+        name, count = stem, 1
+        while name in self._taken or name in self.graph:
+            count += 1
+            name = f"{stem}_{count}"
+        self._taken.add(name)
+        return name
+
+    def _read_call(self, scope: Scope, node: Any, inputs: Sequence[str], training: bool) -> tuple[str, ...]:
+        layer = node.operation
+        spec = spec_of(self.keras, layer)
+        path, label = self._path(scope, layer)
+        origin = self._origins.setdefault(id(layer), path)
+        outputs = tuple(path if index == 0 else f"{path}:{index}" for index in range(len(node.output_tensors)))
+        activation = activation_name(self.keras, layer.activation) if spec and spec.fused else "linear"
+        linear = (f"{path}/linear",) if activation != "linear" else outputs
+        slots, positions = self._slots(node, spec, inputs, origin)
+        attributes = self._attributes(node, spec, training)
+        for name, tensor in zip(linear, node.output_tensors, strict=True):
+            self.graph.declare(Tensor(name, numpy_dtype(tensor.dtype), shape_of(tensor)))
+        self.graph.put(Op(path, type_of(self.keras, layer), slots, linear, attributes, DOMAIN, label, origin))
+        call = Call(scope, layer, node, path, f"{path}/activation" if linear != outputs else "", positions)
+        self.reading.calls[path] = call
+        if call.activation:
+            self._read_activation(call, activation, linear[0], outputs[0], label, origin)
+        return outputs
+
+    def _read_activation(
+        self, call: Call, activation: str, source: str, target: str, label: str, origin: str
+    ) -> None:
+        kind, attributes, slots = "Activation", {"activation": activation}, (source,)
+        fused = call.layer.activation
+        if isinstance(fused, self.keras.layers.Layer):
+            spec = spec_of(self.keras, fused)
+            kind = type_of(self.keras, fused)
+            attributes = attributes_of(fused, spec, len(call.node.output_tensors[0].shape)) if spec else {}
+            slots = (source, *self._weights(fused, spec, f"{origin}/{fused.name}", 0))
+        known = self.graph.tensor(source)
+        self.graph.declare(Tensor(target, known.dtype, known.shape))
+        self.graph.put(
+            Op(call.activation, kind, slots, (target,), attributes, DOMAIN, f"{label}/{activation}", origin)
+        )
+        self.reading.calls[call.activation] = call
+
+    def _slots(
+        self, node: Any, spec: Spec | None, inputs: Sequence[str], origin: str
+    ) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The operator's inputs, and which of them are the tensors of the call."""
+        layer = node.operation
+        if not isinstance(layer, self.keras.layers.Layer):
+            return self._operands(node, inputs, origin)
+        rank = len(node.input_tensors[0].shape) if node.input_tensors else 0
+        weights = self._weights(layer, spec, origin, rank)
+        if spec is not None and weights:
+            # Further tensors, like a mask or an initial state, come last: the weights keep their slots.
+            slots = (*inputs[:1], *weights, *inputs[1:])
+            return slots, (0, *range(len(weights) + 1, len(slots)))
+        return (*inputs, *weights), tuple(range(len(inputs)))
+
+    def _weights(self, layer: Any, spec: Spec | None, origin: str, rank: int) -> tuple[str, ...]:
+        if spec is None:
+            return tuple(self._param(variable, layer, origin) for variable in layer.weights)
+        values = {attribute: weight(layer, attribute) for attribute in spec.weights}
+        return tuple(
+            "" if value is None else self._param(value, layer, origin, attribute)
+            for attribute, value in values.items()
+        )
+
+    def _param(self, value: Any, layer: Any, origin: str, attribute: str = "") -> str:
+        """The name of a variable's Param, or of one for the fixed array a layer keeps under ``attribute``."""
+        if id(value) in self._params:
+            return self._params[id(value)]
+        if not isinstance(value, self.keras.Variable):
+            name = self._unique(f"{origin}/{attribute}")
+            self.graph.params[name] = Param.of(name, np.asarray(value))
+            return name
+        tail = value.path.removeprefix(f"{layer.name}/") if not attribute else value.name
+        name = self._unique(f"{origin}/{tail}")
+        dtype = numpy_dtype(value.dtype)
+        if dtype is None:
+            raise ModelFileError(f"{name} has a dtype bnfold does not know: {value.dtype}")
+        self._params[id(value)] = name
+        self.graph.params[name] = Param(name, dtype, tuple(value.shape), Variable(value), value)
+        return name
+
+    def _operands(
+        self, node: Any, inputs: Sequence[str], origin: str
+    ) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """A binary operation lists its constant operand as a param; any other only its tensors."""
+        arguments = topology.constants(self.keras, node)
+        binary = type(node.operation).__name__ in BINARY_OPERATIONS and len(arguments) == 2
+        if not binary or len(inputs) != 1 or node.arguments.kwargs:
+            return tuple(inputs), tuple(range(len(inputs)))
+        at = next(slot for slot, value in enumerate(arguments) if isinstance(value, self.keras.KerasTensor))
+        dtype = numpy_dtype(node.output_tensors[0].dtype)
+        name = self._unique(f"{origin}/constant")
+        self.graph.params[name] = Param.of(name, np.asarray(arguments[1 - at], dtype))
+        return ((inputs[0], name), (0,)) if at == 0 else ((name, inputs[0]), (1,))
+
+    def _attributes(self, node: Any, spec: Spec | None, training: bool) -> dict[str, Any]:
+        layer = node.operation
+        attributes: dict[str, Any] = {}
+        if spec is not None:
+            rank = len(node.input_tensors[0].shape) if node.input_tensors else 0
+            attributes = attributes_of(layer, spec, rank)
+        if type_of(self.keras, layer) == "Activation":
+            attributes["activation"] = activation_name(self.keras, layer.activation)
+        if training:
+            attributes["training"] = True
+        if getattr(layer, "compute_dtype", None) != getattr(layer, "variable_dtype", None):
+            attributes["compute_dtype"] = layer.compute_dtype
+        return attributes
+
+    def _distinct(self, outputs: Sequence[str]) -> list[str]:
+        """Output names; a tensor that is returned twice, or is an input, goes through an Identity of its own."""
+        names: list[str] = []
+        for index, tensor in enumerate(outputs):
+            if tensor in names or self.graph.is_input(tensor):
+                name = self._unique(f"output_{index}")
+                self.graph.declare(Tensor(name, self.graph.tensor(tensor).dtype, self.graph.tensor(tensor).shape))
+                self.graph.put(Op(name, "Identity", (tensor,), (name,), {}, DOMAIN, name))
+                tensor = name
+            names.append(tensor)
+        self.reading.root.outputs = tuple(names)
+        return names
+
+
+def _is_plain_call(node: Any, nested: Any) -> bool:
+    """Is a nested model called on just its inputs, so that its layers can stand in for it?
+
+    Keras adds or drops a last dimension of size 1 where an input's rank is off by one; such a call
+    is left opaque, and so is one with a mask.
+    """
+    kwargs = node.arguments.kwargs
+    others = {key: value for key, value in kwargs.items() if key != "training" and value is not None}
+    ranks = [len(tensor.shape) for tensor in node.input_tensors]
+    return (
+        not others
+        and len(node.arguments.args) == 1
+        and kwargs.get("training") in (None, True, False)
+        and ranks == [len(tensor.shape) for tensor in nested.inputs]
+    )
+
+
+def shape_of(tensor: Any) -> tuple[int | None, ...]:
+    """A KerasTensor's shape, sizes that are not known as None."""
+    return tuple(None if size is None else int(size) for size in tensor.shape)
+
+
+_EXTRA_DTYPES: Mapping[str, Any] = {"bfloat16": ml_dtypes.bfloat16, "int4": ml_dtypes.int4, "uint4": ml_dtypes.uint4}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any] | None:
+    """The numpy dtype of a Keras dtype; None for strings and what numpy does not have."""
+    if name in _EXTRA_DTYPES:
+        return np.dtype(_EXTRA_DTYPES[name])
+    try:
+        dtype = np.dtype(name)
+    except TypeError:
+        return None
+    return dtype if dtype.kind in "fiub" else None

@@ -1,0 +1,265 @@
+"""A Keras model from a changed graph: the original's layers where nothing changed, new ones where something did.
+
+The original model is only read. Every layer is made anew from its configuration, so that neither its
+weights nor its calls are touched.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from bnfold.errors import OutputError
+from bnfold.formats.keras import topology
+from bnfold.formats.keras.assembly import LayerPart, ModelPart, Part, assemble
+from bnfold.formats.keras.backend import quiet
+from bnfold.formats.keras.layers import SPECS, weight
+from bnfold.formats.keras.read import Reading
+from bnfold.formats.keras.recipes import Recipe, recipe
+from bnfold.graph import ModelGraph
+
+#: What Keras raises about a layer that it cannot make again from its own configuration.
+_CLONE_ERRORS = (AttributeError, ImportError, LookupError, NotImplementedError, TypeError, ValueError)
+
+
+def rebuild(keras: Any, graph: ModelGraph, reading: Reading) -> Any:
+    """The ``keras.Model`` that computes what ``graph`` says, not compiled. Raises OutputError."""
+    with quiet():
+        return _Builder(keras, graph, reading).build(assemble(graph, reading))
+
+
+class _Builder:
+    def __init__(self, keras: Any, graph: ModelGraph, reading: Reading) -> None:
+        self.keras = keras
+        self.graph = graph
+        self.reading = reading
+        self._recipes: dict[int, Recipe] = {}
+        self._made: dict[tuple[Any, ...], Any] = {}
+        self._layers: list[tuple[Recipe, Any]] = []
+        self._names: dict[tuple[str, ...], dict[str, tuple[Any, ...]]] = {}
+
+    def build(self, root: ModelPart) -> Any:
+        model = self._model(root, root.scope.model.name)
+        for made_from, layer in self._layers:
+            self._fill(made_from, layer)
+        return model
+
+    # -- models ----------------------------------------------------------------------------------
+
+    def _model(self, part: ModelPart, name: str) -> Any:
+        original = part.scope.model
+        names = self._level_names(part)
+        if isinstance(original, self.keras.Sequential) and self._is_chain(part):
+            first = self._input(part.scope.network.inputs[0])
+            layers = [self._layer(inner, names) for inner in part.parts]
+            return self.keras.Sequential([first, *layers], trainable=original.trainable, name=name)
+        inputs = self._inputs(part)
+        tensors = dict(zip(part.inputs, inputs, strict=True))
+        for inner in part.parts:
+            results = self._call(inner, self._layer(inner, names), [tensors[tensor] for tensor in inner.inputs])
+            tensors.update(zip(inner.outputs, results, strict=True))
+        outputs = [tensors[tensor] for tensor in part.outputs]
+        network = part.scope.network
+        return self.keras.Model(
+            self._packed(topology.input_structure(network), inputs, part.same_inputs),
+            self._packed(topology.output_structure(network), outputs, part.same_outputs),
+            trainable=original.trainable,
+            name=name,
+        )
+
+    def _is_chain(self, part: ModelPart) -> bool:
+        """Does every layer read only the output of the one before it?"""
+        tensors = part.inputs
+        for inner in part.parts:
+            if inner.inputs != tensors or len(inner.inputs) != 1 or len(inner.outputs) != 1:
+                return False
+            tensors = inner.outputs
+        return bool(part.parts) and part.outputs == tensors
+
+    def _inputs(self, part: ModelPart) -> list[Any]:
+        originals = part.scope.network.inputs if part.same_inputs else [None] * len(part.inputs)
+        inputs = []
+        for name, original in zip(part.inputs, originals, strict=True):
+            known = self.graph.tensor(name)
+            if original is not None and known.shape is not None and _accepts(original.shape, known.shape):
+                inputs.append(self._input(original).output)
+            else:
+                dtype = known.dtype.name if known.dtype is not None else None
+                inputs.append(self.keras.Input(batch_shape=known.shape, dtype=dtype))
+        return inputs
+
+    def _input(self, tensor: Any) -> Any:
+        layer = topology.input_layer(tensor)
+        return type(layer).from_config(layer.get_config())
+
+    def _packed(self, structure: Any, tensors: Sequence[Any], same: bool) -> Any:
+        if same:
+            return self.keras.tree.pack_sequence_as(structure, list(tensors))
+        return list(tensors) if len(tensors) > 1 else tensors[0]
+
+    # -- layers ----------------------------------------------------------------------------------
+
+    def _key(self, part: Part) -> tuple[Any, ...]:
+        """Parts with equal keys can be calls of one and the same layer or model."""
+        if isinstance(part, LayerPart):
+            return self._recipe(part).key
+        numbers = {tensor: number for number, tensor in enumerate(part.inputs)}
+        body = []
+        for inner in part.parts:
+            reads = tuple(numbers[tensor] for tensor in inner.inputs)
+            numbers.update({tensor: len(numbers) + at for at, tensor in enumerate(inner.outputs)})
+            body.append((self._key(inner), reads))
+        return ("model", id(part.scope.model), tuple(body), tuple(numbers[tensor] for tensor in part.outputs))
+
+    def _recipe(self, part: LayerPart) -> Recipe:
+        if id(part) not in self._recipes:
+            self._recipes[id(part)] = recipe(part, self.graph, self.reading)
+        return self._recipes[id(part)]
+
+    def _level_names(self, part: ModelPart) -> dict[tuple[Any, ...], str]:
+        """A name for each layer within a model: its own, or with a number where it is taken there."""
+        names: dict[tuple[Any, ...], str] = {}
+        taken: set[str] = {topology.input_layer(tensor).name for tensor in part.scope.network.inputs}
+        for inner in part.parts:
+            key = self._key(inner)
+            wanted = self._recipe(inner).name if isinstance(inner, LayerPart) else inner.scope.model.name
+            if key in names:
+                continue
+            name, count = wanted, 1
+            while name in taken:
+                count += 1
+                name = f"{wanted}_{count}"
+            taken.add(name)
+            names[key] = name
+        return names
+
+    def _layer(self, part: Part, names: dict[tuple[Any, ...], str]) -> Any:
+        key = self._key(part)
+        if key not in self._made:
+            if isinstance(part, ModelPart):
+                self._made[key] = self._model(part, names[key])
+            else:
+                made_from = self._recipe(part)
+                self._made[key] = self._make(made_from, names[key], part)
+                self._layers.append((made_from, self._made[key]))
+        return self._made[key]
+
+    def _make(self, made_from: Recipe, name: str, part: LayerPart) -> Any:
+        if made_from.layer is None:
+            return self._make_new(made_from, name, part)
+        layer = made_from.layer
+        try:
+            if isinstance(layer, self.keras.layers.Lambda):
+                return self._copy_lambda(layer, name)
+            config = self.keras.saving.serialize_keras_object(layer)
+            config["config"] |= {**made_from.changes, "name": name}
+            config.pop("build_config", None)
+            # The layer is in memory: nothing is run that its loading had not run, so nothing is left to guard.
+            return self.keras.saving.deserialize_keras_object(
+                config, custom_objects=self._custom_objects(layer), safe_mode=False
+            )
+        except _CLONE_ERRORS as error:
+            raise OutputError(f"layer {layer.name} ({made_from.type}) cannot be written again: {error}") from error
+
+    def _custom_objects(self, layer: Any) -> dict[str, Any]:
+        cls = type(layer)
+        if cls.__module__.split(".")[0] == "keras":
+            return {}
+        return {cls.__name__: cls, self.keras.saving.get_registered_name(cls): cls}
+
+    def _copy_lambda(self, layer: Any, name: str) -> Any:
+        # From its configuration a lambda would come back without the names it uses.
+        config = {key: layer.get_config()[key] for key in ("trainable", "dtype")}
+        return type(layer)(
+            layer.function, output_shape=layer._output_shape, mask=layer.mask, arguments=layer.arguments,
+            name=name, **config,
+        )  # fmt: skip
+
+    def _make_new(self, made_from: Recipe, name: str, part: LayerPart) -> Any:
+        if made_from.type not in SPECS:
+            raise OutputError(
+                f"{part.op.display} ({made_from.type}) cannot be expressed as a Keras layer: write ONNX instead"
+            )
+        arguments = dict(made_from.changes)
+        kernel = made_from.weights.get("kernel")
+        if kernel is not None and "Conv" in made_from.type:
+            arguments.setdefault("filters", kernel.shape[-1])
+        return getattr(self.keras.layers, made_from.type)(
+            **arguments, name=name, dtype=self._policy(part), trainable=True
+        )
+
+    def _policy(self, part: LayerPart) -> Any:
+        """The dtype policy of the layer before a new one, so that mixed precision stays mixed."""
+        tensor = part.op.inputs[0]
+        producer = self.graph.producer(tensor)
+        call = self.reading.calls.get(producer.name) if producer is not None else None
+        return getattr(call.layer, "dtype_policy", None) if call is not None else None
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    def _call(self, part: Part, layer: Any, tensors: list[Any]) -> list[Any]:
+        if isinstance(part, ModelPart):
+            node, same = part.scope.node, part.same_inputs
+            structure = self._packed(topology.input_structure(part.scope.network), tensors, same)
+            return list(self.keras.tree.flatten(layer(structure, **topology.settings(self.keras, node))))
+        call = part.call
+        if call is None or part.op.name == call.activation:
+            return list(self.keras.tree.flatten(layer(*tensors) if len(tensors) == 1 else layer(tensors)))
+        if len(tensors) != len(call.tensor_slots):
+            return list(self.keras.tree.flatten(layer(tensors, **topology.settings(self.keras, call.node))))
+        args, kwargs = topology.fill_in(self.keras, call.node, tensors)
+        if not isinstance(layer, self.keras.layers.Layer):
+            args = self._operands(part, args)
+        return list(self.keras.tree.flatten(layer(*args, **kwargs)))
+
+    def _operands(self, part: LayerPart, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The arguments of an operation, with the constant that folding changed."""
+        original = self.reading.graph.op(part.op.name)
+        values = list(args)
+        for slot, name in enumerate(part.op.inputs):
+            param = self.graph.params.get(name)
+            if param is not None and param is not self.reading.graph.params.get(original.input(slot)):
+                values[slot] = param.array()
+        return tuple(values)
+
+    # -- weights ---------------------------------------------------------------------------------
+
+    def _fill(self, made_from: Recipe, layer: Any) -> None:
+        if not isinstance(layer, self.keras.layers.Layer):
+            return
+        original = made_from.layer
+        if original is not None and not made_from.is_changed:
+            _copy_state(original, layer)
+            return
+        if original is not None:
+            layer.trainable = original.trainable
+            old = {variable.name: variable for variable in original.variables}
+            for variable in layer.variables:
+                source = old.get(variable.name)
+                if source is not None and source.shape == variable.shape:
+                    variable.assign(source)
+        for attribute, param in made_from.weights.items():
+            weight(layer, attribute).assign(np.asarray(param.array()))
+
+
+def _accepts(declared: Sequence[int | None], shape: Sequence[Any]) -> bool:
+    """Can a tensor of ``shape`` be fed to an input of the declared shape?"""
+    return len(declared) == len(shape) and all(
+        size is None or size == actual for size, actual in zip(declared, shape, strict=True)
+    )
+
+
+def _copy_state(original: Any, copy: Any) -> None:
+    """Weights, trainability and assets of a layer and the layers inside it."""
+    for old, new in zip(original._flatten_layers(), copy._flatten_layers(), strict=True):
+        new.trainable = old.trainable
+        store: dict[str, Any] = {}
+        old.save_own_variables(store)
+        new.load_own_variables({key: np.asarray(value) for key, value in store.items()})
+        if hasattr(old, "save_assets"):
+            with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
+                old.save_assets(directory)
+                new.load_assets(directory)

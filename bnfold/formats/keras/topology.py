@@ -1,0 +1,72 @@
+"""The one place that looks into Keras's own graph of calls, which has no public interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+
+def functional(keras: Any, model: Any) -> Any | None:
+    """The Functional model behind a Functional or a built Sequential one; None for any other layer.
+
+    A subclass with a ``call`` of its own is none: what it computes is not in the graph.
+    """
+    if isinstance(model, keras.Sequential):
+        return model._functional if type(model).call is keras.Sequential.call else None
+    if isinstance(model, keras.Model) and hasattr(model, "_nodes_by_depth"):
+        base = next((cls for cls in type(model).__mro__ if "call" in vars(cls)), None)
+        return model if base is not None and base.__module__.startswith("keras.") else None
+    return None
+
+
+def nodes(network: Any) -> Iterator[Any]:
+    """The calls of a Functional model's layers, producers before consumers, inputs left out."""
+    for depth in sorted(network._nodes_by_depth, reverse=True):
+        for node in network._nodes_by_depth[depth]:
+            if node.operation is not None and not node.is_input:
+                yield node
+
+
+def input_structure(network: Any) -> Any:
+    """The inputs as the model is called on them: one tensor, or a list, tuple or dict of tensors."""
+    return network._inputs_struct
+
+
+def output_structure(network: Any) -> Any:
+    """The outputs as the model returns them."""
+    return network._outputs_struct
+
+
+def input_layer(tensor: Any) -> Any:
+    """The InputLayer that an input tensor of a Functional model comes from."""
+    return tensor._keras_history.operation
+
+
+def fill_in(keras: Any, node: Any, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with its tensors, in order, replaced by ``values``."""
+    remaining = iter(values)
+
+    def replace(argument: Any) -> Any:
+        return next(remaining) if isinstance(argument, keras.KerasTensor) else argument
+
+    args, kwargs = keras.tree.map_structure(replace, (node.arguments.args, node.arguments.kwargs))
+    return tuple(args), dict(kwargs)
+
+
+def constants(keras: Any, node: Any) -> list[Any]:
+    """The call's positional arguments, tensors as they are: for operations on a tensor and a constant."""
+    return list(node.arguments.args)
+
+
+def map_tensors(keras: Any, structure: Any, function: Callable[[Any], Any]) -> Any:
+    """The structure with ``function`` applied to each of its tensors."""
+    return keras.tree.map_structure(function, structure)
+
+
+def settings(keras: Any, node: Any) -> dict[str, Any]:
+    """The keyword arguments of a call that hold no tensor, like ``training``."""
+    return {
+        key: value
+        for key, value in node.arguments.kwargs.items()
+        if not any(isinstance(item, keras.KerasTensor) for item in keras.tree.flatten(value))
+    }
