@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,6 +28,20 @@ Shape = tuple[Dim, ...]
 CAPTURE = -1
 #: Weights are read, checked and written in pieces of about this many bytes.
 BLOCK_BYTES = 1 << 22
+
+
+class Limits(NamedTuple):
+    """What a floating-point dtype can hold."""
+
+    largest: float
+    smallest_normal: float
+    eps: float
+
+
+def float_limits(dtype: np.dtype[Any]) -> Limits:
+    """The limits of float16, bfloat16, float32 or float64."""
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    return Limits(float(info.max), float(info.smallest_normal), float(info.eps))
 
 
 class Source(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import replace
 
+from bnfold.folding.branches import Merger
 from bnfold.folding.engine import Engine
 from bnfold.folding.plan import FoldStep, Plan, Remaining
 from bnfold.graph import ModelGraph
@@ -51,6 +52,13 @@ def _fold_scope(
             graph.put(replace(op, captures=captures, record=None))
     engine = Engine(graph, skip, scope)
     engine.run()
+    while branches:
+        merger = Merger(graph, engine.editor, engine.frozen, engine.key, scope)
+        stirred = merger.run()
+        engine.steps += merger.steps
+        if not stirred:
+            break
+        engine.run(stirred)
     engine.editor.prune()
     steps += engine.steps
     remaining += engine.remaining()

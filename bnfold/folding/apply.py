@@ -136,14 +136,14 @@ class Editor:
         data = op.input(facts_of(op).data_slot(Node(self.graph, op)))
         self.replace_affine(op, rename.get(data, data), affine, outputs[0], parameters_of=data)
 
-    def replace_affine(self, op: Op, data: str, affine: Affine, output: str, *, parameters_of: str = "") -> None:
-        """Put the cheapest form of ``affine`` between two tensors, the first operator in place of ``op``."""
+    def replace_affine(self, op: Op, data: str, affine: Affine, output: str, *, parameters_of: str = "") -> str:
+        """Put the cheapest form of ``affine`` between two tensors, the first in place of ``op``; the last's name."""
         self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, parameters_of))
         form = self._form(data, affine, op)
         form = form or [NewOp("Identity", (DATA,))]
         keep = replace(op, outputs=(), inputs=())
         self.graph.put(keep)
-        self._chain(form, data, output, first=op)
+        return self._chain(form, data, output, first=op)
 
     def _append(self, after: str, data: str, affine: Affine, output: str) -> None:
         op = self.graph.op(after)
@@ -154,7 +154,7 @@ class Editor:
         assert not isinstance(form, Refusal), "the search asked for the form before"
         return form
 
-    def _chain(self, form: list[NewOp], data: str, output: str, *, first: Op | None = None, after: str = "") -> None:
+    def _chain(self, form: list[NewOp], data: str, output: str, *, first: Op | None = None, after: str = "") -> str:
         for index, new in enumerate(form):
             last = index == len(form) - 1
             target = output if last else self.graph.fresh(f"{output}_scaled")
@@ -176,6 +176,7 @@ class Editor:
                 self.levels[key] = self._level_between(after, output)
             self.dirty.add(made.name)
             data, after = target, made.name
+        return after
 
     def _level_between(self, before: str, output: str) -> float:
         low = self.levels[before]

@@ -50,14 +50,14 @@ class Engine:
     steps: list[FoldStep] = field(default_factory=list)
     levels: dict[str, float] = field(default_factory=dict)
     editor: Editor = field(init=False)
-    _frozen: frozenset[str] = frozenset()
+    frozen: frozenset[str] = frozenset()
     _watchers: dict[str, set[str]] = field(default_factory=dict)
     _stuck: dict[str, tuple[Chain, Refusal, Refusal]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.levels = levels_of(self.graph)
         self.editor = Editor(self.graph, self.levels)
-        self._frozen = frozenset(op.name for op in self.graph.ops() if self.key(op.name) in self.skip)
+        self.frozen = frozenset(op.name for op in self.graph.ops() if self.key(op.name) in self.skip)
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -95,7 +95,7 @@ class Engine:
     # -- chains ----------------------------------------------------------------------------------
 
     def _affine(self, op: Op) -> Affine | None:
-        if op.name in self._frozen:
+        if op.name in self.frozen:
             return None
         affine = facts_of(op).as_affine(Node(self.graph, op))
         return affine if isinstance(affine, Affine) else None
@@ -170,10 +170,10 @@ class Engine:
         self._leave(chain, back, ahead, bias=bias)
 
     def _backward(self, chain: Chain, affine: Affine) -> Move | Stuck:
-        return backward(self.graph, self.levels, self._frozen, chain.reader, affine)
+        return backward(self.graph, self.levels, self.frozen, chain.reader, affine)
 
     def _forward(self, chain: Chain, affine: Affine) -> Move | Stuck:
-        return forward(self.graph, self.levels, self._frozen, chain.output, affine)
+        return forward(self.graph, self.levels, self.frozen, chain.output, affine)
 
     def _is_identity(self, chain: Chain) -> bool:
         if chain.total.is_identity:

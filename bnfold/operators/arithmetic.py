@@ -171,14 +171,17 @@ class Arithmetic(AffineFacts):
 class Add(Arithmetic):
     """``a + b``."""
 
+    def addends(self, node: Node) -> Mapping[int, float]:
+        return {0: 1.0, 1: 1.0}
+
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
         return Affine.over(axes, np.ones_like(values), values)
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_sum(node, {0: 1.0, 1: 1.0}, affines[0])
+        return lift_sum(node, self.addends(node), affines[0])
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_sum(node, {0: 1.0, 1: 1.0}, affines)
+        return sink_sum(node, self.addends(node), affines)
 
 
 @register("Sub")
@@ -189,11 +192,14 @@ class Sub(Arithmetic):
         sign = 1.0 if data == 0 else -1.0
         return Affine.over(axes, np.full_like(values, sign), -sign * values)
 
+    def addends(self, node: Node) -> Mapping[int, float]:
+        return {0: 1.0, 1: -1.0}
+
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_sum(node, {0: 1.0, 1: -1.0}, affines[0])
+        return lift_sum(node, self.addends(node), affines[0])
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_sum(node, {0: 1.0, 1: -1.0}, affines)
+        return sink_sum(node, self.addends(node), affines)
 
 
 @register("Mul")
@@ -243,17 +249,20 @@ class SumOfMany(Facts):
 
     role = Role.JOIN
 
+    def addends(self, node: Node) -> Mapping[int, float] | None:
+        return dict.fromkeys(range(len(node.op.inputs)), 1.0) if node.op.type == "Sum" else None
+
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        slots = range(len(node.op.inputs))
-        if node.op.type == "Sum":
-            return lift_sum(node, dict.fromkeys(slots, 1.0), affines[0])
-        return lift_same(node, slots, affines[0])
+        signs = self.addends(node)
+        if signs is not None:
+            return lift_sum(node, signs, affines[0])
+        return lift_same(node, range(len(node.op.inputs)), affines[0])
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        slots = range(len(node.op.inputs))
-        if node.op.type == "Sum":
-            return sink_sum(node, dict.fromkeys(slots, 1.0), affines)
-        return sink_same(node, slots, affines)
+        signs = self.addends(node)
+        if signs is not None:
+            return sink_sum(node, signs, affines)
+        return sink_same(node, range(len(node.op.inputs)), affines)
 
 
 def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:

@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, Param, Shape
 from bnfold.refusal import Refusal
+
+if TYPE_CHECKING:
+    from bnfold.operators.convolution import Convolution
 
 
 class Role(str, Enum):
@@ -175,6 +178,14 @@ class Facts:
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         """What the affines on the inputs (by slot, identity elsewhere) are on the outputs."""
         return self.blocks(node)
+
+    def convolution(self, node: Node) -> Convolution | None:
+        """The operator as a convolution of its data, for merging with others; None if it is none."""
+        return None
+
+    def addends(self, node: Node) -> Mapping[int, float] | None:
+        """The slots and signs of the tensors it adds up; None if it is no sum."""
+        return None
 
     def blocks(self, node: Node) -> Refusal:
         if self.role is Role.ACTIVATION:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Op
-from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, facts_of, register
+from bnfold.graph import ModelGraph, Op, float_limits
+from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, dim_of, facts_of, register
+from bnfold.operators.convolution import Convolution, per_channel
 from bnfold.refusal import Refusal
 
 
@@ -44,7 +44,7 @@ class BatchNorm:
 
     def is_identity(self, dtype: np.dtype[Any]) -> bool:
         """Are gamma = sqrt(variance + epsilon) and beta = mean, to the rounding of ``dtype``?"""
-        ulp = float(ml_dtypes.finfo(dtype).eps)
+        ulp = float_limits(dtype).eps
         root = np.sqrt(self.variance + self.epsilon)
         scale_off = np.abs(self.gamma - root) > ulp * np.abs(root)
         shift_off = np.abs(self.beta - self.mean) > ulp * np.maximum(np.abs(self.beta), np.abs(self.mean))
@@ -71,6 +71,16 @@ class AffineFacts(Facts):
         if affine is None or len(affines) != 1:
             return node.refuse("dynamic-parameters", "gets the affine in a parameter")
         return self._become(node, affine, own)
+
+    def convolution(self, node: Node) -> Convolution | None:
+        """One tap and one group a channel, where the channels are on axis 1 of an image."""
+        affine, rank, channels = self.as_affine(node), node.out_rank(), dim_of(node.graph, node.op.outputs[0], 1)
+        tensor = node.graph.tensor(node.op.outputs[0])
+        if isinstance(affine, Refusal) or rank is None or rank < 3 or channels is None or tensor.dtype is None:
+            return None
+        if affine.grid or affine.axis not in (None, 1):
+            return None
+        return per_channel(affine, channels, rank - 2, tensor.dtype, float(channels))
 
     def _become(self, node: Node, first: Affine, second: Affine) -> Absorbed:
         if not first.composes(second):

@@ -75,6 +75,16 @@ def onnx_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[An
     return [NewOp("BatchNormalization", (DATA, *params), {"epsilon": 0.0})]
 
 
+#: For each format the operators for ``a + b`` and ``a - b``.
+_SUMS = {"onnx": ("Add", "Sub", "")}
+
+
+def sum_form(format: str, first: str, second: str, sign: float) -> NewOp:
+    """The operator that adds (or, for a negative sign, subtracts) the second tensor."""
+    plus, minus, domain = _SUMS[format]
+    return NewOp(plus if sign > 0 else minus, (first, second), domain=domain)
+
+
 def _batchnorm_channels(
     graph: ModelGraph, tensor: str, affine: Affine, rank: int | None, dtype: np.dtype[Any]
 ) -> int | None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Crossing, Lifts, Node, Rewrite, register
+from bnfold.operators.base import Absorbed, Crossing, Lifts, NewOp, Node, Rewrite, register
+from bnfold.operators.convolution import Convolution, writer
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import PlainWeight, Weight, weight_of
 from bnfold.refusal import Refusal
@@ -56,6 +57,74 @@ class Conv(_WithBiasSlot):
         if pads_zeros(node):
             no_shift = node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
         return Layout(weight, 1, 0, 1, 1, 0, 1, out, within * groups, groups, no_shift=no_shift)
+
+    def convolution(self, node: Node) -> Convolution | None:
+        weight = node.const(1)
+        bias = node.const(2)
+        if weight is None or not weight.is_float or len(weight.shape) < 3 or (node.has(2) and bias is None):
+            return None
+        kernel = weight.shape[2:]
+        ones = (1,) * len(kernel)
+        strides, dilations = tuple(node.ints("strides", ones)), tuple(node.ints("dilations", ones))
+        padding = _padding(node, kernel, strides, dilations)
+        if padding is None:
+            return None
+        begins, ends, sizes = padding
+        slack = tuple(
+            begin + end - dilation * (size - 1)
+            for begin, end, dilation, size in zip(begins, ends, dilations, kernel, strict=True)
+        )
+        values = np.zeros(weight.shape[0]) if bias is None else bias.exact()
+        groups = int(node.attr("group", 1))
+        macs = float(weight.size)
+        return Convolution(
+            weight.shape, weight.exact, values, groups, strides, dilations, begins, slack, sizes, weight.dtype, macs
+        )
+
+
+def _padding(
+    node: Node, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int | None, ...]] | None:
+    """Zeros before and after each spatial axis, and the static sizes that decided them, if they did."""
+    spatial = len(kernel)
+    mode = _text(node.attr("auto_pad", "NOTSET"))
+    free: tuple[int | None, ...] = (None,) * spatial
+    known = tuple(node.dim(0, axis) for axis in range(2, 2 + spatial))
+    if mode == "VALID":
+        return (0,) * spatial, (0,) * spatial, free
+    if mode in ("NOTSET", ""):
+        pads = node.ints("pads", (0,) * (2 * spatial))
+        return tuple(pads[:spatial]), tuple(pads[spatial:]), known
+    begins, ends = [], []
+    for size, tap, stride, dilation in zip(known, kernel, strides, dilations, strict=True):
+        reach = dilation * (tap - 1)
+        if stride == 1:
+            total = reach
+        elif size is None:
+            return None
+        else:
+            total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
+        small = total // 2
+        begins.append(small if mode == "SAME_UPPER" else total - small)
+        ends.append(total - begins[-1])
+    return tuple(begins), tuple(ends), known
+
+
+@writer("onnx")
+def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
+    """A Conv with explicit pads."""
+    weight = Param.of(f"{stem}_weight", convolution.load(), convolution.dtype)
+    inputs: list[Param | str] = [data, weight]
+    if convolution.bias.any():
+        inputs.append(Param.of(f"{stem}_bias", convolution.bias, convolution.dtype))
+    attributes = {
+        "kernel_shape": list(convolution.kernel),
+        "strides": list(convolution.strides),
+        "dilations": list(convolution.dilations),
+        "pads": [*convolution.begins, *convolution.ends],
+        "group": convolution.groups,
+    }
+    return NewOp("Conv", tuple(inputs), attributes)
 
 
 @register("ConvTranspose")

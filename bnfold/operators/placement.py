@@ -23,6 +23,8 @@ _SAME_AXES = frozenset(
     {"Identity", "Cast", "Pad", "Resize", "Upsample"}
     | {f"{name}{rank}D" for name in ("ZeroPadding", "UpSampling", "Cropping") for rank in (1, 2, 3)}
 )
+_BIAS_IN_SLOT_2 = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_LOOKUPS = frozenset({"Gather", "Embedding"})
 _MERGE_AXES = frozenset({"Flatten", "Reshape"})
 #: Normalisations with statistics of the input itself; a constant added before them is lost.
 _NORMALISERS = frozenset(
@@ -114,6 +116,16 @@ def keeps_axes(graph: ModelGraph, op: Op, role: Role) -> bool:
 def merges_axes(op: Op) -> bool:
     """Flatten or Reshape, after which the axes may be others."""
     return op.type in _MERGE_AXES
+
+
+def has_bias_input(op: Op) -> bool:
+    """Does an ONNX operator with a bias slot read a bias, be it constant or computed?"""
+    return not op.domain and op.type in _BIAS_IN_SLOT_2 and bool(op.input(2))
+
+
+def is_lookup(op: Op) -> bool:
+    """A table that is looked up: its rows need no bias."""
+    return op.type in _LOOKUPS
 
 
 _GATE_DEPTH = 8

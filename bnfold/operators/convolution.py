@@ -1,0 +1,247 @@
+"""Convolutions as values: what parallel and consecutive linear operators compute together.
+
+Between nonlinearities a graph of Conv, BatchNormalization, Identity and Add computes one linear map
+of its input. :class:`Convolution` is such a map in one canonical layout, so that two of them can be
+added (:func:`add`) or chained (:func:`chain`) whatever operators they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import gcd, prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Affine
+from bnfold.operators.base import NewOp
+
+Kernel = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Convolution:
+    """A weight of ``shape`` [out, in/groups, *kernel] and a ``bias`` [out] in float64, over zero-padded input.
+
+    ``load`` reads or computes the weight in float64: only for what is really merged.
+
+    Tap k of a dimension reads the input at ``stride * position + k * dilation - begin``. ``slack`` is
+    ``begin + end - dilation * (kernel - 1)``: the output has ``(size + slack - 1) // stride + 1``
+    positions. ``size`` is set, by dimension, where the padding was computed from the input's size.
+    ``pointwise`` operators that are no convolution in the graph (a BN, an identity) have ``plain``.
+    """
+
+    shape: tuple[int, ...]
+    load: Callable[[], Kernel]
+    bias: Kernel
+    groups: int
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    begins: tuple[int, ...]
+    slack: tuple[int, ...]
+    sizes: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+    #: Multiply-adds for one output position of the operators that this stands for.
+    macs: float
+    #: The per-channel map this is, where it is no more than that.
+    plain: Affine | None = None
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return self.shape[2:]
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """(in, out)."""
+        return self.shape[1] * self.groups, self.shape[0]
+
+    @property
+    def own_macs(self) -> float:
+        """Multiply-adds for one output position, if it were one operator."""
+        return float(prod(self.shape))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        reach = [d * (k - 1) for k, d in zip(self.kernel, self.dilations, strict=True)]
+        return tuple(s + r - b for s, r, b in zip(self.slack, reach, self.begins, strict=True))
+
+    @property
+    def is_pointwise(self) -> bool:
+        """One tap, every position, no padding."""
+        one = all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides)
+        return one and not any(self.begins) and not any(self.slack)
+
+    @property
+    def is_padded(self) -> bool:
+        return any(self.begins) or any(self.ends)
+
+    def positions(self, dim: int) -> list[int]:
+        """Where the taps of one dimension lie, relative to ``stride * position``."""
+        return [k * self.dilations[dim] - self.begins[dim] for k in range(self.kernel[dim])]
+
+    def regrouped(self, groups: int) -> Kernel:
+        """The weight with fewer groups: zeros where a group did not look."""
+        weight = self.load()
+        if groups == self.groups:
+            return weight
+        out, within = self.shape[:2]
+        share = self.groups // groups
+        wide = np.zeros((out, within * share, *self.kernel))
+        rows = out // self.groups
+        for group in range(self.groups):
+            start, place = group * rows, (group % share) * within
+            wide[start : start + rows, place : place + within] = weight[start : start + rows]
+        return wide
+
+
+def per_channel(affine: Affine, channels: int, spatial: int, dtype: np.dtype[Any], macs: float) -> Convolution:
+    """A per-channel map as a convolution of one tap and one group a channel."""
+    shape = (channels, 1) + (1,) * spatial
+    scale = np.broadcast_to(affine.scale, (channels,)).reshape(shape)
+    shift = np.broadcast_to(affine.shift, (channels,)).copy()
+    ones, zeros, free = (1,) * spatial, (0,) * spatial, (None,) * spatial
+    return Convolution(shape, scale.copy, shift, channels, ones, ones, zeros, zeros, free, dtype, macs, affine)
+
+
+def add(parts: Sequence[Convolution]) -> Convolution | None:
+    """The sum of convolutions of the same input as one, or None where there is none as cheap."""
+    first = parts[0]
+    if len({(part.channels, part.strides, part.dtype, len(part.shape)) for part in parts}) != 1:
+        return None
+    slack = _common_slack(parts)
+    if slack is None:
+        return None
+    groups = gcd(*(part.groups for part in parts))
+    begins, dilations, kernel = [], [], []
+    for dim in range(len(first.kernel)):
+        places = sorted({place for part in parts for place in part.positions(dim)})
+        step = gcd(*(place - places[0] for place in places)) or 1
+        if places[0] > 0:
+            return None
+        begins.append(-places[0])
+        dilations.append(step)
+        kernel.append((places[-1] - places[0]) // step + 1)
+    shape = (first.channels[1], first.channels[0] // groups, *kernel)
+    macs = sum(part.macs for part in parts)
+    if prod(shape) > macs:
+        return None
+
+    def load() -> Kernel:
+        weight = np.zeros(shape)
+        for part in parts:
+            taps = [
+                [(place + begin) // step for place in part.positions(dim)]
+                for dim, (begin, step) in enumerate(zip(begins, dilations, strict=True))
+            ]
+            # The taps of one part are evenly spaced, so a slice names them.
+            spans = [slice(t[0], t[-1] + 1, t[1] - t[0] if len(t) > 1 else 1) for t in taps]
+            view = weight[(slice(None), slice(None), *spans)]
+            view += part.regrouped(groups)
+        return weight
+
+    total = replace(
+        first,
+        shape=shape,
+        load=load,
+        bias=np.sum([part.bias for part in parts], axis=0),
+        groups=groups,
+        dilations=tuple(dilations),
+        begins=tuple(begins),
+        slack=slack,
+        macs=float(prod(shape)),
+        plain=None,
+    )
+    return total if min(total.ends, default=0) >= 0 else None
+
+
+def add_plain(parts: Sequence[Convolution]) -> Affine | None:
+    """The sum of per-channel maps as one map, None if one of them is more than that."""
+    total: Affine | None = None
+    for part in parts:
+        if part.plain is None:
+            return None
+        plain = part.plain
+        if total is None:
+            total = plain
+            continue
+        axis = total.axis if total.axis is not None else plain.axis
+        total = Affine.of(total.scale + plain.scale, total.shift + plain.shift, axis)
+    return total
+
+
+def _common_slack(parts: Sequence[Convolution]) -> tuple[int, ...] | None:
+    """The slack of a sum: the same for all, or giving the same output size for a static input size."""
+    slack = []
+    for dim, stride in enumerate(parts[0].strides):
+        values = {part.slack[dim] for part in parts}
+        size = next((part.sizes[dim] for part in parts if part.sizes[dim] is not None), None)
+        if len(values) > 1 and (size is None or len({(size + value - 1) // stride for value in values}) > 1):
+            return None
+        slack.append(max(values))
+    return tuple(slack)
+
+
+def chain(first: Convolution, second: Convolution) -> Convolution | None:
+    """``second(first(x))`` as one convolution, where one of the two has a single tap."""
+    if (first.channels[1], first.dtype, len(first.shape)) != (second.channels[0], second.dtype, len(second.shape)):
+        return None
+    if not (first.is_pointwise or second.is_pointwise):
+        return None
+    if first.is_pointwise and not second.is_pointwise and first.bias.any() and second.is_padded:
+        return None  # the padding would have to hold the first one's bias
+    groups = gcd(first.groups, second.groups)
+    outer = second if first.is_pointwise else first
+    inside, out = first.channels[0] // groups, second.channels[1]
+    shape = (out, inside, *outer.kernel)
+
+    def load() -> Kernel:
+        a, b = first.regrouped(groups), second.regrouped(groups)
+        middle = a.shape[0] // groups
+        blocks = [
+            np.einsum(
+                "omk,mil->oikl",
+                b[group * (out // groups) : (group + 1) * (out // groups)].reshape(out // groups, middle, -1),
+                a[group * middle : (group + 1) * middle].reshape(middle, inside, -1),
+            )
+            for group in range(groups)
+        ]
+        return np.concatenate(blocks).reshape(shape)
+
+    through = _summed(second) @ first.bias if first.bias.any() else np.zeros(out)
+    strides = prod(second.strides) if first.is_pointwise else 1
+    return replace(
+        outer,
+        shape=shape,
+        load=load,
+        bias=second.bias + through,
+        groups=groups,
+        macs=first.macs * strides + second.macs,
+        plain=None,
+    )
+
+
+def _summed(convolution: Convolution) -> Kernel:
+    """[out, in] sums over the taps, without groups."""
+    return np.asarray(convolution.regrouped(1).sum(axis=tuple(range(2, len(convolution.shape)))))
+
+
+#: What a format needs to make one operator of a convolution: (its type and slots, or None if it cannot).
+Writer = Callable[[str, Convolution, str], "NewOp | None"]
+_WRITERS: dict[str, Writer] = {}
+
+
+def writer(format: str) -> Callable[[Writer], Writer]:
+    """Decorator: this function makes convolutions for graphs of that format."""
+
+    def enter(function: Writer) -> Writer:
+        _WRITERS[format] = function
+        return function
+
+    return enter
+
+
+def write(format: str, data: str, convolution: Convolution, stem: str) -> NewOp | None:
+    """The operator, reading tensor ``data``, that computes a convolution; None where the format has none."""
+    return _WRITERS[format](data, convolution, stem)
