@@ -71,51 +71,53 @@ def _verdict(outputs: Sequence[OutputCheck]) -> tuple[str, str]:
 def _checks(reference: Reference, candidate: Candidate, tolerance: Tolerance) -> tuple[OutputCheck, ...]:
     measured = _deviations(reference, candidate)
     for name, items in measured.items():
-        if not any(item.informative for item in items):
+        if not any(item.informative for item in items.values()):
             raise NotVerifiableError(f"{reference.model.name} computes nothing but NaN and infinity for {name}")
-    doubtful = _doubtful(measured, tolerance)
-    noise = reference.noise(doubtful)
+    noise = reference.noise(_doubtful(measured, tolerance))
     checks = []
     for name, items in measured.items():
         noises: list[Sequence[Deviation] | None] = []
-        for index in range(len(items)):
+        for index in items:
             samples = noise.get(index, [])
             noises.append(None if samples is None else [sample[name] for sample in samples])
-        descriptions = [feed.description for feed in reference.answers.feeds]
-        checks.append(judge(name, items, noises, tolerance, descriptions))
+        feeds = [reference.answers.feeds[index].description for index in items]
+        checks.append(judge(name, list(items.values()), noises, tolerance, feeds))
     return tuple(checks)
 
 
-def _doubtful(measured: Mapping[str, Sequence[Deviation]], tolerance: Tolerance) -> list[int]:
+def _doubtful(measured: Mapping[str, Mapping[int, Deviation]], tolerance: Tolerance) -> list[int]:
     """The feeds on which the difference has to be held against the original's noise."""
     if tolerance.given and not tolerance.strict:
         return []
-    count = max(len(items) for items in measured.values())
-    return [index for index in range(count) if any(suspicious(items[index]) for items in measured.values())]
+    return sorted({index for items in measured.values() for index, item in items.items() if suspicious(item)})
 
 
-def _deviations(reference: Reference, candidate: Candidate) -> dict[str, list[Deviation]]:
-    """The deviations of every output, one a feed. The session is closed again when this returns."""
+def _deviations(reference: Reference, candidate: Candidate) -> dict[str, dict[int, Deviation]]:
+    """The deviations of every output by feed. The session is closed again when this returns."""
     answers = reference.answers
-    try:
-        session = candidate.open(reference.settings)
-    except RunError as error:
-        if error.out_of_memory:
-            raise NotVerifiableError(f"not enough memory to load {candidate.name}: {error}") from error
-        raise MismatchError(f"onnxruntime cannot load {candidate.name}: {error}") from error
+    session = _opened(candidate, reference)
     feeding = match_inputs(answers, session)
     naming = match_outputs(answers.declared, session.outputs())
-    measured: dict[str, list[Deviation]] = {}
-    for feed, expected in zip(answers.feeds, answers.outputs, strict=True):
+    measured: dict[str, dict[int, Deviation]] = {}
+    for index, (feed, expected) in enumerate(zip(answers.feeds, answers.outputs, strict=True)):
         try:
             found = session.run({feeding[name]: value for name, value in feed.values.items()}, naming)
         except RunError as error:
             if error.out_of_memory:
                 raise NotVerifiableError(f"not enough memory to run {candidate.name}: {error}") from error
-            feed_name = f"a feed that the original accepts ({feed.description})"
-            raise MismatchError(f"{candidate.name} fails on {feed_name}: {error}") from error
+            accepted = f"a feed that the original accepts ({feed.description})"
+            raise MismatchError(f"{candidate.name} fails on {accepted}: {error}") from error
         if found.keys() != expected.keys():
             raise MismatchError(f"sequences or maps in the answer have other members on feed {feed.description!r}")
         for name, value in expected.items():
-            measured.setdefault(name, []).append(deviation(value, found[name]))
+            measured.setdefault(name, {})[index] = deviation(value, found[name])
     return measured
+
+
+def _opened(candidate: Candidate, reference: Reference) -> Session:
+    try:
+        return candidate.open(reference.settings)
+    except RunError as error:
+        if error.out_of_memory:
+            raise NotVerifiableError(f"not enough memory to load {candidate.name}: {error}") from error
+        raise MismatchError(f"onnxruntime cannot load {candidate.name}: {error}") from error

@@ -105,7 +105,7 @@ def _integers(spec: ValueSpec, hint: Hint, shape: tuple[int, ...], rng: np.rando
 
 
 def _is_float(dtype: np.dtype[Any] | None) -> bool:
-    return dtype is not None and dtype.kind == "f"
+    return dtype is not None and (dtype.kind == "f" or dtype.name == "bfloat16")
 
 
 # -- the user's own ------------------------------------------------------------------------------

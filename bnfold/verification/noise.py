@@ -1,27 +1,45 @@
 """How much rounding alone moves a model's outputs: the unit in which differences are judged.
 
 The original is run with every float weight and input moved by up to one unit in the last place, at
-random. What that does to an output is what any rearrangement of the arithmetic may do to it.
+random: what that does to an output, any rearrangement of the arithmetic may do to it. Where it is
+affordable, the original's distance from its own evaluation in float64 is measured as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bnfold.graph import Array
+from bnfold.verification.compare import Deviation, deviation
+from bnfold.verification.exact import ExactModel, NotExactError
+from bnfold.verification.judge import factor
+from bnfold.verification.sessions import RunError, Session, Settings
 from bnfold.verification.source import PROTOBUF_LIMIT, OnnxFile
 from bnfold.verification.tracing import graphs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
+    from bnfold.verification.reference import Answers
+
+#: The original's deviations from itself on one feed, by output: one mapping a measurement.
+Samples = list[dict[str, Deviation]]
+
 #: How many jittered copies of the original are run.
 SAMPLES = 2
 #: Larger models are judged by the fixed tolerance: a jittered copy would have to be held in memory.
 MAX_BYTES = 1 << 30
+#: The float64 evaluation may take so many seconds; it was seen to take 15 to 30 times as long as
+#: onnxruntime.
+_EXACT_SECONDS = 1.0
+_EXACT_SLOWDOWN = 30.0
+#: A float64 evaluation that is further than so many times the noise from the original is not an
+#: exact evaluation of the same thing, and is left out.
+_EXACT_TRUST = 64.0
 #: Operators with float operands that are settings, not weights: a size, an exponent, a limit.
 # fmt: off
 _SETTINGS = frozenset({
@@ -29,6 +47,71 @@ _SETTINGS = frozenset({
     "NonMaxSuppression", "OneHot", "Pad", "Pow", "Range", "Resize", "Round", "Upsample", "Where",
 })
 # fmt: on
+
+
+class Noise:
+    """The rounding noise of one model, measured feed by feed when it is asked for."""
+
+    def __init__(self, model: OnnxFile, settings: Settings) -> None:
+        self._model = model
+        self._settings = settings
+
+    def measure(self, answers: Answers, feeds: Sequence[int]) -> dict[int, Samples | None]:
+        """The original's deviations from itself on each of those feeds; None where there are none to be had."""
+        found: dict[int, Samples] = {index: [] for index in feeds}
+        for sample in range(SAMPLES):
+            self._jitter(answers, sample, found)
+        self._compare_exactly(answers, found)
+        return {index: samples or None for index, samples in found.items()}
+
+    def _jitter(self, answers: Answers, sample: int, found: Mapping[int, Samples]) -> None:
+        content = jittered_model(self._model, self._settings.seed, sample)
+        if content is None:
+            return
+        try:
+            session = Session(self._model, self._settings, content=content)
+        except RunError:
+            return  # The jitter made a model that does not load, say by a size computed from floats.
+        for index, samples in found.items():
+            values = jittered_feed(answers.feeds[index].values, self._settings.seed, sample)
+            try:
+                outputs = session.run(values)
+            except RunError:
+                continue
+            compared = _compared(answers.outputs[index], outputs)
+            if compared.keys() == answers.outputs[index].keys():
+                samples.append(compared)
+
+    def _compare_exactly(self, answers: Answers, found: Mapping[int, Samples]) -> None:
+        """Add the distance from float64 to the samples of each feed, as far as the time allows."""
+        deadline = time.perf_counter() + _EXACT_SECONDS
+        exact: ExactModel | None = None
+        for index, samples in found.items():
+            seconds = answers.seconds[index] * _EXACT_SLOWDOWN
+            if not samples or self._model.size > MAX_BYTES or time.perf_counter() + seconds > deadline:
+                continue
+            try:
+                exact = exact or ExactModel(self._model)
+                outputs = exact.run(answers.feeds[index].values)
+            except NotExactError:
+                return
+            mine = answers.outputs[index]
+            narrow = {name: value.astype(mine[name].dtype) for name, value in outputs.items() if name in mine}
+            compared = _compared(mine, narrow)
+            if compared.keys() != mine.keys() or not all(_trusted(compared[name], samples, name) for name in mine):
+                return
+            samples.append(compared)
+
+
+def _compared(mine: Mapping[str, Array], theirs: Mapping[str, Array]) -> dict[str, Deviation]:
+    compared = {name: deviation(value, theirs[name]) for name, value in mine.items() if name in theirs}
+    return {name: item for name, item in compared.items() if not item.fault}
+
+
+def _trusted(exact: Deviation, samples: Samples, name: str) -> bool:
+    if exact.exact_type:
+        return exact.mismatches == 0
+    return factor(exact, [sample[name] for sample in samples]) <= _EXACT_TRUST
 
 
 def jittered_model(model: OnnxFile, seed: int, sample: int) -> bytes | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+#: TensorProto.BFLOAT16.
+_ONNX_BFLOAT16 = 16
 CPU = "CPUExecutionProvider"
 _DTYPES = {
     "float": "float32",
@@ -127,13 +131,21 @@ class Session:
         if outputs is None:
             outputs = {value.name: value.name for value in self._session.get_outputs()}
         try:
-            values = self._session.run(list(outputs.values()), dict(feed))
+            values = self._run(dict(feed), list(outputs.values()))
         except runtime_errors() as error:
             raise RunError(_shorten(error)) from error
         flat: dict[str, Array] = {}
         for name, value in zip(outputs, values, strict=True):
             _flatten(name, value, flat)
         return flat
+
+    def _run(self, feed: dict[str, Any], names: list[str]) -> list[Any]:
+        specs = (*self._session.get_inputs(), *self._session.get_outputs())
+        if not any("bfloat16" in spec.type for spec in specs):
+            return list(self._session.run(names, feed))
+        # onnxruntime's numpy interface does not know bfloat16: it is passed as it lies in memory.
+        values = {name: _to_ort(value) for name, value in feed.items()}
+        return [_from_ort(value) for value in self._session.run_with_ort_values(names, values)]
 
     def _spec(self, value: Any) -> ValueSpec:
         spec = _spec(value)
@@ -188,10 +200,39 @@ def _options(settings: Settings, level: str, tuned: bool) -> Any:
 def _spec(value: Any) -> ValueSpec:
     kind, _, inner = value.type.rstrip(")").partition("(")
     element = inner.rpartition("(")[2].rstrip(")")
-    name = _DTYPES.get(element)
-    return ValueSpec(
-        value.name, value.type, kind, np.dtype(name) if name else None, tuple(_dim(dim) for dim in value.shape or ())
-    )
+    shape = tuple(_dim(dim) for dim in value.shape or ())
+    return ValueSpec(value.name, value.type, kind, _dtype(element), shape)
+
+
+def _dtype(name: str) -> np.dtype[Any] | None:
+    if name == "bfloat16":
+        return _bfloat16()
+    return np.dtype(_DTYPES[name]) if name in _DTYPES else None
+
+
+def _bfloat16() -> np.dtype[Any]:
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def _to_ort(value: Any) -> Any:
+    import onnxruntime
+
+    if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":
+        bits = np.ascontiguousarray(value).view(np.uint16)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, _ONNX_BFLOAT16)
+    return onnxruntime.OrtValue.ortvalue_from_numpy(value)
+
+
+def _from_ort(value: Any) -> Any:
+    if value.data_type() != "tensor(bfloat16)":
+        return value.numpy()
+    if value.device_name() != "cpu":
+        raise ValueError("bfloat16 outputs can only be read from the CPU")
+    shape = value.shape()
+    bits = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
+    return np.array(bits, np.uint16).view(_bfloat16()).reshape(shape)
 
 
 def _dim(dim: Any) -> int | str | None:

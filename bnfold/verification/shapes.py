@@ -19,8 +19,8 @@ _SEQUENCE = (8, 16, 32, 64, 128, 4, 3, 2, 1, 224, 256, 512, 1024, 4000, 16000, 7
 _BATCHES = (1, 2, 4, 3, 8, 16, 32, 64, 128)
 _RANKS = (4, 2, 3, 1, 5, 0)
 _SUM = re.compile(r"\s*([\w.]+)\s*\+\s*([\w.]+)\s*")
-#: No feed may hold more elements than this.
-MAX_ELEMENTS = 1 << 24
+#: No input with open dimensions is made larger than this, and none with fixed ones is fed if it is larger.
+_MAX_ELEMENTS, _MAX_FIXED_ELEMENTS = 1 << 24, 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,8 @@ class OpenDims:
     def _assign(self, batch: int, others: Mapping[str, int]) -> Iterator[Assignment]:
         sizes = {**dict.fromkeys(self.batch, batch), **others}
         shapes = {name: tuple(self._size(dim, sizes) for dim in shape) for name, shape in self._shapes.items()}
-        if any(math.prod(shape) > MAX_ELEMENTS for shape in shapes.values()):
+        limit = _MAX_ELEMENTS if sizes else _MAX_FIXED_ELEMENTS
+        if any(math.prod(shape) > limit for shape in shapes.values()):
             return
         parts = [f"batch {batch}"] if self.batch else []
         parts += [f"{symbol}={size}" for symbol, size in others.items()]
