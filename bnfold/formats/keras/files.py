@@ -14,7 +14,7 @@ from typing import Any
 from bnfold.errors import ModelFileError
 from bnfold.formats.keras import inspection
 from bnfold.formats.keras.backend import import_h5py, import_keras, quiet
-from bnfold.formats.keras.inspection import Inspected, layer_name, objects
+from bnfold.formats.keras.inspection import Inspected, layer_name
 from bnfold.formats.keras.legacy import modernise
 
 #: Everything that a configuration or weights of a stranger's making have led Keras to raise.

@@ -171,10 +171,10 @@ class _Reader:
             self._read_activation(call, activation, linear[0], outputs[0], label, origin)
         return outputs
 
-    def _read_activation(
-        self, call: Call, activation: str, source: str, target: str, label: str, origin: str
-    ) -> None:
-        kind, attributes, slots = "Activation", {"activation": activation}, (source,)
+    def _read_activation(self, call: Call, activation: str, source: str, target: str, label: str, origin: str) -> None:
+        kind = "Activation"
+        attributes: dict[str, Any] = {"activation": activation}
+        slots: tuple[str, ...] = (source,)
         fused = call.layer.activation
         if isinstance(fused, self.keras.layers.Layer):
             spec = spec_of(self.keras, fused)
@@ -183,9 +183,7 @@ class _Reader:
             slots = (source, *self._weights(fused, spec, f"{origin}/{fused.name}", 0))
         known = self.graph.tensor(source)
         self.graph.declare(Tensor(target, known.dtype, known.shape))
-        self.graph.put(
-            Op(call.activation, kind, slots, (target,), attributes, DOMAIN, f"{label}/{activation}", origin)
-        )
+        self.graph.put(Op(call.activation, kind, slots, (target,), attributes, DOMAIN, f"{label}/{activation}", origin))
         self.reading.calls[call.activation] = call
 
     def _slots(
@@ -208,8 +206,7 @@ class _Reader:
             return tuple(self._param(variable, layer, origin) for variable in layer.weights)
         values = {attribute: weight(layer, attribute) for attribute in spec.weights}
         return tuple(
-            "" if value is None else self._param(value, layer, origin, attribute)
-            for attribute, value in values.items()
+            "" if value is None else self._param(value, layer, origin, attribute) for attribute, value in values.items()
         )
 
     def _param(self, value: Any, layer: Any, origin: str, attribute: str = "") -> str:
@@ -229,9 +226,7 @@ class _Reader:
         self.graph.params[name] = Param(name, dtype, tuple(value.shape), Variable(value), value)
         return name
 
-    def _operands(
-        self, node: Any, inputs: Sequence[str], origin: str
-    ) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    def _operands(self, node: Any, inputs: Sequence[str], origin: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """A binary operation lists its constant operand as a param; any other only its tensors."""
         arguments = topology.constants(self.keras, node)
         binary = type(node.operation).__name__ in BINARY_OPERATIONS and len(arguments) == 2
@@ -293,15 +288,17 @@ def shape_of(tensor: Any) -> tuple[int | None, ...]:
     return tuple(None if size is None else int(size) for size in tensor.shape)
 
 
-_EXTRA_DTYPES: Mapping[str, Any] = {"bfloat16": ml_dtypes.bfloat16, "int4": ml_dtypes.int4, "uint4": ml_dtypes.uint4}
+_EXTRA_DTYPES: Mapping[str, np.dtype[Any]] = {
+    name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "int4", "uint4")
+}
 
 
 def numpy_dtype(name: str) -> np.dtype[Any] | None:
     """The numpy dtype of a Keras dtype; None for strings and what numpy does not have."""
     if name in _EXTRA_DTYPES:
-        return np.dtype(_EXTRA_DTYPES[name])
+        return _EXTRA_DTYPES[name]
     try:
-        dtype = np.dtype(name)
+        dtype: np.dtype[Any] = np.dtype(name)
     except TypeError:
         return None
     return dtype if dtype.kind in "fiub" else None

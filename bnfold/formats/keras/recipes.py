@@ -78,9 +78,7 @@ def _changed_attributes(op: Op, original: Op) -> dict[str, Any]:
     spec = SPECS.get(op.type)
     known = spec.arguments if spec is not None else ()
     return {
-        name: value
-        for name, value in op.attributes.items()
-        if name in known and value != original.attributes.get(name)
+        name: value for name, value in op.attributes.items() if name in known and value != original.attributes.get(name)
     }
 
 
@@ -121,5 +119,5 @@ def _bias_axes(equation: str, shape: tuple[int, ...]) -> str:
 def _digest(param: Param) -> bytes:
     digest = hashlib.blake2b(repr((param.dtype.name, param.shape)).encode(), digest_size=16)
     for block in param.blocks():
-        digest.update(block.view("u1").reshape(-1) if block.size else b"")
+        digest.update(block.tobytes())
     return digest.digest()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 
-def functional(keras: Any, model: Any) -> Any | None:
+def functional(keras: Any, model: Any) -> Any:
     """The Functional model behind a Functional or a built Sequential one; None for any other layer.
 
     A subclass with a ``call`` of its own is none: what it computes is not in the graph.

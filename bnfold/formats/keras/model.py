@@ -1,0 +1,194 @@
+"""A Keras model as bnfold's other rooms see it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold.errors import OutputError, UsageError
+from bnfold.formats.atomic import atomic_write
+from bnfold.formats.keras import topology
+from bnfold.formats.keras.backend import quiet
+from bnfold.formats.keras.convert import keras_to_onnx
+from bnfold.formats.keras.files import LOAD_ERRORS
+from bnfold.formats.keras.read import Reading
+from bnfold.formats.keras.rebuild import rebuild
+from bnfold.graph import Array, ModelGraph
+
+_SUFFIXES = (".keras", ".h5", ".hdf5", ".onnx")
+_CHUNK_BYTES = 1 << 20
+#: What stands for a size that the model leaves open, where a feed has to be made up.
+_BATCH, _OPEN_SIZE = 2, 32
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterAccount:
+    """Numbers of parameters, as ``model.summary()`` counts them; ``batchnorm`` are those in BN layers."""
+
+    total: int
+    trainable: int
+    non_trainable: int
+    batchnorm: int
+
+
+class KerasModel:
+    """A Keras model: the layers it was read from and the graph that says what it computes now.
+
+    The ``keras.Model`` it was made from is never changed; :attr:`keras_model` is another one as soon
+    as the graph is.
+    """
+
+    format = "keras"
+
+    def __init__(self, keras: Any, reading: Reading, graph: ModelGraph, path: Path | None) -> None:
+        self._keras = keras
+        self._reading = reading
+        self._graph = graph
+        self._path = path
+
+    @property
+    def graph(self) -> ModelGraph:
+        return self._graph
+
+    @property
+    def path(self) -> Path | None:
+        return self._path
+
+    def with_graph(self, graph: ModelGraph) -> KerasModel:
+        """The same model around a changed graph."""
+        return KerasModel(self._keras, self._reading, graph, self._path)
+
+    @cached_property
+    def keras_model(self) -> Any:
+        """The ``keras.Model`` of this graph: the one that was loaded, or one built anew (not compiled).
+
+        Raises OutputError where the graph holds what no Keras layer can express.
+        """
+        if self._graph is self._reading.graph:
+            return self._reading.root.model
+        return rebuild(self._keras, self._graph, self._reading)
+
+    @property
+    def _name(self) -> str:
+        return str(self._path) if self._path is not None else self._reading.root.model.name
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write ``.keras``, ``.h5`` / ``.hdf5`` or, converted by tf2onnx, ``.onnx``: the suffix decides.
+
+        The target is written whole or not at all. Raises OutputError, UsageError for another suffix,
+        and MissingExtraError where ONNX is wanted and tf2onnx is not installed.
+        """
+        suffix = Path(path).suffix.lower()
+        if suffix not in _SUFFIXES:
+            raise UsageError(
+                f"{path}: a Keras model is written as {', '.join(_SUFFIXES)}, not as {suffix or 'nothing'}"
+            )
+        with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
+            written = Path(directory) / f"model{suffix}"
+            if suffix == ".onnx":
+                self._convert(written)
+            else:
+                self._save(written, path)
+            with atomic_write(path) as output, written.open("rb") as file:
+                while chunk := file.read(_CHUNK_BYTES):
+                    output.write(chunk)
+
+    def _save(self, written: Path, path: str | PathLike[str]) -> None:
+        model = self.keras_model
+        try:
+            with quiet():
+                model.save(written)
+        except LOAD_ERRORS as error:
+            words = " ".join(str(error).split())[:200] or type(error).__name__
+            raise OutputError(f"{path} cannot be written by Keras: {words}") from error
+
+    def _convert(self, target: Path) -> None:
+        keras_to_onnx(self._keras, self.keras_model, target, self._name)
+
+    def as_onnx(self, directory: Path) -> Path:
+        """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open.
+
+        Raises OutputError where tf2onnx cannot convert it, MissingExtraError where it is not installed.
+        """
+        with tempfile.NamedTemporaryFile(dir=directory, prefix="keras-", suffix=".onnx", delete=False) as file:
+            target = Path(file.name)
+        self._convert(target)
+        return target
+
+    def parameter_account(self) -> ParameterAccount:
+        """How many parameters there are and of which kind. Rebuilds the model if its graph was changed."""
+        model = self.keras_model
+        norms = [
+            layer
+            for layer in model._flatten_layers(include_self=False)
+            if isinstance(layer, self._keras.layers.BatchNormalization)
+        ]
+        return ParameterAccount(
+            total=_count(model.weights),
+            trainable=_count(model.trainable_weights),
+            non_trainable=_count(model.non_trainable_weights),
+            batchnorm=_count({id(value): value for layer in norms for value in layer.weights}.values()),
+        )
+
+    def predict(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """What Keras's own ``predict`` returns for one batch: ``feeds`` by input name, outputs in the graph's order."""
+        model = self.keras_model
+        values = [np.asarray(feeds[tensor.name]) for tensor in self._graph.inputs]
+        structure = topology.input_structure(topology.functional(self._keras, model))
+        inputs = values[0] if len(values) == 1 else self._keras.tree.pack_sequence_as(structure, values)
+        with quiet():
+            outputs = self._keras.tree.flatten(model.predict_on_batch(inputs))
+        return [np.asarray(output) for output in outputs]
+
+    def conversion_difference(self, feeds: Mapping[str, Array] | None = None) -> float:
+        """How far tf2onnx's ONNX strays from Keras: the largest difference over all outputs, each relative
+        to the largest magnitude in Keras's output. Infinite where NaN or infinity disagree.
+
+        Without ``feeds`` (by input name) one random batch is used.
+        """
+        import onnxruntime
+
+        feeds = feeds if feeds is not None else self._random_feeds()
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
+            path = self.as_onnx(Path(directory))
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            wanted = [entry.name for entry in session.get_inputs()]
+            named = feeds if set(wanted) <= set(feeds) else dict(zip(wanted, feeds.values(), strict=True))
+            actual = session.run(None, {name: named[name] for name in wanted})
+        expected = self.predict(feeds)
+        return max(_difference(a, b) for a, b in zip(expected, actual, strict=True))
+
+    def _random_feeds(self) -> dict[str, Array]:
+        random = np.random.default_rng(0)
+        feeds: dict[str, Array] = {}
+        for tensor in self._graph.inputs:
+            sizes = [size if isinstance(size, int) else _OPEN_SIZE for size in (tensor.shape or ())]
+            shape = (_BATCH, *sizes[1:])
+            dtype = tensor.dtype if tensor.dtype is not None else np.dtype(np.float32)
+            values = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
+            feeds[tensor.name] = values.astype(dtype)
+        return feeds
+
+
+def _count(variables: Any) -> int:
+    return sum(int(np.prod(variable.shape)) for variable in variables)
+
+
+def _difference(expected: Array, actual: Array) -> float:
+    a, b = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    if a.shape != b.shape or not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    finite = np.isfinite(a)
+    largest = float(np.abs(a[finite]).max(initial=0.0))
+    gap = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
+    return gap / largest if largest else gap
