@@ -8,6 +8,7 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from bnfold.formats.onnx.attributes import GRAPH_TYPES, Attributes, attribute_protos, bodies
+from bnfold.formats.onnx.context import plain_domain
 from bnfold.formats.onnx.payloads import Computed, Payloads
 from bnfold.formats.onnx.tensors import raw_bytes, to_header, to_proto
 from bnfold.formats.onnx.types import to_value_info
@@ -57,28 +58,31 @@ class Builder:
         record = op.record
         if isinstance(record, NodeProto) and not op.subgraphs and _describes(record, op):
             return record
-        node = NodeProto()
         base = _base(op)
+        node = NodeProto()
         if base is not None:
             node.CopyFrom(base)
-            del node.input[:], node.output[:], node.attribute[:]
-        node.op_type, node.domain = op.type, op.domain
-        node.name = op.label if base is not None else op.label or op.name
+            del node.input[:], node.output[:]
+        _set(node, "op_type", op.type)
+        _set(node, "domain", op.domain if plain_domain(node.domain) != op.domain else node.domain)
+        _set(node, "name", op.label if base is not None else op.label or op.name)
         node.input.extend(op.inputs)
         node.output.extend(op.outputs)
-        node.attribute.extend(attribute_protos(op, graph.opsets.get(op.domain, 1)))
-        self._subgraphs(node, base, op)
+        if base is None or not _has_attributes_of(op, base):
+            attributes = attribute_protos(op, graph.opsets.get(op.domain, 1))
+            attributes += [attribute for attribute in node.attribute if attribute.type in GRAPH_TYPES]
+            del node.attribute[:]
+            node.attribute.extend(attributes)
+        self._subgraphs(node, op)
         return node
 
-    def _subgraphs(self, node: NodeProto, base: NodeProto | None, op: Op) -> None:
-        if base is None:
-            for name, body in op.subgraphs.items():
-                node.attribute.append(AttributeProto(name=name, type=AttributeProto.GRAPH, g=self.new_graph(body)))
-            return
-        node.attribute.extend(attribute for attribute in base.attribute if attribute.type in GRAPH_TYPES)
+    def _subgraphs(self, node: NodeProto, op: Op) -> None:
+        new = dict(op.subgraphs)
         for attribute in node.attribute:
             for key, proto in bodies(attribute):
-                self._fill(proto, op.subgraphs[key])
+                self._fill(proto, new.pop(key))
+        for name, body in new.items():
+            node.attribute.append(AttributeProto(name=name, type=AttributeProto.GRAPH, g=self.new_graph(body)))
 
     def _fill(self, proto: GraphProto, graph: ModelGraph, *, keep_unused: bool = False) -> None:
         """Change ``proto``, a copy of the graph in the file, to say what ``graph`` says."""
@@ -140,12 +144,20 @@ def _is_read(graph: ModelGraph, name: str) -> bool:
 
 def _describes(record: NodeProto, op: Op) -> bool:
     return (
-        isinstance(op.attributes, Attributes)
-        and op.attributes.node is record
+        _has_attributes_of(op, record)
         and tuple(record.input) == op.inputs
         and tuple(record.output) == op.outputs
         and record.op_type == op.type
     )
+
+
+def _set(node: NodeProto, field: str, value: str) -> None:
+    if getattr(node, field) != value:  # a field that is absent in the file stays so
+        setattr(node, field, value)
+
+
+def _has_attributes_of(op: Op, node: NodeProto) -> bool:
+    return isinstance(op.attributes, Attributes) and op.attributes.node is node
 
 
 def _base(op: Op) -> NodeProto | None:

@@ -57,9 +57,8 @@ def _serialised(model: ModelProto) -> bytes:
 
 def _read(storage: FileStorage | MemoryStorage, label: str) -> OnnxModel:
     try:
-        skeleton = split(storage.data, storage.size)
-        if isinstance(storage, FileStorage):
-            storage.release()
+        skeleton = split(storage.data, storage.size, storage.release)
+        storage.release()
         model = ModelProto.FromString(skeleton.data)
     except (WireError, DecodeError) as error:
         raise ModelFileError(f"{label} {_what_it_is(storage, str(error))}") from error

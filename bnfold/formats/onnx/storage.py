@@ -44,6 +44,9 @@ class MemoryStorage:
     def copy(self, offset: int, length: int, out: Sink) -> None:
         out.write(self.view(offset, length))
 
+    def release(self) -> None:
+        """There is nothing to let go of."""
+
 
 class FileStorage:
     """A file, open and mapped for as long as this object lives: renaming another over it does no harm."""

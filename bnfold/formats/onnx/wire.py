@@ -26,6 +26,8 @@ Data = bytes | memoryview | mmap
 INLINE_BYTES = 1024
 #: Integers stay up to this size: shape inference reads them.
 INLINE_INTEGER_BYTES = 1 << 16
+#: Touching the edge of a payload of this size may bring all of it into memory.
+RELEASE_BYTES = 1 << 16
 #: What protobuf itself allows.
 MAX_DEPTH = 100
 
@@ -215,8 +217,11 @@ class _Rewriter:
         return pieces
 
 
-def split(data: Data, size: int) -> Skeleton:
-    """Separate a serialised model of ``size`` bytes from its large payloads. Raises WireError."""
+def split(data: Data, size: int, release: Callable[[], None] = lambda: None) -> Skeleton:
+    """Separate a serialised model of ``size`` bytes from its large payloads. Raises WireError.
+
+    ``release`` is called now and then to let go of the pages of a map that have been passed.
+    """
     nonce = secrets.token_hex(16)
     ranges: list[Range] = []
 
@@ -225,6 +230,8 @@ def split(data: Data, size: int) -> Skeleton:
         if field is None:
             return None
         ranges.append(Range(field.number, field.value, field.stop - field.value))
+        if ranges[-1].length >= RELEASE_BYTES:
+            release()
         return [data[start : field.start], data[field.stop : end], entry_field(nonce, str(len(ranges) - 1))]
 
     rewriter = _Rewriter(data, lambda start, stop: stop - start > INLINE_BYTES, mark)
