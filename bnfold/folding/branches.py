@@ -105,6 +105,11 @@ class Merger:
         if len(total.leaves) > 64:
             return False  # quadratic below; no branch block comes near
         candidates = [self._terms(leaf, sign) for leaf, sign in total.leaves]
+        wanted = {term.source: term.convolution for terms in candidates for term in terms}
+        for terms, (leaf, sign) in zip(candidates, total.leaves, strict=True):
+            identity = self._identity(leaf, sign, wanted[leaf]) if leaf in wanted else None
+            if identity is not None:
+                terms.insert(0, identity)
         sources: dict[str, int] = {}
         for terms in candidates:
             for term in terms:
@@ -121,11 +126,8 @@ class Merger:
         return False
 
     def _terms(self, leaf: str, sign: float) -> list[Term]:
-        """The leaf as a convolution of itself, of what its operator reads, and so on upward."""
-        terms = []
-        identity = self._identity(leaf)
-        if identity is not None:
-            terms.append(Term(leaf, leaf, _signed(identity, sign), ()))
+        """The leaf as a convolution of what its operator reads, of what comes before that, and so on upward."""
+        terms: list[Term] = []
         tensor = leaf
         so_far: Convolution | None = None
         ops: tuple[Op, ...] = ()
@@ -144,12 +146,14 @@ class Merger:
             terms.append(Term(leaf, tensor, _signed(so_far, sign), ops))
         return terms
 
-    def _identity(self, tensor: str) -> Convolution | None:
-        rank, channels = rank_of(self.graph, tensor), dim_of(self.graph, tensor, 1)
-        dtype = self.graph.tensor(tensor).dtype
-        if rank is None or rank < 3 or channels is None or dtype is None or self.graph.constant(tensor) is not None:
+    def _identity(self, leaf: str, sign: float, like: Convolution) -> Term | None:
+        """The leaf as an identity of itself, in the shape of the convolutions it is added to."""
+        rank, channels = rank_of(self.graph, leaf), dim_of(self.graph, leaf, like.channel_axis)
+        dtype = self.graph.tensor(leaf).dtype
+        if rank != len(like.shape) or channels is None or dtype is None or self.graph.constant(leaf) is not None:
             return None
-        return per_channel(Affine.identity(), channels, rank - 2, dtype, 0.0)
+        own = per_channel(Affine.identity(), channels, rank - 2, dtype, 0.0, like.channel_axis)
+        return Term(leaf, leaf, _signed(own, sign), ())
 
     def _merge_terms(self, total: Sum, source: str, chosen: dict[int, Term]) -> bool:
         for subset in _subsets(chosen):

@@ -12,6 +12,8 @@ from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import (
     arithmetic,
     elementwise,
+    keras_layers,
+    keras_linear,
     layout,
     norms,
     onnx_linear,
@@ -44,7 +46,19 @@ __all__ = [
 ]
 
 #: Imported for the facts they register.
-FAMILIES = (arithmetic, elementwise, layout, norms, onnx_linear, pooling, recurrent, select, spatial)
+FAMILIES = (
+    arithmetic,
+    elementwise,
+    keras_layers,
+    keras_linear,
+    layout,
+    norms,
+    onnx_linear,
+    pooling,
+    recurrent,
+    select,
+    spatial,
+)
 
 
 def role(op: Op, graph: ModelGraph | None = None) -> Role:

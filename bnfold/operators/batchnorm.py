@@ -73,14 +73,16 @@ class AffineFacts(Facts):
         return self._become(node, affine, own)
 
     def convolution(self, node: Node) -> Convolution | None:
-        """One tap and one group a channel, where the channels are on axis 1 of an image."""
-        affine, rank, channels = self.as_affine(node), node.out_rank(), dim_of(node.graph, node.op.outputs[0], 1)
-        tensor = node.graph.tensor(node.op.outputs[0])
-        if isinstance(affine, Refusal) or rank is None or rank < 3 or channels is None or tensor.dtype is None:
+        """One tap and one group a channel, for images."""
+        affine, tensor = self.as_affine(node), node.graph.tensor(node.op.outputs[0])
+        rank = node.out_rank()
+        if isinstance(affine, Refusal) or rank is None or rank < 3 or tensor.dtype is None or affine.grid:
             return None
-        if affine.grid or affine.axis not in (None, 1):
+        axis = 1 if affine.axis is None else affine.axis
+        channels = dim_of(node.graph, node.op.outputs[0], axis)
+        if channels is None:
             return None
-        return per_channel(affine, channels, rank - 2, tensor.dtype, float(channels))
+        return per_channel(affine, channels, rank - 2, tensor.dtype, float(channels), axis)
 
     def _become(self, node: Node, first: Affine, second: Affine) -> Absorbed:
         if not first.composes(second):

@@ -47,6 +47,8 @@ class Convolution:
     macs: float
     #: The per-channel map this is, where it is no more than that.
     plain: Affine | None = None
+    #: The channel axis of the data.
+    channel_axis: int = 1
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -96,19 +98,50 @@ class Convolution:
         return wide
 
 
-def per_channel(affine: Affine, channels: int, spatial: int, dtype: np.dtype[Any], macs: float) -> Convolution:
+def per_channel(
+    affine: Affine, channels: int, spatial: int, dtype: np.dtype[Any], macs: float, channel_axis: int = 1
+) -> Convolution:
     """A per-channel map as a convolution of one tap and one group a channel."""
     shape = (channels, 1) + (1,) * spatial
     scale = np.broadcast_to(affine.scale, (channels,)).reshape(shape)
     shift = np.broadcast_to(affine.shift, (channels,)).copy()
     ones, zeros, free = (1,) * spatial, (0,) * spatial, (None,) * spatial
-    return Convolution(shape, scale.copy, shift, channels, ones, ones, zeros, zeros, free, dtype, macs, affine)
+    return Convolution(
+        shape, scale.copy, shift, channels, ones, ones, zeros, zeros, free, dtype, macs, affine, channel_axis
+    )
+
+
+def same_padding(
+    sizes: Sequence[int | None],
+    window: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    *,
+    lower: bool = False,
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Zeros before and after each axis that make the output ``ceil(size / stride)`` long.
+
+    An odd one goes to the end, or with ``lower`` to the beginning. With a stride the size must be known.
+    """
+    begins, ends = [], []
+    for size, taps, stride, dilation in zip(sizes, window, strides, dilations, strict=True):
+        reach = dilation * (taps - 1)
+        if stride == 1:
+            total = reach
+        elif size is None:
+            return None
+        else:
+            total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
+        small = total // 2
+        begins.append(total - small if lower else small)
+        ends.append(small if lower else total - small)
+    return tuple(begins), tuple(ends)
 
 
 def add(parts: Sequence[Convolution]) -> Convolution | None:
     """The sum of convolutions of the same input as one, or None where there is none as cheap."""
     first = parts[0]
-    if len({(part.channels, part.strides, part.dtype, len(part.shape)) for part in parts}) != 1:
+    if len({(p.channels, p.strides, p.dtype, len(p.shape), p.channel_axis) for p in parts}) != 1:
         return None
     slack = _common_slack(parts)
     if slack is None:
@@ -166,6 +199,8 @@ def add_plain(parts: Sequence[Convolution]) -> Affine | None:
         if total is None:
             total = plain
             continue
+        if part.channel_axis != parts[0].channel_axis:
+            return None
         axis = total.axis if total.axis is not None else plain.axis
         total = Affine.of(total.scale + plain.scale, total.shift + plain.shift, axis)
     return total
@@ -187,7 +222,7 @@ def chain(first: Convolution, second: Convolution) -> Convolution | None:
     """``second(first(x))`` as one convolution, where one of the two has a single tap."""
     if (first.channels[1], first.dtype, len(first.shape)) != (second.channels[0], second.dtype, len(second.shape)):
         return None
-    if not (first.is_pointwise or second.is_pointwise):
+    if not (first.is_pointwise or second.is_pointwise) or first.channel_axis != second.channel_axis:
         return None
     if first.is_pointwise and not second.is_pointwise and first.bias.any() and second.is_padded:
         return None  # the padding would have to hold the first one's bias

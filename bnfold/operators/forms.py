@@ -76,7 +76,7 @@ def onnx_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[An
 
 
 #: For each format the operators for ``a + b`` and ``a - b``.
-_SUMS = {"onnx": ("Add", "Sub", "")}
+_SUMS = {"onnx": ("Add", "Sub", ""), "keras": ("Add", "Subtract", "keras")}
 
 
 def sum_form(format: str, first: str, second: str, sign: float) -> NewOp:

@@ -72,7 +72,8 @@ class Layout:
             block = self.weight.exact_rows(start, stop)
             block = block * (factor if factor.shape[0] == 1 else factor[start:stop])
             rows.append(block.sum(axis=taps) if taps else block)
-        table = np.concatenate(rows)
+        # Blocks are cut along the first axis: it counts channels, or taps that are summed like the rest.
+        table = np.sum(rows, axis=0) if 0 in taps else np.concatenate(rows)
         table = table if self.weight_out < self.weight_in else table.T
         within = table.shape[0]
         if within == self.out_channels:

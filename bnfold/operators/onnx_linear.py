@@ -9,7 +9,7 @@ import numpy as np
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
 from bnfold.operators.base import Absorbed, Crossing, Lifts, NewOp, Node, Rewrite, register
-from bnfold.operators.convolution import Convolution, writer
+from bnfold.operators.convolution import Convolution, same_padding, writer
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import PlainWeight, Weight, weight_of
 from bnfold.refusal import Refusal
@@ -95,19 +95,8 @@ def _padding(
     if mode in ("NOTSET", ""):
         pads = node.ints("pads", (0,) * (2 * spatial))
         return tuple(pads[:spatial]), tuple(pads[spatial:]), known
-    begins, ends = [], []
-    for size, tap, stride, dilation in zip(known, kernel, strides, dilations, strict=True):
-        reach = dilation * (tap - 1)
-        if stride == 1:
-            total = reach
-        elif size is None:
-            return None
-        else:
-            total = max((-(-size // stride) - 1) * stride + reach + 1 - size, 0)
-        small = total // 2
-        begins.append(small if mode == "SAME_UPPER" else total - small)
-        ends.append(total - begins[-1])
-    return tuple(begins), tuple(ends), known
+    padding = same_padding(known, kernel, strides, dilations, lower=mode == "SAME_LOWER")
+    return None if padding is None else (*padding, known)
 
 
 @writer("onnx")

@@ -17,7 +17,7 @@ _SUMS = frozenset({"Add", "Sum", "Sub", "Mean", "Average", "Subtract"})
 _CONCATS = frozenset({"Concat", "Concatenate"})
 _EXTREMES = frozenset({"Max", "Min", "Maximum", "Minimum"})
 _PRODUCTS = frozenset({"Mul", "Multiply"})
-_QUOTIENTS = frozenset({"Div", *_PRODUCTS})
+_QUOTIENTS = frozenset({"Div", "TrueDivide", "Divide", *_PRODUCTS})
 #: Rearrangements after which every axis still means what it meant before.
 _SAME_AXES = frozenset(
     {"Identity", "Cast", "Pad", "Resize", "Upsample"}
@@ -31,6 +31,13 @@ _NORMALISERS = frozenset(
     {"InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "LRN"}
     | {"UnitNormalization", "SpectralNormalization", "MeanVarianceNormalization"}
 )
+
+
+def word(op: Op) -> str:
+    """What people call this kind of operator: the function's name for an activation layer."""
+    if op.type == "Activation":
+        return str(op.attributes.get("activation", op.type))
+    return op.type.removeprefix("ops.")
 
 
 def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
@@ -75,32 +82,32 @@ def drops(graph: ModelGraph, op: Op) -> bool:
 
 def is_final_activation(op: Op) -> bool:
     """Softmax, sigmoid and their like, with which a model's last layer ends."""
-    return op.type.lower() in _FINAL
+    return word(op).lower() in _FINAL
 
 
 def is_sum(op: Op) -> bool:
     """A sum, difference or mean of tensors."""
-    return op.type in _SUMS
+    return word(op) in _SUMS
 
 
 def is_concatenation(op: Op) -> bool:
     """Tensors put beside each other along one axis."""
-    return op.type in _CONCATS
+    return word(op) in _CONCATS
 
 
 def is_quotient(op: Op) -> bool:
     """A product or quotient of tensors, as in a normalisation written out."""
-    return op.type in _QUOTIENTS
+    return word(op) in _QUOTIENTS
 
 
 def is_extreme(op: Op) -> bool:
     """The larger or smaller of several tensors, which is nonlinear."""
-    return op.type in _EXTREMES
+    return word(op) in _EXTREMES
 
 
 def is_normaliser(op: Op) -> bool:
     """Normalises by statistics of its own input, unlike a BatchNormalization at inference."""
-    return op.type in _NORMALISERS
+    return word(op) in _NORMALISERS
 
 
 def keeps_axes(graph: ModelGraph, op: Op, role: Role) -> bool:
@@ -123,6 +130,16 @@ def has_bias_input(op: Op) -> bool:
     return not op.domain and op.type in _BIAS_IN_SLOT_2 and bool(op.input(2))
 
 
+def can_drop_bias(graph: ModelGraph, op: Op) -> bool:
+    """May the operator do without a bias? A Gemm has to have one before opset 11."""
+    return bool(op.domain) or op.type != "Gemm" or graph.opsets.get("", 99) >= 11
+
+
+def bias_gain(op: Op) -> float:
+    """What an operator multiplies its bias by: Gemm's beta."""
+    return float(op.attributes.get("beta", 1.0)) if not op.domain and op.type == "Gemm" else 1.0
+
+
 def is_lookup(op: Op) -> bool:
     """A table that is looked up: its rows need no bias."""
     return op.type in _LOOKUPS
@@ -133,7 +150,7 @@ _GATE_DEPTH = 8
 
 def gated_tensor(graph: ModelGraph, op: Op, role_of: Callable[[Op], Role]) -> str | None:
     """The x of ``x * f(x)`` with an elementwise f, for the product: swish, hard swish, gelu and mish as exported."""
-    if op.type not in _PRODUCTS or len(op.inputs) != 2:
+    if word(op) not in _PRODUCTS or len(op.inputs) != 2:
         return None
     first, second = (_behind(graph, tensor, role_of) for tensor in op.inputs)
     if first[0] in second[1:]:

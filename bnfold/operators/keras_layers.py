@@ -1,0 +1,390 @@
+"""Keras's other layers: normalisation, activations, pooling, padding, reshaping and joining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.graph import ModelGraph, Param, Shape
+from bnfold.operators.arithmetic import (
+    Add,
+    Div,
+    Mul,
+    Sub,
+    lift_gate,
+    lift_same,
+    lift_sum,
+    rising,
+    sink_gate,
+    sink_same,
+    sink_sum,
+)
+from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, NewOp, Node, Role, Sunk, register
+from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
+from bnfold.operators.elementwise import Homogeneous, Passing
+from bnfold.operators.forms import DATA, Form, builder
+from bnfold.operators.keras_linear import DOMAIN, channel_axis
+from bnfold.operators.layout import Rearrangement, regroup, rename_axes
+from bnfold.operators.select import Concat
+from bnfold.refusal import Refusal
+
+
+@register("BatchNormalization", domain=DOMAIN)
+class KerasBatchNorm(BatchNormFacts):
+    """gamma, beta, moving mean and variance in slots 1 to 4; channels on ``axis``."""
+
+    def batchnorm(self, node: Node) -> BatchNorm | Refusal:
+        if node.attr("training"):
+            return node.refuse("training-mode", "is called in training mode: it normalises with batch statistics")
+        mean, variance = node.const(3), node.const(4)
+        axis = node.attr("axis")
+        if mean is None or variance is None or not isinstance(axis, int):
+            return node.refuse("dynamic-parameters", "has parameters that are computed at run time")
+        gamma, beta = node.const(1), node.const(2)
+        channels = mean.size
+        return BatchNorm(
+            np.ones(channels) if gamma is None else gamma.exact(),
+            np.zeros(channels) if beta is None else beta.exact(),
+            mean.exact(),
+            variance.exact(),
+            float(node.attr("epsilon", 1e-3)),
+            axis,
+        )
+
+
+@builder("keras")
+def keras_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[Any]) -> Form | Refusal:
+    """One BatchNormalization along the affine's axis, the last one for a uniform map."""
+    shape = graph.tensor(tensor).shape
+    if shape is None or affine.grid:
+        return Refusal("no-form", f"no Keras layer computes the map that {tensor} would need")
+    axis = len(shape) - 1 if affine.axis is None else affine.axis
+    size = shape[axis]
+    if not isinstance(size, int) or axis == 0:
+        return Refusal("unknown-shape", f"{tensor} has an unknown number of channels")
+    vectors = {
+        "gamma": np.broadcast_to(affine.scale, (size,)).copy(),
+        "beta": np.broadcast_to(affine.shift, (size,)).copy(),
+        "moving_mean": np.zeros(size),
+        "moving_variance": np.ones(size),
+    }
+    kind = np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+    params = [Param.of(f"{tensor}/{name}", vector, kind) for name, vector in vectors.items()]
+    return [NewOp("BatchNormalization", (DATA, *params), {"axis": axis, "epsilon": 0.0}, DOMAIN)]
+
+
+@register("Normalization", domain=DOMAIN)
+class Normalization(AffineFacts, KeepsShape):
+    """``(x - mean) / max(sqrt(variance), 1e-7)``, or the inverse of that."""
+
+    def as_affine(self, node: Node) -> Affine | Refusal:
+        mean, variance, rank = node.const(1), node.const(2), node.rank(0)
+        if mean is None or variance is None or rank is None or node.attr("training"):
+            return node.refuse("dynamic-parameters", "has statistics that are not known")
+        root = np.maximum(np.sqrt(variance.exact()), 1e-7)
+        middle = mean.exact()
+        scale, shift = (root, middle) if node.attr("invert") else (1.0 / root, -middle / root)
+        scale, shift = np.broadcast_arrays(scale, shift)
+        wide = [axis for axis, size in enumerate(scale.shape) if size != 1]
+        axes = [axis + rank - scale.ndim for axis in wide]
+        shape = [scale.shape[axis] for axis in wide]
+        if any(node.dim(0, axis) != size for axis, size in zip(axes, shape, strict=True)):
+            return node.refuse("broadcast", "has statistics that do not fit its input")
+        return Affine.over(axes, scale.reshape(shape), shift.reshape(shape))
+
+
+@register("Rescaling", domain=DOMAIN)
+class Rescaling(AffineFacts, KeepsShape):
+    """``scale * x + offset``."""
+
+    def as_affine(self, node: Node) -> Affine | Refusal:
+        scale, offset = node.attr("scale"), node.attr("offset", 0.0)
+        if not isinstance(scale, int | float) or not isinstance(offset, int | float):
+            return node.refuse("several-axes", "scales by more than one number")
+        return Affine.of(float(scale), float(offset), None)
+
+
+@register("Activation", domain=DOMAIN)
+class Activation(Homogeneous):
+    """By name: linear lets everything pass, the ReLU family scales, the others nothing."""
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        name = node.attr("activation")
+        if name == "linear":
+            return None
+        if name in ("relu", "leaky_relu"):
+            return super().allows(node, affine)
+        return node.refuse("nonlinear", f"({name}) is nonlinear")
+
+
+@register("ReLU", "LeakyReLU", "PReLU", domain=DOMAIN)
+class ReluLayer(Homogeneous):
+    """A ReLU with an upper bound or another threshold than zero stops everything."""
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        if node.attr("max_value") is not None or node.attr("threshold", 0.0):
+            return node.refuse("nonlinear", "is nonlinear")
+        return super().allows(node, affine)
+
+
+@register("ELU", "Softmax", domain=DOMAIN)
+class OtherActivation(KeepsShape):
+    """Nothing passes."""
+
+    role = Role.ACTIVATION
+
+
+@register(
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise",
+    "AlphaDropout", domain=DOMAIN,
+)  # fmt: skip
+class DropoutLayer(Passing):
+    """Nothing at inference, unless the model calls it with ``training=True``."""
+
+    role = Role.DROPOUT
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        if node.attr("training"):
+            return node.refuse("training-mode", "is called in training mode")
+        return None
+
+
+@register("Identity", "ActivityRegularization", domain=DOMAIN)
+class IdentityLayer(Passing):
+    """``x``."""
+
+    role = Role.SHAPE
+
+
+class ChannelPassing(Facts):
+    """Works on the spatial axes alone; what lies along the channels passes if ``allows`` lets it."""
+
+    role = Role.SHAPE
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        return None
+
+    def out_axis(self, node: Node) -> int | None:
+        """The channel axis of the output."""
+        return channel_axis(node)
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        moved = self._move(node, affines[0], self.out_axis(node), channel_axis(node))
+        return moved if isinstance(moved, Refusal) else [Crossing({0: moved})]
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        moved = self._move(node, affines[0], channel_axis(node), self.out_axis(node))
+        return moved if isinstance(moved, Refusal) else Crossing({0: moved})
+
+    def _move(self, node: Node, affine: Affine, start: int | None, end: int | None) -> Affine | Refusal:
+        refusal = self.allows(node, affine)
+        if refusal is not None or affine.axis is None:
+            return refusal or affine
+        if affine.axis != start:
+            return node.refuse("other-axis", f"works on axis {affine.axis}, along which the affine runs")
+        return affine.on_axis(end)
+
+
+@register("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D", domain=DOMAIN)
+class ZeroPadding(ChannelPassing):
+    """Pads with zeros, which no layer can change: a scale passes, a shift does not."""
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        if not affine.is_scale:
+            return node.refuse("zero-padding", "pads with zeros, so a shift would be lost at the border")
+        return None
+
+
+@register("Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D", "UpSampling2D", "UpSampling3D", domain=DOMAIN)
+class Spatial(ChannelPassing):
+    """Cuts or repeats elements, or interpolates between them with weights that sum to one."""
+
+
+@register("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", domain=DOMAIN)
+class AveragePooling(ChannelPassing):
+    """Keras averages over the elements alone, never over padding."""
+
+    role = Role.POOL
+
+
+@register("MaxPooling1D", "MaxPooling2D", "MaxPooling3D", domain=DOMAIN)
+class MaxPooling(ChannelPassing):
+    """Every scale that is not negative passes."""
+
+    role = Role.POOL
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        return rising(node, affine)
+
+
+class GlobalPooling(ChannelPassing):
+    """All spatial axes go, or stay with size 1."""
+
+    role = Role.POOL
+
+    def out_axis(self, node: Node) -> int | None:
+        return channel_axis(node) if node.attr("keepdims") else 1
+
+
+@register("GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalAveragePooling3D", domain=DOMAIN)
+class GlobalAverage(GlobalPooling):
+    """The mean of each channel."""
+
+
+@register("GlobalMaxPooling1D", "GlobalMaxPooling2D", "GlobalMaxPooling3D", domain=DOMAIN)
+class GlobalMax(GlobalPooling):
+    """The maximum of each channel."""
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        return rising(node, affine)
+
+
+def _batch(shape: Shape | None) -> Shape | None:
+    """The shape with its batch size by name, so that two unknown ones are the same."""
+    return None if shape is None else ("batch", *shape[1:])
+
+
+@register("Flatten", "Reshape", domain=DOMAIN)
+class KerasReshape(Rearrangement):
+    """Row-major order stays; a Flatten of ``channels_first`` data moves the channels last before."""
+
+    def _moves_channels(self, node: Node) -> bool:
+        return node.op.type == "Flatten" and node.attr("data_format") == "channels_first" and (node.rank(0) or 0) > 2
+
+    def _shapes(self, node: Node) -> tuple[Shape, Shape] | Refusal:
+        source, target = _batch(node.shape(0)), _batch(node.out_shape())
+        if source is None or target is None:
+            return node.refuse("unknown-shape", "reshapes between shapes that are not known")
+        if self._moves_channels(node):
+            source = (source[0], *source[2:], source[1])
+        return source, target
+
+    def up(self, node: Node, affine: Affine) -> Affine | Refusal:
+        shapes = self._shapes(node)
+        if isinstance(shapes, Refusal):
+            return shapes
+        source, target = shapes
+        moved = regroup(affine, target, source)
+        if moved is None:
+            return node.refuse("reshape", "mixes the affine's axis with others in a way that cannot be followed")
+        last = len(source) - 1
+        renamed = {0: 0, last: 1, **{axis: axis + 1 for axis in range(1, last)}}
+        return rename_axes(moved, renamed) if self._moves_channels(node) else moved
+
+    def down(self, node: Node, affine: Affine) -> Affine | Refusal:
+        shapes = self._shapes(node)
+        if isinstance(shapes, Refusal):
+            return shapes
+        source, target = shapes
+        last = len(source) - 1
+        if self._moves_channels(node):
+            affine = rename_axes(affine, {0: 0, 1: last, **{axis: axis - 1 for axis in range(2, last + 1)}})
+        moved = regroup(affine, source, target)
+        return moved or node.refuse("reshape", "mixes the affine's axis with others in a way that cannot be followed")
+
+
+@register("Permute", domain=DOMAIN)
+class Permute(Rearrangement):
+    """Axis ``i`` of the output is axis ``perm[i]`` of the input, the batch included."""
+
+    def up(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return rename_axes(affine, node.ints("perm"))
+
+    def down(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return rename_axes(affine, {axis: place for place, axis in enumerate(node.ints("perm"))})
+
+
+@register("RepeatVector", domain=DOMAIN)
+class RepeatVector(Rearrangement):
+    """[batch, features] to [batch, n, features]."""
+
+    def up(self, node: Node, affine: Affine) -> Affine | Refusal:
+        if affine.grid or affine.axis == 1:
+            return node.refuse("new-axis", "makes the affine's axis by repetition")
+        return affine.on_axis(1)
+
+    def down(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return affine.on_axis(2)
+
+
+@register("Concatenate", domain=DOMAIN)
+class Concatenate(Concat):
+    """As ONNX's Concat."""
+
+
+@register("Add", "Subtract", domain=DOMAIN)
+class Sum(Facts):
+    """The sum of any number of tensors, the difference of two."""
+
+    role = Role.JOIN
+
+    def addends(self, node: Node) -> Mapping[int, float]:
+        signs = dict.fromkeys(range(len(node.op.inputs)), 1.0)
+        return {**signs, 1: -1.0} if node.op.type == "Subtract" else signs
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_sum(node, self.addends(node), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_sum(node, self.addends(node), affines)
+
+
+@register("ops.Add", domain=DOMAIN)
+class AddOperation(Add):
+    """``a + b`` written with tensors: an affine where one operand is constant."""
+
+
+@register("ops.Subtract", domain=DOMAIN)
+class SubtractOperation(Sub):
+    """``a - b``."""
+
+
+@register("ops.Multiply", domain=DOMAIN)
+class MultiplyOperation(Mul):
+    """``a * b``."""
+
+
+@register("ops.TrueDivide", "ops.Divide", domain=DOMAIN)
+class DivideOperation(Div):
+    """``a / b``."""
+
+
+@register("Multiply", domain=DOMAIN)
+class Product(Facts):
+    """The product of tensors."""
+
+    role = Role.JOIN
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_gate(node, tuple(range(len(node.op.inputs))), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_gate(node, affines)
+
+
+@register("Average", domain=DOMAIN)
+class Mean(Facts):
+    """The mean of tensors: all carry the same map, or none."""
+
+    role = Role.JOIN
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_same(node, range(len(node.op.inputs)), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_same(node, range(len(node.op.inputs)), affines)
+
+
+@register("Maximum", "Minimum", domain=DOMAIN)
+class Extreme(Mean):
+    """The largest or smallest of tensors: keeps every scale that is not negative."""
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return rising(node, affines[0]) or super().lift(node, affines)
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        refusals = [rising(node, affine) for affine in affines.values()]
+        return next((refusal for refusal in refusals if refusal is not None), None) or super().sink(node, affines)
