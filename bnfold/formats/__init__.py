@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import ModelFileError, UsageError
+from bnfold.formats.atomic import reason
 
 if TYPE_CHECKING:
     from bnfold.graph import Model
@@ -24,7 +25,11 @@ def load(source: str | PathLike[str] | bytes | Any, *, allow_unsafe: bool = Fals
     """
     if isinstance(source, (str, PathLike)):
         path = Path(source)
-        if is_keras_path(path):
+        try:
+            is_keras = is_keras_path(path)
+        except (OSError, ValueError) as error:
+            raise ModelFileError(f"{path!s} cannot be read: {reason(error)}") from error
+        if is_keras:
             from bnfold.formats import keras
 
             return keras.load(path, allow_unsafe=allow_unsafe)
@@ -33,7 +38,9 @@ def load(source: str | PathLike[str] | bytes | Any, *, allow_unsafe: bool = Fals
 
         return keras.load(source, allow_unsafe=allow_unsafe)
     elif not isinstance(source, (bytes, bytearray, memoryview)) and type(source).__name__ != "ModelProto":
-        raise UsageError(f"a model is loaded from a path, bytes, a ModelProto or a keras.Model, not {type(source)}")
+        raise UsageError(
+            f"a model is loaded from a path, bytes, a ModelProto or a keras.Model, not a {type(source).__name__}"
+        )
     from bnfold.formats import onnx
 
     return onnx.load(source)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from os import PathLike
 from pathlib import Path
 
@@ -66,11 +68,7 @@ def _read(storage: FileStorage | MemoryStorage, label: str) -> OnnxModel:
         raise ModelFileError(f"{label} {_what_it_is(storage, 'it holds no graph')}")
     payloads = Payloads(skeleton.nonce, (Stored(storage, *entry) for entry in skeleton.ranges))
     context = Context(label, model, payloads)
-    file = storage if isinstance(storage, FileStorage) else None
-    try:
-        return _checked(context, skeleton.data, file)
-    except UnicodeDecodeError as error:
-        raise ModelFileError(f"{label} is damaged: a name in it is not UTF-8") from error
+    return _checked(context, skeleton.data, storage if isinstance(storage, FileStorage) else None)
 
 
 def _checked(context: Context, data: bytes, file: FileStorage | None) -> OnnxModel:
@@ -95,8 +93,14 @@ def _check(context: Context, data: bytes) -> None:
     try:
         onnx.checker.check_model(joined(splice(data, context.payloads.nonce, emptied)))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        message = " ".join(str(error).split()).rstrip(".")
-        context.fail(f"fails onnx.checker: {message}")
+        context.fail(f"fails onnx.checker: {_sentence(str(error))}")
+
+
+def _sentence(message: str) -> str:
+    """The checker's message on one line: what is wrong, and in which node."""
+    fault, _, where = " ".join(message.split()).partition(" ==> Context: ")
+    node = re.search(r"Name: (.*?) ?OpType: (\S+)", where)
+    return fault.rstrip(".") if node is None else f"{fault.rstrip('.')} (node {node[1]!r}, {node[2]})"
 
 
 def _what_it_is(storage: FileStorage | MemoryStorage, fault: str) -> str:
@@ -107,6 +111,14 @@ def _what_it_is(storage: FileStorage | MemoryStorage, fault: str) -> str:
     for first, kind in _FIRST_BYTES.items():
         if start.startswith(first):
             return f"is {kind}"
-    if all(byte >= 0x20 or byte in b"\t\n\r" for byte in start):
+    if _is_text(start):
         return "is a text file, not an ONNX model"
     return f"is damaged, or not an ONNX model: {fault}"
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return all(letter.isprintable() or letter.isspace() for letter in text)

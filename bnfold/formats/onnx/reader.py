@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from itertools import chain
 from typing import NoReturn
 
 from onnx import GraphProto, NodeProto, TensorProto
@@ -38,6 +39,7 @@ class _Reader:
         self._outer = outer
         self._known: set[str] = set()
         self._names: set[str] = set()
+        self._types: set[str] = set()
         self._captures: dict[str, None] = {}
         self._graph = ModelGraph(
             name=proto.name,
@@ -67,6 +69,7 @@ class _Reader:
                 if graph.parent is None or name not in self._outer:
                     self._context.fail(f"has the output {name!r}, which nothing in it produces")
                 self._captures[name] = None
+        self._check_names()
         return graph
 
     @property
@@ -74,10 +77,16 @@ class _Reader:
         """Tensors of the graphs around this one that are read in it or deeper inside."""
         return tuple(self._captures)
 
+    def _check_names(self) -> None:
+        # protobuf gives text that is not UTF-8 as bytes.
+        for name in chain(self._known, self._names, self._types):
+            if not isinstance(name, str):
+                self._context.fail(f"is damaged: the name {name!r} in it is not UTF-8")
+
     def _read_constants(self) -> None:
         params = self._graph.params
         for tensor in self._proto.initializer:
-            param = self._to_param(tensor, "initializer")
+            param = self._to_param(tensor, "initializer", tensor.name)
             if param.name in params:
                 self._context.fail(f"has two initializers named {param.name!r}")
             params[param.name] = param
@@ -86,15 +95,16 @@ class _Reader:
             self._graph.declare(Tensor(sparse.values.name, dtype, tuple(sparse.dims)))
             self._known.add(sparse.values.name)
 
-    def _to_param(self, tensor: TensorProto, what: str) -> Param:
+    def _to_param(self, tensor: TensorProto, what: str, name: str) -> Param:
         try:
             return to_param(tensor, self._context.payloads.of(tensor))
         except TensorError as error:
-            self._context.fail(f"is damaged: {what} {tensor.name!r} {error}")
+            self._context.fail(f"is damaged: {what} {name!r} {error}")
 
     def _read_node(self, index: int, node: NodeProto) -> None:
         inputs, outputs = tuple(node.input), tuple(node.output)
         name = self._unique(node.name or f"{node.op_type}_{index}")
+        self._types.update((node.op_type, node.domain))
         for tensor in inputs:
             if tensor and tensor not in self._known:
                 if tensor not in self._outer:
@@ -132,8 +142,10 @@ class _Reader:
 
     def _fail_undefined(self, node: NodeProto, name: str, tensor: str) -> NoReturn:
         later = any(tensor in other.output for other in self._proto.node)
-        reason = "is produced only by it or after it: a cycle, or nodes out of order" if later else "nothing produces"
-        self._context.fail(f"is broken: node {name!r} ({node.op_type}) reads {tensor!r}, which {reason}")
+        reason = (
+            "it produces itself or a later node does: a cycle, or nodes out of order" if later else "nothing produces"
+        )
+        self._context.fail(f"is damaged: node {name!r} ({node.op_type}) reads {tensor!r}, which {reason}")
 
     def _read_attributes(self, node: NodeProto, name: str) -> tuple[Mapping[str, ModelGraph], tuple[str, ...]]:
         """Check the tensors of a node, and read its subgraphs: them, and what they capture from here or outside."""
@@ -142,7 +154,7 @@ class _Reader:
         for attribute in node.attribute:
             if attribute.type in TENSOR_TYPES:
                 for tensor in attribute_tensors(attribute):
-                    self._to_param(tensor, f"attribute {attribute.name!r} of node {name!r}")
+                    self._to_param(tensor, f"attribute {attribute.name!r} of node", name)
             elif attribute.type in GRAPH_TYPES:
                 for key, body in bodies(attribute):
                     reader = _Reader(self._context, body, self._graph, self._outer | self._known)
