@@ -7,6 +7,7 @@ cross it.
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -137,6 +138,7 @@ class _Assembler:
 
     def _model_part(self, scope: Scope) -> ModelPart:
         parts: list[Part] = [*self.layers.get(scope, ()), *map(self._model_part, self.children.get(scope, ()))]
+        parts.sort(key=lambda part: min(self.graph.position(leaf.op.name) for leaf in part.leaves()))
         part = ModelPart(scope, _ordered(parts))
         leaves = list(part.leaves())
         produced = dict.fromkeys(tensor for leaf in leaves for tensor in leaf.outputs)
@@ -182,21 +184,22 @@ def _ordered(parts: list[Part]) -> list[Part]:
 
 
 def _sort(parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
-    """Kahn's algorithm: the parts in order, and those that wait for each other."""
+    """Kahn's algorithm, always taking the first part that is ready: the order, and the parts that wait for each other."""
     producer = {tensor: part for part in parts for tensor in part.outputs}
     waiting = {id(part): {id(producer[t]) for t in part.inputs if t in producer} - {id(part)} for part in parts}
+    places = {id(part): place for place, part in enumerate(parts)}
     followers: dict[int, list[Part]] = defaultdict(list)
     for part in parts:
         for before in waiting[id(part)]:
             followers[before].append(part)
-    ready = [part for part in reversed(parts) if not waiting[id(part)]]
+    ready = [places[id(part)] for part in parts if not waiting[id(part)]]
     order: list[Part] = []
     while ready:
-        part = ready.pop()
+        part = parts[heapq.heappop(ready)]
         order.append(part)
-        for follower in reversed(followers[id(part)]):
+        for follower in followers[id(part)]:
             waiting[id(follower)].discard(id(part))
             if not waiting[id(follower)]:
-                ready.append(follower)
+                heapq.heappush(ready, places[id(follower)])
     done = {id(part) for part in order}
     return order, [part for part in parts if id(part) not in done]

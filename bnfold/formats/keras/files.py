@@ -15,7 +15,8 @@ from bnfold.errors import ModelFileError
 from bnfold.formats.keras import inspection
 from bnfold.formats.keras.backend import import_h5py, import_keras, quiet
 from bnfold.formats.keras.inspection import Inspected, layer_name
-from bnfold.formats.keras.legacy import modernise
+from bnfold.formats.keras.keras1 import convert_weights
+from bnfold.formats.keras.legacy import major, modernise
 
 #: Everything that a configuration or weights of a stranger's making have led Keras to raise.
 LOAD_ERRORS = (
@@ -61,7 +62,8 @@ def _readable(path: Path, inspected: Inspected, config: Mapping[str, Any], direc
     """The file itself where Keras can read it as it is, else a copy in ``directory`` with another
     configuration or the suffix that Keras goes by.
     """
-    unchanged = config == inspected.config
+    ancient = inspected.kind == "hdf5" and major(inspected.keras_version) == 1
+    unchanged = config == inspected.config and not ancient
     if unchanged and path.suffix in _SUFFIXES[inspected.kind]:
         return path
     if inspected.kind == "zip":
@@ -76,6 +78,8 @@ def _readable(path: Path, inspected: Inspected, config: Mapping[str, Any], direc
     if not unchanged:
         with import_h5py().File(copy, "r+") as file:
             file.attrs["model_config"] = json.dumps(config)
+            if ancient:
+                convert_weights(path, file, config)
     return copy
 
 

@@ -79,13 +79,12 @@ def _inspect_archive(path: Path) -> Inspected:
 
 
 def _version(archive: zipfile.ZipFile, names: set[str]) -> str:
-    if "metadata.json" not in names:
-        return ""
+    """The version of Keras that wrote an archive; taken for a present one where it does not say."""
     try:
-        metadata = json.loads(archive.read("metadata.json"))
+        metadata = json.loads(archive.read("metadata.json")) if "metadata.json" in names else {}
     except ValueError:
-        return ""
-    return str(metadata.get("keras_version", "")) if isinstance(metadata, dict) else ""
+        metadata = {}
+    return str(metadata.get("keras_version", "3")) if isinstance(metadata, dict) else "3"
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
@@ -130,10 +129,14 @@ def _inspect_hdf5(path: Path) -> Inspected:
             if "model_config" not in file.attrs or "model_weights" not in file:
                 raise ModelFileError(_no_model(path, file))
             text = _text(file.attrs["model_config"])
-            version = _text(file.attrs.get("keras_version", file["model_weights"].attrs.get("keras_version", "")))
+            notes = {**file["model_weights"].attrs, **file.attrs}
+            version, backend = (_text(notes.get(key, "")) for key in ("keras_version", "backend"))
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelFileError(f"{path} is a damaged HDF5 file: {_words(error)}") from error
-    return Inspected("hdf5", _parse(path, text), largest, version)
+    config = _parse(path, text)
+    if backend == "theano" and any("Conv" in item["class_name"] for item in objects(config)):
+        raise ModelFileError(f"{path} was written on Theano, whose kernels are flipped: convert it with Keras 2 first")
+    return Inspected("hdf5", config, largest, version)
 
 
 def _text(value: Any) -> str:

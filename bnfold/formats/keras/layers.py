@@ -115,22 +115,22 @@ BINARY_OPERATIONS = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide")
 
 
 def type_of(keras: Any, layer: Any) -> str:
-    """The operator type of a layer or operation: its class name, made unlike a built-in one's where it is none."""
+    """The operator type of a layer or operation: its class name, unless it computes something else than that says.
+
+    That is so for a custom class of the same name, and for a quantized layer or one with a LoRA
+    adapter, which have more weights: such types are not in :data:`SPECS`.
+    """
     cls = type(layer)
     if not isinstance(layer, keras.layers.Layer):
         return f"ops.{cls.__name__}"
     if cls.__name__ in SPECS and cls is not getattr(keras.layers, cls.__name__, None):
         return f"{cls.__module__}.{cls.__name__}"
-    return cls.__name__
+    variant = getattr(layer, "quantization_mode", None) or ("lora" if getattr(layer, "lora_enabled", False) else "")
+    return f"{cls.__name__}[{variant}]" if variant else cls.__name__
 
 
 def spec_of(keras: Any, layer: Any) -> Spec | None:
-    """The facts of a layer, None for one that has to be treated as opaque.
-
-    A quantized layer, or one with a LoRA adapter, computes with more than the weights of its class.
-    """
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
-        return None
+    """The facts of a layer, None for one that has to be treated as opaque."""
     return SPECS.get(type_of(keras, layer))
 
 

@@ -1,4 +1,4 @@
-"""Configurations written by Keras 2, brought into the form that Keras 3 reads.
+"""Configurations written by Keras 1 and 2, brought into the form that Keras 3 reads.
 
 Keras 3 reads most of them as they are; it trips over arguments that were dropped since, all of
 which say "as usual" in nearly every model.
@@ -13,6 +13,7 @@ from typing import Any
 
 from bnfold.errors import ModelFileError
 from bnfold.formats.keras.inspection import layer_name, objects
+from bnfold.formats.keras.keras1 import convert_config
 
 _ONE_GROUP = {"groups": (1, None)}
 #: Arguments that Keras 3 no longer has, by class ("" for any), with the values that mean "as usual".
@@ -43,13 +44,21 @@ def modernise(path: Path, config: Mapping[str, Any], keras_version: str) -> dict
     Raises ModelFileError where a layer asks for what Keras 3 cannot do.
     """
     result: dict[str, Any] = copy.deepcopy(dict(config))
-    if keras_version and int(keras_version.split(".")[0]) >= 3:
+    if major(keras_version) >= 3:
         return result
     _name_sequential(result)
+    if major(keras_version) == 1:
+        convert_config(path, result)
     for item in list(objects(result)):
         _modernise_item(path, item)
     _join_names(result)
     return result
+
+
+def major(keras_version: str) -> int:
+    """The first number of a version; Keras wrote none into its files before version 1 was well on its way."""
+    first = keras_version.split(".")[0]
+    return int(first) if first.isdigit() else 1
 
 
 def _name_sequential(config: dict[str, Any]) -> None:

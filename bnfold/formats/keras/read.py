@@ -36,7 +36,7 @@ class Variable:
     variable: Any
 
     def read(self) -> Array:
-        return np.asarray(self.variable)
+        return np.asarray(self.variable.numpy())
 
     def rows(self, start: int, stop: int) -> Array:
         return self.read()[start:stop]

@@ -20,11 +20,18 @@ def functional(keras: Any, model: Any) -> Any:
 
 
 def nodes(network: Any) -> Iterator[Any]:
-    """The calls of a Functional model's layers, producers before consumers, inputs left out."""
+    """The calls of a Functional model's layers, producers before consumers, inputs left out.
+
+    Calls at one depth stand in the order of the model's layers, and those of one layer as they were made.
+    """
+    order = {id(operation): index for index, operation in enumerate(network.operations)}
+
+    def place(node: Any) -> tuple[int, int]:
+        return order[id(node.operation)], node.operation._inbound_nodes.index(node)
+
     for depth in sorted(network._nodes_by_depth, reverse=True):
-        for node in network._nodes_by_depth[depth]:
-            if node.operation is not None and not node.is_input:
-                yield node
+        calls = [node for node in network._nodes_by_depth[depth] if not node.is_input]
+        yield from sorted(calls, key=place)
 
 
 def input_structure(network: Any) -> Any:
