@@ -28,6 +28,7 @@ class Editor:
         #: Constants that may have lost their last reader.
         self.loose: set[str] = set()
         self._copies: dict[tuple[object, ...], str] = {}
+        self._shared: set[str] = set()
 
     # -- the two ways in -------------------------------------------------------------------------
 
@@ -205,7 +206,7 @@ class Editor:
         own = (
             bool(old) and old in self.graph.params and self.graph.use_count(old) == 1 and not self.graph.is_output(old)
         )
-        if own and old not in self._copies.values():
+        if own and old not in self._shared:
             name = old
         else:
             name = self.graph.fresh(name)
@@ -213,6 +214,7 @@ class Editor:
         self.graph.params[name] = replace(param, name=name, record=None)
         if key is not None:
             self._copies[key] = name
+            self._shared.add(name)
         return name
 
     def prune(self) -> None:
