@@ -184,7 +184,7 @@ def _ordered(parts: list[Part]) -> list[Part]:
 
 
 def _sort(parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
-    """Kahn's algorithm, always taking the first part that is ready: the order, and the parts that wait for each other."""
+    """Kahn's algorithm, the first part that is ready first: the order, and the parts that wait for each other."""
     producer = {tensor: part for part in parts for tensor in part.outputs}
     waiting = {id(part): {id(producer[t]) for t in part.inputs if t in producer} - {id(part)} for part in parts}
     places = {id(part): place for place, part in enumerate(parts)}

@@ -114,7 +114,7 @@ def _custom_objects(path: Path, keras: Any, config: Mapping[str, Any], allow_uns
 
 def _unknown(path: Path, config: Mapping[str, Any], item: Mapping[str, Any]) -> str:
     if item is config:
-        return f"{path} describes a subclassed model, {item['class_name']}"
+        return f"{path} describes a subclassed model without a graph of layers, {item['class_name']}"
     return f"{path}: layer {layer_name(item)!r} is the custom class {item['class_name']}"
 
 

@@ -24,14 +24,31 @@ _CLASSES = {
     "Deconvolution2D": "Conv2DTranspose",
 }
 _MERGES = {
-    **{"sum": "Add", "mul": "Multiply", "ave": "Average", "max": "Maximum"},
-    **{"concat": "Concatenate", "dot": "Dot", "cos": "Dot"},
+    "sum": "Add",
+    "mul": "Multiply",
+    "ave": "Average",
+    "max": "Maximum",
+    "concat": "Concatenate",
+    "dot": "Dot",
+    "cos": "Dot",
 }
 _RENAMED = {
-    **{"output_dim": "units", "nb_filter": "filters", "bias": "use_bias", "inner_activation": "recurrent_activation"},
-    **{"border_mode": "padding", "subsample": "strides", "subsample_length": "strides", "atrous_rate": "dilation_rate"},
-    **{"pool_length": "pool_size", "stride": "strides", "filter_length": "kernel_size", "length": "size"},
-    **{"p": "rate", "sigma": "stddev", "dropout_W": "dropout", "dropout_U": "recurrent_dropout"},
+    "output_dim": "units",
+    "nb_filter": "filters",
+    "bias": "use_bias",
+    "inner_activation": "recurrent_activation",
+    "border_mode": "padding",
+    "subsample": "strides",
+    "subsample_length": "strides",
+    "atrous_rate": "dilation_rate",
+    "pool_length": "pool_size",
+    "stride": "strides",
+    "filter_length": "kernel_size",
+    "length": "size",
+    "p": "rate",
+    "sigma": "stddev",
+    "dropout_W": "dropout",
+    "dropout_U": "recurrent_dropout",
 }
 #: Arguments that only training uses, or that the weights' shapes repeat.
 _DROPPED = {

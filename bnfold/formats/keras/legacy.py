@@ -35,6 +35,8 @@ _KERAS_2_PACKAGES = (
     *("keras.engine.", "keras.src.engine.", "keras.layers.experimental."),
 )
 
+#: What Keras 2 made of ``tf.nn.relu(x)``, ``x + 1`` or ``x[:, 0]`` on a layer's output.
+_TENSORFLOW_CALLS = {"TFOpLambda", "SlicingOpLambda", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod"}
 _MODULES = {"Functional": "keras.src.models.functional", "Sequential": "keras", "Model": "keras"}
 
 
@@ -73,6 +75,11 @@ def _modernise_item(path: Path, item: Any) -> None:
     module = item.get("module")
     if isinstance(module, str) and f"{module}.".startswith(_KERAS_2_PACKAGES):
         item["module"] = _MODULES.get(item["class_name"], "keras.layers")
+    if item["class_name"] in _TENSORFLOW_CALLS:
+        raise ModelFileError(
+            f"{path}: {layer_name(item)!r} is a TensorFlow operation called inside a Keras 2 model, which Keras 3 cannot "
+            "load: save the model there as a SavedModel folder and give bnfold that"
+        )
     config = item["config"]
     if not isinstance(config, dict):
         return
