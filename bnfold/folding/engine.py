@@ -230,13 +230,17 @@ class Engine:
         return False
 
     def _cheaper(self, chain: Chain) -> bool:
-        """Replace a chain that has to stay by fewer operators."""
-        if len(chain.ops) < 2:
-            return False
-        form = cheapest_form(self.graph, chain.source, chain.total, self.editor.dtype_of(chain.ops[0]))
-        if isinstance(form, Refusal) or len(form) >= len(chain.ops) or not _sound(form):
-            return False
+        """Replace a chain that has to stay by fewer operators, or a BatchNormalization by a simpler one."""
         first, *rest = chain.ops
+        batchnorm = facts_of(first).role is Role.BATCHNORM
+        if not rest and not batchnorm:
+            return False
+        form = cheapest_form(self.graph, chain.source, chain.total, self.editor.dtype_of(first))
+        if isinstance(form, Refusal) or not _sound(form):
+            return False
+        simpler = batchnorm and len(form) == len(chain.ops) == 1 and form[0].type != first.type
+        if len(form) >= len(chain.ops) and not simpler:
+            return False
         self.editor.drop(op.name for op in rest)
         self.editor.replace_affine(first, chain.source, chain.total, chain.output)
         for op in rest:
@@ -342,6 +346,8 @@ class Engine:
 
 def _is_bias(chain: Chain, back: Move) -> bool:
     """Is this the one Add that a linear operator without a bias of its own needs?"""
+    if facts_of(chain.ops[0]).role is Role.BATCHNORM:
+        return False
     bare = all(rewrite.residual is not None or rewrite.type for rewrite in back.rewrites.values())
     return len(chain.ops) == 1 and chain.total.is_shift and bool(back.rewrites) and bare and not back.through
 

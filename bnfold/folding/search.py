@@ -91,6 +91,16 @@ class _Search:
         return None
 
 
+def _telling(facts: Facts, taken: Refusal, passed: Refusal) -> Refusal:
+    """Of the reasons why an operator neither takes an affine in nor lets it pass, the one that tells more."""
+    if facts.role not in (Role.LINEAR, Role.AFFINE, Role.BATCHNORM, Role.RECURRENT):
+        return passed
+    if taken.code in ("no-weights", "not-affine", "two-tensors"):
+        return passed
+    # A product of two tensors has no weights, but more to say about what passes it.
+    return passed if taken.code == "dynamic-weights" and passed.code != "unknown-operator" else taken
+
+
 class _Backward(_Search):
     """Push requests from readers to producers, last level first."""
 
@@ -133,10 +143,8 @@ class _Backward(_Search):
                     return []
                 taken = refusal
         ways = facts.lift(node, affines)
-        if isinstance(ways, Refusal):
-            own_reason = isinstance(taken, Refusal) and taken.code not in ("no-weights", "not-affine", "two-tensors")
-            if own_reason and isinstance(taken, Refusal) and facts.role in (Role.LINEAR, Role.AFFINE, Role.BATCHNORM):
-                return taken
+        if isinstance(ways, Refusal) and isinstance(taken, Refusal):
+            return _telling(facts, taken, ways)
         return ways
 
     def _choose(
@@ -294,8 +302,7 @@ class _Forward(_Search):
             return None
         crossing = facts.sink(node, affines)
         if isinstance(crossing, Refusal):
-            linear = facts.role in (Role.LINEAR, Role.AFFINE, Role.BATCHNORM, Role.RECURRENT)
-            return taken if linear and taken.code not in ("no-weights", "two-tensors") else crossing
+            return _telling(facts, taken, crossing)
         if crossing.rewrite is not None:
             self.move.rewrites[op.name] = crossing.rewrite
         self.move.through.append(op.name)

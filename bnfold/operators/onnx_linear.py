@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,12 +31,12 @@ class _WithBiasSlot(LinearFacts):
         return len(layout.weight.shape), {1: layout.out_channels}
 
 
-def pads_zeros(node: Node) -> bool:
-    """May the window reach over the border, where zeros stand?"""
+def pads_zeros(node: Node, kernel: Sequence[int]) -> bool:
+    """May a window of that size reach over the border, where zeros stand?"""
     auto_pad = _text(node.attr("auto_pad", "NOTSET"))
     if auto_pad in ("NOTSET", ""):
         return any(node.ints("pads"))
-    return auto_pad != "VALID"
+    return auto_pad != "VALID" and any(size != 1 for size in kernel)
 
 
 def _text(value: object) -> str:
@@ -54,7 +54,7 @@ class Conv(_WithBiasSlot):
         groups = int(node.attr("group", 1))
         out, within = weight.shape[0], weight.shape[1]
         no_shift = None
-        if pads_zeros(node):
+        if pads_zeros(node, weight.shape[2:]):
             no_shift = node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
         return Layout(weight, 1, 0, 1, 1, 0, 1, out, within * groups, groups, no_shift=no_shift)
 
@@ -131,7 +131,7 @@ class ConvTranspose(_WithBiasSlot):
             and all(stride == 1 for stride in node.ints("strides"))
             and not any(node.ints("output_padding"))
             and "output_shape" not in node.op.attributes
-            and not pads_zeros(node)
+            and not pads_zeros(node, weight.shape[2:])
         )
         if not pointwise:
             no_shift = node.refuse(
@@ -175,6 +175,8 @@ class Gemm(LinearFacts):
                 return node.refuse("dynamic-bias", "has a bias that is computed at run time")
             values = beta * old.exact()
             name, dtype = old.name, old.dtype
+        elif not shift.any():
+            return Rewrite()
         else:
             values, name, dtype = np.zeros(1), f"{node.op.outputs[0]}_bias", layout.weight.float_dtype
         one_row = values.size == (values.shape[-1] if values.ndim else 1)
@@ -216,7 +218,7 @@ class MatMul(LinearFacts):
             out_rank = 1
         in_axis = None if rank is None else rank - 1
         out_axis = None if out_rank is None else out_rank - 1
-        no_shift = self._batched(node) if ndim > 2 else None
+        no_shift = self._batched(node, weight)
         return Layout(
             weight, 1, 0, out_axis, in_axis, ndim - 1, ndim - 2, weight.shape[-1], weight.shape[-2], no_shift=no_shift
         )
@@ -228,13 +230,15 @@ class MatMul(LinearFacts):
             return node.refuse("vector-weight", "multiplies with a single vector, which leaves no channel axis")
         in_axis = None if rank is None else rank - 2
         out_axis = None if out_rank is None else out_rank - 2
-        no_shift = self._batched(node) if ndim > 2 else None
+        no_shift = self._batched(node, weight)
         return Layout(
             weight, 0, 1, out_axis, in_axis, ndim - 2, ndim - 1, weight.shape[-2], weight.shape[-1], no_shift=no_shift
         )
 
     @staticmethod
-    def _batched(node: Node) -> Refusal:
+    def _batched(node: Node, weight: Weight) -> Refusal | None:
+        if all(size == 1 for size in weight.shape[:-2]):
+            return None
         return node.refuse("batched-weight", "has a matrix for each batch entry, so a shift would not be per channel")
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
@@ -245,6 +249,10 @@ class MatMul(LinearFacts):
             bias = shift if layout.out_axis == 1 else shift.reshape(-1, 1)
             name = f"{node.op.outputs[0]}_bias"
             return Rewrite({2: Param.of(name, bias, layout.weight.float_dtype)}, type="Gemm")
+        if layout.out_axis is None:
+            if (shift != shift[0]).any():
+                return node.refuse("unknown-rank", "has an output of unknown rank, to which no vector can be added")
+            shift = shift[:1]
         return Rewrite(residual=Affine.of(np.ones_like(shift), shift, layout.out_axis))
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
@@ -327,8 +335,12 @@ class Einsum(LinearFacts):
         residual = None
         if not affine.is_scale:
             free = [at for at in own if at not in other]
+            shared = [at for at in own if at in other]
             summed = [at for at in other if at not in out]
-            if len(free) != 1 or any(at in out for at in own if at in other) or any(at not in own for at in summed):
+            # An axis of size 1 in the weight may be broadcast: then it stands for more taps than it has.
+            narrow = any(weight.shape[own.index(at)] != node.dim(1 - slot, other.index(at)) for at in shared)
+            one_channel_axis = len(free) == 1 and free[0] in out
+            if not one_channel_axis or narrow or any(at in out for at in shared) or any(at not in own for at in summed):
                 return node.refuse("uneven-taps", "would not turn the shift into one value per channel")
             size = 1 if affine.axis is None else affine.size
             shape = [size if affine.axis is not None and at == other[affine.axis] else 1 for at in own]

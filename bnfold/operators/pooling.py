@@ -50,7 +50,7 @@ class Average(Pool):
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if affine.is_scale or not node.attr("count_include_pad", 0):
             return None
-        if pads_zeros(node) or node.attr("ceil_mode", 0):
+        if pads_zeros(node, node.ints("kernel_shape")) or node.attr("ceil_mode", 0):
             return node.refuse("padding-counted", "counts padding zeros in its averages, so no shift passes")
         return None
 

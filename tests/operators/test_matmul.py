@@ -1,0 +1,382 @@
+"""Gemm, MatMul and Einsum take an affine in, from behind and from ahead."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers import Net, assert_gone, assert_stays, fold
+
+M, K, N = 3, 4, 5
+
+#: Every shape a Gemm's bias may have; None is left out.
+BIASES = {
+    "absent": None,
+    "scalar": (),
+    "[1]": (1,),
+    "[1,1]": (1, 1),
+    "[N]": (N,),
+    "[1,N]": (1, N),
+    "[M,1]": (M, 1),
+    "[M,N]": (M, N),
+}
+GEMMS = list(itertools.product((0, 1), (0, 1), (1.0, -0.5), (1.0, 0.25, 0.0)))
+
+
+def gemm(net: Net, x: str, bias, *, trans_a=0, trans_b=0, alpha=1.0, beta=1.0) -> str:
+    weight = net.draw(N, K) if trans_b else net.draw(K, N)
+    operands = [weight] if bias is None else [weight, net.draw(*bias)]
+    return net.op("Gemm", x, *operands, transA=trans_a, transB=trans_b, alpha=alpha, beta=beta, name="gemm")
+
+
+@pytest.mark.parametrize("bias", BIASES.values(), ids=BIASES)
+@pytest.mark.parametrize(("trans_a", "trans_b", "alpha", "beta"), GEMMS)
+def test_gemm_takes_affines_from_both_sides(trans_a, trans_b, alpha, beta, bias):
+    net = Net()
+    x = net.op("Relu", net.input(*((K, M) if trans_a else (M, K))))
+    scale = net.draw(K, 1) if trans_a else net.draw(K)
+    x = net.op("Sub", net.op("Mul", x, scale), net.draw(*scale.shape))
+    y = gemm(net, x, bias, trans_a=trans_a, trans_b=trans_b, alpha=alpha, beta=beta)
+    folded = fold(net.build(net.bn(y, N)))
+    assert folded.count() == 2
+
+
+@pytest.mark.parametrize("bias", BIASES.values(), ids=BIASES)
+def test_gemm_by_a_constant_left_operand_takes_an_affine_along_its_rows(bias):
+    net = Net()
+    operands = [] if bias is None else [net.draw(*bias)]
+    y = net.op("Gemm", net.draw(M, K), net.input(K, N), *operands, beta=0.5)
+    assert fold(net.build(net.op("Add", net.op("Mul", y, net.draw(M, 1)), net.draw(M, 1)))).count() == 1
+
+
+def test_gemm_by_a_constant_left_operand_refuses_an_affine_along_its_columns():
+    net = Net()
+    y = net.op("Gemm", net.draw(N, K), net.input(K, N), name="gemm")
+    assert_stays(fold(net.build(net.bn(y, N))), "other-axis", "gemm (Gemm)", "axis 0")
+
+
+def test_gemm_refuses_an_affine_along_its_rows():
+    net = Net()
+    y = gemm(net, net.input(N, K), None)
+    assert_stays(fold(net.build(net.op("Mul", y, net.draw(N, 1)))), "other-axis", "gemm (Gemm)")
+
+
+def test_a_pure_scale_gives_gemm_no_bias():
+    net = Net()
+    folded = fold(net.build(net.op("Mul", gemm(net, net.input(M, K), None), net.draw(N))))
+    assert len(folded.node("Gemm").input) == 2
+
+
+def test_gemm_with_beta_zero_ignores_a_bias_computed_at_run_time():
+    net = Net()
+    y = net.op("Gemm", net.input(M, K), net.draw(K, N), net.op("Tanh", net.input(N)), beta=0.0)
+    assert fold(net.build(net.bn(y, N))).count("BatchNormalization") == 0
+
+
+def test_gemm_refuses_with_a_bias_computed_at_run_time():
+    net = Net()
+    y = net.op("Gemm", net.input(M, K), net.draw(K, N), net.op("Tanh", net.input(N)), name="gemm")
+    assert_stays(fold(net.build(net.bn(y, N))), "dynamic-bias", "gemm (Gemm)")
+
+
+def test_gemm_of_two_run_time_operands_refuses():
+    net = Net()
+    y = net.op("Gemm", net.input(M, K), net.input(K, N), name="gemm")
+    assert_stays(fold(net.build(net.bn(y, N))), "dynamic-weights", "gemm (Gemm)")
+
+
+# -- MatMul ------------------------------------------------------------------------------------------
+
+
+def along_last(net: Net, x: str, size: int) -> str:
+    return net.op("Add", net.op("Mul", x, net.draw(size)), net.draw(size))
+
+
+@pytest.mark.parametrize("shape", [(M, K), ("N", K), (2, M, K), ("B", "T", K), (2, 3, 2, K), (2, 1, 3, 2, K)])
+def test_matmul_by_a_constant_takes_an_affine_along_the_last_axis(shape):
+    net = Net()
+    y = along_last(net, net.op("MatMul", net.input(*shape), net.draw(K, N)), N)
+    folded = fold(net.build(y))
+    assert folded.count() == (1 if len(shape) == 2 else 2)
+    assert folded.count("Mul") == 0
+
+
+def test_matmul_of_a_vector_takes_an_affine():
+    net = Net()
+    assert fold(net.build(along_last(net, net.op("MatMul", net.input(K), net.draw(K, N)), N))).count("Mul") == 0
+
+
+def test_matmul_gives_a_shift_to_the_bias_that_follows():
+    net = Net()
+    y = net.op("Add", net.op("MatMul", net.input("B", "T", K), net.draw(K, N)), net.draw(N))
+    folded = fold(net.build(along_last(net, y, N)))
+    assert folded.count() == 2
+    assert folded.count("Add") == 1
+
+
+def test_the_bias_of_a_matmul_is_nothing_to_fold():
+    net = Net()
+    y = net.op("Add", net.op("MatMul", net.input(M, K), net.draw(K, N)), net.draw(N))
+    folded = fold(net.build(net.op("Relu", y)))
+    assert not folded.plan.steps
+    assert not folded.plan.remaining
+
+
+def test_a_batchnorm_that_only_shifts_goes_with_a_matmul_too():
+    net = Net()
+    y = net.op("MatMul", net.input(M, K), net.draw(K, N))
+    assert fold(net.build(net.op("Relu", net.exact_bn(y, np.ones(N), net.draw(N))))).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("shape", [(2, K, N), (1, K, N), (3, 1, K, N)])
+def test_matmul_by_a_batch_of_matrices_takes_an_affine_that_follows(shape):
+    net = Net()
+    y = net.op("MatMul", net.input(2, M, K), net.draw(*shape))
+    assert fold(net.build(along_last(net, y, N))).count("Mul") == 0
+
+
+def test_matmul_by_a_constant_left_operand_takes_an_affine_along_its_rows():
+    net = Net()
+    y = net.op("MatMul", net.draw(M, K), net.input(2, 3, K, N))
+    y = net.op("Add", net.op("Mul", y, net.draw(M, 1)), net.draw(M, 1))
+    assert fold(net.build(y)).count("Mul") == 0
+
+
+def test_matmul_by_a_constant_left_operand_becomes_a_gemm_with_a_column_bias():
+    net = Net()
+    y = net.op("MatMul", net.draw(M, K), net.input(K, N))
+    y = net.op("Add", net.op("Mul", y, net.draw(M, 1)), net.draw(M, 1))
+    assert fold(net.build(y)).count() == 1
+
+
+def test_matmul_by_a_vector_refuses():
+    net = Net()
+    y = net.op("MatMul", net.input(N, N, K), net.draw(K), name="dot")
+    assert_stays(fold(net.build(net.op("Mul", y, net.draw(N)))), "vector-weight", "dot (MatMul)")
+
+
+def test_a_batchnorm_over_the_sequence_stays_although_the_sizes_agree():
+    """ONNX normalises axis 1, which is not the features' axis of a 3-D MatMul."""
+    net = Net()
+    y = net.op("MatMul", net.input("B", N, K), net.draw(K, N), name="dense")
+    assert_stays(fold(net.build(net.bn(y, N))), "other-axis", "dense (MatMul)", "axis 2")
+
+
+@pytest.mark.parametrize("uniform", [0.5, 3.0])
+def test_matmul_of_unknown_rank_takes_a_uniform_affine(uniform):
+    net = Net()
+    x = net.unknown_rank(net.input(2, 6, K), (3, 4, K))
+    y = net.op("Mul", net.op("MatMul", x, net.draw(K, N)), np.float32(uniform))
+    folded = fold(net.build(net.op("Reshape", y, np.array([-1]))), feeds=net.feeds)
+    assert folded.count("Mul") == 0
+
+
+def test_matmul_of_unknown_rank_keeps_a_uniform_shift_outside():
+    net = Net()
+    x = net.unknown_rank(net.input(2, 6, K), (3, 4, K))
+    y = net.op("MatMul", x, net.draw(K, N))
+    y = net.op("Add", net.op("Mul", y, np.float32(2.0)), np.float32(1.5))
+    folded = fold(net.build(net.op("Reshape", y, np.array([-1]))), feeds=net.feeds)
+    assert folded.count("Mul", "Add") == 1
+
+
+def test_matmul_of_unknown_rank_refuses_a_vector():
+    net = Net()
+    x = net.unknown_rank(net.input(2, 6, K), (3, 4, K))
+    y = net.op("Mul", net.op("MatMul", x, net.draw(K, N)), net.draw(N))
+    folded = fold(net.build(net.op("Reshape", y, np.array([-1]))), feeds=net.feeds)
+    assert folded.count("Mul") == 1
+
+
+@pytest.mark.parametrize("shape", [(M, K), ("B", "T", K), (2, 3, 2, K)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_matmul_takes_an_affine_that_precedes(shape, bias):
+    net = Net()
+    x = along_last(net, net.op("Relu", net.input(*shape)), K)
+    y = net.op("MatMul", x, net.draw(K, N))
+    if bias:
+        y = net.op("Add", y, net.draw(N))
+    folded = fold(net.build(net.op("Relu", y)))
+    assert folded.count("Mul") == 0
+    assert folded.count("Add") == (0 if len(shape) == 2 else 1)
+
+
+def test_matmul_by_a_constant_left_operand_takes_an_affine_that_precedes():
+    net = Net()
+    x = net.op("Relu", net.input(2, K, N))
+    x = net.op("Add", net.op("Mul", x, net.draw(K, 1)), net.draw(K, 1))
+    assert fold(net.build(net.op("MatMul", net.draw(M, K), x))).count("Mul") == 0
+
+
+def test_a_batch_of_matrices_refuses_a_shift_that_precedes():
+    net = Net()
+    x = along_last(net, net.op("Relu", net.input(2, M, K)), K)
+    folded = fold(net.build(net.op("MatMul", x, net.draw(2, K, N), name="heads")))
+    assert_stays(folded, "batched-weight", "heads (MatMul)")
+
+
+def test_a_batch_of_matrices_takes_a_scale_that_precedes():
+    net = Net()
+    x = net.op("Mul", net.op("Relu", net.input(2, M, K)), net.draw(K))
+    assert fold(net.build(net.op("MatMul", x, net.draw(2, K, N)))).count("Mul") == 0
+
+
+def test_a_batch_of_one_matrix_takes_a_shift_that_precedes():
+    net = Net()
+    x = along_last(net, net.op("Relu", net.input(2, M, K)), K)
+    folded = fold(net.build(net.op("Add", net.op("MatMul", x, net.draw(1, K, N)), net.draw(N))))
+    assert folded.count() == 3
+
+
+def test_an_affine_along_the_rows_passes_a_matmul_as_a_scale():
+    net = Net()
+    first = net.op("MatMul", net.draw(M, M), net.input(2, M, K))
+    y = net.op("Mul", net.op("MatMul", first, net.draw(K, N)), net.draw(M, 1))
+    folded = fold(net.build(y))
+    assert folded.count() == 2
+
+
+# -- two tensors computed at run time ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("constant", [(), (M,), (M, 1)], ids=["all", "columns", "rows"])
+def test_a_scale_of_a_product_goes_to_the_factor_that_has_the_axis(constant):
+    net = Net()
+    left = net.op("MatMul", net.draw(M, M), net.input("B", M, K))
+    right = net.op("MatMul", net.input("B", K, N), net.draw(N, M))
+    y = net.op("Mul", net.op("MatMul", left, right), net.positive(*constant))
+    assert fold(net.build(net.op("Softmax", y))).count("Mul") == 0
+
+
+def test_a_shift_of_a_product_stays():
+    net = Net()
+    left, right = net.op("Relu", net.input("B", M, K)), net.op("Relu", net.input("B", K, N))
+    y = net.op("Add", net.op("MatMul", left, right, name="scores"), net.draw(N))
+    assert_stays(fold(net.build(net.op("Softmax", y))), "product", "scores (MatMul)")
+
+
+def test_a_scale_on_a_batch_axis_of_a_product_stays():
+    net = Net()
+    left, right = net.op("Relu", net.input(2, M, K)), net.op("Relu", net.input(2, K, N))
+    y = net.op("Mul", net.op("MatMul", left, right, name="scores"), net.draw(2, 1, 1))
+    assert_stays(fold(net.build(net.op("Softmax", y))), "other-axis", "batch axis")
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_scale_sinks_through_a_product(slot):
+    net = Net()
+    factors = [net.op("Tanh", net.input("B", M, K)), net.op("Tanh", net.input("B", K, N))]
+    factors[slot] = net.op("Mul", factors[slot], net.draw(M, 1) if slot == 0 else net.draw(N))
+    y = net.op("MatMul", *factors)
+    weight = net.op("MatMul", net.draw(2, M), y) if slot == 0 else net.op("MatMul", y, net.draw(N, 2))
+    assert fold(net.build(weight)).count("Mul") == 0
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_scale_along_the_contracted_axis_of_a_product_stays(slot):
+    net = Net()
+    factors = [net.op("Tanh", net.input("B", M, K)), net.op("Tanh", net.input("B", K, N))]
+    factors[slot] = net.op("Mul", factors[slot], net.draw(K) if slot == 0 else net.draw(K, 1))
+    folded = fold(net.build(net.op("MatMul", *factors, name="scores")))
+    assert_stays(folded, "contracted-axis", "scores (MatMul)")
+
+
+# -- Einsum ------------------------------------------------------------------------------------------
+
+FOLLOWED = {
+    "bik,kn->bin": ((2, 3, K), (K, N), (N,)),
+    "kn,bik->bin": ((K, N), (2, 3, K), (N,)),
+    "bik,kn->bni": ((2, 3, K), (K, N), (N, 1)),
+    "bihd,hdn->bihn": ((2, 3, M, K), (M, K, N), (N,)),
+    "bihd,hdn->bihn over heads": ((2, 3, M, K), (M, K, N), (M, 1)),
+    "bk,k->bk": ((2, K), (K,), (K,)),
+}
+
+
+@pytest.mark.parametrize("equation", FOLLOWED)
+def test_einsum_takes_a_scale_that_follows(equation):
+    first, second, constant = FOLLOWED[equation]
+    net = Net()
+    equation = equation.split()[0]
+    dynamic_first = equation.startswith("b")
+    operands = [net.input(*first), net.draw(*second)] if dynamic_first else [net.draw(*first), net.input(*second)]
+    y = net.op("Einsum", *operands, equation=equation)
+    folded = fold(net.build(net.op("Sub", net.op("Mul", y, net.draw(*constant)), net.draw(*constant))))
+    assert folded.count("Mul") == 0
+    assert folded.count() == 2
+
+
+def test_einsum_refuses_an_affine_along_a_label_its_constant_does_not_have():
+    net = Net()
+    y = net.op("Einsum", net.input(2, M, K), net.draw(K, N), equation="bik,kn->bin", name="mix")
+    assert_stays(fold(net.build(net.op("Mul", y, net.draw(M, 1)))), "other-axis", "mix (Einsum)")
+
+
+@pytest.mark.parametrize("equation", ["...k,kn->...n", "bii,in->bn", "bk,kn"])
+def test_einsum_refuses_an_equation_it_does_not_understand(equation):
+    net = Net()
+    x = net.input(*((2, K, K) if "ii" in equation else (2, K)))
+    y = net.op("Einsum", x, net.draw(K, N), equation=equation, name="mix")
+    folded = fold(net.build(net.op("Mul", net.op("Identity", y), net.draw(N))))
+    assert_stays(folded, "einsum", "mix (Einsum)", equation)
+
+
+@pytest.mark.parametrize(
+    ("equation", "data", "weight", "along"),
+    [
+        ("bik,kn->bin", (2, 3, K), (K, N), (K,)),
+        ("bhk,hkn->bn", (2, M, K), (M, K, N), (K,)),
+        ("bhk,hkn->bn", (2, M, K), (M, K, N), (M, 1)),
+        ("bk,kn->nb", (2, K), (K, N), (K,)),
+    ],
+)
+def test_einsum_takes_an_affine_that_precedes(equation, data, weight, along):
+    net = Net()
+    x = net.op("Tanh", net.input(*data))
+    x = net.op("Add", net.op("Mul", x, net.draw(*along)), net.draw(*along))
+    folded = fold(net.build(net.op("Einsum", x, net.draw(*weight), equation=equation)))
+    assert folded.count("Mul") == 0
+    assert folded.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("equation", "data", "weight", "along"),
+    [
+        ("bhk,hkn->bhn", (2, M, K), (M, K, N), (K,)),
+        ("bhk,kn->bn", (2, M, K), (K, N), (K,)),
+        ("ab,bc->a", (3, K), (K, N), (K,)),
+    ],
+)
+def test_einsum_refuses_a_shift_that_would_not_be_one_value_per_channel(equation, data, weight, along):
+    net = Net()
+    x = net.op("Tanh", net.input(*data))
+    x = net.op("Add", net.op("Mul", x, net.draw(*along)), net.draw(*along))
+    folded = fold(net.build(net.op("Einsum", x, net.draw(*weight), equation=equation, name="mix")))
+    assert folded.count("Einsum") == 1
+    assert "uneven-taps" in folded.codes, folded.sentences
+
+
+def test_einsum_takes_a_scale_that_precedes_where_it_refuses_a_shift():
+    net = Net()
+    x = net.op("Mul", net.op("Tanh", net.input(2, M, K)), net.draw(K))
+    assert fold(net.build(net.op("Einsum", x, net.draw(M, K, N), equation="bhk,hkn->bhn"))).count("Mul") == 0
+
+
+def test_einsum_of_two_run_time_operands_refuses():
+    net = Net()
+    y = net.op("Einsum", net.input(2, K), net.input(K, N), equation="bk,kn->bn", name="mix")
+    assert_stays(fold(net.build(net.bn(y, N))), "dynamic-weights", "mix (Einsum)")
+
+
+def test_every_order_of_scale_and_shift_is_one_gemm():
+    net = Net()
+    x = net.input(M, K)
+    for kind in ("Add", "Mul", "Sub", "Div", "Add", "Mul"):
+        x = net.op(kind, x, net.positive(K))
+    y = gemm(net, x, (N,))
+    for kind in ("Div", "Sub", "Mul", "Add"):
+        y = net.op(kind, y, net.positive(N)) if kind != "Sub" else net.op(kind, net.positive(N), y)
+    folded = fold(net.build(y))
+    assert_gone(folded)
+    assert folded.count() == 1
