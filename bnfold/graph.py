@@ -336,6 +336,10 @@ class ModelGraph:
         """Every read of the tensor in this graph, captures by subgraphs included."""
         return list(self._uses.get(tensor, ()))
 
+    def uses(self, tensor: str) -> Iterable[Use]:
+        """:meth:`consumers` without a copy: not to be kept over a change of the graph."""
+        return self._uses.get(tensor, {}).keys()
+
     def use_count(self, tensor: str) -> int:
         return len(self._uses.get(tensor, ()))
 
@@ -355,13 +359,18 @@ class ModelGraph:
     def observed(self, tensor: str, *besides: Use) -> str | None:
         """Who sees this tensor other than ``besides``: a phrase for a sentence, or None if nobody does."""
         if self.is_output(tensor):
-            return "the model's output" if self.parent is None else "an output of the subgraph"
-        for use in self._uses.get(tensor, ()):
-            if use in besides:
-                continue
-            reader = self._ops[use.op].display
-            return f"the body of {reader}" if use.slot == CAPTURE else reader
-        return None
+            return self.output_phrase
+        return next((self.reader_phrase(use) for use in self.uses(tensor) if use not in besides), None)
+
+    @property
+    def output_phrase(self) -> str:
+        """How a sentence calls an output of this graph."""
+        return "the model's output" if self.parent is None else "an output of the subgraph"
+
+    def reader_phrase(self, use: Use) -> str:
+        """How a sentence calls the reader of a tensor."""
+        reader = self._ops[use.op].display
+        return f"the body of {reader}" if use.slot == CAPTURE else reader
 
     def constant(self, tensor: str) -> Param | None:
         """The constant behind a tensor: a param, or the value of operators on constants alone."""

@@ -59,7 +59,9 @@ class Editor:
             op = self.graph.op(name)
             self.loose.update(tensor for tensor in op.inputs if tensor)
             self.dirty.add(name)
-            self.dirty.update(use.op for tensor in op.inputs if tensor for use in self.graph.consumers(tensor))
+            for tensor in op.inputs:
+                if self.graph.producer(tensor) is not None:
+                    self.dirty.update(use.op for use in self.graph.uses(tensor))
             self.graph.remove(name)
 
     def redirect(self, tensor: str, to: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import combinations
+from itertools import combinations, islice
 
 from bnfold.affine import Affine
 from bnfold.folding.apply import Editor
@@ -78,7 +78,7 @@ class Merger:
 
     def _only_reader(self, tensor: str) -> Op | None:
         """The one operator that reads a tensor once, if nobody else sees it."""
-        uses = self.graph.consumers(tensor)
+        uses = list(islice(self.graph.uses(tensor), 2))
         if len(uses) != 1 or uses[0].slot == CAPTURE or self.graph.is_output(tensor):
             return None
         return self.graph.op(uses[0].op)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -110,7 +111,7 @@ class Engine:
     def _successor(self, op: Op) -> tuple[Op, int] | None:
         """The only reader of an operator's output, if nobody else sees that."""
         output = op.outputs[0]
-        uses = self.graph.consumers(output)
+        uses = list(islice(self.graph.uses(output), 2))
         if len(uses) != 1 or uses[0].slot == CAPTURE or self.graph.is_output(output):
             return None
         return self.graph.op(uses[0].op), uses[0].slot
@@ -256,11 +257,7 @@ class Engine:
         if not graph.is_output(output) and not captured:
             self.editor.drop(op.name for op in chain.ops)
             self.editor.redirect(output, source)
-        elif (
-            producer is not None
-            and graph.observed(source, *graph.consumers(source)) is None
-            and not graph.captured(source)
-        ):
+        elif producer is not None and not graph.is_output(source) and not graph.captured(source):
             self.editor.drop(op.name for op in chain.ops)
             self.editor.carry_out([], {source: output})
         else:

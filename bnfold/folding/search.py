@@ -9,13 +9,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding.numbers import rounding_fault
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
-from bnfold.operators import Facts, Node, Rewrite, Role, facts_of
+from bnfold.operators import Facts, Node, Rewrite, Role, facts_of, value_readers
 from bnfold.operators.base import Crossing
 from bnfold.refusal import Refusal
 
@@ -229,9 +230,8 @@ class _Backward(_Search):
             requests = wanted.get(tensor)
             if not tensor or not requests:
                 continue
-            observer = self.graph.observed(tensor, *requests)
+            observer = self._observer(move, tensor, requests)
             if observer is not None:
-                move.touched.update(use.op for use in self.graph.consumers(tensor))
                 return Refusal("observed", f"the output of {op.display} ({op.type}) is also seen by {observer}")
             first, *others = requests.values()
             if any(not first.same_as(other) for other in others):
@@ -239,6 +239,16 @@ class _Backward(_Search):
             affines[index] = first
             move.changed[tensor] = None
         return affines
+
+    def _observer(self, move: Move, tensor: str, requests: Mapping[Use, Affine]) -> str | None:
+        """Somebody else who sees the values of a tensor. As long as this one does, asking again is useless."""
+        if self.graph.is_output(tensor):
+            return self.graph.output_phrase
+        for use in value_readers(self.graph, tensor):
+            if use not in requests:
+                move.touched.add(use.op)
+                return self.graph.reader_phrase(use)
+        return None
 
 
 def backward(
@@ -269,11 +279,11 @@ class _Forward(_Search):
         if affine.is_identity:
             return None
         if self.graph.is_output(tensor):
-            return Refusal("observed", f"{tensor} is {self.graph.observed(tensor)}")
-        for use in self.graph.consumers(tensor):
+            return Refusal("observed", f"{tensor} is {self.graph.output_phrase}")
+        for use in value_readers(self.graph, tensor):
             if use.slot == CAPTURE:
                 self.move.touched.add(use.op)
-                return Refusal("observed", f"{tensor} is read in the body of {self.graph.op(use.op).display}")
+                return Refusal("observed", f"{tensor} is also seen by {self.graph.reader_phrase(use)}")
             if use.op not in self.carried:
                 self.carried[use.op] = {}
                 heapq.heappush(self.heap, (self.levels[use.op], use.op))
@@ -318,7 +328,7 @@ class _Forward(_Search):
     def _hand_on(self, op: Op, rewrite: Rewrite) -> Rewrite:
         """Give a residual to the affine that follows (a MatMul's bias Add), where there is one."""
         residual, tensor = rewrite.residual, op.outputs[0]
-        uses = self.graph.consumers(tensor)
+        uses = list(islice(value_readers(self.graph, tensor), 2))
         if residual is None or self.graph.is_output(tensor) or len(uses) != 1 or uses[0].slot == CAPTURE:
             return rewrite
         reader = self.graph.op(uses[0].op)
@@ -339,5 +349,5 @@ def forward(
     search = _Forward(graph, levels, frozen)
     refusal = search.spread(tensor, affine) or search.run()
     if refusal is not None:
-        return Stuck(refusal, frozenset(search.move.touched | {use.op for use in graph.consumers(tensor)}))
+        return Stuck(refusal, frozenset(search.move.touched))
     return search.move

@@ -7,8 +7,10 @@ on your inputs on your output. Nothing outside this package knows an operator by
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from bnfold.affine import Affine
-from bnfold.graph import ModelGraph, Op, Param
+from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import (
     arithmetic,
     elementwise,
@@ -43,6 +45,7 @@ __all__ = [
     "output_channels_axis",
     "rank_of",
     "role",
+    "value_readers",
 ]
 
 #: Imported for the facts they register.
@@ -70,6 +73,13 @@ def role(op: Op, graph: ModelGraph | None = None) -> Role:
     if graph is not None and facts.role is Role.JOIN and isinstance(facts.as_affine(Node(graph, op)), Affine):
         return Role.AFFINE
     return facts.role
+
+
+def value_readers(graph: ModelGraph, tensor: str) -> Iterator[Use]:
+    """The reads of a tensor that depend on its values: not those that ask for its shape alone."""
+    for use in graph.uses(tensor):
+        if use.slot == CAPTURE or facts_of(graph.op(use.op)).reads_values:
+            yield use
 
 
 def as_affine(graph: ModelGraph, op: Op) -> Affine | Refusal:

@@ -149,6 +149,8 @@ class Facts:
     role: Role = Role.OTHER
     #: Can it handle an affine that runs over several axes (:attr:`bnfold.affine.Affine.grid`)?
     grids: bool = False
+    #: Do the values of its inputs matter to it, or their shapes alone?
+    reads_values: bool = True
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         """Is the operator itself ``scale * x + shift`` with constant vectors? x is in :meth:`data_slot`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bnfold.affine import Affine
-from bnfold.operators.base import Crossing, KeepsShape, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
 from bnfold.refusal import Refusal
 
 
@@ -64,6 +64,17 @@ class Cast(Passing):
             if dtype is None or not (dtype.kind == "f" or dtype.name == "bfloat16"):
                 return node.refuse("cast", "converts from or to something that is not floating point")
         return None
+
+
+@register("Shape", "Size")
+class ShapeOf(Facts):
+    """Sees no values, so that an affine may pass it by."""
+
+    role = Role.SHAPE
+    reads_values = False
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return Crossing({})
 
 
 class Homogeneous(Passing):
