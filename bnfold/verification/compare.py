@@ -48,6 +48,11 @@ class Deviation:
         return self.high - self.low if self.high > self.low else abs(self.high)
 
     @property
+    def magnitude(self) -> float:
+        """The reference's largest finite absolute value."""
+        return max(abs(self.low), abs(self.high)) if self.low <= self.high else 0.0
+
+    @property
     def informative(self) -> bool:
         """Whether there is anything to compare: not if the reference is NaN or infinite throughout."""
         return self.exact_type or self.low <= self.high or not self.size

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bnfold.verification.compare import Deviation, deviation
 from bnfold.verification.interface import MismatchError, match_inputs, match_outputs
-from bnfold.verification.judge import Tolerance, judge, suspicious
+from bnfold.verification.judge import Tolerance, judge, suspicious, undecided
+from bnfold.verification.noise import MANY_SAMPLES, Samples
 from bnfold.verification.reference import NotVerifiableError, Reference
 from bnfold.verification.results import (
     DIFFERENT,
@@ -73,23 +74,29 @@ def _checks(reference: Reference, candidate: Candidate, tolerance: Tolerance) ->
     for name, items in measured.items():
         if not any(item.informative for item in items.values()):
             raise NotVerifiableError(f"{reference.model.name} computes nothing but NaN and infinity for {name}")
-    noise = reference.noise(_doubtful(measured, tolerance))
+    noise = _measured_noise(reference, measured, tolerance)
     checks = []
     for name, items in measured.items():
-        noises: list[Sequence[Deviation] | None] = []
-        for index in items:
-            samples = noise.get(index, [])
-            noises.append(None if samples is None else [sample[name] for sample in samples])
+        noises = [_of_output(noise.get(index, []), name) for index in items]
         feeds = [reference.answers.feeds[index].description for index in items]
         checks.append(judge(name, list(items.values()), noises, tolerance, feeds))
     return tuple(checks)
 
 
-def _doubtful(measured: Mapping[str, Mapping[int, Deviation]], tolerance: Tolerance) -> list[int]:
-    """The feeds on which the difference has to be held against the original's noise."""
+def _measured_noise(
+    reference: Reference, measured: Mapping[str, Mapping[int, Deviation]], tolerance: Tolerance
+) -> dict[int, Samples | None]:
+    """The original's noise on the feeds that call for it, measured longer where that may change the verdict."""
     if tolerance.given and not tolerance.strict:
-        return []
-    return sorted({index for items in measured.values() for index, item in items.items() if suspicious(item)})
+        return {}
+    items = [(name, index, item) for name, by_feed in measured.items() for index, item in by_feed.items()]
+    noise = reference.noise(sorted({index for _, index, item in items if suspicious(item, tolerance.strict)}))
+    open_ones = {index for name, index, item in items if undecided(item, _of_output(noise.get(index, []), name) or ())}
+    return {**noise, **reference.noise(sorted(open_ones), MANY_SAMPLES)}
+
+
+def _of_output(samples: Samples | None, name: str) -> list[Deviation] | None:
+    return None if samples is None else [sample[name] for sample in samples]
 
 
 def _deviations(reference: Reference, candidate: Candidate) -> dict[str, dict[int, Deviation]]:

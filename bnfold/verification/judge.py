@@ -9,15 +9,22 @@ from dataclasses import dataclass, replace
 from bnfold.verification.compare import Deviation
 from bnfold.verification.results import OutputCheck
 
-#: The rounding unit that differences are judged in: part of the range that one rounding may move
-#: a result by. The machine epsilon; a quarter of it for the short types, whose intermediate
-#: results the runtime keeps in float32, so that their outputs are rounded once.
+#: Machine epsilon by dtype: the spacing of numbers of magnitude 1.
+EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+#: What one rounding inside the model may do to a result, as part of the result's range. Less than
+#: epsilon for the short types: the runtime keeps their intermediate results in float32.
 ROUNDING_UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-12, "bfloat16": 2.0**-9}
 #: The fixed tolerance by dtype, as part of the range: the limit where the original's own noise
 #: cannot be measured, and one of two limits under ``strict``.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-#: How many times its measured noise (or its rounding unit) a result may differ.
-NOISE_FACTOR = 8.0
+#: A difference of so many rounding units passes without the noise being measured.
+UNMEASURED_FACTOR = 8.0
+#: How many times the measured noise a result may differ. Right rewritings of real networks were
+#: seen to differ by up to 2.
+NOISE_FACTOR = 4.0
+#: Up to so many times the noise it is measured again before a difference is called one, and for an
+#: output of few elements in any case: the largest of few random numbers says little about the next.
+_UNDECIDED_FACTOR, _FEW_ELEMENTS = 16.0, 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,9 @@ def factor(measured: Deviation, noise: Sequence[Deviation]) -> float:
     with a discrete decision in it (a rounding, an argmax) shows large noise in a few elements; a
     wrong weight of that size moves all of them, and so stands out in the other two.
     """
-    unit = ROUNDING_UNIT[measured.dtype] * measured.span
+    # No result can be closer than half the spacing of numbers of its magnitude.
+    spacing = EPSILON[measured.dtype] / 2 * measured.magnitude
+    unit = max(ROUNDING_UNIT[measured.dtype] * measured.span, spacing)
     worst = 0.0
     for index, amount in enumerate(measured.amounts()):
         floor = max([unit, *(item.amounts()[index] for item in noise)])
@@ -61,13 +70,21 @@ def factor(measured: Deviation, noise: Sequence[Deviation]) -> float:
     return worst
 
 
-def suspicious(measured: Deviation) -> bool:
-    """Whether a difference is more than a few rounding units, so that it must be held against the noise."""
-    if measured.fault:
+def suspicious(measured: Deviation, strict: bool = False) -> bool:
+    """Whether a difference must be held against the noise: under ``strict`` any, else one of many rounding units."""
+    if measured.fault or measured.identical:
         return False
-    if measured.exact_type:
-        return measured.mismatches > 0
-    return factor(measured, ()) > NOISE_FACTOR
+    if measured.exact_type or strict:
+        return True
+    return factor(measured, ()) > UNMEASURED_FACTOR
+
+
+def undecided(measured: Deviation, noise: Sequence[Deviation]) -> bool:
+    """Whether a difference beyond a few measurements of the noise may still be within many of them."""
+    if measured.fault or measured.exact_type or not noise:
+        return False
+    found = factor(measured, noise)
+    return found > NOISE_FACTOR and (found <= _UNDECIDED_FACTOR or measured.size < _FEW_ELEMENTS)
 
 
 def judge(
@@ -138,9 +155,15 @@ def _judge_floats(
     limit = tolerance.limit(deviations[0].dtype, span)
     within_limit = largest <= limit
     # Where the noise could not be measured the fixed tolerance stands in for it.
-    within_noise = within_limit if None in noises else max(factors) <= NOISE_FACTOR
+    within_noise = all(
+        within_limit if samples is None else value <= (NOISE_FACTOR if samples else UNMEASURED_FACTOR)
+        for value, samples in zip(factors, noises, strict=True)
+    )
     ok = tolerance.accepts(within_limit, within_noise)
     measured = [sample.largest for samples in noises for sample in samples or ()]
+    if measured:
+        # Units of measured noise and of rounding are not to be mixed: the former say more.
+        factors = [value if samples else 0.0 for value, samples in zip(factors, noises, strict=True)]
     check = OutputCheck(
         name,
         deviations[0].dtype,

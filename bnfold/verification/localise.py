@@ -15,14 +15,14 @@ from bnfold.verification.compare import Deviation, deviation
 from bnfold.verification.equivalence import Candidate, compare
 from bnfold.verification.feeds import Inputs
 from bnfold.verification.interface import match_inputs
-from bnfold.verification.judge import Tolerance, judge, suspicious
+from bnfold.verification.judge import Tolerance, judge, suspicious, undecided
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import FirstDifference, OutputCheck
 from bnfold.verification.sessions import RunError, Session, Settings
 from bnfold.verification.source import OnnxFile
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
     from bnfold.verification.source import Source
 
@@ -38,7 +38,7 @@ def first_differing(reference: Reference, model: OnnxFile, tolerance: Tolerance)
     rounding noise of that very tensor. None if all tensors that survived agree.
     """
     search = _Search(reference, model, tolerance)
-    names = shared_tensors(reference.model.skeleton, model.skeleton)
+    names = telling_tensors(reference.model.skeleton, model.skeleton)
     size, position = _FIRST_CHUNK, 0
     while position < len(names):
         chunk = names[position : position + size]
@@ -50,10 +50,29 @@ def first_differing(reference: Reference, model: OnnxFile, tolerance: Tolerance)
     return None
 
 
-def shared_tensors(a: ModelProto, b: ModelProto) -> list[str]:
-    """The tensors that nodes of both main graphs produce, in the topological order of ``a``."""
-    theirs = {name for node in b.graph.node for name in node.output}
-    return [name for node in a.graph.node for name in node.output if name and name in theirs]
+def telling_tensors(a: ModelProto, b: ModelProto) -> list[str]:
+    """The tensors that both main graphs compute and that may differ, in the topological order of ``a``.
+
+    Where both compute a tensor by the same node from the same tensors and no weights, it can only
+    differ if one of these does.
+    """
+    weights = {tensor.name for model in (a, b) for tensor in model.graph.initializer}
+    theirs = {name: node for node in b.graph.node for name in node.output if name}
+    return [
+        name
+        for node in a.graph.node
+        for name in node.output
+        if name in theirs and not (weights.isdisjoint(node.input) and _same_node(node, theirs[name]))
+    ]
+
+
+def _same_node(a: NodeProto, b: NodeProto) -> bool:
+    """Whether two nodes compute the same from inputs of the same names; a constant may hold other values."""
+    if a.op_type == "Constant" or any(attribute.HasField("g") or attribute.graphs for attribute in a.attribute):
+        return False
+    same_tensors = (a.op_type, a.domain, a.input, a.output) == (b.op_type, b.domain, b.input, b.output)
+    mine, theirs = ({item.name: item for item in node.attribute} for node in (a, b))
+    return same_tensors and mine == theirs
 
 
 @dataclass
@@ -72,25 +91,30 @@ class _Search:
         theirs = self._fetch(self.model, names)
         self.fetched_bytes = sum(value.nbytes for value in mine.values())
         compared = {name: deviation(value, theirs[name]) for name, value in mine.items() if name in theirs}
-        doubtful = {} if self.tolerance.given else {name: mine[name] for name in compared if suspicious(compared[name])}
-        noises = self._noises(doubtful) if doubtful else []
+        noises = {} if self.tolerance.given else self._noises(mine, compared)
         for name, item in compared.items():
-            samples = [noise[name] for noise in noises if name in noise]
-            check = judge(name, [item], [samples], self.tolerance, [""])
+            check = judge(name, [item], [noises.get(name, [])], self.tolerance, [""])
             if not check.ok:
                 return check
         return None
 
-    def _noises(self, mine: Mapping[str, Array]) -> list[dict[str, Deviation]]:
-        """The original's deviations from itself on some tensors, one mapping a jittered copy."""
-        result = []
-        for sample in range(noise.SAMPLES):
-            content = noise.jittered_model(self.reference.model, self.reference.settings.seed, sample)
-            if content is not None:
-                jittered = self._fetch(self.reference.model, list(mine), content, sample)
-                compared = {name: deviation(value, jittered[name]) for name, value in mine.items() if name in jittered}
-                result.append({name: item for name, item in compared.items() if not item.fault})
-        return result
+    def _noises(self, mine: Mapping[str, Array], compared: Mapping[str, Deviation]) -> dict[str, list[Deviation]]:
+        """The original's deviations from itself, as many for each tensor as it takes to decide."""
+        noises: dict[str, list[Deviation]] = {name: [] for name, item in compared.items() if suspicious(item)}
+        names = list(noises)
+        for sample in range(noise.MANY_SAMPLES):
+            if sample >= noise.FEW_SAMPLES:
+                names = [name for name in names if undecided(compared[name], noises[name])]
+            content = (
+                noise.jittered_model(self.reference.model, self.reference.settings.seed, sample) if names else None
+            )
+            if content is None:
+                break
+            for name, value in self._fetch(self.reference.model, names, content, sample).items():
+                item = deviation(mine[name], value)
+                if not item.fault:
+                    noises[name].append(item)
+        return noises
 
     def _fetch(
         self, model: OnnxFile, names: Sequence[str], content: bytes | None = None, sample: int | None = None

@@ -18,7 +18,7 @@ from bnfold.verification.compare import Deviation, deviation
 from bnfold.verification.exact import ExactModel, NotExactError
 from bnfold.verification.judge import factor
 from bnfold.verification.sessions import RunError, Session, Settings
-from bnfold.verification.source import PROTOBUF_LIMIT, OnnxFile
+from bnfold.verification.source import OnnxFile
 from bnfold.verification.tracing import graphs
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 #: The original's deviations from itself on one feed, by output: one mapping a measurement.
 Samples = list[dict[str, Deviation]]
 
-#: How many jittered copies of the original are run.
-SAMPLES = 2
+#: How many jittered copies of the original are run at first, and in all where that is not enough:
+#: the largest of few random numbers says little about how large another one may be.
+FEW_SAMPLES, MANY_SAMPLES = 2, 10
 #: Larger models are judged by the fixed tolerance: a jittered copy would have to be held in memory.
 MAX_BYTES = 1 << 30
 #: The float64 evaluation may take so many seconds; it was seen to take 15 to 30 times as long as
@@ -56,13 +57,17 @@ class Noise:
         self._model = model
         self._settings = settings
 
-    def measure(self, answers: Answers, feeds: Sequence[int]) -> dict[int, Samples | None]:
-        """The original's deviations from itself on each of those feeds; None where there are none to be had."""
+    def measure(self, answers: Answers, feeds: Sequence[int], samples: range) -> dict[int, Samples]:
+        """The original's deviations from itself on each of those feeds, one for each number in ``samples``.
+
+        Fewer where the original does not stand it; with sample 0 goes the float64 evaluation.
+        """
         found: dict[int, Samples] = {index: [] for index in feeds}
-        for sample in range(SAMPLES):
+        for sample in samples:
             self._jitter(answers, sample, found)
-        self._compare_exactly(answers, found)
-        return {index: samples or None for index, samples in found.items()}
+        if 0 in samples:
+            self._compare_exactly(answers, found)
+        return found
 
     def _jitter(self, answers: Answers, sample: int, found: Mapping[int, Samples]) -> None:
         content = jittered_model(self._model, self._settings.seed, sample)
@@ -122,8 +127,6 @@ def jittered_model(model: OnnxFile, seed: int, sample: int) -> bytes | None:
     if model.size > MAX_BYTES:
         return None
     proto = model.load(external=True)
-    if proto.ByteSize() > PROTOBUF_LIMIT:
-        return None
     rng = np.random.default_rng((seed, sample, 0))
     for tensor in _weights(proto):
         _jitter_tensor(tensor, rng)
@@ -144,12 +147,13 @@ def jitter(values: Array, rng: np.random.Generator) -> Array:
     integer = {2: np.int16, 4: np.int32, 8: np.int64}.get(values.dtype.itemsize)
     if integer is None or not (values.dtype.kind == "f" or values.dtype.name == "bfloat16"):
         return values
-    step = rng.choice(np.array([-1, 0, 0, 1], integer), values.shape)
+    choice = rng.integers(0, 4, values.shape, np.int8)
     # The bits of a float, read as an integer, count the floats of that sign: the next one is ±1 away.
-    moved = (values.view(integer) + step).view(values.dtype)
+    bits = values.copy(order="C").view(integer)
+    moved = (bits + (choice == 0) - (choice == 1)).view(values.dtype)
     with np.errstate(invalid="ignore"):
         usable = (values != 0) & np.isfinite(moved) & np.isfinite(values)
-    return np.where(usable, moved, values).astype(values.dtype)
+    return np.where(usable, moved, values)
 
 
 def _weights(model: ModelProto) -> Iterator[TensorProto]:
@@ -184,5 +188,5 @@ def _jitter_tensor(tensor: TensorProto, rng: np.random.Generator) -> None:
     if tensor.data_type not in (tensor.FLOAT, tensor.DOUBLE, tensor.FLOAT16, tensor.BFLOAT16):
         return
     values = numpy_helper.to_array(tensor)
-    moved = numpy_helper.from_array(jitter(np.ascontiguousarray(values), rng), tensor.name)
+    moved = numpy_helper.from_array(jitter(values, rng), tensor.name)
     tensor.CopyFrom(moved)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from bnfold.graph import Array
 from bnfold.verification.feeds import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
-from bnfold.verification.noise import Noise, Samples
+from bnfold.verification.noise import FEW_SAMPLES, Noise, Samples
 from bnfold.verification.planning import Planner, next_feed
 from bnfold.verification.sessions import RunError, Session, Settings, ValueSpec
 from bnfold.verification.source import OnnxFile
@@ -69,7 +69,8 @@ class Reference:
         """
         self.model = model
         self.settings = settings
-        self._noise: dict[int, Samples | None] = {}
+        self._noise: dict[int, Samples] = {}
+        self._sampled: dict[int, int] = {}
         try:
             session = Session(model, settings)
         except RunError as error:
@@ -85,15 +86,23 @@ class Reference:
         single.answers = replace(
             mine, feeds=[mine.feeds[index]], outputs=[mine.outputs[index]], seconds=[mine.seconds[index]]
         )
-        single._noise = {0: self._noise[index]} if index in self._noise else {}
+        single._noise = {0: list(self._noise[index])} if index in self._noise else {}
+        single._sampled = {0: self._sampled[index]} if index in self._sampled else {}
         return single
 
-    def noise(self, feeds: Sequence[int]) -> dict[int, Samples | None]:
-        """For each of those feeds the original's deviations from itself; None where that cannot be measured."""
-        missing = [index for index in feeds if index not in self._noise]
-        if missing:
-            self._noise.update(Noise(self.model, self.settings).measure(self.answers, missing))
-        return {index: self._noise[index] for index in feeds}
+    def noise(self, feeds: Sequence[int], count: int = FEW_SAMPLES) -> dict[int, Samples | None]:
+        """For each of those feeds the original's deviations from itself, from ``count`` jittered copies.
+
+        None where they cannot be measured. What was measured once is kept.
+        """
+        for done in sorted({self._sampled.get(index, 0) for index in feeds}):
+            due = [index for index in feeds if self._sampled.get(index, 0) == done < count]
+            if due:
+                measured = Noise(self.model, self.settings).measure(self.answers, due, range(done, count))
+                for index, samples in measured.items():
+                    self._noise.setdefault(index, []).extend(samples)
+                    self._sampled[index] = count
+        return {index: self._noise[index] or None for index in feeds}
 
     def _check_types(self) -> None:
         for spec in self.answers.inputs:

@@ -213,7 +213,8 @@ def _dtype(name: str) -> np.dtype[Any] | None:
 def _bfloat16() -> np.dtype[Any]:
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def _to_ort(value: Any) -> Any:
