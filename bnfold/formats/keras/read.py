@@ -128,7 +128,7 @@ class _Reader:
             inputs = tuple(names[id(tensor)] for tensor in node.input_tensors)
             nested = topology.functional(self.keras, node.operation)
             trained = bool(node.arguments.kwargs.get("training")) or training
-            if nested is not None and _is_plain_call(node, nested):
+            if nested is not None and _is_plain_call(self.keras, node, nested):
                 inner = Scope(node.operation, nested, scope, node, self._path(scope, node.operation)[0], inputs)
                 self._read_scope(inner, trained)
                 outputs = inner.outputs
@@ -266,17 +266,17 @@ class _Reader:
         return names
 
 
-def _is_plain_call(node: Any, nested: Any) -> bool:
+def _is_plain_call(keras: Any, node: Any, nested: Any) -> bool:
     """Is a nested model called on just its inputs, so that its layers can stand in for it?
 
     Keras adds or drops a last dimension of size 1 where an input's rank is off by one; such a call
     is left opaque, and so is one with a mask.
     """
     kwargs = node.arguments.kwargs
-    others = {key: value for key, value in kwargs.items() if key != "training" and value is not None}
+    others = [value for key, value in kwargs.items() if key != "training"]
     ranks = [len(tensor.shape) for tensor in node.input_tensors]
     return (
-        not others
+        not any(value is not None for value in keras.tree.flatten(others))
         and len(node.arguments.args) == 1
         and kwargs.get("training") in (None, True, False)
         and ranks == [len(tensor.shape) for tensor in nested.inputs]

@@ -71,9 +71,9 @@ def map_tensors(keras: Any, structure: Any, function: Callable[[Any], Any]) -> A
 
 
 def settings(keras: Any, node: Any) -> dict[str, Any]:
-    """The keyword arguments of a call that hold no tensor, like ``training``."""
+    """The keyword arguments of a call that hold no tensor, like ``training``; Keras finds masks by itself."""
     return {
         key: value
         for key, value in node.arguments.kwargs.items()
-        if not any(isinstance(item, keras.KerasTensor) for item in keras.tree.flatten(value))
+        if key != "mask" and not any(isinstance(item, keras.KerasTensor) for item in keras.tree.flatten(value))
     }
