@@ -1,0 +1,108 @@
+"""The command line. A command's module is imported when that command runs, so that ``--help`` starts at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from bnfold import __version__
+from bnfold.errors import BnfoldError
+
+#: Each command with the line that ``--help`` shows: the module itself need not be imported for that.
+COMMANDS = {
+    "analyze": "Say how BN is placed in models, what folds, and what is wrong or wasteful.",
+    "fold": "Fold every BN that algebra can remove, verify, and write the model.",
+    "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
+    "fix": "Repair what is wasteful without folding: the model stays trainable.",
+    "rules": "List the rules, or explain one.",
+}
+#: What a process that was interrupted exits with, as shells have it.
+INTERRUPTED = 130
+INTERNAL_ERROR = 3
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        import importlib
+
+        command = getattr(importlib.import_module(f"bnfold.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            ctx.fail(f"There is no command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="bnfold", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Analyze, fold and verify BatchNormalization (BN) in ONNX and Keras models.
+
+    Exit codes: 0 done; 1 findings at --fail-on or above, or models that are not equivalent; 2 wrong
+    usage, or a file that cannot be read or written; 3 an error in bnfold itself.
+    """
+
+
+def main() -> None:
+    """The entry point: run a command and exit with its code. Only bnfold's own mistakes print a traceback."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line and return the exit code."""
+    try:
+        code = cli.main(args=arguments, prog_name="bnfold", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Abort:
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BnfoldError as error:
+        click.echo(f"bnfold: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read the output has enough; Python would complain once more when it closes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001  the last resort: whatever it is, one sentence and code 3
+        return _report(error)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception) -> int:
+    """An error in bnfold itself: one sentence, and the traceback for who asks for it."""
+    if os.environ.get("BNFOLD_DEBUG") == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    name = type(error).__name__
+    click.echo(
+        f"bnfold: internal error ({name}: {error}); please report it with the command and, if you can, the model; "
+        "BNFOLD_DEBUG=1 shows where it happened",
+        err=True,
+    )
+    return INTERNAL_ERROR

@@ -1,0 +1,46 @@
+"""How large is a model? Counts over a graph and its subgraphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bnfold.affine import Affine
+from bnfold.analysis.report import Size
+from bnfold.graph import ModelGraph, Op, Param, walk
+from bnfold.operators import Node, Role, facts_of
+
+
+def measure(graph: ModelGraph) -> Size:
+    """Operators, BN, other affines and parameters of a graph and everything inside it."""
+    nodes = batchnorms = affines = 0
+    params: dict[int, Param] = {}
+    for inner in walk(graph):
+        ops = inner.ops()
+        nodes += len(ops)
+        for op in ops:
+            kind = _kind(inner, op)
+            batchnorms += kind is Role.BATCHNORM
+            affines += kind is Role.AFFINE
+        params.update({id(param): param for param in _read_params(inner)})
+    weights = [param for param in params.values() if is_weight(param)]
+    return Size(nodes, batchnorms, affines, sum(p.size for p in weights), sum(p.nbytes for p in weights))
+
+
+def is_weight(param: Param) -> bool:
+    """A number that was trained or measured, not a shape or an index."""
+    return param.is_float or param.dtype.itemsize == 1
+
+
+def _read_params(graph: ModelGraph) -> Iterable[Param]:
+    return [param for name, param in graph.params.items() if graph.use_count(name) or graph.is_output(name)]
+
+
+def _kind(graph: ModelGraph, op: Op) -> Role:
+    """BATCHNORM, AFFINE for a Mul or Add by a vector (not by a number), or OTHER."""
+    facts = facts_of(op)
+    if facts.role is Role.BATCHNORM:
+        return Role.BATCHNORM
+    if facts.role not in (Role.AFFINE, Role.JOIN):
+        return Role.OTHER
+    affine = facts.as_affine(Node(graph, op))
+    return Role.AFFINE if isinstance(affine, Affine) and affine.axis is not None else Role.OTHER

@@ -1,0 +1,89 @@
+"""The numbers behind the rules: what a BN's parameters say about its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Affine, Vector
+from bnfold.operators import BatchNorm
+
+Mask = NDArray[np.bool_]
+
+#: A scale this much smaller than the layer's largest makes the channel a constant.
+NEGLIGIBLE_SCALE = 1e-6
+#: A variance below this part of epsilon leaves the scale to epsilon.
+COLLAPSED_PART = 0.1
+
+
+def is_untrained(numbers: BatchNorm) -> bool:
+    """Mean 0, variance 1, gamma 1 and beta 0 throughout, as every framework initialises them."""
+    return bool(
+        (numbers.mean == 0).all()
+        and (numbers.variance == 1).all()
+        and (numbers.gamma == 1).all()
+        and (numbers.beta == 0).all()
+    )
+
+
+def faults(numbers: BatchNorm) -> list[str]:
+    """What is wrong with the parameters: ``2 negative variances``, ``1 NaN in beta``."""
+    found = []
+    for name in ("gamma", "beta", "mean", "variance"):
+        values = getattr(numbers, name)
+        nans, infinities = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+        if nans:
+            found.append(f"{nans} NaN in its {name}")
+        if infinities:
+            found.append(f"{infinities} infinite {'value' if infinities == 1 else 'values'} in its {name}")
+    negative = int((numbers.variance < 0).sum())
+    if negative:
+        found.append(f"{negative} negative {'variance' if negative == 1 else 'variances'}")
+    return found
+
+
+def dead_channels(affine: Affine) -> Mask:
+    """Channels whose scale is 0, or negligible beside the layer's largest: they put out a constant."""
+    size = np.abs(affine.scale)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(size <= NEGLIGIBLE_SCALE * size.max(initial=0.0))
+
+
+def collapsed_channels(numbers: BatchNorm) -> Mask:
+    """Channels whose variance is so far below epsilon that epsilon decides the scale; dead ones do not count."""
+    small = (numbers.variance >= 0) & (numbers.variance < COLLAPSED_PART * numbers.epsilon)
+    return np.asarray(small & ~dead_channels(numbers.affine))
+
+
+def spread_bits(ranges: Vector) -> float:
+    """By how many bits the largest of the per-channel weight ranges exceeds the smallest; zeros do not count."""
+    positive = ranges[(ranges > 0) & np.isfinite(ranges)]
+    return float(np.log2(positive.max() / positive.min())) if positive.size else 0.0
+
+
+def describe(affine: Affine | None, numbers: BatchNorm | None, ranges: Vector | None) -> Mapping[str, Any]:
+    """``--stats``: smallest, median and largest |scale| and variance, dead channels, spread of the folded weights.
+
+    ``ranges`` are the largest absolute weights, by output channel, of the layer that the BN folds
+    into; the spread is in bits, before and after folding. What is not known is None.
+    """
+    data: dict[str, Any] = {"scale": None, "variance": None, "dead_channels": None, "weight_spread_bits": None}
+    if affine is not None:
+        data["scale"] = _spread(np.abs(affine.scale))
+        data["dead_channels"] = int(dead_channels(affine).sum())
+    if numbers is not None:
+        data["variance"] = _spread(numbers.variance)
+        data["epsilon"] = numbers.epsilon
+    if ranges is not None and affine is not None and affine.size in (1, ranges.size):
+        folded = ranges * np.abs(affine.scale)
+        data["weight_spread_bits"] = {"before": round(spread_bits(ranges), 2), "after": round(spread_bits(folded), 2)}
+    return data
+
+
+def _spread(values: Vector) -> dict[str, float | None]:
+    """JSON has no NaN and no infinity: None stands for both."""
+    found = {"min": values.min(), "median": np.median(values), "max": values.max()}
+    return {name: float(value) if np.isfinite(value) else None for name, value in found.items()}

@@ -1,0 +1,277 @@
+"""BN401 to BN406: what keeps a model that is to be deployed from being as fast as it could be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bnfold.analysis.finding import Finding, Repair, Severity
+from bnfold.analysis.rule import Rule, register
+from bnfold.analysis.scope import Scope
+from bnfold.analysis.words import listed, plural
+from bnfold.folding.plan import Remaining
+from bnfold.refusal import Refusal
+
+_DYNAMIC = ("dynamic-parameters", "overridable")
+
+
+@register
+class TrainingModeBatchNorm(Rule):
+    """A BatchNormalization is in training mode inside a model for inference.
+
+    ## What it finds
+    An ONNX BN with `training_mode=1`, or whose batch statistics are read; in old opsets one without `is_test`. In
+    Keras a BN that was called with `training=True`.
+
+    ## Why it matters
+    It normalises each batch with that batch's own mean and variance. The answer for one input then depends on what
+    else is in the batch, a batch of one gives nonsense, and nothing can be folded.
+
+    ## Example
+    ```python
+    torch.onnx.export(model, x, "model.onnx", training=torch.onnx.TrainingMode.TRAINING)
+    ```
+
+    ## Fix
+    Export the model in inference mode: `model.eval()` in PyTorch, no `training=True` in Keras.
+
+    ## Reference
+    ONNX operator specification, BatchNormalization, attribute `training_mode`.
+    """
+
+    code = "BN401"
+    name = "training-mode-bn"
+    severity = Severity.ERROR
+    message = (
+        "{layer} is in training mode: it normalises with the statistics of each batch, so the answer for one input "
+        "depends on the others; export the model in inference mode."
+    )
+
+    def check(self, scope: Scope) -> Iterator[Finding]:
+        for site in scope.sites:
+            if isinstance(site.numbers, Refusal) and site.numbers.code == "training-mode":
+                yield self.finding(scope, site.op)
+
+
+@register
+class UnfoldableBatchNorm(Rule):
+    """A BatchNormalization stays in the model after folding.
+
+    ## What it finds
+    A BN in inference form that can be folded neither into what computes its input nor into what reads its output,
+    with the operator that stands in the way on each side.
+
+    ## Why it matters
+    It costs a pass over its tensor at inference. Where the architecture puts a BN between a tensor that others read
+    too and a nonlinearity, as DenseNet does, no algebra removes it; elsewhere a change of the model may.
+
+    ## Example
+    ```python
+    x = Concatenate()([x, y])  # x goes to the next block as well
+    x = ReLU()(BatchNormalization()(x))
+    ```
+
+    ## Fix
+    Read the two reasons. Common ones that a retrained model can avoid: a convolution with zero padding behind a BN,
+    and an activation between the linear layer and its BN.
+
+    ## Reference
+    Huang et al. 2017, arXiv:1608.06993, for the case above.
+    """
+
+    code = "BN402"
+    name = "unfoldable-bn"
+    severity = Severity.INFO
+    message = "{layer} stays after folding: backward, {backward}; forward, {forward}."
+
+    def check(self, scope: Scope) -> Iterator[Finding]:
+        for site in scope.sites:
+            fate = scope.fate(site)
+            if isinstance(fate, Remaining):
+                yield self.finding(
+                    scope,
+                    site.op,
+                    layer=site.label,
+                    values={"backward": fate.backward.to_dict(), "forward": fate.forward.to_dict()},
+                    backward=fate.backward.sentence,
+                    forward=fate.forward.sentence,
+                )
+
+
+@register
+class OverridableConstants(Rule):
+    """The weights of the model are also its inputs.
+
+    ## What it finds
+    Initializers of an ONNX graph that are listed among the graph's inputs too.
+
+    ## Why it matters
+    From IR version 4 on that means that a caller may replace them, so no runtime may treat them as constants: nothing
+    is folded, fused or packed ahead. One published face detector runs 7 to 10 times faster without. Exporters before
+    2019 had to list them; few models mean it.
+
+    ## Example
+    ```python
+    len(model.graph.input)  # 245: the image and 244 weights
+    ```
+
+    ## Fix
+    `bnfold fix` takes them off the inputs, and so does `bnfold fold`.
+
+    ## Reference
+    ONNX specification, IR.md, section on graph inputs and initializers.
+    """
+
+    code = "BN403"
+    name = "overridable-constants"
+    severity = Severity.WARNING
+    repair = Repair.FIX
+    message = (
+        "{count} are also inputs of the model, such as {example}, so no runtime may treat them as constants, which "
+        "makes inference several times slower; `bnfold fix` takes them off the inputs."
+    )
+
+    def check(self, scope: Scope) -> Iterator[Finding]:
+        names = [name for name in scope.graph.params if name in scope.graph.overridable]
+        if names:
+            yield self.finding(
+                scope,
+                None,
+                values={"constants": len(names), "example": names[0]},
+                count=plural(len(names), "weight"),
+            )
+
+
+@register
+class DecomposedBatchNorm(Rule):
+    """A BatchNormalization was exported as elementwise arithmetic.
+
+    ## What it finds
+    A run of Mul, Add, Sub or Div by constants that is a scale and a shift for each channel, as converters write a BN
+    behind a dense layer. A lone bias, and the scale and shift of a layer normalisation, are not meant.
+
+    ## Why it matters
+    It is a BN in all but name: it costs two passes or more over its tensor, and tools that look for the operator
+    BatchNormalization neither count it nor fold it.
+
+    ## Example
+    ```text
+    MatMul → Add → Mul [64] → Add [64] → Relu
+    ```
+
+    ## Fix
+    None is needed: bnfold reads it as a BN, and `bnfold fold` folds it.
+
+    ## Reference
+    ONNX operator specification, Mul and Add.
+    """
+
+    code = "BN404"
+    name = "decomposed-bn"
+    severity = Severity.INFO
+    repair = Repair.FOLD
+    message = (
+        "{layer} are together one BN of {channels} channels, written as {types}; bnfold treats them as one, and it "
+        "{fold}."
+    )
+
+    def check(self, scope: Scope) -> Iterator[Finding]:
+        for site in scope.sites:
+            if site.decomposed:
+                fold = scope.foldability(site)
+                yield self.finding(
+                    scope,
+                    site.op,
+                    layer=site.label,
+                    repair=Repair.FOLD if fold.folds else Repair.NONE,
+                    values={"operators": [op.display for op in site.ops], "channels": site.channels},
+                    types=listed([op.type for op in site.ops], shown=6),
+                    fold=fold.sentence(),
+                )
+
+
+@register
+class UnmergedBranches(Rule):
+    """Parallel linear branches are shipped in the form they were trained in.
+
+    ## What it finds
+    Convolutions, and identities with a BN, that read one tensor and are added up, so that one convolution computes
+    the same: the blocks of RepVGG, MobileOne, ACNet and their like. Also a 1 × 1 convolution directly before another
+    convolution that can take it in for fewer multiplications.
+
+    ## Why it matters
+    The branches help training alone. At inference each of them costs a pass over the tensor and an addition; merged
+    into one convolution the network is the one that its paper deploys.
+
+    ## Example
+    ```python
+    y = bn3(conv3x3(x)) + bn1(conv1x1(x)) + bn0(x)
+    ```
+
+    ## Fix
+    `bnfold fold` merges them.
+
+    ## Reference
+    Ding et al. 2021, arXiv:2101.03697.
+    """
+
+    code = "BN405"
+    name = "unmerged-branches"
+    severity = Severity.INFO
+    repair = Repair.FOLD
+    message = "{branches} are {relation} that one convolution can compute; `bnfold fold` merges them into {into}."
+
+    def check(self, scope: Scope) -> Iterator[Finding]:
+        names = {scope.key(op): op for op in scope.graph.ops()}
+        for step in scope.plan.steps:
+            if step.kind not in ("branch", "chain") or step.scope != scope.name:
+                continue
+            gone = [names[key] for key in (step.subject, *step.removed) if key in names]
+            parts = [op.display for op in gone if op.name in scope.flow.layouts or op.name in scope.by_operator]
+            branches = list(dict.fromkeys((*parts, *step.into)))
+            if gone:
+                yield self.finding(
+                    scope,
+                    gone[0],
+                    values={"branches": branches, "into": list(step.into)},
+                    branches=listed(branches),
+                    relation="parallel linear branches" if step.kind == "branch" else "linear layers in a row",
+                    into=listed(step.into),
+                )
+
+
+@register
+class DynamicParameters(Rule):
+    """A BatchNormalization gets its parameters at run time.
+
+    ## What it finds
+    A BN whose gamma, beta, mean or variance is computed from something that is fed to the model, or is a plain input
+    of it.
+
+    ## Why it matters
+    Numbers that are not known before the model runs cannot be folded into weights. It is right for conditional BN;
+    otherwise an export left a computation in the graph that could have been a constant.
+
+    ## Example
+    ```text
+    label → Gather(gammas) → BatchNormalization.scale
+    ```
+
+    ## Fix
+    Where the parameters do not depend on the input, make them initializers when exporting.
+
+    ## Reference
+    de Vries et al. 2017, arXiv:1707.00683, for conditional BN.
+    """
+
+    code = "BN406"
+    name = "dynamic-parameters"
+    severity = Severity.INFO
+    message = (
+        "{reason}, so it cannot be folded; if its parameters do not depend on the input, make them constants when "
+        "exporting."
+    )
+
+    def check(self, scope: Scope) -> Iterator[Finding]:
+        for site in scope.sites:
+            if isinstance(site.numbers, Refusal) and site.numbers.code in _DYNAMIC:
+                yield self.finding(scope, site.op, reason=site.numbers.sentence)

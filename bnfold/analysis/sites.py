@@ -1,0 +1,186 @@
+"""The BatchNormalizations of a graph, those that an exporter took apart into Mul and Add included."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bnfold.affine import Affine
+from bnfold.analysis.flow import Flow, Kind
+from bnfold.graph import ModelGraph, Op, Param
+from bnfold.operators import BatchNorm, Node, Role, as_affine, batchnorm, facts_of, linear_bias
+from bnfold.operators.placement import is_normaliser, is_quotient, is_sum
+from bnfold.refusal import Refusal
+
+#: The input slot of a BN's moving mean, the same in ONNX and in Keras graphs.
+MEAN_SLOT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One BatchNormalization where it stands.
+
+    ``ops`` are its operators, more than one where an exporter took it apart; ``numbers`` are its
+    parameters, a Refusal where it has none that are constant, and None for one taken apart, of
+    which only the ``affine`` is left. ``tensor`` is its input, ``output`` its output.
+    """
+
+    ops: tuple[Op, ...]
+    numbers: BatchNorm | Refusal | None
+    affine: Affine | None
+    channels: int | None
+    axis: int | None
+    tensor: str
+    output: str
+
+    @property
+    def op(self) -> Op:
+        """The operator that puts out the result."""
+        return self.ops[-1]
+
+    @property
+    def decomposed(self) -> bool:
+        return self.numbers is None
+
+    @property
+    def label(self) -> str:
+        """The name for people: of one taken apart, the names of all its operators."""
+        return " + ".join(op.display for op in self.ops)
+
+    @property
+    def statistics(self) -> BatchNorm | None:
+        """Its gamma, beta, mean and variance, where they are constants."""
+        return self.numbers if isinstance(self.numbers, BatchNorm) else None
+
+
+def find_sites(graph: ModelGraph, flow: Flow) -> list[Site]:
+    """Every BN of this graph (not of its subgraphs), in the order of the file."""
+    sites = [_whole(graph, op) for op in graph.ops() if flow.role(op) is Role.BATCHNORM]
+    if graph.format == "onnx":
+        sites += _decomposed(graph, flow)
+        sites.sort(key=lambda site: graph.position(site.op.name))
+    return sites
+
+
+def _whole(graph: ModelGraph, op: Op) -> Site:
+    numbers = batchnorm(graph, op)
+    assert numbers is not None
+    tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
+    if isinstance(numbers, Refusal):
+        gamma = graph.constant(op.input(1))
+        channels = gamma.size if gamma is not None else graph.dim(tensor, 1)
+        return Site((op,), numbers, None, channels, None, tensor, op.outputs[0])
+    return Site((op,), numbers, numbers.affine, numbers.channels, numbers.axis, tensor, op.outputs[0])
+
+
+def _decomposed(graph: ModelGraph, flow: Flow) -> Iterator[Site]:
+    for chain in _chains(graph, flow):
+        rest = chain[1:] if _is_bias(graph, flow, chain[0]) else chain
+        site = _as_site(graph, flow, rest)
+        if site is not None:
+            yield site
+
+
+def _chains(graph: ModelGraph, flow: Flow) -> Iterator[list[Op]]:
+    """The longest runs of affine operators of which each is the only reader of the one before."""
+    for op in graph.ops():
+        if flow.role(op) is not Role.AFFINE or _before(graph, flow, op) is not None:
+            continue
+        chain = [op]
+        while (after := _after(graph, flow, chain[-1])) is not None:
+            chain.append(after)
+        yield chain
+
+
+def _before(graph: ModelGraph, flow: Flow, op: Op) -> Op | None:
+    producer = graph.producer(op.input(facts_of(op).data_slot(Node(graph, op))))
+    return producer if producer is not None and _after(graph, flow, producer) is op else None
+
+
+def _after(graph: ModelGraph, flow: Flow, op: Op) -> Op | None:
+    if flow.role(op) is not Role.AFFINE:
+        return None
+    after = sole_reader(graph, op.outputs[0])
+    return after if after is not None and flow.role(after) is Role.AFFINE else None
+
+
+def sole_reader(graph: ModelGraph, tensor: str) -> Op | None:
+    """The operator that reads the tensor, if it is the only one to see it."""
+    if graph.use_count(tensor) != 1 or graph.is_output(tensor):
+        return None
+    use = graph.consumers(tensor)[0]
+    return graph.op(use.op) if use.slot >= 0 else None
+
+
+def _as_site(graph: ModelGraph, flow: Flow, chain: list[Op]) -> Site | None:
+    """The chain as a BN: a scale and then a shift, by channel, with nothing normalised at run time before."""
+    if len(chain) < 2 or not is_sum(chain[-1]):
+        return None
+    maps = [as_affine(graph, op) for op in chain]
+    scales = [op for op, part in zip(chain, maps, strict=True) if isinstance(part, Affine) and not part.is_shift]
+    wide = [constant for op in chain if (constant := _constant(graph, op)) is not None and constant.size > 1]
+    if not scales or len(wide) < 2:
+        return None
+    total = Affine.identity()
+    for part in maps:
+        if not isinstance(part, Affine) or not total.composes(part):
+            return None
+        total = total.then(part)
+    tensor = chain[0].input(facts_of(chain[0]).data_slot(Node(graph, chain[0])))
+    if total.axis is None or total.grid or _normalised(graph, flow, tensor) or _other_axis(flow, tensor, total.axis):
+        return None
+    return Site(tuple(chain), None, total, total.size, total.axis, tensor, chain[-1].outputs[0])
+
+
+def _other_axis(flow: Flow, tensor: str, axis: int) -> bool:
+    """A vector along another axis than the layer's channels is a map of positions, not a BN."""
+    channels = flow.channels_from.get(tensor)
+    return channels is not None and channels.axis != axis
+
+
+def _constant(graph: ModelGraph, op: Op) -> Param | None:
+    return next((param for tensor in op.inputs if (param := graph.constant(tensor)) is not None), None)
+
+
+def _normalised(graph: ModelGraph, flow: Flow, tensor: str) -> bool:
+    """Is this the scale and shift of a layer, group or instance normalisation?"""
+    producer = graph.producer(tensor)
+    while producer is not None and flow.role(producer) is Role.SHAPE:
+        producer = graph.producer(producer.input(0))
+    if producer is None:
+        return False
+    quotient = flow.role(producer) is Role.JOIN and is_quotient(producer)
+    return is_normaliser(producer) or (quotient and flow.origin[producer.outputs[0]].kind is Kind.JOIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Bias:
+    """The bias of a linear layer: in the operator itself or in the Add that follows it."""
+
+    param: Param
+    owner: Op
+    output: str
+
+
+def bias_of(graph: ModelGraph, flow: Flow, op: Op) -> Bias | None:
+    """The constant bias of a linear operator, None where it has none."""
+    own = linear_bias(graph, op)
+    if own is not None:
+        return Bias(own, op, op.outputs[0])
+    reader = sole_reader(graph, op.outputs[0])
+    if reader is None or not _is_bias(graph, flow, reader):
+        return None
+    param = _constant(graph, reader)
+    assert param is not None
+    return Bias(param, reader, reader.outputs[0])
+
+
+def _is_bias(graph: ModelGraph, flow: Flow, op: Op) -> bool:
+    """Is this Add the bias of the linear operator before it, which has none of its own?"""
+    if flow.role(op) is not Role.AFFINE or not is_sum(op):
+        return False
+    tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
+    before = graph.producer(tensor)
+    if before is None or before.name not in flow.layouts or sole_reader(graph, tensor) is not op:
+        return False
+    return linear_bias(graph, before) is None

@@ -1,0 +1,193 @@
+"""The public functions: load, analyze, fold, verify and fix. See the package's docstring for a tour."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
+
+from bnfold.analysis import Report, analyze_graph, measure, select_rules
+from bnfold.folding import fold_graph
+from bnfold.formats import load as _load
+from bnfold.graph import Model
+from bnfold.repair import repair_graph
+from bnfold.results import Comparison, FixResult, FoldResult
+
+if TYPE_CHECKING:
+    from bnfold.verification import RuntimeCheck, Verification
+    from bnfold.verification.feeds import Inputs
+
+__all__ = ["FixResult", "FoldResult", "Report", "analyze", "check_runtime", "fix", "fold", "load", "verify"]
+
+#: A model that is loaded, or anything that :func:`load` takes.
+Source = Model | str | PathLike[str] | bytes | Any
+
+
+def load(source: Source, *, allow_unsafe: bool = False) -> Model:
+    """Read a model: a path (.onnx, .keras, .h5, a SavedModel folder), bytes, a ModelProto, or a keras.Model.
+
+    A model that bnfold has loaded is returned as it is. ``allow_unsafe`` lets a Keras file run the
+    Python code it brings along. Raises ModelFileError where the model cannot be read, and
+    MissingExtraError where Keras is needed and not installed.
+    """
+    if hasattr(source, "with_graph"):
+        return cast(Model, source)
+    return _load(source, allow_unsafe=allow_unsafe)
+
+
+def analyze(
+    model: Source,
+    *,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+    stats: bool = False,
+    allow_unsafe: bool = False,
+) -> Report:
+    """How BN is placed in a model, what folding would do with each, and the findings of the rules.
+
+    ``select`` and ``ignore`` take rule codes or prefixes (``"BN2"``); the longer one wins. ``stats``
+    adds the numbers behind the rules to every BN. Raises UsageError for a code that no rule has, and
+    what :func:`load` raises.
+    """
+    rules = select_rules(select, ignore)
+    loaded = load(model, allow_unsafe=allow_unsafe)
+    return analyze_graph(
+        inlined(loaded).graph,
+        name=name_of(loaded),
+        rules=rules,
+        statistics=stats,
+        parameters=_trainable(loaded),
+    )
+
+
+def fold(
+    model: Source,
+    *,
+    branches: bool = True,
+    keep_overridable: bool = False,
+    skip: Container[str] = (),
+    verify: bool = False,
+    allow_unsafe: bool = False,
+) -> FoldResult:
+    """Fold every BN that algebra can remove. The model that is given stays as it is.
+
+    ``branches`` also merges parallel linear branches. ``keep_overridable`` leaves weights alone that
+    the caller of an ONNX model may override. ``skip`` holds the ``subject`` of fold steps not to take.
+    ``verify`` compares the outputs in onnxruntime, which takes longer than folding; the verdict is in
+    the result, whatever it is. Raises what :func:`load` raises.
+    """
+    original = load(model, allow_unsafe=allow_unsafe)
+    source = inlined(original)
+    graph, plan = fold_graph(source.graph, branches=branches, keep_overridable=keep_overridable, skip=skip)
+    folded = source.with_graph(graph)
+    summary = Comparison(measure(source.graph), measure(graph))
+    verification = _verify(original, folded) if verify else None
+    return FoldResult(folded, plan, summary, verification)
+
+
+def fix(model: Source, *, verify: bool = False, allow_unsafe: bool = False) -> FixResult:
+    """Repair what is wasteful without folding: the model computes the same and trains as before.
+
+    Biases that a BN cancels go into its moving mean (BN201), BN that do nothing are removed (BN204),
+    and weights are taken off the inputs (BN403). The model that is given stays as it is. Raises what
+    :func:`load` raises.
+    """
+    original = load(model, allow_unsafe=allow_unsafe)
+    source = inlined(original)
+    graph, changes = repair_graph(source.graph)
+    fixed = source.with_graph(graph)
+    found = analyze_graph(graph, name=name_of(original)).findings
+    summary = Comparison(measure(source.graph), measure(graph))
+    verification = _verify(original, fixed) if verify else None
+    return FixResult(fixed, changes, found, summary, verification)
+
+
+def verify(
+    a: Source,
+    b: Source,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    inputs: Inputs | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    provider: str = "CPUExecutionProvider",
+    timeout: float | None = None,
+    allow_unsafe: bool = False,
+) -> Verification:
+    """Are two models equivalent? Both run in onnxruntime, with its optimisations off, on several feeds.
+
+    Any two models will do, whoever made them; a Keras model is converted first. Outputs are
+    equivalent if they differ by no more than rounding explains; ``rtol`` (of an output's range) and
+    ``atol`` set a fixed tolerance in place of that, ``strict`` demands both. ``inputs`` are feeds of
+    one's own: values by name, or a path to a ``.npz``. ``timeout`` in seconds ends with the verdict
+    "not verified". Raises what :func:`load` raises, and UsageError for inputs that do not fit.
+    """
+    return _verify(
+        load(a, allow_unsafe=allow_unsafe),
+        load(b, allow_unsafe=allow_unsafe),
+        rtol=rtol,
+        atol=atol,
+        inputs=inputs,
+        seed=seed,
+        strict=strict,
+        provider=provider,
+        timeout=timeout,
+    )
+
+
+def check_runtime(
+    model: Source,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    inputs: Inputs | None = None,
+    seed: int = 0,
+    strict: bool = False,
+    provider: str = "CPUExecutionProvider",
+    timeout: float | None = None,
+    allow_unsafe: bool = False,
+) -> RuntimeCheck:
+    """Does onnxruntime compute the same with its graph optimisations on as with them off?
+
+    On a difference it finds the optimizers that cause it. Arguments as for :func:`verify`.
+    """
+    from bnfold.verification import check_runtime as run
+
+    loaded = load(model, allow_unsafe=allow_unsafe)
+    return run(
+        loaded,
+        rtol=rtol,
+        atol=atol,
+        inputs=inputs,
+        seed=seed,
+        strict=strict,
+        provider=provider,
+        timeout=timeout,
+    )
+
+
+def inlined(model: Model) -> Model:
+    """An ONNX model with those functions inlined that folding has to see into; any other model itself."""
+    inline = getattr(model, "inlined", None)
+    return model if inline is None else inline()
+
+
+def name_of(model: Model) -> str:
+    """How reports call a model: its path, or the name it has in its file."""
+    return str(model.path) if model.path is not None else model.graph.name
+
+
+def _trainable(model: Model) -> tuple[int, int] | None:
+    """How many parameters are trainable and how many are not; None where the format does not say."""
+    account = getattr(model, "parameter_account", None)
+    if account is None:
+        return None
+    counts = account()
+    return counts.trainable, counts.non_trainable
+
+
+def _verify(a: Model, b: Model, **options: Any) -> Verification:
+    from bnfold.verification import verify as compare  # onnxruntime is imported for this alone
+
+    return compare(a, b, **options)

@@ -1,0 +1,103 @@
+"""``bnfold analyze``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bnfold.cli import options
+from bnfold.errors import BnfoldError
+
+if TYPE_CHECKING:
+    from bnfold.analysis import Report
+
+_FORMATS = ("text", "json", "sarif", "github", "markdown")
+_SEVERITIES = ("error", "warning", "info", "never")
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
+@options.output_format(*_FORMATS)
+@click.option("--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, with commas.")
+@click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules; the longer prefix wins.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(_SEVERITIES),
+    help="Exit with 1 for a finding at or above this severity.  [default: error, or the settings file's]",
+)
+@click.option("--statistics", is_flag=True, help="Count the findings by rule instead of printing them.")
+@click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
+@options.quiet("Print the findings and nothing else.")
+@options.allow_unsafe
+def analyze(
+    models: Sequence[str],
+    output_format: str,
+    select: Sequence[str],
+    ignore: Sequence[str],
+    fail_on: str | None,
+    statistics: bool,
+    stats: bool,
+    quiet: bool,
+    allow_unsafe: bool,
+) -> int:
+    """Say how BN is placed in models, what folds, and what is wrong or wasteful.
+
+    For every BN: its channels, the pattern it stands in, its placement, and where folding would put
+    it or why it stays. Then the findings (`bnfold rules` lists what is looked for) and a summary.
+
+    Settings are read from bnfold.toml, or [tool.bnfold] in pyproject.toml, found upward from here.
+    """
+    from bnfold import api
+    from bnfold.analysis.config import find_config
+
+    config = find_config(Path.cwd())
+    wanted = _codes(select) or config.select
+    dropped = (*config.ignore, *_codes(ignore)) if not select else _codes(ignore)
+    reports: list[Report] = []
+    failures: dict[str, str] = {}
+    worst_exit = 0
+    with options.progress(quiet) as progress:
+        from bnfold.analysis import select_rules
+
+        select_rules(wanted, dropped)  # a mistake in the arguments ends the call before any model is read
+        for model in models:
+            progress(f"analyzing {model}")
+            try:
+                report = api.analyze(model, select=wanted, ignore=dropped, stats=stats, allow_unsafe=allow_unsafe)
+            except BnfoldError as error:
+                failures[model] = str(error)
+                worst_exit = max(worst_exit, error.exit_code)
+            else:
+                reports.append(config.without_ignored(report))
+    _print(output_format, reports, failures, counts=statistics, quiet=quiet)
+    return worst_exit or int(_fails(reports, fail_on or config.fail_on))
+
+
+def _codes(values: Sequence[str]) -> tuple[str, ...]:
+    """``--select BN1,BN201 --select BN3`` as one list."""
+    return tuple(code for value in values for code in value.split(",") if code.strip())
+
+
+def _fails(reports: Sequence[Report], level: str) -> bool:
+    from bnfold.analysis import Severity
+
+    if level == "never":
+        return False
+    limit = Severity(level).rank
+    return any(worst.rank >= limit for report in reports if (worst := report.worst()) is not None)
+
+
+def _print(
+    output_format: str, reports: Sequence[Report], failures: Mapping[str, str], *, counts: bool, quiet: bool
+) -> None:
+    from bnfold.reporting import formats
+
+    for model, sentence in failures.items():
+        click.echo(formats.failure_line(model, sentence), err=True)
+    if output_format == "text":
+        formats.print_text(reports, failures, counts=counts, quiet=quiet)
+    else:
+        click.echo(formats.render(output_format, reports, failures, counts=counts))

@@ -1,0 +1,69 @@
+"""Options that several commands share, and where output goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Nothing is shown for work that is done by then, in seconds.
+_PATIENCE = 1.0
+
+MODEL = click.Path(exists=False, path_type=str)
+OUTPUT = click.Path(path_type=str)
+
+
+def quiet(help: str) -> Callable[[F], F]:
+    return click.option("-q", "--quiet", is_flag=True, help=help)
+
+
+def allow_unsafe(function: F) -> F:
+    return click.option(
+        "--allow-unsafe", is_flag=True, help="Let a Keras file run the Python code it brings along (Lambda layers)."
+    )(function)
+
+
+def output_format(*choices: str) -> Callable[[F], F]:
+    return click.option(
+        "--format", "output_format", type=click.Choice(choices), default=choices[0], show_default=True,
+        help="How to print the result.",
+    )  # fmt: skip
+
+
+_VERIFICATION = (
+    click.option("--rtol", type=click.FloatRange(min=0), help="Allow this part of an output's range."),
+    click.option("--atol", type=click.FloatRange(min=0), help="Allow this much in an output's own unit."),
+    click.option("--inputs", type=OUTPUT, metavar="FILE", help="Compare on these inputs (.npz, or .npy for one)."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs."),
+    click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
+    click.option("--provider", default="CPUExecutionProvider", show_default=True, help="onnxruntime's provider."),
+    click.option(
+        "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+        help="Give up verifying after this time: not verified, exit code 1.",
+    ),
+)  # fmt: skip
+
+
+def verification(function: F) -> F:
+    """--rtol, --atol, --inputs, --seed, --strict, --provider, --timeout."""
+    for option in reversed(_VERIFICATION):
+        function = option(function)
+    return function
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """A function to call with the name of each stage: shown on a terminal's stderr once it takes a second."""
+    import sys
+
+    if quiet or not sys.stderr.isatty():
+        yield lambda stage: None
+        return
+    from bnfold.cli.spinner import Spinner
+
+    with Spinner(_PATIENCE) as spinner:
+        yield spinner.stage

@@ -1,0 +1,29 @@
+"""``bnfold rules``."""
+
+from __future__ import annotations
+
+import click
+
+from bnfold.cli import options
+
+
+@click.command()
+@click.argument("code", required=False)
+@options.output_format("text", "json")
+def rules(code: str | None, output_format: str) -> None:
+    """List the rules, or explain the one with this CODE or name."""
+    from bnfold.analysis import all_rules, find_rule
+
+    chosen = all_rules() if code is None else [find_rule(code)]
+    if output_format == "json":
+        from bnfold.reporting import as_json
+
+        click.echo(as_json.dump({**as_json.header(), "rules": [rule.to_dict() for rule in chosen]}))
+        return
+    from bnfold.reporting.catalogue import print_catalogue, print_rule
+    from bnfold.reporting.console import make_console
+
+    if code is None:
+        print_catalogue(make_console(), chosen)
+    else:
+        print_rule(make_console(), chosen[0])

@@ -1,0 +1,52 @@
+"""``bnfold verify``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bnfold.cli import options
+
+
+@click.command()
+@click.argument("a", type=options.MODEL)
+@click.argument("b", type=options.MODEL, required=False)
+@options.verification
+@options.output_format("text", "json")
+@options.quiet("Print nothing; the exit code is the answer.")
+@options.allow_unsafe
+def verify(a: str, b: str | None, output_format: str, quiet: bool, allow_unsafe: bool, **verification: Any) -> int:
+    """Are models A and B equivalent? Any two, whoever made them.
+
+    Both run in onnxruntime with its graph optimisations off, on several inputs, and every output is
+    compared: equal, within rounding (against the original's own rounding noise), or different.
+
+    With one model, compare it with itself under each of onnxruntime's optimisation levels and find
+    the optimizer that changes the outputs, if one does.
+
+    Exit codes: 0 equivalent, 1 different or not verified.
+    """
+    from bnfold import api
+
+    with options.progress(quiet) as progress:
+        progress("verifying")
+        if b is None:
+            check = api.check_runtime(a, allow_unsafe=allow_unsafe, **verification)
+        else:
+            found = api.verify(a, b, allow_unsafe=allow_unsafe, **verification)
+    outcome: Any = check if b is None else found
+    if output_format == "json":
+        from bnfold.reporting import as_json
+
+        models = {"a": a, "b": b} if b is not None else {"model": a}
+        click.echo(as_json.dump({**as_json.header(), **models, **outcome.to_dict()}))
+    elif not quiet:
+        from bnfold.reporting.console import make_console
+        from bnfold.reporting.folding import print_runtime_check, print_verdict
+
+        if b is None:
+            print_runtime_check(make_console(), outcome)
+        else:
+            print_verdict(make_console(), outcome, details=True)
+    return int(not outcome.equivalent)

@@ -1,0 +1,279 @@
+"""Fold or fix a model into a file: the file is written, verified as it lies there, and only then put in place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnfold import api
+from bnfold.analysis.report import Size
+from bnfold.errors import OutputError, UsageError
+from bnfold.folding import FoldStep, fold_graph
+from bnfold.formats import load
+from bnfold.formats.atomic import reason, resolve_target
+from bnfold.graph import Model
+from bnfold.results import FixResult, FoldResult
+
+if TYPE_CHECKING:
+    from bnfold.verification import Latency, Verification
+    from bnfold.verification.feeds import Inputs
+
+#: What a stage of the work is called while it runs.
+Progress = Callable[[str], None]
+
+#: tf2onnx may stray from Keras by this part of the largest output before it is worth a remark.
+_CONVERSION_LIMIT = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How a written file is verified; the fields are :func:`bnfold.verify`'s arguments."""
+
+    rtol: float | None = None
+    atol: float | None = None
+    inputs: Inputs | None = None
+    seed: int = 0
+    strict: bool = False
+    provider: str = "CPUExecutionProvider"
+    timeout: float | None = None
+
+
+def _silent(stage: str) -> None:
+    """Progress that nobody watches."""
+
+
+def fold_file(
+    source: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    branches: bool = True,
+    keep_overridable: bool = False,
+    check: Check | None = Check(),
+    keep_going: bool = False,
+    latency: bool = False,
+    external_data: bool | None = None,
+    allow_unsafe: bool = False,
+    progress: Progress = _silent,
+) -> FoldResult:
+    """Fold the model in ``source`` and write it to ``output``, whose suffix decides the format.
+
+    Unless ``check`` is None, the file is verified against the original before it gets its name. If
+    the two differ nothing is written (``path`` of the result is None), the smallest set of steps
+    that makes them differ is in ``culprits``, and ``keep_going`` leaves these out and tries again.
+
+    Raises UsageError where the output is the input, OutputError where it cannot be written, and
+    what :func:`bnfold.load` raises. Whatever happens, an existing output is whole: old or new.
+    """
+    target = _target(source, output)
+    progress("reading the model")
+    original = api.load(source, allow_unsafe=allow_unsafe)
+    _check_suffix(original, target)
+    progress("folding")
+    skip: set[str] = set()
+    dropped: list[FoldStep] = []
+    while True:
+        result = api.fold(original, branches=branches, keep_overridable=keep_overridable, skip=skip)
+        result = replace(result, dropped=tuple(dropped))
+        with _staged(target) as staged:
+            progress("writing")
+            result = _write(result, staged, external_data)
+            if check is not None:
+                progress("verifying")
+                result = _verified(result, original, staged, check)
+            if result.verification is None or result.verification.equivalent:
+                if latency:
+                    progress("measuring the latency")
+                    result = replace(result, latency=_latency(original, staged, check))
+                _publish(result.model, staged, target, external_data)
+                return _with_files(replace(result, path=Path(output)), Path(source), target)
+        if result.verification.verdict == "different":
+            progress("looking for the steps that make the difference")
+            result = replace(result, culprits=_culprits(result, original, skip, check or Check()))
+        if not keep_going or not result.culprits:
+            return result
+        skip.update(step.subject for step in result.culprits)
+        dropped += result.culprits
+
+
+def fix_file(
+    source: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    check: Check | None = Check(),
+    external_data: bool | None = None,
+    allow_unsafe: bool = False,
+    progress: Progress = _silent,
+) -> FixResult:
+    """Repair the model in ``source`` and write it to ``output``. As :func:`fold_file` otherwise."""
+    target = _target(source, output)
+    progress("reading the model")
+    original = api.load(source, allow_unsafe=allow_unsafe)
+    _check_suffix(original, target)
+    progress("repairing")
+    result = api.fix(original)
+    with _staged(target) as staged:
+        progress("writing")
+        _save(result.model, staged, external_data)
+        if check is not None:
+            progress("verifying")
+            result = replace(result, verification=_verify(original, result.model, staged, check))
+        if result.verification is None or result.verification.equivalent:
+            _publish(result.model, staged, target, external_data)
+            result = replace(result, path=Path(output))
+    return result
+
+
+# -- before ------------------------------------------------------------------------------------------
+
+
+def _target(source: str | PathLike[str], output: str | PathLike[str]) -> Path:
+    """The file to write. Raises UsageError where it is the input, OutputError where it cannot be written."""
+    try:
+        same = os.path.samefile(source, output)
+    except (OSError, ValueError):
+        same = False  # one of the two does not exist, which others report better
+    if same:
+        raise UsageError(f"{os.fspath(output)} is the input itself; give the output another name")
+    target = resolve_target(output)
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{os.fspath(output)} cannot be written: the folder {target.parent} is write-protected")
+    return target
+
+
+def _check_suffix(model: Model, target: Path) -> None:
+    """Find out before the work, not after it."""
+    keras = target.suffix.lower() in (".keras", ".h5", ".hdf5")
+    if model.format == "onnx" and keras:
+        raise UsageError(f"{target.name}: an ONNX model cannot be written as a Keras model; use the suffix .onnx")
+    if model.format == "keras" and not keras and target.suffix.lower() != ".onnx":
+        raise UsageError(f"{target.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
+
+
+# -- writing -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _staged(target: Path) -> Iterator[Path]:
+    """A path of the target's name in a folder of its own beside it, which is removed in the end."""
+    try:
+        folder = tempfile.mkdtemp(prefix=".bnfold-", dir=target.parent)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
+    try:
+        yield Path(folder) / target.name
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write(result: FoldResult, staged: Path, external_data: bool | None) -> FoldResult:
+    """Write the folded model; one that becomes ONNX on the way is folded once more as such."""
+    if result.model.format == "keras" and staged.suffix.lower() == ".onnx":
+        result = _converted(result, staged.parent)
+    _save(result.model, staged, external_data)
+    return result
+
+
+def _converted(result: FoldResult, folder: Path) -> FoldResult:
+    """tf2onnx writes some BN as Mul and Add, which folding the layers did not see."""
+    again = api.fold(load(result.model.as_onnx(folder)))
+    plan = replace(result.plan, notes=(*result.plan.notes, *again.plan.notes))
+    return replace(result, model=again.model, plan=plan, summary=replace(result.summary, after=again.summary.after))
+
+
+def _save(model: Model, path: Path, external_data: bool | None) -> None:
+    extra = {"external_data": external_data} if model.format == "onnx" and external_data is not None else {}
+    save: Callable[..., None] = model.save
+    save(path, **extra)
+
+
+def _publish(model: Model, staged: Path, target: Path, external_data: bool | None) -> None:
+    """Put the file in place. With external data it is written once more: it names its data file."""
+    try:
+        if any(entry != staged and entry.suffix == ".data" for entry in staged.parent.iterdir()):
+            _save(model, target, external_data)
+            return
+        if target.exists():
+            staged.chmod(stat.S_IMODE(target.stat().st_mode))
+        staged.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
+
+
+def _with_files(result: FoldResult, source: Path, target: Path) -> FoldResult:
+    summary = result.summary
+    before, after = _file_bytes(source, summary.before), _file_bytes(target, summary.after)
+    return replace(result, summary=replace(summary, file_before=before, file_after=after))
+
+
+def _file_bytes(path: Path, size: Size) -> int:
+    """Bytes on disk; weights that do not fit into the file are in another one."""
+    if path.is_dir():
+        return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+    own = path.stat().st_size
+    return own if own >= size.bytes else own + size.bytes
+
+
+# -- verifying ---------------------------------------------------------------------------------------
+
+
+def _verified(result: FoldResult, original: Model, staged: Path, check: Check) -> FoldResult:
+    found = _verify(original, result.model, staged, check)
+    return replace(result, verification=found, notes=(*result.notes, *_conversion_notes(original, found)))
+
+
+def _verify(original: Model, model: Model, staged: Path, check: Check) -> Verification:
+    """The verdict on the file as it was written."""
+    from bnfold.verification import verify
+
+    keras = staged.suffix.lower() != ".onnx" and model.format == "keras"
+    written: Any = load(staged, allow_unsafe=True) if keras else staged
+    names_kept = original.format == model.format == "onnx"
+    return verify(original, written, intermediates=names_kept, **_options(check))
+
+
+def _options(check: Check) -> dict[str, Any]:
+    return {entry.name: getattr(check, entry.name) for entry in fields(check)}
+
+
+def _conversion_notes(original: Model, found: Verification) -> list[str]:
+    """Keras's own answers against onnxruntime's: a difference there is the conversion's, not folding's."""
+    measure = getattr(original, "conversion_difference", None)
+    if measure is None or not found.equivalent:
+        return []
+    difference = float(measure())
+    if difference <= _CONVERSION_LIMIT:
+        return [f"Keras and onnxruntime agree on the original to {difference:.1e} of its largest output"]
+    return [
+        f"on the original, before any folding, tf2onnx's conversion strays from Keras by {difference:.1e} of its "
+        "largest output"
+    ]
+
+
+def _latency(original: Model, staged: Path, check: Check | None) -> Latency:
+    from bnfold.verification import latency
+
+    how = check or Check()
+    return latency(original, staged, inputs=how.inputs, seed=how.seed, provider=how.provider)
+
+
+def _culprits(result: FoldResult, original: Model, skip: Collection[str], check: Check) -> tuple[FoldStep, ...]:
+    """The smallest set of steps of the plan that by themselves make the models differ."""
+    from bnfold.verification import smallest_failing
+
+    source = api.inlined(original)
+    subjects = list(dict.fromkeys(step.subject for step in result.plan.steps))
+
+    def refold(kept: Collection[str]) -> Model:
+        left_out = set(skip) | (set(subjects) - set(kept))
+        return source.with_graph(fold_graph(source.graph, skip=left_out)[0])
+
+    guilty = set(smallest_failing(subjects, refold, original=original, inputs=check.inputs))
+    return tuple(step for step in result.plan.steps if step.subject in guilty)

@@ -1,0 +1,116 @@
+"""What ``fix`` changes in a graph: nothing that training or inference would notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from bnfold.analysis.rules.redundancy import identity_sites, redundant_biases
+from bnfold.analysis.scope import Scope, scopes_of
+from bnfold.analysis.sites import MEAN_SLOT, Bias, Site
+from bnfold.analysis.words import plural
+from bnfold.folding import Plan, fold_graph
+from bnfold.graph import ModelGraph, Op, Param, Use
+from bnfold.operators.placement import bias_gain, can_drop_bias
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One repair: the code of the rule it satisfies, the layer it concerns, and what was done."""
+
+    code: str
+    layer: str
+    sentence: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {"code": self.code, "layer": self.layer, "sentence": self.sentence}
+
+
+def repair_graph(graph: ModelGraph) -> tuple[ModelGraph, tuple[Change, ...]]:
+    """A copy of ``graph`` with BN201, BN204 and BN403 repaired, and what was done."""
+    copy = graph.copy()
+    changes = [*_freeze(copy)]
+    for scope in scopes_of(copy, Plan()):
+        changes += _drop_biases(scope)
+    copy, removed = _drop_identities(copy)
+    return copy, (*changes, *removed)
+
+
+def _freeze(graph: ModelGraph) -> Iterator[Change]:
+    count = len(graph.overridable)
+    if count:
+        graph.overridable.clear()
+        yield Change("BN403", "", f"{plural(count, 'weight')} taken off the model's inputs")
+
+
+def _drop_biases(scope: Scope) -> Iterator[Change]:
+    """BN201: the mean takes the bias over, ``(Wx + b) - mean = Wx - (mean - b)``."""
+    for group in list(redundant_biases(scope)):
+        op, bias, site = group[0]
+        if not can_drop_bias(scope.graph, op):
+            continue
+        readers = {Use(behind.op.name, MEAN_SLOT) for _, _, behind in group}
+        means = dict.fromkeys(behind.op.input(MEAN_SLOT) for _, _, behind in group)
+        shifted = {mean: _shift_mean(scope.graph, mean, readers, bias, bias_gain(op)) for mean in means}
+        for linear, own, behind in group:
+            _drop_bias(scope.graph, linear, own, behind)
+            scope.graph.rewire(Use(behind.op.name, MEAN_SLOT), shifted[behind.op.input(MEAN_SLOT)])
+        _forget_unused(scope.graph, {bias.param.name, *means})
+        size = plural(bias.param.size, "parameter")
+        yield Change(
+            "BN201", op.display, f"the bias of {op.display} ({size}) went into the moving mean of {site.label}"
+        )
+
+
+def _shift_mean(graph: ModelGraph, name: str, readers: set[Use], bias: Bias, gain: float) -> str:
+    """Take the bias into the mean of that name, or into a copy where others than ``readers`` read it."""
+    mean = graph.constant(name)
+    assert mean is not None
+    values = mean.exact() - gain * bias.param.exact().reshape(-1)
+    private = name in graph.params and set(graph.consumers(name)) <= readers and not graph.is_output(name)
+    new = name if private else graph.fresh(f"{name}_without_bias")
+    graph.params[new] = Param.of(new, values, mean.dtype)
+    return new
+
+
+def _drop_bias(graph: ModelGraph, linear: Op, bias: Bias, behind: Site) -> None:
+    if bias.owner.name != linear.name:
+        graph.rewire(Use(behind.op.name, 0), linear.outputs[0])
+        graph.remove(bias.owner.name)
+        return
+    inputs = ["" if name == bias.param.name else name for name in linear.inputs]
+    attributes = dict(linear.attributes)
+    if "use_bias" in attributes:
+        attributes["use_bias"] = False
+        graph.put(replace(linear, inputs=tuple(inputs), attributes=attributes, record=None))
+        return
+    while not inputs[-1]:
+        inputs.pop()
+    # The tensor between the two has other values now, so it must not keep its name.
+    output = linear.outputs[0]
+    renamed = graph.fresh(f"{output}_without_bias")
+    graph.declare(replace(graph.tensor(output), name=renamed))
+    graph.forget(output)
+    graph.put(replace(linear, inputs=tuple(inputs), outputs=(renamed,), record=None))
+    graph.rewire(Use(behind.op.name, 0), renamed)
+
+
+def _forget_unused(graph: ModelGraph, names: set[str]) -> None:
+    for name in names:
+        if name in graph.params and not graph.use_count(name) and not graph.is_output(name):
+            del graph.params[name]
+
+
+def _drop_identities(graph: ModelGraph) -> tuple[ModelGraph, list[Change]]:
+    """BN204: a fold in which nothing else may move."""
+    scopes = scopes_of(graph, Plan())
+    useless = {scope.key(site.op): site for scope in scopes for site in identity_sites(scope)}
+    if not useless:
+        return graph, []
+    others = {scope.key(op) for scope in scopes for op in scope.graph.ops()} - set(useless)
+    fixed, plan = fold_graph(graph, branches=False, keep_overridable=True, skip=others)
+    gone = [useless[step.subject] for step in plan.steps if step.kind == "identity" and step.subject in useless]
+    return fixed, [
+        Change("BN204", site.label, f"{site.label} was removed: it did nothing to its {site.channels} channels")
+        for site in gone
+    ]

@@ -1,0 +1,45 @@
+"""``--format json``. The keys are documented in docs/json.md; ``schema`` rises when one changes its meaning."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bnfold import __version__
+from bnfold.analysis import SCHEMA_VERSION, Report
+
+
+def render(
+    reports: Sequence[Report], failures: Mapping[str, str], *, counts: Sequence[tuple[int, str, str]] | None = None
+) -> str:
+    """Every report under ``models``, every model that could not be read under ``errors``."""
+    data: dict[str, Any] = {
+        **header(),
+        "models": [report.to_dict() for report in reports],
+        "errors": [{"model": model, "message": sentence} for model, sentence in failures.items()],
+    }
+    if counts is not None:
+        data["statistics"] = [{"code": code, "name": name, "count": count} for count, code, name in counts]
+    return dump(data)
+
+
+def header() -> dict[str, Any]:
+    """What every JSON document of bnfold begins with."""
+    return {"schema": SCHEMA_VERSION, "tool": {"name": "bnfold", "version": __version__}}
+
+
+def dump(data: Any) -> str:
+    """JSON for people and programs: indented, with NaN and infinity as the strings that verification uses too."""
+    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

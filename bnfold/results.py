@@ -1,0 +1,94 @@
+"""What ``fold`` and ``fix`` return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bnfold.analysis.finding import Finding
+from bnfold.analysis.report import Size
+from bnfold.folding.plan import FoldStep, Plan, Remaining
+from bnfold.repair import Change
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bnfold.graph import Model
+    from bnfold.verification import Latency, Verification
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A model before and after. ``file_before`` and ``file_after`` are bytes on disk, None without a file."""
+
+    before: Size
+    after: Size
+    file_before: int | None = None
+    file_after: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "before": {**self.before.to_dict(), "file": self.file_before},
+            "after": {**self.after.to_dict(), "file": self.file_after},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult:
+    """A folded model and how it came about.
+
+    ``model`` is new; the one that was given is as it was. ``verification`` is None where none was
+    asked for, ``path`` where nothing was written. ``culprits`` are the fewest steps that make the
+    outputs differ, where they do; ``dropped`` those that were left out for that (``keep_going``).
+    """
+
+    model: Model
+    plan: Plan
+    summary: Comparison
+    verification: Verification | None = None
+    latency: Latency | None = None
+    path: Path | None = None
+    culprits: tuple[FoldStep, ...] = ()
+    dropped: tuple[FoldStep, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def refusals(self) -> tuple[Remaining, ...]:
+        """What stayed, with the reasons on both sides."""
+        return self.plan.remaining
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: everything but the model."""
+        return {
+            "output": str(self.path) if self.path is not None else None,
+            "plan": self.plan.to_dict(),
+            "summary": self.summary.to_dict(),
+            "verification": self.verification.to_dict() if self.verification is not None else None,
+            "latency": self.latency.to_dict() if self.latency is not None else None,
+            "culprits": [step.to_dict() for step in self.culprits],
+            "dropped": [step.to_dict() for step in self.dropped],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FixResult:
+    """A repaired model: what was changed, and which findings remain."""
+
+    model: Model
+    changes: tuple[Change, ...]
+    remaining: tuple[Finding, ...]
+    summary: Comparison
+    verification: Verification | None = None
+    path: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: everything but the model."""
+        return {
+            "output": str(self.path) if self.path is not None else None,
+            "changes": [change.to_dict() for change in self.changes],
+            "remaining": [finding.to_dict() for finding in self.remaining],
+            "summary": self.summary.to_dict(),
+            "verification": self.verification.to_dict() if self.verification is not None else None,
+        }
