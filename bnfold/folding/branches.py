@@ -282,8 +282,12 @@ def _signed(convolution: Convolution, sign: float) -> Convolution:
 
 def _host(terms: Iterable[Term]) -> Op:
     """The operator whose name the merged one gets: that of the largest kernel."""
-    ranked = [(term.convolution.own_macs, op.display, op) for term in terms for op in term.ops[:1]]
-    return max(ranked, key=lambda entry: entry[:2])[2]
+    ranked = [
+        (facts_of(op).role is Role.LINEAR, term.convolution.own_macs, op.display, op)
+        for term in terms
+        for op in term.ops
+    ]
+    return max(ranked, key=lambda entry: entry[:3])[3]
 
 
 def _subsets(chosen: dict[int, Term]) -> Iterator[tuple[int, ...]]:

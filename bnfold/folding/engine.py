@@ -73,17 +73,17 @@ class Engine:
         queue = [(self.levels[name], name) for name in (self.levels if names is None else names) if name in self.graph]
         heapq.heapify(queue)
         queued = {name for _, name in queue}
-        while queue:
+        while queue or self._meet():
+            for dirty in self._stirred():
+                if dirty in self.graph and dirty not in queued:
+                    queued.add(dirty)
+                    heapq.heappush(queue, (self.levels[dirty], dirty))
             _, name = heapq.heappop(queue)
             queued.discard(name)
             chain = self._chain(name) if name in self.graph else None
             if chain is None:
                 continue
             self._settle(chain)
-            for dirty in self._stirred():
-                if dirty in self.graph and dirty not in queued:
-                    queued.add(dirty)
-                    heapq.heappush(queue, (self.levels[dirty], dirty))
 
     def remaining(self) -> list[Remaining]:
         """The affines that stayed, with the reasons of both sides."""
@@ -248,6 +248,40 @@ class Engine:
             self._record(op, "composed", [first.name], [], {})
         if self.graph.op(first.name).type != first.type:
             self._record(first, "cheaper", [first.name], [], {})
+        return True
+
+    def _meet(self) -> bool:
+        """Affines that are stuck on several inputs of one operator become one behind it."""
+        meeting: dict[str, dict[int, Chain]] = {}
+        for head, (chain, _, _) in self._stuck.items():
+            following = self._successor(chain.ops[-1]) if head in self.graph else None
+            if following is not None and following[0].name not in self.frozen:
+                meeting.setdefault(following[0].name, {})[following[1]] = chain
+        for name in sorted(meeting, key=lambda name: (self.levels[name], name)):
+            if len(meeting[name]) > 1 and self._join(self.graph.op(name), meeting[name]):
+                return True
+        return False
+
+    def _join(self, op: Op, chains: dict[int, Chain]) -> bool:
+        node, facts = Node(self.graph, op), facts_of(op)
+        if any(chain.total.grid for chain in chains.values()) and not facts.grids:
+            return False
+        crossing = facts.sink(node, {slot: chain.total for slot, chain in chains.items()})
+        if isinstance(crossing, Refusal) or set(crossing.affines) != {0} or crossing.rewrite is not None:
+            return False
+        behind = Rewrite(residual=crossing.affines[0])
+        added, ops = self._extra(op, behind), [part for chain in chains.values() for part in chain.ops]
+        if added is None or added >= len(ops):
+            return False
+        output = op.outputs[0]
+        self.editor.drop(part.name for part in ops)
+        for chain in chains.values():
+            self._stuck.pop(chain.head)
+            self.editor.redirect(chain.output, chain.source)
+        self.editor.carry_out([Move(rewrites={op.name: behind})], {})
+        last = self.graph.producer(output)
+        for part in ops:
+            self._record(part, "composed", [last.name] if last is not None else [], [op.name], {})
         return True
 
     def _remove_identity(self, chain: Chain) -> None:

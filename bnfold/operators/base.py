@@ -57,6 +57,11 @@ class Node:
     def attr(self, name: str, default: Any = None) -> Any:
         return self.op.attributes.get(name, default)
 
+    def text(self, name: str, default: str = "") -> str:
+        """An attribute that is a string, whichever way the format keeps it."""
+        value = self.attr(name, default)
+        return value.decode() if isinstance(value, bytes) else str(value)
+
     def ints(self, name: str, default: Iterable[int] = ()) -> list[int]:
         return [int(value) for value in self.attr(name, default)]
 

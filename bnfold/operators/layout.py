@@ -257,8 +257,7 @@ class DepthToSpace(BlockMove):
 
     @staticmethod
     def inner(node: Node) -> bool:
-        mode = node.attr("mode", "DCR")
-        return (mode.decode() if isinstance(mode, bytes) else mode) == "CRD"
+        return node.text("mode", "DCR") == "CRD"
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
         count = self._blocks(node, affine)

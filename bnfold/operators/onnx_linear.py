@@ -33,14 +33,10 @@ class _WithBiasSlot(LinearFacts):
 
 def pads_zeros(node: Node, kernel: Sequence[int]) -> bool:
     """May a window of that size reach over the border, where zeros stand?"""
-    auto_pad = _text(node.attr("auto_pad", "NOTSET"))
+    auto_pad = node.text("auto_pad", "NOTSET")
     if auto_pad in ("NOTSET", ""):
         return any(node.ints("pads"))
     return auto_pad != "VALID" and any(size != 1 for size in kernel)
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @register("Conv")
@@ -87,7 +83,7 @@ def _padding(
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int | None, ...]] | None:
     """Zeros before and after each spatial axis, and the static sizes that decided them, if they did."""
     spatial = len(kernel)
-    mode = _text(node.attr("auto_pad", "NOTSET"))
+    mode = node.text("auto_pad", "NOTSET")
     free: tuple[int | None, ...] = (None,) * spatial
     known = tuple(node.dim(0, axis) for axis in range(2, 2 + spatial))
     if mode == "VALID":
@@ -353,7 +349,7 @@ class Einsum(LinearFacts):
 
 def _equation(node: Node) -> tuple[int, Param, str, str, str] | Refusal:
     """(slot of the constant, it, its labels, the other operand's labels, the output's labels)."""
-    text = _text(node.attr("equation", "")).replace(" ", "")
+    text = node.text("equation", "").replace(" ", "")
     terms, arrow, out = text.partition("->")
     parts = terms.split(",")
     if not arrow or "." in text or len(parts) != 2 or any(len(set(part)) != len(part) for part in (*parts, out)):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.operators.arithmetic import rising
 from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.convolution import Convolution
 from bnfold.operators.onnx_linear import pads_zeros
 from bnfold.refusal import Refusal
 
@@ -53,6 +55,27 @@ class Average(Pool):
         if pads_zeros(node, node.ints("kernel_shape")) or node.attr("ceil_mode", 0):
             return node.refuse("padding-counted", "counts padding zeros in its averages, so no shift passes")
         return None
+
+    def convolution(self, node: Node) -> Convolution | None:
+        """A depthwise convolution of equal taps, where every window averages over as many elements."""
+        window, channels = tuple(node.ints("kernel_shape")), node.dim(0, 1)
+        dtype = node.graph.tensor(node.op.input(0)).dtype
+        counted = node.attr("count_include_pad", 0) or not pads_zeros(node, list(window))
+        if channels is None or dtype is None or not counted or node.attr("ceil_mode", 0):
+            return None
+        if node.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            return None
+        ones = (1,) * len(window)
+        strides, dilations = tuple(node.ints("strides", ones)), tuple(node.ints("dilations", ones))
+        pads = node.ints("pads", (0,) * (2 * len(window)))
+        begins, ends = tuple(pads[: len(window)]), tuple(pads[len(window) :])
+        slack = tuple(b + e - d * (k - 1) for b, e, d, k in zip(begins, ends, dilations, window, strict=True))
+        sizes = tuple(node.dim(0, axis) for axis in range(2, 2 + len(window)))
+        shape, taps = (channels, 1, *window), prod(window)
+        return Convolution(
+            shape, lambda: np.full(shape, 1.0 / taps), np.zeros(channels), channels, strides, dilations, begins, slack,
+            sizes, dtype, float(channels * taps),
+        )  # fmt: skip
 
 
 @register("MaxPool", "GlobalMaxPool")

@@ -12,10 +12,6 @@ from bnfold.operators.base import Crossing, Facts, Lifts, Node, Rewrite, Role, S
 from bnfold.refusal import Refusal
 
 
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 @register("Pad")
 class Pad(Facts):
     """A constant border changes with the affine; a mirrored or repeated one follows by itself."""
@@ -38,7 +34,7 @@ class Pad(Facts):
                 return padded
             if padded:
                 return node.refuse("padded-channels", "pads the affine's own axis")
-        if _text(node.attr("mode", "constant")) != "constant":
+        if node.text("mode", "constant") != "constant":
             return Crossing({0: affine})
         value = self._value(node)
         if value is None:
@@ -113,7 +109,7 @@ class Resize(Facts):
         return self._allows(node, affines[0]) or Crossing({0: affines[0]})
 
     def _allows(self, node: Node, affine: Affine) -> Refusal | None:
-        if _text(node.attr("coordinate_transformation_mode", "")) == "tf_crop_and_resize":
+        if node.text("coordinate_transformation_mode", "") == "tf_crop_and_resize":
             return node.refuse("extrapolation", "fills what lies outside with a constant (tf_crop_and_resize)")
         if affine.axis is not None and not self._untouched(node, affine.axis):
             return node.refuse("resized-axis", "resizes the affine's axis, or may at run time")
