@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from bnfold.verification.latency import Latency, latency
-from bnfold.verification.localise import smallest_failing
 from bnfold.verification.results import FeedSummary, FirstDifference, OutputCheck, Verification
 from bnfold.verification.runtime import RuntimeCheck, check_runtime
-from bnfold.verification.verifier import verify
+from bnfold.verification.verifier import Options, smallest_failing, verify
 
 __all__ = [
     "FeedSummary",
     "FirstDifference",
     "Latency",
+    "Options",
     "OutputCheck",
     "RuntimeCheck",
     "Verification",

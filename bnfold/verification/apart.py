@@ -53,7 +53,14 @@ def run(
     command = [sys.executable, "-m", "bnfold.verification.worker", str(folder)]
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise EndedError(f"the time limit of {timeout:g} s was reached") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bnfold.verification.compare import Deviation, deviation
@@ -46,8 +46,9 @@ def compare(reference: Reference, candidate: Candidate, tolerance: Tolerance) ->
     started = time.perf_counter()
     answers = reference.answers
     outputs: tuple[OutputCheck, ...] = ()
+    notes: tuple[str, ...] = ()
     try:
-        outputs = _checks(reference, candidate, tolerance)
+        outputs, notes = _checks(reference, candidate, tolerance)
         verdict, reason = _verdict(outputs)
     except NotVerifiableError as error:
         verdict, reason = NOT_VERIFIED, str(error)
@@ -59,6 +60,7 @@ def compare(reference: Reference, candidate: Candidate, tolerance: Tolerance) ->
         FeedSummary(tuple(feed.description for feed in answers.feeds), tuple(answers.failed)),
         seconds=time.perf_counter() - started,
         reason=reason,
+        notes=(*answers.notes, *notes),
     )
 
 
@@ -69,7 +71,10 @@ def _verdict(outputs: Sequence[OutputCheck]) -> tuple[str, str]:
     return (EQUAL if all(output.identical for output in outputs) else WITHIN_ROUNDING), ""
 
 
-def _checks(reference: Reference, candidate: Candidate, tolerance: Tolerance) -> tuple[OutputCheck, ...]:
+def _checks(
+    reference: Reference, candidate: Candidate, tolerance: Tolerance
+) -> tuple[tuple[OutputCheck, ...], tuple[str, ...]]:
+    """One check for each output, and remarks."""
     measured = _deviations(reference, candidate)
     for name, items in measured.items():
         if not any(item.informative for item in items.values()):
@@ -80,7 +85,7 @@ def _checks(reference: Reference, candidate: Candidate, tolerance: Tolerance) ->
         noises = [_of_output(noise.get(index, []), name) for index in items]
         feeds = [reference.answers.feeds[index].description for index in items]
         checks.append(judge(name, list(items.values()), noises, tolerance, feeds))
-    return tuple(checks)
+    return tuple(checks), tuple(_remarks(measured, noise))
 
 
 def _measured_noise(
@@ -93,6 +98,15 @@ def _measured_noise(
     noise = reference.noise(sorted({index for _, index, item in items if suspicious(item, tolerance.strict)}))
     open_ones = {index for name, index, item in items if undecided(item, _of_output(noise.get(index, []), name) or ())}
     return {**noise, **reference.noise(sorted(open_ones), MANY_SAMPLES)}
+
+
+def _remarks(measured: Mapping[str, Mapping[int, Deviation]], noise: Mapping[int, Samples | None]) -> Iterator[str]:
+    for name, items in measured.items():
+        low, high = min(item.low for item in items.values()), max(item.high for item in items.values())
+        if low == high and len(items) > 1:
+            yield f"{name} is {low:g} throughout on every feed, so that it cannot show a difference"
+    if None in noise.values():
+        yield "the original's rounding noise could not be measured: a fixed tolerance was used"
 
 
 def _of_output(samples: Samples | None, name: str) -> list[Deviation] | None:

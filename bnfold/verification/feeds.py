@@ -41,7 +41,7 @@ _WORDS = np.array(["a", "b", "one", "two", "hello", "world", "", "1"], dtype=obj
 class Feed:
     """One set of inputs by name, with a description for people.
 
-    ``expected`` holds the outputs that came with it in the model's test data, by position.
+    ``expected`` holds the outputs that were stored with it, by position; empty for any other feed.
     """
 
     description: str

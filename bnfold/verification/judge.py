@@ -81,8 +81,10 @@ def suspicious(measured: Deviation, strict: bool = False) -> bool:
 
 def undecided(measured: Deviation, noise: Sequence[Deviation]) -> bool:
     """Whether a difference beyond a few measurements of the noise may still be within many of them."""
-    if measured.fault or measured.exact_type or not noise:
+    if measured.fault or not noise:
         return False
+    if measured.exact_type:
+        return measured.mismatches > NOISE_FACTOR * max(sample.mismatches for sample in noise)
     found = factor(measured, noise)
     return found > NOISE_FACTOR and (found <= _UNDECIDED_FACTOR or measured.size < _FEW_ELEMENTS)
 

@@ -66,8 +66,8 @@ def latency(
     """
     settings = Settings(provider, threads, seed)
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        first = OnnxFile.of(a, Path(folder, "first"))
-        second = OnnxFile.of(b, Path(folder, "second"))
+        first = OnnxFile.of(a, Path(folder, "first"), "the original")
+        second = OnnxFile.of(b, Path(folder, "second"), "the second model")
         try:
             answers = Reference(first, settings, inputs, None if inputs is not None else 1).answers
             feed = answers.feeds[0]

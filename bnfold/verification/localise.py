@@ -1,30 +1,24 @@
-"""Where two models part: the first tensor that differs, and the fewest steps that make them differ."""
+"""Where two models part: the first tensor inside that differs."""
 
 from __future__ import annotations
 
 import math
-import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.graph import Array
 from bnfold.verification import noise
 from bnfold.verification.compare import Deviation, deviation
-from bnfold.verification.equivalence import Candidate, compare
-from bnfold.verification.feeds import Inputs
 from bnfold.verification.interface import match_inputs
 from bnfold.verification.judge import Tolerance, judge, suspicious, undecided
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import FirstDifference, OutputCheck
-from bnfold.verification.sessions import RunError, Session, Settings
+from bnfold.verification.sessions import RunError, Session
 from bnfold.verification.source import OnnxFile
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
-
-    from bnfold.verification.source import Source
 
 #: Tensors fetched together at first; then as many as keep to this many bytes.
 _FIRST_CHUNK = 16
@@ -141,75 +135,3 @@ def _described(check: OutputCheck, model: ModelProto, feed: str) -> FirstDiffere
     node = next(node for node in model.graph.node if check.name.partition("[")[0] in node.output)
     amount = check.max_rel if check.nonfinite_agree and math.isfinite(check.factor) else math.inf
     return FirstDifference(check.name, node.name or node.output[0], node.op_type, amount, feed)
-
-
-# -- which steps ---------------------------------------------------------------------------------
-
-
-def smallest_failing(
-    steps: Sequence[str],
-    refold: Callable[[Collection[str]], Source],
-    *,
-    original: Source | None = None,
-    inputs: Inputs | None = None,
-    settings: Settings | None = None,
-    tolerance: Tolerance | None = None,
-    feeds: int | None = None,
-) -> tuple[str, ...]:
-    """The smallest set of steps that by themselves make a model differ from the original.
-
-    ``refold`` gives the model with only the named steps done; ``original`` is by default the one
-    with none. Empty if the model with all steps done does not differ. Leaving out these steps cures
-    one fault; where there are several, ask again for what is left.
-
-    Raises NotVerifiableError if the original cannot be run.
-    """
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        root = Path(folder)
-        reference = Reference(
-            OnnxFile.of(refold(()) if original is None else original, root / "original"),
-            settings or Settings(),
-            inputs,
-            feeds,
-        )
-
-        def fails(kept: Sequence[str]) -> bool:
-            with tempfile.TemporaryDirectory(dir=root) as place:
-                candidate = Candidate(OnnxFile.of(refold(kept), Path(place)))
-                return not compare(reference, candidate, tolerance or Tolerance()).equivalent
-
-        return minimal(steps, fails) if fails(steps) else ()
-
-
-def minimal(items: Sequence[str], fails: Callable[[Sequence[str]], bool]) -> tuple[str, ...]:
-    """A smallest part of ``items`` on which ``fails`` still holds: dropping any one of them cures it.
-
-    Zeller and Hildebrandt's ddmin (Simplifying and Isolating Failure-Inducing Input, 2002), which
-    needs about 2·log2(n) tests for a single cause. ``fails`` must hold on ``items`` and not on
-    nothing; the order of items is kept.
-    """
-    current, pieces = list(items), 2
-    while len(current) > 1:
-        chunks = list(_split(current, pieces))
-        reduced = next((chunk for chunk in chunks if fails(chunk)), None)
-        if reduced is not None:
-            current, pieces = reduced, 2
-            continue
-        complements = ([item for item in current if item not in set(chunk)] for chunk in chunks)
-        reduced = next((rest for rest in complements if len(chunks) > 2 and fails(rest)), None)
-        if reduced is not None:
-            current, pieces = reduced, max(pieces - 1, 2)
-        elif pieces >= len(current):
-            break
-        else:
-            pieces = min(2 * pieces, len(current))
-    return tuple(current)
-
-
-def _split(items: list[str], pieces: int) -> Iterator[list[str]]:
-    """``items`` in that many contiguous parts of nearly equal length."""
-    start = 0
-    for index in range(pieces):
-        stop = start + (len(items) - start) // (pieces - index)
-        yield items[start:stop]
-        start = stop

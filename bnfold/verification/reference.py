@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from bnfold.graph import Array
+from bnfold.verification.compare import deviation
 from bnfold.verification.feeds import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
 from bnfold.verification.noise import FEW_SAMPLES, Noise, Samples
 from bnfold.verification.planning import Planner, next_feed
@@ -19,6 +20,8 @@ from bnfold.verification.source import OnnxFile
 _BUDGET = 0.5
 #: At least so many feeds, however dear one run is, and at most so many, however cheap.
 _FEW, _MANY = 3, len(DISTRIBUTIONS)
+#: How close to stored outputs the original has to come, as part of their range.
+_STORED_TOLERANCE = 1e-2
 #: Beyond the fewest, no feeds are added once the answers kept for comparison take this many bytes.
 _KEPT_BYTES = 1 << 29
 
@@ -42,18 +45,29 @@ class Answers:
     outputs: list[dict[str, Array]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, feed: Feed, outputs: dict[str, Array], seconds: float) -> None:
         """Record an accepted feed, under a description of its own."""
         taken = {other.description for other in self.feeds}
         names = itertools.chain([feed.description], (f"{feed.description} ({n})" for n in itertools.count(2)))
-        self.feeds.append(replace(feed, description=next(name for name in names if name not in taken)))
+        feed = replace(feed, description=next(name for name in names if name not in taken))
+        if not all(_resembles(*pair) for pair in zip(feed.expected, outputs.values(), strict=False)):
+            self.notes.append(f"the original does not give the outputs that are stored in {feed.description}")
+        self.feeds.append(feed)
         self.outputs.append(outputs)
         self.seconds.append(seconds)
 
     @property
     def kept_bytes(self) -> int:
         return sum(value.nbytes for outputs in self.outputs for value in outputs.values())
+
+
+def _resembles(expected: Array, found: Array) -> bool:
+    """Whether an output is what another runtime or machine stored as the expected one, in rough terms."""
+    item = deviation(expected, found)
+    agree = item.nonfinite_agree and item.largest <= _STORED_TOLERANCE * item.span
+    return not item.fault and (item.mismatches == 0 if item.exact_type else agree)
 
 
 class Reference:

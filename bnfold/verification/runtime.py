@@ -13,12 +13,12 @@ from bnfold.verification import apart
 from bnfold.verification.equivalence import Candidate, compare
 from bnfold.verification.feeds import Inputs
 from bnfold.verification.judge import Tolerance
-from bnfold.verification.localise import minimal
+from bnfold.verification.minimise import minimal
 from bnfold.verification.reference import NotVerifiableError, Reference
 from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.sessions import CPU, LEVELS
 from bnfold.verification.source import OnnxFile
-from bnfold.verification.verifier import Options
+from bnfold.verification.verifier import Options, worst_feed
 
 if TYPE_CHECKING:
     from bnfold.verification.source import Source
@@ -138,7 +138,7 @@ def check_runtime(
     """
     options = Options(rtol, atol, seed, strict, provider, threads, feeds)
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        file = OnnxFile.of(model, Path(folder, "first"))
+        file = OnnxFile.of(model, Path(folder, "first"), "the model")
         if timeout is None and memory is None:
             return check_file(file, inputs, options)
         try:
@@ -168,10 +168,7 @@ def check_file(model: OnnxFile, inputs: Inputs | None, options: Options) -> Runt
 
 def _culprits(reference: Reference, level: str, found: Verification, tolerance: Tolerance) -> tuple[str, ...]:
     """The smallest set of optimizers to disable for the outputs to agree at ``level``; empty if none does."""
-    failed = [output for output in found.outputs if not output.ok]
-    if failed:
-        worst = max(failed, key=lambda output: output.factor)
-        reference = reference.only(found.feeds.descriptions.index(worst.feed))
+    reference = reference.only(worst_feed(found)) if found.outputs else reference
 
     def cured(disabled: Sequence[str]) -> bool:
         return compare(reference, Candidate(reference.model, level, tuple(disabled)), tolerance).equivalent

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.errors import UsageError
+from bnfold.errors import ModelFileError, UsageError
 from bnfold.graph import Array
 from bnfold.verification.source import OnnxFile
 
@@ -106,6 +106,8 @@ class Session:
                 os.fspath(model.path) if content is None else content, options, providers=providers, **extra
             )
         except runtime_errors() as error:
+            if type(error).__name__ in ("InvalidProtobuf", "NoSuchFile"):
+                raise ModelFileError(f"{model.name} is not an ONNX model, or it is damaged") from error
             raise RunError(_shorten(error)) from error
         if self._session.get_providers()[0] != settings.provider:
             raise RunError(f"{settings.provider} could not be started")

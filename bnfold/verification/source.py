@@ -32,8 +32,10 @@ class OnnxFile:
         self.name = name
 
     @classmethod
-    def of(cls, model: Source, directory: Path) -> OnnxFile:
+    def of(cls, model: Source, directory: Path, role: str) -> OnnxFile:
         """The file behind a model; one that exists only in memory is written into ``directory``.
+
+        ``role`` is what messages call a model that has no file of its own.
 
         Raises ModelFileError if there is no such file or it cannot be read.
         """
@@ -46,12 +48,12 @@ class OnnxFile:
         path = directory / "model.onnx"
         if isinstance(model, bytes):
             path.write_bytes(model)
-            return cls(path, "the model given as bytes")
+            return cls(path, role)
         if _is_proto(model):
             _write(model, path)
-            return cls(path, "the model given as a ModelProto")
+            return cls(path, role)
         path = model.as_onnx(directory)
-        return cls(path, str(model.path or path))
+        return cls(path, role if path.is_relative_to(directory) else str(path))
 
     @cached_property
     def size(self) -> int:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnfold.errors import NotEquivalentError, UsageError
 from bnfold.verification import apart
 from bnfold.verification.equivalence import Candidate, compare
 from bnfold.verification.feeds import Inputs
 from bnfold.verification.judge import Tolerance
 from bnfold.verification.localise import first_differing
+from bnfold.verification.minimise import minimal
 from bnfold.verification.reference import NotVerifiableError, Reference
-from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, FirstDifference, Verification
+from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.sessions import CPU, Settings
 from bnfold.verification.source import OnnxFile
 
@@ -36,6 +39,16 @@ class Options:
     first_difference: bool = True
     intermediates: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("rtol", "atol", "seed"):
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UsageError(f"{name} must not be negative: {value}")
+        for name in ("threads", "feeds"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1: {value}")
+
     @property
     def settings(self) -> Settings:
         return Settings(self.provider, self.threads, self.seed)
@@ -43,6 +56,9 @@ class Options:
     @property
     def tolerance(self) -> Tolerance:
         return Tolerance(self.rtol, self.atol, self.strict)
+
+
+DEFAULTS = Options()
 
 
 def verify(
@@ -88,8 +104,8 @@ def verify(
     options = Options(rtol, atol, seed, strict, provider, threads, feeds, first_difference, intermediates)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        first = OnnxFile.of(a, Path(folder, "first"))
-        second = OnnxFile.of(b, Path(folder, "second"))
+        first = OnnxFile.of(a, Path(folder, "first"), "the original")
+        second = OnnxFile.of(b, Path(folder, "second"), "the second model")
         if timeout is None and memory is None:
             return verify_files(first, second, inputs, options)
         try:
@@ -103,30 +119,65 @@ def verify_files(first: OnnxFile, second: OnnxFile, inputs: Inputs | None, optio
     """:func:`verify` for files, in this process."""
     started = time.perf_counter()
     try:
-        reference = Reference(first, options.settings, inputs, options.feeds)
-        found = compare(reference, Candidate(second), options.tolerance)
-        if found.equivalent and options.intermediates:
-            found = _with_intermediates(found, reference, second, options.tolerance)
-        elif found.verdict == DIFFERENT and found.outputs and options.first_difference:
-            found = replace(found, first_difference=_first_difference(found, reference, second, options.tolerance))
+        found = _check(Reference(first, options.settings, inputs, options.feeds), second, options)
     except NotVerifiableError as error:
         found = Verification(NOT_VERIFIED, reason=str(error))
     return replace(found, seconds=time.perf_counter() - started)
 
 
-def _with_intermediates(
-    found: Verification, reference: Reference, second: OnnxFile, tolerance: Tolerance
-) -> Verification:
-    inner = first_differing(reference.only(0), second, tolerance)
-    if inner is None:
-        return found
-    reason = "the outputs agree on these feeds, but a tensor inside does not"
-    return replace(found, verdict=DIFFERENT, reason=reason, first_difference=inner)
+def _check(reference: Reference, second: OnnxFile, options: Options) -> Verification:
+    """Outputs first; then, as far as asked for, the tensors inside."""
+    found = compare(reference, Candidate(second), options.tolerance)
+    if found.equivalent and options.intermediates:
+        inner = first_differing(reference.only(0), second, options.tolerance)
+        if inner is not None:
+            reason = "the outputs agree on these feeds, but a tensor inside does not"
+            return replace(found, verdict=DIFFERENT, reason=reason, first_difference=inner)
+    elif found.verdict == DIFFERENT and found.outputs and options.first_difference:
+        telling = reference.only(worst_feed(found))
+        return replace(found, first_difference=first_differing(telling, second, options.tolerance))
+    return found
 
 
-def _first_difference(
-    found: Verification, reference: Reference, second: OnnxFile, tolerance: Tolerance
-) -> FirstDifference | None:
-    """The first tensor that differs on the feed that shows the difference best."""
-    worst = max((output for output in found.outputs if not output.ok), key=lambda output: output.factor)
-    return first_differing(reference.only(found.feeds.descriptions.index(worst.feed)), second, tolerance)
+def worst_feed(found: Verification) -> int:
+    """The index of the feed that shows a difference of the outputs best, 0 if they do not differ."""
+    failed = [output for output in found.outputs if not output.ok]
+    worst = max(failed, key=lambda output: output.factor, default=None)
+    return found.feeds.descriptions.index(worst.feed) if worst else 0
+
+
+def smallest_failing(
+    steps: Sequence[str],
+    refold: Callable[[Collection[str]], Source],
+    *,
+    original: Source | None = None,
+    inputs: Inputs | None = None,
+    options: Options = DEFAULTS,
+) -> tuple[str, ...]:
+    """The smallest set of steps that by themselves make a model differ from the original.
+
+    ``refold`` gives the model with only the named steps done; ``original`` is by default the one
+    with none. Empty if the model with all steps done does not differ. Leaving these steps out cures
+    one fault; where there are several, ask again about the rest.
+
+    Raises NotEquivalentError if the original cannot be run.
+    """
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        source = refold(()) if original is None else original
+        file = OnnxFile.of(source, Path(folder, "original"), "the original")
+        options = replace(options, first_difference=False)
+        try:
+            reference = Reference(file, options.settings, inputs, options.feeds)
+        except NotVerifiableError as error:
+            raise NotEquivalentError(str(error)) from error
+
+        def outcome(kept: Collection[str], against: Reference) -> Verification:
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                return _check(against, OnnxFile.of(refold(kept), Path(place), "the folded model"), options)
+
+        whole = outcome(steps, reference)
+        if whole.equivalent:
+            return ()
+        # One feed that shows the fault is enough to follow it.
+        telling = reference.only(worst_feed(whole)) if whole.outputs else reference
+        return minimal(steps, lambda kept: not outcome(kept, telling).equivalent)
