@@ -268,8 +268,7 @@ class ModelGraph:
         self.params: dict[str, Param] = {}
         #: Names of params that the caller of the model may override: they are graph inputs too.
         self.overridable: set[str] = set()
-        #: Whether :meth:`constant` treats overridable params as constants.
-        self.freeze_overridable = True
+        self._freeze_overridable = True
         self._evaluate = evaluate
         self._infer = infer
         self._ops: dict[str, Op] = {}
@@ -304,6 +303,17 @@ class ModelGraph:
     @outputs.setter
     def outputs(self, names: Iterable[str]) -> None:
         self._outputs = dict.fromkeys(names)
+
+    @property
+    def freeze_overridable(self) -> bool:
+        """Whether :meth:`constant` treats overridable params as constants (it does by default)."""
+        return self._freeze_overridable
+
+    @freeze_overridable.setter
+    def freeze_overridable(self, freeze: bool) -> None:
+        self._freeze_overridable = freeze
+        for graph in walk(self):
+            graph._computed.clear()
 
     def __len__(self) -> int:
         return len(self._ops)
@@ -378,7 +388,7 @@ class ModelGraph:
             return None
         param = self.params.get(tensor)
         if param is not None:
-            return None if tensor in self.overridable and not self.freeze_overridable else param
+            return None if tensor in self.overridable and not self._freeze_overridable else param
         if tensor not in self._producer:
             if self.parent is not None and not self.is_input(tensor):
                 return self.parent.constant(tensor)

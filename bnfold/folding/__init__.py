@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from bnfold.folding.branches import Merger
 from bnfold.folding.engine import Engine
 from bnfold.folding.plan import FoldStep, Plan, Remaining
-from bnfold.graph import ModelGraph
+from bnfold.graph import ModelGraph, Op
 
 __all__ = ["FoldStep", "Plan", "Remaining", "fold_graph"]
 
@@ -28,42 +28,45 @@ def fold_graph(
     if copy.overridable and not keep_overridable:
         notes.append(f"{len(copy.overridable)} weights were also inputs of the model; they are constants now")
         copy.overridable.clear()
-    steps: list[FoldStep] = []
-    remaining: list[Remaining] = []
-    _fold_scope(copy, "", branches, skip, steps, remaining)
-    return copy, Plan(tuple(steps), tuple(remaining), tuple(notes))
+    run = _Run(branches, skip)
+    run.fold(copy, "")
+    return copy, Plan(tuple(run.steps), tuple(run.remaining), tuple(notes))
 
 
-def _fold_scope(
-    graph: ModelGraph,
-    scope: str,
-    branches: bool,
-    skip: Container[str],
-    steps: list[FoldStep],
-    remaining: list[Remaining],
-) -> None:
-    for op in graph.ops():
+@dataclass(slots=True)
+class _Run:
+    """One run over a graph and, first, the subgraphs inside it."""
+
+    branches: bool
+    skip: Container[str]
+    steps: list[FoldStep] = field(default_factory=list)
+    remaining: list[Remaining] = field(default_factory=list)
+
+    def fold(self, graph: ModelGraph, scope: str) -> None:
+        freed = {tensor for op in graph.ops() if op.subgraphs for tensor in self._fold_bodies(graph, op, scope)}
+        engine = Engine(graph, self.skip, scope)
+        engine.editor.loose |= freed
+        engine.run()
+        while self.branches:
+            merger = Merger(graph, engine.editor, engine.frozen, engine.key, scope)
+            stirred = merger.run()
+            engine.steps += merger.steps
+            if not stirred:
+                break
+            engine.run(stirred)
+        engine.editor.prune()
+        self.steps += engine.steps
+        self.remaining += engine.remaining()
+
+    def _fold_bodies(self, graph: ModelGraph, op: Op, scope: str) -> set[str]:
+        """Fold the subgraphs of an operator; the outer tensors that they no longer read."""
         for key, body in op.subgraphs.items():
-            _fold_scope(
-                body, f"{scope}/{op.name}/{key}" if scope else f"{op.name}/{key}", branches, skip, steps, remaining
-            )
-        if op.subgraphs:
-            captures = tuple(name for name in op.captures if any(_reads(body, name) for body in op.subgraphs.values()))
-            graph.put(replace(op, captures=captures, record=None))
-    engine = Engine(graph, skip, scope)
-    engine.run()
-    while branches:
-        merger = Merger(graph, engine.editor, engine.frozen, engine.key, scope)
-        stirred = merger.run()
-        engine.steps += merger.steps
-        if not stirred:
-            break
-        engine.run(stirred)
-    engine.editor.prune()
-    steps += engine.steps
-    remaining += engine.remaining()
+            self.fold(body, f"{scope}/{op.name}/{key}" if scope else f"{op.name}/{key}")
+        read = tuple(name for name in op.captures if any(_reads(body, name) for body in op.subgraphs.values()))
+        graph.put(replace(op, captures=read, record=None))
+        return set(op.captures) - set(read)
 
 
 def _reads(body: ModelGraph, name: str) -> bool:
-    """Does a subgraph, or one inside it, still read an outer tensor by name?"""
+    """Does a subgraph, or one inside it, read an outer tensor by name?"""
     return body.use_count(name) > 0 or body.is_output(name)
