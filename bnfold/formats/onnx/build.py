@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
@@ -38,8 +38,7 @@ class Builder:
         # A training graph may read any initializer by name.
         self._fill(model.graph, graph, keep_unused=bool(skeleton.training_info))
         overridable = graph.params if listed and not self._unlisted else graph.overridable
-        written = {tensor.name for tensor in model.graph.initializer}
-        _keep(model.graph.input, lambda v: v.name not in graph.params or (v.name in written and v.name in overridable))
+        _keep(model.graph.input, lambda value: graph.is_input(value.name) or value.name in overridable)
         if listed and self._unlisted:
             model.ir_version = UNLISTED_IR_VERSION
         return model
@@ -47,9 +46,6 @@ class Builder:
     def new_graph(self, graph: ModelGraph) -> GraphProto:
         """A graph as if it had not come from a file."""
         proto = GraphProto(name=graph.name or "graph")
-        proto.input.extend(to_value_info(value) for value in graph.inputs)
-        known = graph.known_tensors()
-        proto.output.extend(to_value_info(known.get(name, Tensor(name))) for name in graph.outputs)
         self._fill(proto, graph)
         return proto
 
@@ -87,25 +83,17 @@ class Builder:
     def _fill(self, proto: GraphProto, graph: ModelGraph, *, keep_unused: bool = False) -> None:
         """Change ``proto``, a copy of the graph in the file, to say what ``graph`` says."""
         nodes = [self.node(op, graph) for op in graph.ops()]
-        params = [param for param in graph.params.values() if keep_unused or _is_read(graph, param.name)]
-        if len(params) < len(graph.params):
-            wanted = read_in_bodies(nodes).union(_annotations(proto))
-            # What nothing read in the file either is none of folding's business: it stays.
-            before = read_in_bodies(proto.node).union(*(node.input for node in proto.node))
-            params = [
-                param
-                for name, param in graph.params.items()
-                if _is_read(graph, name) or name in wanted or name not in before
-            ]
+        params = list(graph.params.values()) if keep_unused else _needed_params(proto, graph, nodes)
         if proto.value_info:
             _update_value_infos(proto, graph)
-        del proto.node[:]
-        proto.node.extend(nodes)
-        initializers = [self.initializer(param) for param in params]
-        del proto.initializer[:]
-        proto.initializer.extend(initializers)
+        _replace(proto.node, nodes)
+        _replace(proto.initializer, [self.initializer(param) for param in params])
+        names = {param.name for param in params}
+        _keep(proto.input, lambda value: graph.is_input(value.name) or value.name in names)
         listed = {value.name for value in proto.input}
-        self._unlisted = self._unlisted or any(param.name not in listed for param in params)
+        proto.input.extend(to_value_info(value) for value in graph.inputs if value.name not in listed)
+        _update_outputs(proto, graph)
+        self._unlisted = self._unlisted or not names <= listed
 
     def initializer(self, param: Param) -> TensorProto:
         record = param.record
@@ -125,7 +113,17 @@ class Builder:
         return tensor
 
 
-def read_in_bodies(nodes: Iterable[NodeProto]) -> set[str]:
+def _needed_params(proto: GraphProto, graph: ModelGraph, nodes: Sequence[NodeProto]) -> list[Param]:
+    """The constants to write: those that are read, and those that nothing in the file read either."""
+    unread = {name for name in graph.params if not graph.use_count(name) and not graph.is_output(name)}
+    if unread:
+        unread -= _read_in_bodies(nodes).union(_annotations(proto))
+        # What was of no use before is none of folding's business: it stays.
+        unread &= _read_in_bodies(proto.node).union(*(node.input for node in proto.node))
+    return [param for name, param in graph.params.items() if name not in unread]
+
+
+def _read_in_bodies(nodes: Iterable[NodeProto]) -> set[str]:
     """The tensors that the subgraphs of these nodes read by name; some are the subgraphs' own."""
     names: set[str] = set()
     for node in nodes:
@@ -134,12 +132,8 @@ def read_in_bodies(nodes: Iterable[NodeProto]) -> set[str]:
                 for _, body in bodies(attribute):
                     names.update(*(inner.input for inner in body.node))
                     names.update(value.name for value in body.output)
-                    names |= read_in_bodies(body.node)
+                    names |= _read_in_bodies(body.node)
     return names
-
-
-def _is_read(graph: ModelGraph, name: str) -> bool:
-    return graph.use_count(name) > 0 or graph.is_output(name)
 
 
 def _describes(record: NodeProto, op: Op) -> bool:
@@ -192,9 +186,23 @@ def _update_value_infos(proto: GraphProto, graph: ModelGraph) -> None:
                 proto.value_info.append(to_value_info(tensor))
 
 
+def _update_outputs(proto: GraphProto, graph: ModelGraph) -> None:
+    """Outputs keep their declarations; those that were not outputs before get what is known of them."""
+    declared = {value.name: value for value in proto.output}
+    if tuple(declared) != graph.outputs:
+        outputs = [declared.get(name) or to_value_info(graph.tensor(name)) for name in graph.outputs]
+        _replace(proto.output, outputs)
+
+
+def _replace(values: Any, new: Sequence[Any]) -> None:
+    """Give a repeated field other contents; they may be part of it now."""
+    copies = list(new)
+    del values[:]
+    values.extend(copies)
+
+
 def _keep(values: Any, wanted: Callable[[Any], bool]) -> None:
     """Take out of a repeated field what is not wanted."""
     kept = [value for value in values if wanted(value)]
     if len(kept) != len(values):
-        del values[:]
-        values.extend(kept)
+        _replace(values, kept)

@@ -14,6 +14,7 @@ from onnx import NodeProto, helper
 
 from bnfold.formats.onnx.attributes import Attributes, attribute_protos
 from bnfold.formats.onnx.context import Context
+from bnfold.formats.onnx.tensors import ELEMENT_TYPES
 from bnfold.graph import Array, Evaluator, Op, Param
 
 #: The largest result of one operator, and the sum of all results of one model.
@@ -132,6 +133,8 @@ def evaluator(context: Context) -> Evaluator:
             spent += size
             results = _run(op, inputs, version)
         except _FAILURES:
+            return None
+        if any(result.dtype not in ELEMENT_TYPES for result in results):
             return None
         return [Param.of(name, value) for name, value in zip(op.outputs, results, strict=True)]
 

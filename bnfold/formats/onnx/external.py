@@ -9,12 +9,11 @@ from typing import NoReturn
 
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
-from bnfold.errors import ModelFileError
 from bnfold.formats.atomic import reason
 from bnfold.formats.onnx.attributes import attribute_tensors, bodies
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.payloads import Stored
-from bnfold.formats.onnx.storage import DetachedStorage, FileStorage, open_file
+from bnfold.formats.onnx.storage import DetachedStorage, FileStorage, UnusableFileError, open_file
 from bnfold.formats.onnx.tensors import DTYPES, raw_bytes
 from bnfold.formats.onnx.wire import RAW_DATA, bytes_field
 
@@ -116,8 +115,8 @@ class _DataFiles:
             storage = open_file(path)
         except OSError as error:
             self._fail(tensor, f"has its data in {location!r}, which cannot be read: {reason(error)}")
-        except ModelFileError as error:
-            raise ModelFileError(f"{self._context.label} has external data that is unusable: {error}") from error
+        except UnusableFileError as error:
+            self._fail(tensor, f"has its data in {location!r}, which {error}")
         kept = storage if len(self._files) < MAX_OPEN else DetachedStorage(storage)
         self._files[location] = kept, storage.size
         return self._files[location]

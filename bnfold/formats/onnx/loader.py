@@ -19,7 +19,7 @@ from bnfold.formats.onnx.external import attach_external
 from bnfold.formats.onnx.model import OnnxModel
 from bnfold.formats.onnx.payloads import Payloads, Stored
 from bnfold.formats.onnx.reader import read_graph
-from bnfold.formats.onnx.storage import FileStorage, MemoryStorage, open_file
+from bnfold.formats.onnx.storage import FileStorage, MemoryStorage, UnusableFileError, open_file
 from bnfold.formats.onnx.wire import DIMS, Pieces, WireError, joined, splice, split, varint, without
 
 _FIRST_BYTES = {
@@ -44,6 +44,8 @@ def load(source: str | PathLike[str] | bytes | ModelProto) -> OnnxModel:
         if path.is_dir():
             raise ModelFileError(f"{path} is a directory, not an ONNX file")
         storage = open_file(path)
+    except UnusableFileError as error:
+        raise ModelFileError(f"{path} {error}") from error
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{path} cannot be read: {reason(error)}") from error
     return _read(storage, str(path))

@@ -9,10 +9,17 @@ from pathlib import Path
 from typing import Protocol
 
 from bnfold.errors import ModelFileError
-from bnfold.formats.atomic import Sink
+from bnfold.formats.atomic import Sink, reason
 
 #: Bytes are copied in pieces of this size where the kernel does not copy them itself.
 CHUNK_BYTES = 1 << 20
+
+
+Identity = tuple[int, int, int, int]
+
+
+class UnusableFileError(ValueError):
+    """A file that cannot hold a model or its weights; the text is the end of a sentence about it."""
 
 
 class Storage(Protocol):
@@ -97,7 +104,7 @@ class FileStorage:
             now = self.path.stat()
         except OSError:
             return False
-        return _identity(now) == _identity(self.stat)
+        return identity(now) == identity(self.stat)
 
 
 class DetachedStorage:
@@ -119,24 +126,25 @@ class DetachedStorage:
     def _open(self) -> FileStorage:
         try:
             storage = open_file(self._path)
-        except OSError as error:
-            raise ModelFileError(f"{self._path} cannot be read any more: {error.strerror}") from error
-        if _identity(storage.stat) != _identity(self._stat):
+        except (OSError, UnusableFileError) as error:
+            raise ModelFileError(f"{self._path} cannot be read any more: {reason(error)}") from error
+        if identity(storage.stat) != identity(self._stat):
             raise ModelFileError(f"{self._path} has changed since the model was loaded")
         return storage
 
 
 def open_file(path: Path) -> FileStorage:
-    """Open and map a regular file that is not empty. Raises OSError, and ModelFileError for any other file."""
+    """Open and map a file. Raises OSError, and UnusableFileError where it is empty or not a regular file."""
     # Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or not status.st_size:
         os.close(descriptor)
-        raise ModelFileError(f"{path} is {'empty' if stat.S_ISREG(status.st_mode) else 'not a regular file'}")
+        raise UnusableFileError("is empty" if stat.S_ISREG(status.st_mode) else "is not a regular file")
     return FileStorage(path, descriptor)
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+def identity(status: os.stat_result) -> Identity:
+    """What tells a file from another one, or from itself after a change."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from bnfold.errors import ModelFileError, OutputError
+from bnfold.errors import OutputError
 from bnfold.formats.atomic import Sink, atomic_write, new_file, remove, resolve_target
 from bnfold.formats.onnx.payloads import Payloads
-from bnfold.formats.onnx.storage import open_file
+from bnfold.formats.onnx.storage import Identity, UnusableFileError, identity, open_file
 from bnfold.formats.onnx.wire import (
     DATA_LOCATION,
     VARINT,
@@ -49,17 +49,19 @@ def write_model(
     skeleton = model.SerializeToString()
     target = resolve_target(path)
     replaced = _data_files(target)
-    pieces = [] if external_data else _inline(skeleton, payloads)
-    if external_data or sum(map(len, pieces)) > MAX_MESSAGE_BYTES:
+    pieces = _inline(skeleton, payloads)
+    has_payloads = any(isinstance(piece, Payload) for piece in pieces)
+    if (external_data and has_payloads) or sum(map(len, pieces)) > MAX_MESSAGE_BYTES:
         if external_data is False:
             raise OutputError(f"{path} would be larger than 2 GB, which takes external data")
         _write_external(path, target, skeleton, payloads)
     else:
         with atomic_write(path) as out:
             _write(pieces, out)
-    for file in replaced:
+    for file, status in replaced:
         with suppress(OSError):
-            remove(file)
+            if identity(file.stat()) == status:  # nobody has taken the name for another file since
+                remove(file)
 
 
 def to_bytes(model: ModelProto, payloads: Payloads) -> bytes:
@@ -133,16 +135,17 @@ def _data_names(target: Path) -> Iterator[str]:
     yield from (f"{target.name}.{number}.data" for number in count(1))
 
 
-def _data_files(target: Path) -> list[Path]:
+def _data_files(target: Path) -> list[tuple[Path, Identity]]:
     """The data files named as here that the model at ``target``, which is about to be replaced, refers to."""
     pattern = re.compile(re.escape(target.name) + r"(\.\d+)?\.data")
-    found = [file for file in target.parent.iterdir() if pattern.fullmatch(file.name)]
-    if not found or not target.exists():
-        return []
     try:
+        found = [file for file in target.parent.iterdir() if pattern.fullmatch(file.name)]
+        if not found or not target.exists():
+            return []
         storage = open_file(target)
-        old = split(storage.data, storage.size).data
-    except (OSError, ModelFileError, WireError):
-        return []  # not a model: what it refers to is nobody's guess
-    location = bytes_field(1, b"location")
-    return [file for file in found if location + bytes_field(2, file.name.encode()) in old]
+        old = split(storage.data, storage.size, storage.release).data
+        location = bytes_field(1, b"location")
+        used = [file for file in found if location + bytes_field(2, file.name.encode()) in old]
+        return [(file, identity(file.stat())) for file in used]
+    except (OSError, UnusableFileError, WireError):
+        return []  # not a model, as far as one can see: it refers to nothing
