@@ -77,8 +77,8 @@ def _modernise_item(path: Path, item: Any) -> None:
         item["module"] = _MODULES.get(item["class_name"], "keras.layers")
     if item["class_name"] in _TENSORFLOW_CALLS:
         raise ModelFileError(
-            f"{path}: {layer_name(item)!r} is a TensorFlow operation called in a Keras 2 model, which Keras 3 cannot load: "
-            "save the model there as a SavedModel folder and give bnfold that"
+            f"{path}: {layer_name(item)!r} is a TensorFlow operation called in a Keras 2 model, which Keras 3 cannot "
+            "load: save the model there as a SavedModel folder and give bnfold that"
         )
     config = item["config"]
     if not isinstance(config, dict):

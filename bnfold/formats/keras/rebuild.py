@@ -183,13 +183,8 @@ class _Builder:
             raise OutputError(
                 f"{part.op.display} ({made_from.type}) cannot be expressed as a Keras layer: write ONNX instead"
             )
-        arguments = dict(made_from.changes)
-        kernel = made_from.weights.get("kernel")
-        if kernel is not None and "Conv" in made_from.type:
-            arguments.setdefault("filters", kernel.shape[-1])
-        return getattr(self.keras.layers, made_from.type)(
-            **arguments, name=name, dtype=self._policy(part), trainable=True
-        )
+        layer = getattr(self.keras.layers, made_from.type)
+        return layer(**made_from.changes, name=name, dtype=self._policy(part))
 
     def _policy(self, part: LayerPart) -> Any:
         """The dtype policy of the layer before a new one, so that mixed precision stays mixed."""

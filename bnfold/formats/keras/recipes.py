@@ -43,7 +43,7 @@ def recipe(part: LayerPart, graph: ModelGraph, reading: Reading) -> Recipe:
     changes = _changed_attributes(op, original)
     weights = _changed_weights(op, original, graph, reading)
     spec = SPECS.get(op.type)
-    if spec is not None and weights:
+    if spec is not None:
         changes |= _weight_arguments(op, spec, graph, original)
     if spec is not None and spec.fused and part.activation is None and call.activation:
         changes["activation"] = "linear"
@@ -61,7 +61,9 @@ def _new_recipe(part: LayerPart, graph: ModelGraph) -> Recipe:
         for attribute, name in zip(spec.weights, op.inputs[1:], strict=False)
         if name in graph.params
     }
-    changes |= _weight_arguments(op, spec, graph, None)
+    changes |= {
+        argument: attribute in weights for attribute, argument in _SWITCHES.items() if attribute in spec.weights
+    }
     name = part.call.layer.name if part.call is not None else op.name.rsplit("/", 1)[-1]
     if part.call is not None and op.name == part.call.activation:
         name = f"{name}_{op.attributes.get('activation', op.type)}"
@@ -92,13 +94,17 @@ def _changed_weights(op: Op, original: Op, graph: ModelGraph, reading: Reading) 
     return changed
 
 
-def _weight_arguments(op: Op, spec: Spec, graph: ModelGraph, original: Op | None) -> dict[str, Any]:
-    """The constructor's arguments that follow from which weights there are and from their shapes."""
+#: Which argument says whether a layer has a weight.
+_SWITCHES = {"gamma": "scale", "beta": "center", "bias": "use_bias"}
+
+
+def _weight_arguments(op: Op, spec: Spec, graph: ModelGraph, original: Op) -> dict[str, Any]:
+    """The constructor's arguments that follow from which weights there are now, and from their shapes."""
     present = {attribute: op.input(slot) for slot, attribute in enumerate(spec.weights, start=1)}
-    before = {a: original.input(slot) for slot, a in enumerate(spec.weights, start=1)} if original is not None else {}
+    before = {attribute: original.input(slot) for slot, attribute in enumerate(spec.weights, start=1)}
     arguments: dict[str, Any] = {}
-    for attribute, argument in (("gamma", "scale"), ("beta", "center"), ("bias", "use_bias")):
-        if attribute in present and bool(present[attribute]) != bool(before.get(attribute, "")):
+    for attribute, argument in _SWITCHES.items():
+        if attribute in present and bool(present[attribute]) != bool(before[attribute]):
             arguments[argument] = bool(present[attribute])
     if op.type == "EinsumDense":
         arguments.pop("use_bias", None)
