@@ -60,6 +60,8 @@ class Affine:
         a, b = np.broadcast_arrays(np.asarray(scale, np.float64), np.asarray(shift, np.float64))
         if a.ndim != len(axes):
             raise ValueError(f"{a.ndim}-dimensional arrays for {len(axes)} axes")
+        if not a.size:
+            raise ValueError("an affine has at least one channel")
         order = sorted(range(len(axes)), key=axes.__getitem__)
         a, b = a.transpose(order), b.transpose(order)
         kept: list[int] = []

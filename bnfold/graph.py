@@ -69,20 +69,21 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
-    """``base`` times float64 ``factors`` that broadcast against it, rounded once, when read.
+class Derived:
+    """``base`` times ``factors``, plus ``terms``: float64 arrays that broadcast, rounded once, when read.
 
-    Keeping the product unevaluated means that a weight scaled several times is still rounded
-    once, and that a large weight is never held in memory.
+    ``steps`` holds them in order, with True for a factor. Keeping the result unevaluated means that a
+    weight changed several times is still rounded once, and that a large one is never held in memory.
     """
 
     base: Param
-    factors: tuple[NDArray[np.float64], ...]
+    steps: tuple[tuple[bool, NDArray[np.float64]], ...]
 
     def exact(self, start: int, stop: int) -> NDArray[np.float64]:
         block = self.base.exact_rows(start, stop)
-        for factor in self.factors:
-            block = block * (factor if factor.shape[0] == 1 else factor[start:stop])
+        for is_factor, values in self.steps:
+            part = values if values.shape[0] == 1 else values[start:stop]
+            block = block * part if is_factor else block + part
         return block
 
     def read(self) -> Array:
@@ -149,20 +150,28 @@ class Param:
 
     def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
         """:meth:`exact`, only ``[start:stop]`` along the first axis."""
-        if isinstance(self.source, Scaled):
+        if isinstance(self.source, Derived):
             return self.source.exact(start, stop)
         if isinstance(self.source, Memory):
             return np.asarray(self.source.values[start:stop], dtype=np.float64)
         return np.asarray(self.source.rows(start, stop), dtype=np.float64)
 
     def scaled(self, factor: NDArray[np.float64]) -> Param:
-        """This constant times ``factor`` (float64, one that broadcasts and has the same rank)."""
-        if factor.ndim != len(self.shape) or np.broadcast_shapes(factor.shape, self.shape) != self.shape:
-            raise ValueError(f"a factor of shape {factor.shape} does not fit {self.name} {self.shape}")
+        """This constant times ``factor`` (float64, of the same rank, one that broadcasts against it)."""
+        return self._derived(True, factor)
+
+    def shifted(self, term: NDArray[np.float64]) -> Param:
+        """This constant plus ``term`` (float64, of the same rank, one that broadcasts against it)."""
+        return self._derived(False, term)
+
+    def _derived(self, is_factor: bool, values: NDArray[np.float64]) -> Param:
+        if values.ndim != len(self.shape) or np.broadcast_shapes(values.shape, self.shape) != self.shape:
+            raise ValueError(f"an array of shape {values.shape} does not fit {self.name} {self.shape}")
         if not self.shape:
-            return Param.of(self.name, self.exact() * factor, self.dtype)
-        base, factors = (self.source.base, self.source.factors) if isinstance(self.source, Scaled) else (self, ())
-        return Param(self.name, self.dtype, self.shape, Scaled(base, (*factors, factor)))
+            exact = self.exact()
+            return Param.of(self.name, exact * values if is_factor else exact + values, self.dtype)
+        base, steps = (self.source.base, self.source.steps) if isinstance(self.source, Derived) else (self, ())
+        return Param(self.name, self.dtype, self.shape, Derived(base, (*steps, (is_factor, values))))
 
     def renamed(self, name: str) -> Param:
         return replace(self, name=name)

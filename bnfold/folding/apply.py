@@ -10,7 +10,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding.search import Move
-from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Scaled, Use
+from bnfold.graph import CAPTURE, Derived, ModelGraph, Op, Param, Use
 from bnfold.operators import Node, Rewrite, facts_of
 from bnfold.operators.base import NewOp
 from bnfold.operators.forms import DATA, cheapest_form
@@ -239,11 +239,11 @@ class Editor:
 
 
 def _identity(param: Param) -> tuple[object, ...] | None:
-    """Two scaled constants with the same key hold the same values: shared weights stay shared."""
+    """Two derived constants with the same key hold the same values: shared weights stay shared."""
     source = param.source
-    if not isinstance(source, Scaled):
+    if not isinstance(source, Derived):
         return None
-    return (id(source.base), *(factor.tobytes() for factor in source.factors))
+    return (id(source.base), *((is_factor, values.tobytes()) for is_factor, values in source.steps))
 
 
 def renamed(graph: ModelGraph, changed: Iterable[str], keep: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from bnfold.folding.plan import FoldStep, Remaining
 from bnfold.folding.search import Move, Stuck, backward, forward
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Node, Rewrite, Role, facts_of
-from bnfold.operators.base import NewOp
+from bnfold.operators.base import NewOp, mapped
 from bnfold.operators.forms import cheapest_form
 from bnfold.refusal import Refusal
 
@@ -306,9 +306,8 @@ class Engine:
         param = self.graph.constant(chain.source)
         if param is None or self.graph.is_output(chain.output) or not param.is_float:
             return False
-        scale, shift = chain.total.broadcastable(len(param.shape))
-        new = Param.of(chain.output, param.exact() * scale + shift, param.dtype)
-        if rounding_fault(new):
+        new = mapped(param.renamed(chain.output), chain.total)
+        if new is None or rounding_fault(new):
             return False
         self.editor.drop(op.name for op in chain.ops)
         self.graph.params[chain.output] = new

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.graph import Array, Limits, Param, Scaled, float_limits
+from bnfold.graph import Array, Derived, Limits, Param, float_limits
 
 
 def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:
@@ -18,7 +18,7 @@ def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:
     if not param.is_float or not param.size:
         return None
     limits = float_limits(param.dtype)
-    if isinstance(param.source, Scaled) and _clearly_safe(param.source, limits, channel_axis):
+    if isinstance(param.source, Derived) and _clearly_safe(param.source, limits, channel_axis):
         return None
     peaks = _channel_peaks(param, channel_axis)
     name = param.dtype.name
@@ -45,10 +45,12 @@ def _channel_peaks(param: Param, channel_axis: int) -> NDArray[np.float64]:
     return peaks if channel_axis == 0 or peaks.ndim == 1 else np.asarray(peaks.max(axis=0))
 
 
-def _clearly_safe(source: Scaled, limits: Limits, channel_axis: int) -> bool:
+def _clearly_safe(source: Derived, limits: Limits, channel_axis: int) -> bool:
     """A bound from the stored weights alone, so that no product is formed where factors are moderate."""
     low = high = 1.0
-    for factor in source.factors:
+    for is_factor, factor in source.steps:
+        if not is_factor:
+            return False
         size = np.abs(factor)
         if not np.isfinite(size).all() or not size.all():
             return False

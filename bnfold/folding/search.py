@@ -11,13 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-import numpy as np
-
 from bnfold.affine import Affine
 from bnfold.folding.numbers import rounding_fault
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Facts, Node, Rewrite, Role, facts_of, value_readers
-from bnfold.operators.base import Crossing
+from bnfold.operators.base import Crossing, mapped
 from bnfold.refusal import Refusal
 
 #: Operators asked in one search, and alternatives tried: bounds that no real model reaches.
@@ -213,10 +211,9 @@ class _Backward(_Search):
     def _constant(self, use: Use, tensor: str, param: Param, affine: Affine, move: Move) -> Refusal | None:
         if not param.is_float:
             return Refusal("integer", f"{tensor} is a constant of type {param.dtype}")
-        scale, shift = affine.broadcastable(max(len(param.shape), (affine.axis or 0) + 1))
-        if np.broadcast_shapes(scale.shape, param.shape) != param.shape:
+        new = mapped(param, affine)
+        if new is None:
             return Refusal("broadcast", f"{tensor} is a constant that is broadcast along the affine's axis")
-        new = Param.of(param.name, param.exact() * scale + shift, param.dtype)
         fault = rounding_fault(new, affine.axis or 0)
         if fault:
             return Refusal("overflow", f"the constant {tensor} cannot take it: {fault}")

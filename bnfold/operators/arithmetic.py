@@ -23,8 +23,8 @@ def broadcast_constant(node: Node, param: Param, data: int) -> tuple[list[int], 
     ONNX aligns shapes from the right. The constant must not enlarge the data: where it has more
     than one entry the data must be known to be as long.
     """
-    if not param.is_float:
-        return node.refuse("integer", "computes with integers")
+    if not param.is_float or not param.size:
+        return node.refuse("integer", "computes with integers, or with nothing")
     if "broadcast" in node.op.attributes or "axis" in node.op.attributes:
         return node.refuse("old-opset", "broadcasts by rules of before opset 7")
     shape = param.shape

@@ -287,3 +287,14 @@ def vectors(affine: Affine, channels: int) -> tuple[Vector, Vector]:
     if affine.size == channels:
         return affine.scale, affine.shift
     return np.repeat(affine.scale, channels), np.repeat(affine.shift, channels)
+
+
+def mapped(param: Param, affine: Affine) -> Param | None:
+    """A constant with an affine applied to it; None where it is broadcast along the affine's axis."""
+    rank = len(param.shape)
+    axes = affine.grid or (((affine.axis, affine.size),) if affine.axis is not None else ())
+    if any(axis >= rank or param.shape[axis] != size for axis, size in axes):
+        return None
+    scale, shift = affine.broadcastable(rank)
+    new = param if affine.is_shift else param.scaled(scale)
+    return new if affine.is_scale else new.shifted(shift)

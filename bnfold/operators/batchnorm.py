@@ -118,6 +118,8 @@ class BatchNormFacts(AffineFacts, KeepsShape):
         numbers = self.batchnorm(node)
         if isinstance(numbers, Refusal):
             return numbers
+        if not numbers.channels:
+            return node.refuse("empty", "has no channels")
         affine = numbers.affine
         if not affine.is_finite or bool((numbers.variance + numbers.epsilon <= 0).any()):
             return node.refuse("invalid-statistics", "has a negative variance, a NaN or an infinity in its parameters")

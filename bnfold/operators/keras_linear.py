@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, register, vectors
+from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, mapped, register, vectors
 from bnfold.operators.convolution import Convolution, same_padding, writer
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import weight_of
@@ -280,8 +280,9 @@ class Embedding(Facts):
         misfit = channels_fit(node, affine, rank - 1, table.shape[1])
         if misfit is not None:
             return misfit
-        scale, shift = vectors(affine, table.shape[1])
-        return Rewrite({1: Param.of(table.name, table.exact() * scale + shift, table.dtype)}, channel_axis={1: 1})
+        changed = mapped(table, affine.on_axis(1))
+        assert changed is not None, "the channels were compared"
+        return Rewrite({1: changed}, channel_axis={1: 1})
 
 
 @register("LSTM", "GRU", "SimpleRNN", domain=DOMAIN)
