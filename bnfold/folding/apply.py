@@ -11,7 +11,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.folding.search import Move
 from bnfold.graph import CAPTURE, Derived, ModelGraph, Op, Param, Use
-from bnfold.operators import Node, Rewrite, facts_of
+from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
 from bnfold.operators.base import NewOp
 from bnfold.operators.forms import DATA, cheapest_form
 from bnfold.refusal import Refusal
@@ -42,15 +42,16 @@ class Editor:
             producer = self.graph.producer(tensor)
             names.update([producer.name] if producer is not None else [])
             names.update(use.op for use in self.graph.consumers(tensor) if use.slot != CAPTURE)
-        described = {tensor: self.graph.tensor(tensor) for tensor in rename}
         ops = {name: self.graph.op(name) for name in sorted(names, key=lambda n: (self.levels[n], n))}
-        positions = dict(ops)
+        for op in ops.values():
+            self._pin(op)
+        described = {tensor: self.graph.tensor(tensor) for tensor in rename}
         for name in ops:
             self._detach(name)
         for tensor, known in described.items():
             self.graph.forget(tensor)
             self.graph.declare(replace(known, name=rename[tensor]))
-        for name, op in positions.items():
+        for name, op in ops.items():
             self._rewrite(op, rewrites.get(name), constants, rename)
 
     def drop(self, names: Iterable[str]) -> None:
@@ -74,6 +75,15 @@ class Editor:
             self.dirty.add(producer.name)
 
     # -- within ----------------------------------------------------------------------------------
+
+    def _pin(self, op: Op) -> None:
+        """Write down shapes that only the producers tell, before these are taken apart."""
+        for tensor in (*op.inputs, *op.outputs):
+            known = self.graph.tensor(tensor)
+            rank = rank_of(self.graph, tensor) if tensor and known.shape is None else None
+            if rank is not None:
+                shape = tuple(dim_of(self.graph, tensor, axis) for axis in range(rank))
+                self.graph.declare(replace(known, name=tensor, shape=shape))
 
     def _detach(self, name: str) -> None:
         """Let go of an operator's outputs, so that names can be exchanged, but keep its place."""
