@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike
@@ -110,7 +111,7 @@ class OnnxModel:
         """A file for onnxruntime: the model's own where nothing changed, else one written into ``directory``."""
         if not self._changed and self._storage is not None and self._storage.is_current():
             return self._storage.path
-        path = directory / "model.onnx"
+        path = directory / f"model-{secrets.token_hex(8)}.onnx"
         self.save(path)
         return path
 

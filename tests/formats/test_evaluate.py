@@ -1,0 +1,287 @@
+"""Values of operators on constants, against onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx_models import conv_bn, graph, model, run, value
+
+from bnfold.formats import load
+from bnfold.formats.onnx import evaluate
+
+F32 = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
+POSITIVE = np.abs(F32) + np.float32(0.1)
+I64 = np.arange(-6, 6).reshape(3, 4)
+BOOL = I64 % 3 == 0
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+def on_constants(kind: str, arrays: list[np.ndarray | None], opset: int, outputs: int = 1, **attributes) -> ModelProto:
+    names = ["" if array is None else f"c{slot}" for slot, array in enumerate(arrays)]
+    results = [f"y{slot}" for slot in range(outputs)]
+    node = helper.make_node(kind, names, results, **attributes)
+    params = {name: array for name, array in zip(names, arrays, strict=True) if name}
+    proto = model([node], [], [onnx.ValueInfoProto(name=name) for name in results], params, opset=opset)
+    inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    del proto.graph.output[:]
+    proto.graph.output.extend(inferred.graph.output)
+    return proto
+
+
+CASES = [
+    ("Abs", [F32], {}),
+    ("Add", [F32, F32[0]], {}),
+    ("Add", [I64, I64[:1]], {}),
+    ("And", [BOOL, BOOL[0]], {}),
+    ("Cast", [F32], {"to": TensorProto.FLOAT16}),
+    ("Cast", [F32], {"to": TensorProto.DOUBLE}),
+    ("Cast", [F32], {"to": TensorProto.INT32}),
+    ("Cast", [I64], {"to": TensorProto.FLOAT}),
+    ("Cast", [BOOL], {"to": TensorProto.FLOAT}),
+    ("Ceil", [F32], {}),
+    ("Concat", [F32, F32[:, :1], F32], {"axis": 1}),
+    ("Concat", [F32, F32], {"axis": -1}),
+    ("ConstantOfShape", [ints(2, 3)], {"value": numpy_helper.from_array(np.array([7], np.int64))}),
+    ("ConstantOfShape", [ints(4)], {}),
+    ("Div", [F32, POSITIVE], {}),
+    ("Div", [np.abs(I64), ints(3)], {}),
+    ("Equal", [I64, ints(2)], {}),
+    ("Exp", [F32], {}),
+    ("Expand", [F32[:, :1], ints(2, 1, 4, 5)], {}),
+    ("Flatten", [F32], {"axis": 2}),
+    ("Flatten", [F32], {"axis": -1}),
+    ("Flatten", [F32], {}),
+    ("Floor", [F32], {}),
+    ("Gather", [F32, ints(2, -1)], {}),
+    ("Gather", [F32, np.array([[0, 3]], np.int32)], {"axis": 1}),
+    ("Gather", [I64[0], np.array(2)], {}),
+    ("Greater", [F32, F32[0]], {}),
+    ("GreaterOrEqual", [I64, I64[0]], {}),
+    ("Identity", [F32], {}),
+    ("Less", [F32, F32[0]], {}),
+    ("LessOrEqual", [I64, I64[0]], {}),
+    ("Log", [POSITIVE], {}),
+    ("Max", [F32, F32[0], F32[:, :1]], {}),
+    ("Mean", [F32, F32[0]], {}),
+    ("Min", [F32, F32[0]], {}),
+    ("Mul", [F32, F32[:1]], {}),
+    ("Neg", [F32], {}),
+    ("Not", [BOOL], {}),
+    ("Or", [BOOL, BOOL[0]], {}),
+    ("Pow", [POSITIVE, np.float32(0.5)], {}),
+    ("Pow", [F32, np.float32(2)], {}),
+    ("Range", [np.float32(0), np.float32(1), np.float32(0.25)], {}),
+    ("Range", [np.int64(5), np.int64(-3), np.int64(-2)], {}),
+    ("Range", [np.int64(5), np.int64(9), np.int64(-2)], {}),
+    ("Reciprocal", [F32], {}),
+    ("Reshape", [F32, ints(4, -1)], {}),
+    ("Reshape", [F32, ints(0, 0, 5, 1)], {}),
+    ("Shape", [F32], {}),
+    ("Shape", [F32], {"start": 1}),
+    ("Sign", [F32], {}),
+    ("Size", [F32], {}),
+    ("Slice", [F32, ints(1, 0), ints(3, 100), ints(0, 2), ints(1, 2)], {}),
+    ("Slice", [F32, ints(-1), ints(-4), ints(1), ints(-1)], {}),
+    ("Slice", [F32, ints(1), ints(2), None, None], {}),
+    ("Sqrt", [POSITIVE], {}),
+    ("Squeeze", [F32[:1], ints(0)], {}),
+    ("Squeeze", [F32[:1]], {}),
+    ("Sub", [F32, F32[0]], {}),
+    ("Sum", [F32, F32[0], F32[:, :1]], {}),
+    ("Tile", [F32, ints(1, 2, 3)], {}),
+    ("Transpose", [F32], {"perm": [2, 0, 1]}),
+    ("Transpose", [F32], {}),
+    ("Unsqueeze", [F32, ints(0, 2)], {}),
+    ("Unsqueeze", [F32, ints(-1)], {}),
+    ("Where", [BOOL, I64, I64[0]], {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "arrays", "attributes"), CASES)
+def test_equals_onnxruntime(kind, arrays, attributes):
+    proto = on_constants(kind, arrays, opset=17, **attributes)
+    [expected] = run(proto, {})
+    param = load(proto).graph.constant("y0")
+    found = param.array()
+    assert (param.dtype, param.shape) == (expected.dtype, expected.shape) == (found.dtype, found.shape)
+    if kind in ("Exp", "Log", "Pow"):
+        np.testing.assert_allclose(found, expected, rtol=3e-7)
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrays", "attributes", "opset"),
+    [
+        ("Squeeze", [F32[:1]], {"axes": [0]}, 11),
+        ("Unsqueeze", [F32], {"axes": [0, 3]}, 11),
+        ("Slice", [F32], {"starts": [1], "ends": [3], "axes": [1]}, 9),
+        ("Add", [F32, F32[0]], {}, 7),
+        ("Cast", [F32], {"to": TensorProto.INT64}, 9),
+        ("Reshape", [F32, ints(5, 12)], {}, 7),
+        ("Concat", [F32, F32], {"axis": 0}, 7),
+    ],
+)
+def test_equals_onnxruntime_in_older_opsets(kind, arrays, attributes, opset):
+    proto = on_constants(kind, arrays, opset=opset, **attributes)
+    [expected] = run(proto, {})
+    np.testing.assert_array_equal(load(proto).graph.constant("y0").array(), expected)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 18])
+def test_several_outputs(opset):
+    attributes = {"split": [1, 3]} if opset < 13 else {}
+    inputs = [F32] if opset < 13 else [F32, ints(1, 3)]
+    proto = on_constants("Split", inputs, opset=opset, outputs=2, axis=1, **attributes)
+    read = load(proto).graph
+    for name, expected in zip(("y0", "y1"), run(proto, {}), strict=True):
+        np.testing.assert_array_equal(read.constant(name).array(), expected)
+
+
+def test_every_operator_of_the_table_was_compared():
+    assert set(evaluate.SIZES) == {kind for kind, _, _ in CASES} - {"Identity"} | {"Split"}
+
+
+@pytest.mark.parametrize("attribute", [
+    {"value": numpy_helper.from_array(F32)},
+    {"value": numpy_helper.from_array(np.tile(F32, (10, 10, 10)))},
+    {"value_float": 2.5},
+    {"value_floats": [0.5, 1.5]},
+    {"value_int": 3},
+    {"value_ints": [1, 2]},
+], ids=lambda attribute: next(iter(attribute)))  # fmt: skip
+def test_constant_nodes(attribute):
+    proto = on_constants("Constant", [], opset=17, **attribute)
+    [expected] = run(proto, {})
+    param = load(proto).graph.constant("y0")
+    assert (param.name, param.dtype, param.shape) == ("y0", expected.dtype, expected.shape)
+    np.testing.assert_array_equal(param.array(), expected)
+
+
+def test_a_large_constant_is_not_copied(tmp_path):
+    big = np.ones((300, 300), np.float32)
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(big)),
+        helper.make_node("Identity", ["c"], ["i"]),
+        helper.make_node("Transpose", ["i"], ["t"]),
+        helper.make_node("Reshape", ["i", "shape"], ["r"]),
+        helper.make_node("Sum", ["t", "r"], ["y"]),
+    ]
+    proto = model(nodes, [], [value("y", [300, 300])], {"shape": ints(300, 300)})
+    onnx.save(proto, tmp_path / "model.onnx")
+    read = load(tmp_path / "model.onnx").graph
+    for name in ("c", "i", "t", "r"):
+        assert not read.constant(name).array().flags.owndata, name
+    np.testing.assert_array_equal(read.constant("y").array(), 2 * big)
+
+
+def test_a_chain_of_constants_is_followed_and_an_input_ends_it():
+    nodes = [
+        helper.make_node("Sqrt", ["v"], ["root"]),
+        helper.make_node("Div", ["g", "root"], ["scale"]),
+        helper.make_node("Mul", ["x", "scale"], ["y"]),
+    ]
+    four = np.full(4, 4, np.float32)
+    read = load(model(nodes, [value("x", [4])], [value("y", [4])], {"v": four, "g": four})).graph
+    np.testing.assert_array_equal(read.constant("scale").array(), [2, 2, 2, 2])
+    assert read.constant("y") is None
+    assert read.constant("x") is None
+
+
+def test_half_precision_is_computed_as_such():
+    third = np.array([1, 2], np.float16) / np.float16(3)
+    read = load(on_constants("Mul", [third, third], opset=17)).graph
+    assert read.constant("y0").dtype == np.float16
+    np.testing.assert_array_equal(read.constant("y0").array(), third * third)
+
+
+BOMBS = {
+    "Expand": [np.float32(1), ints(1 << 20, 1 << 20)],
+    "ConstantOfShape": [ints(1 << 31, 1 << 31)],
+    "Range": [np.int64(0), np.int64(1 << 60), np.int64(1)],
+    "Tile": [F32, ints(1 << 20, 1 << 20, 1)],
+    "Concat": [np.zeros((1 << 21,), np.float64)] * 8,
+    "Mul": [np.ones((1 << 14, 1), np.float32), np.ones((1, 1 << 14), np.float32)],
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_what_would_be_too_large_is_no_constant(kind):
+    attributes = {"axis": 0} if kind == "Concat" else {}
+    assert load(unsaid(kind, BOMBS[kind], **attributes)).graph.constant("y") is None
+
+
+def test_the_sum_of_all_results_is_bounded(monkeypatch):
+    monkeypatch.setattr(evaluate, "MAX_TOTAL_BYTES", 100_000)
+    nodes = [helper.make_node("Neg", ["w"], [f"n{i}"]) for i in range(10)]
+    nodes.append(helper.make_node("Sum", [f"n{i}" for i in range(10)], ["y"]))
+    read = load(model(nodes, [], [value("y", [3000])], {"w": np.ones(3000, np.float32)})).graph
+    known = [read.constant(f"n{i}") is not None for i in range(10)]
+    assert known == [True] * 4 + [False] * 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "arrays"),
+    [
+        ("Div", [I64, ints(2)]),
+        ("Div", [np.abs(I64), ints(0)]),
+        ("Range", [np.float32(0), np.float32(1), np.float32(0)]),
+        ("Add", [F32, np.ones(7, np.float32)]),
+        ("Gather", [F32, ints(99)]),
+        ("Gather", [np.float32(1), ints(0)]),
+        ("Reshape", [F32, ints(7, 7)]),
+        ("Expand", [F32, ints(*[1] * 70)]),
+        ("Tile", [F32, ints(-1, -1, 1)]),
+        ("ConstantOfShape", [ints(-3)]),
+        ("Softmax", [F32]),
+        ("RandomUniformLike", [F32]),
+    ],
+)
+def test_what_has_no_certain_value_is_no_constant(kind, arrays):
+    assert load(unsaid(kind, arrays)).graph.constant("y") is None
+
+
+def unsaid(kind: str, arrays: list[np.ndarray], **attributes) -> ModelProto:
+    """A model that says nothing about the operator's output, which may not exist."""
+    names = [f"c{slot}" for slot in range(len(arrays))]
+    nodes = [helper.make_node(kind, names, ["y"], **attributes), helper.make_node("Shape", ["y"], ["s"])]
+    return model(nodes, [], [value("s", [None], TensorProto.INT64)], dict(zip(names, arrays, strict=True)))
+
+
+def test_old_broadcasting_is_not_guessed_at():
+    node = helper.make_node("Add", ["a", "b"], ["y"], broadcast=1, axis=0)
+    params = {"a": np.ones((4, 4), np.float32), "b": np.ones(4, np.float32)}
+    read = load(model([node], [], [value("y", [4, 4])], params, opset=6)).graph
+    assert read.constant("y") is None
+
+
+def test_operators_of_other_domains_are_not_evaluated():
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
+    node = helper.make_node("Add", ["a", "a"], ["y"], domain="acme")
+    proto = model([node], [], [value("y", [1])], {"a": np.ones(1, np.float32)}, opset_imports=opsets)
+    assert load(proto).graph.constant("y") is None
+
+
+def test_operators_with_subgraphs_are_not_evaluated():
+    body = graph([helper.make_node("Neg", ["w"], ["z"])], [], [value("z", [1])])
+    node = helper.make_node("If", ["flag"], ["y"], then_branch=body, else_branch=body)
+    params = {"w": np.ones(1, np.float32), "flag": np.array(True)}
+    read = load(model([node], [], [value("y", [1])], params)).graph
+    assert read.constant("y") is None
+    inner = next(iter(read.ops())).subgraphs["then_branch"]
+    np.testing.assert_array_equal(inner.constant("z").array(), [-1])
+
+
+def test_a_constant_that_was_computed_can_be_written():
+    loaded = load(conv_bn())
+    changed = loaded.graph.copy()
+    changed.params["new"] = (
+        load(on_constants("Transpose", [np.ones((30, 40), np.float32)], 17)).graph.constant("y0").renamed("new")
+    )
+    written = loaded.with_graph(changed).to_proto().graph.initializer[-1]
+    assert (written.name, list(written.dims)) == ("new", [40, 30])

@@ -1,0 +1,131 @@
+"""Model-local functions, inlined where they hold something to fold."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx.checker
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx_models import graph, model, run, value
+
+from bnfold.formats import load
+
+OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+X, Y = value("x", ["N", 40]), value("y", ["N", 40])
+WEIGHT = np.random.default_rng(0).standard_normal((40, 40), dtype=np.float32)
+
+
+def node(kind, inputs, outputs, **attributes):
+    return helper.make_node(kind, inputs, outputs, **attributes)
+
+
+def function(name, inputs, outputs, nodes):
+    return helper.make_function("local", name, inputs, outputs, nodes, OPSETS)
+
+
+def call(name, inputs, outputs):
+    return node(name, inputs, outputs, domain="local")
+
+
+def with_functions(nodes, *functions, inputs=(X,)) -> ModelProto:
+    params = {"scale": np.full(40, 2, np.float32), "bias": np.ones(40, np.float32)}
+    proto = model(nodes, list(inputs), [Y], params, opset_imports=OPSETS)
+    proto.functions.extend(functions)
+    onnx.checker.check_model(proto)
+    return proto
+
+
+LINEAR = function(
+    "linear",
+    ["a"],
+    ["b"],
+    [
+        node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHT)),
+        node("MatMul", ["a", "w"], ["m"]),
+        node("Identity", ["m"], ["b"]),
+    ],
+)
+NORM = function("norm", ["a", "s", "t"], ["b"], [node("Mul", ["a", "s"], ["m"]), node("Add", ["m", "t"], ["b"])])
+BLOCK = function(
+    "block",
+    ["a", "s", "t"],
+    ["b"],
+    [call("linear", ["a"], ["l"]), call("norm", ["l", "s", "t"], ["n"]), call("act", ["n"], ["b"])],
+)
+ACT = function("act", ["a"], ["b"], [node("Sigmoid", ["a"], ["g"]), node("Tanh", ["g"], ["b"])])
+UNUSED = function("unused", ["a"], ["b"], [node("Relu", ["a"], ["b"])])
+FEED = {"x": np.random.default_rng(1).standard_normal((3, 40), dtype=np.float32)}
+
+
+def test_functions_that_hold_something_to_fold_are_inlined_at_any_depth():
+    blocks = [call("block", ["x", "scale", "bias"], ["h"]), call("block", ["h", "scale", "bias"], ["y"])]
+    proto = with_functions(blocks, LINEAR, NORM, BLOCK, ACT, UNUSED)
+    loaded = load(proto)
+    assert [op.type for op in loaded.graph.ops()] == ["block", "block"]
+    inlined = loaded.inlined()
+    assert sorted({op.type for op in inlined.graph.ops()}) == ["Add", "Constant", "Identity", "MatMul", "Mul", "act"]
+    after = inlined.to_proto()
+    onnx.checker.check_model(after, full_check=True)
+    assert [f.name for f in after.functions] == ["act"]
+    np.testing.assert_array_equal(run(after, FEED)[0], run(proto, FEED)[0])
+    assert loaded.to_proto() == proto
+
+
+def test_large_constants_in_functions_are_shared_not_copied(tmp_path):
+    proto = with_functions([call("linear", ["x"], ["h"]), call("linear", ["h"], ["y"])], LINEAR)
+    onnx.save(proto, tmp_path / "model.onnx")
+    inlined = load(tmp_path / "model.onnx").inlined()
+    constants = [op.outputs[0] for op in inlined.graph.ops() if op.type == "Constant"]
+    first, second = (inlined.graph.constant(name) for name in constants)
+    assert first.source.payload is second.source.payload
+    np.testing.assert_array_equal(first.array(), WEIGHT)
+    inlined.save(tmp_path / "out.onnx", external_data=True)
+    assert (tmp_path / "out.onnx.data").stat().st_size == WEIGHT.nbytes
+    np.testing.assert_array_equal(run(tmp_path / "out.onnx", FEED)[0], run(proto, FEED)[0])
+
+
+def test_functions_without_anything_to_fold_stay():
+    proto = with_functions([call("act", ["x"], ["y"])], ACT)
+    loaded = load(proto)
+    assert loaded.inlined() is loaded
+
+
+def test_without_functions_nothing_happens():
+    loaded = load(model([node("Mul", ["x", "x"], ["y"])], [X], [Y]))
+    assert loaded.inlined() is loaded
+
+
+def test_calls_from_subgraphs():
+    then = graph([call("norm", ["x", "scale", "bias"], ["t"])], [], [value("t", None)])
+    other = graph([call("act", ["x"], ["e"])], [], [value("e", None)])
+    choice = node("If", ["flag"], ["y"], name="if", then_branch=then, else_branch=other)
+    proto = with_functions([choice], NORM, ACT, inputs=(X, value("flag", [], TensorProto.BOOL)))
+    inlined = load(proto).inlined()
+    bodies = next(iter(inlined.graph.ops())).subgraphs
+    assert [op.type for op in bodies["then_branch"].ops()] == ["Mul", "Add"]
+    assert [op.type for op in bodies["else_branch"].ops()] == ["act"]
+    for flag in (True, False):
+        feeds = {**FEED, "flag": np.array(flag)}
+        np.testing.assert_array_equal(run(inlined.to_proto(), feeds)[0], run(proto, feeds)[0])
+
+
+def test_attributes_of_a_call_reach_the_inlined_operators():
+    scaled = helper.make_function("local", "scaled", ["a", "s"], ["b"], [], OPSETS, ["alpha"])
+    leaky = scaled.node.add(op_type="LeakyRelu", input=["a"], output=["l"])
+    leaky.attribute.add(name="alpha", ref_attr_name="alpha", type="FLOAT")
+    scaled.node.add(op_type="Mul", input=["l", "s"], output=["b"])
+    caller = call("scaled", ["x", "scale"], ["y"])
+    caller.attribute.add(name="alpha", type="FLOAT", f=0.25)
+    proto = with_functions([caller], scaled)
+    ops = load(proto).inlined().graph.ops()
+    assert [op.type for op in ops] == ["LeakyRelu", "Mul"]
+    assert ops[0].attributes == {"alpha": 0.25}
+
+
+def test_an_inlined_model_is_not_taken_for_its_file(tmp_path):
+    proto = with_functions([call("norm", ["x", "scale", "bias"], ["y"])], NORM)
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path)
+    written = load(path).inlined().as_onnx(tmp_path)
+    assert written != path
+    assert onnx.load(path) == proto
+    np.testing.assert_array_equal(run(written, FEED)[0], run(proto, FEED)[0])

@@ -1,0 +1,145 @@
+"""Shapes that are not in the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx_models import conv_bn, graph, model, value
+
+from bnfold.formats import load
+from bnfold.graph import Op, walk
+
+X, FLAG = value("x", ["N", 4]), value("flag", [], TensorProto.BOOL)
+
+
+def node(kind, inputs, outputs, **attributes):
+    return helper.make_node(kind, inputs, outputs, **attributes)
+
+
+def test_shapes_are_inferred_on_the_first_need():
+    read = load(conv_bn()).graph
+    assert "conv_out" not in read.known_tensors()
+    assert read.tensor("conv_out").shape == ("N", 16, 8, 8)
+    assert read.tensor("conv_out").dtype == np.float32
+    assert read.rank("bn_out") == 4
+    assert read.dim("bn_out", 1) == 16
+    assert read.dim("bn_out", 0) is None
+
+
+def test_shapes_follow_computed_sizes():
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["batch"]),
+        node("Concat", ["batch", "rest"], ["target"], axis=0),
+        node("Reshape", ["x", "target"], ["r"]),
+        node("Relu", ["r"], ["y"]),
+    ]
+    params = {"zero": np.array([0]), "rest": np.array([2, 2])}
+    read = load(model(nodes, [X], [value("y", [None] * 3)], params)).graph
+    assert read.tensor("r").shape == ("N", 2, 2)
+
+
+def test_a_constant_above_the_threshold_keeps_its_shape():
+    big = numpy_helper.from_array(np.ones((40, 50), np.float32))
+    nodes = [node("Constant", [], ["c"], value=big), node("MatMul", ["x", "c"], ["m"]), node("Relu", ["m"], ["y"])]
+    read = load(model(nodes, [value("x", ["N", 40])], [value("y", [None, None])])).graph
+    assert read.tensor("m").shape == ("N", 50)
+
+
+def test_what_is_declared_comes_first():
+    proto = conv_bn()
+    proto.graph.value_info.append(value("conv_out", ["batch", 16, "height", "width"]))
+    assert load(proto).graph.tensor("conv_out").shape == ("batch", 16, "height", "width")
+
+
+def test_an_unknown_operator_leaves_the_rest_known():
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
+    nodes = [
+        node("Anything", ["x"], ["a"], domain="acme"),
+        node("Relu", ["a"], ["b"]),
+        node("Relu", ["x"], ["c"]),
+        node("Add", ["b", "c"], ["y"]),
+    ]
+    read = load(model(nodes, [X], [value("y", [None, None])], opset_imports=opsets)).graph
+    assert read.tensor("b").shape is None
+    assert read.tensor("c").shape == ("N", 4)
+
+
+def test_a_model_that_inference_rejects_is_merely_unknown():
+    nodes = [node("Reshape", ["x", "shape"], ["r"]), node("MatMul", ["r", "w"], ["y"])]
+    params = {"shape": np.array([3, 3]), "w": np.ones((5, 7), np.float32)}
+    read = load(model(nodes, [value("x", [4, 4])], [value("y", ["a", "b"])], params)).graph
+    assert read.tensor("nowhere").shape is None
+
+
+def conditional() -> ModelProto:
+    inner = graph(
+        [node("Add", ["outer", "m"], ["i"]), node("Concat", ["i", "i"], ["inner_y"], axis=1)],
+        [],
+        [value("inner_y", None)],
+    )
+    then = graph(
+        [
+            node("MatMul", ["outer", "w"], ["m"]),
+            node("If", ["flag"], ["d"], name="inner", then_branch=inner, else_branch=inner),
+            node("Relu", ["d"], ["then_y"]),
+        ],
+        [],
+        [value("then_y", None)],
+        {"w": np.ones((4, 4), np.float32)},
+    )
+    other = graph([node("Concat", ["x", "x"], ["else_y"], axis=1)], [], [value("else_y", None)])
+    nodes = [
+        node("Exp", ["x"], ["outer"]),
+        node("If", ["flag"], ["y"], name="if", then_branch=then, else_branch=other),
+    ]
+    return model(nodes, [X, FLAG], [value("y", [None, None])])
+
+
+def test_tensors_inside_subgraphs():
+    read = load(conditional()).graph
+    then = read.op("if").subgraphs["then_branch"]
+    inner = then.op("inner").subgraphs["then_branch"]
+    assert inner.tensor("i").shape == ("N", 4)
+    assert inner.tensor("inner_y").shape == ("N", 8)
+    assert inner.tensor("m").shape == ("N", 4)  # of the graph around it
+    assert then.tensor("m").shape == ("N", 4)
+    assert then.tensor("then_y").shape == ("N", 8)
+    assert then.tensor("outer").shape == ("N", 4)
+    assert len(list(walk(read))) == 5
+
+
+def test_the_body_of_a_loop():
+    body = graph(
+        [node("MatMul", ["state", "w"], ["m"]), node("Relu", ["m"], ["next"]), node("Identity", ["going"], ["still"])],
+        [value("i", [], TensorProto.INT64), value("going", [], TensorProto.BOOL), value("state", ["N", 4])],
+        [value("still", [], TensorProto.BOOL), value("next", ["N", 4])],
+    )
+    loop = node("Loop", ["times", "", "x"], ["y"], name="loop", body=body)
+    params = {"times": np.int64(3), "w": np.ones((4, 4), np.float32)}
+    read = load(model([loop], [X], [value("y", [None, None])], params)).graph
+    assert read.op("loop").subgraphs["body"].tensor("m").shape == ("N", 4)
+
+
+def test_functions_are_looked_into():
+    opset = helper.make_opsetid("", 17)
+    function = helper.make_function(
+        "local", "double", ["a"], ["b"], [node("Concat", ["a", "a"], ["b"], axis=1)], [opset]
+    )
+    nodes = [node("double", ["x"], ["d"], domain="local"), node("Relu", ["d"], ["y"])]
+    proto = model(nodes, [X], [value("y", [None, None])], opset_imports=[opset, helper.make_opsetid("local", 1)])
+    proto.functions.append(function)
+    assert load(proto).graph.tensor("d").shape == ("N", 8)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_changed_graph_is_inferred_as_it_is(first):
+    read = load(conv_bn()).graph
+    if first:
+        read.tensor("conv_out")
+    changed = read.copy()
+    changed.put(Op("shrink", "GlobalAveragePool", ("conv_out",), ("pooled",)))
+    # A copy knows what was known; what is new is inferred where nothing had been.
+    assert changed.tensor("conv_out").shape == ("N", 16, 8, 8)
+    assert changed.tensor("pooled").shape == (None if first else ("N", 16, 1, 1))
