@@ -105,9 +105,9 @@ class Net:
         zeros, ones = np.zeros(scale.shape, self.dtype), np.ones(scale.shape, self.dtype)
         return str(self.op("BatchNormalization", x, scale.copy(), shift.copy(), zeros, ones, name=name, epsilon=0.0))
 
-    def output(self, *tensors: str, dtype: Any = None) -> None:
-        """Make tensors outputs of the model; inference finds their shapes."""
-        self.outputs += [self.info(tensor, None, dtype) for tensor in tensors]
+    def output(self, *tensors: str, shape: Sequence[Any] | None = None, dtype: Any = None) -> None:
+        """Make tensors outputs of the model; inference finds their types where ``shape`` is not given."""
+        self.outputs += [self.info(tensor, shape, dtype) for tensor in tensors]
 
     def graph(self, name: str = "g") -> onnx.GraphProto:
         return helper.make_graph(self.nodes, name, self.inputs, self.outputs, self.initializers)
@@ -121,7 +121,8 @@ class Net:
         model.ir_version = self.ir_version
         known = {value.name: value for value in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output}
         for value in model.graph.output:
-            value.CopyFrom(known[value.name])
+            if not value.type.tensor_type.HasField("shape"):
+                value.CopyFrom(known[value.name])
         return model
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding.apply import Editor, renamed
-from bnfold.folding.numbers import rounding_fault
+from bnfold.folding.numbers import rounding_fault, scale_fault
 from bnfold.folding.plan import FoldStep, Remaining
 from bnfold.folding.search import Move, Stuck, backward, forward
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
@@ -207,10 +207,18 @@ class Engine:
         if affine is None:
             return 0
         tensor = op.input(facts_of(op).data_slot(Node(self.graph, op))) if rewrite.becomes else op.outputs[0]
-        form = cheapest_form(self.graph, tensor, affine, self.editor.dtype_of(op))
-        if isinstance(form, Refusal) or not _sound(form):
+        form = self._form(tensor, affine, op)
+        if form is None:
             return None
         return max(1, len(form)) - 1 if rewrite.becomes else len(form)
+
+    def _form(self, tensor: str, affine: Affine, op: Op) -> list[NewOp] | None:
+        """The cheapest form of an affine in the dtype of ``op``; None where there is no sound one."""
+        dtype = self.editor.dtype_of(op)
+        form = cheapest_form(self.graph, tensor, affine, dtype)
+        if isinstance(form, Refusal) or not _sound(form) or scale_fault(affine.scale, dtype):
+            return None
+        return form
 
     def _split(self, chain: Chain) -> bool:
         """Scale one way and shift the other, where both find a home."""
@@ -236,8 +244,8 @@ class Engine:
         batchnorm = facts_of(first).role is Role.BATCHNORM
         if not rest and not batchnorm:
             return False
-        form = cheapest_form(self.graph, chain.source, chain.total, self.editor.dtype_of(first))
-        if isinstance(form, Refusal) or not _sound(form):
+        form = self._form(chain.source, chain.total, first)
+        if form is None:
             return False
         simpler = batchnorm and len(form) == len(chain.ops) == 1 and form[0].type != first.type
         if len(form) >= len(chain.ops) and not simpler:

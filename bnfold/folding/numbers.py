@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.graph import Array, Derived, Limits, Param, float_limits
+
+
+def scale_fault(scale: NDArray[np.float64], dtype: np.dtype[Any]) -> str | None:
+    """Why a vector of scales does not survive rounding to ``dtype``: one of them would vanish; or None."""
+    sizes = np.abs(scale[scale != 0])
+    if (sizes < float_limits(dtype).smallest_normal).any():
+        return f"a scale would vanish in {dtype.name} ({sizes.min():.3g})"
+    return None
 
 
 def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from bnfold.affine import Affine
-from bnfold.folding.numbers import rounding_fault
+from bnfold.folding.numbers import rounding_fault, scale_fault
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Facts, Node, Rewrite, Role, facts_of, value_readers
-from bnfold.operators.base import Crossing, mapped
+from bnfold.operators.base import Crossing, NewOp, mapped
 from bnfold.refusal import Refusal
 
 #: Operators asked in one search, and alternatives tried: bounds that no real model reaches.
@@ -84,6 +84,8 @@ class _Search:
             for param in params:
                 if isinstance(param, Param):
                     fault = rounding_fault(param, rewrite.channel_axis.get(slot, 0))
+                    if not fault and isinstance(new, NewOp) and param.is_float:
+                        fault = scale_fault(param.exact().reshape(-1), param.dtype)
                     if fault:
                         code = "fp16-overflow" if param.dtype.name == "float16" else "overflow"
                         return node.refuse(code, f"cannot take it: {fault}")

@@ -200,7 +200,10 @@ class Facts:
         return node.refuse("unknown-operator", "lets no affine through")
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
-        """Rank and known sizes by axis of the first output, where no shape inference could tell."""
+        """Rank and known sizes by axis of the first output, where no shape inference could tell.
+
+        From the operator's own constants alone: :func:`rank_of` walks on to its input.
+        """
         return None, {}
 
 
@@ -248,21 +251,23 @@ def dim_of(graph: ModelGraph, tensor: str, axis: int) -> int | None:
 
 def _walk_shape(graph: ModelGraph, tensor: str) -> tuple[int | None, dict[int, int]]:
     # Models may come without input shapes; a convolution's weights still tell rank and channels.
+    known: dict[int, int] = {}
     for _ in range(_MAX_WALK):
         shape = graph.tensor(tensor).shape
         if shape is not None:
-            return len(shape), {axis: size for axis, size in enumerate(shape) if isinstance(size, int)}
+            return len(shape), known | {axis: size for axis, size in enumerate(shape) if isinstance(size, int)}
         op = graph.producer(tensor)
         if op is None or op.outputs[0] != tensor:
-            return None, {}
+            break
         facts = facts_of(op)
         rank, sizes = facts.output_shape(Node(graph, op))
+        known = sizes | known
         if rank is not None:
-            return rank, sizes
+            return rank, known
         if not isinstance(facts, KeepsShape):
-            return None, {}
+            break
         tensor = op.input(facts.data_slot(Node(graph, op)))
-    return None, {}
+    return None, known
 
 
 class KeepsShape(Facts):

@@ -154,8 +154,8 @@ class OnnxBatchNorm(BatchNormFacts):
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         param = node.const(1)
-        rank = node.rank(0)
-        return (rank, {1: param.size}) if param is not None and rank is not None and rank > 1 else (None, {})
+        # A single statistic may also be that of a vector, which has no axis 1.
+        return None, {1: param.size} if param is not None and param.size > 1 else {}
 
 
 def is_training(node: Node) -> bool:
