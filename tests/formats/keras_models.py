@@ -16,9 +16,15 @@ from bnfold.graph import ModelGraph, Op, Param
 
 
 def randomised(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Give every BN statistics as after training, some scales negative, and return the model."""
+    """Give every weight a value that depends on the seed alone, and every BN statistics as after training,
+    some scales negative; return the model.
+    """
     random = np.random.default_rng(seed)
     for layer in model._flatten_layers():
+        if not layer._layers and not isinstance(layer, layers.Normalization):
+            for variable in layer.weights:
+                if variable.dtype != "int64":
+                    variable.assign(random.normal(size=variable.shape) * 0.3)
         if isinstance(layer, layers.BatchNormalization):
             channels = layer.moving_mean.shape[0]
             layer.moving_mean.assign(random.normal(size=channels) * 0.3)

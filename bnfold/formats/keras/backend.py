@@ -61,11 +61,11 @@ def _require(*packages: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back the warnings and log lines of Keras, TensorFlow and tf2onnx."""
+    """Hold back the warnings and log lines of Keras, TensorFlow and tf2onnx: what matters of them is raised."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.CRITICAL + 1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

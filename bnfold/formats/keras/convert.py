@@ -35,6 +35,9 @@ def keras_to_onnx(keras: Any, model: Any, target: Path, name: str) -> None:
         except LOAD_ERRORS as error:
             words = " ".join(str(error).split())[:200] or type(error).__name__
             raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: {words}") from error
+    left = _not_converted(converted)
+    if left:
+        raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
     outputs = [tensor.shape for tensor in network.outputs]
     inputs = {tensor.name: tensor.shape for tensor in network.inputs}
     _name_batch(converted.graph, inputs, outputs)
@@ -43,6 +46,19 @@ def keras_to_onnx(keras: Any, model: Any, target: Path, name: str) -> None:
 
 def _input_spec(keras: Any, tensor: Any) -> Any:
     return keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name)
+
+
+def _not_converted(model: onnx.ModelProto) -> str:
+    """The TensorFlow operations that tf2onnx left in the graph as they were, with no more than a line in its log."""
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    left: set[str] = set()
+    graphs = [model.graph]
+    while graphs:
+        for node in graphs.pop().node:
+            if node.domain not in versions or not onnx.defs.has(node.op_type, versions[node.domain], node.domain):
+                left.add(node.op_type)
+            graphs += [attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH]
+    return ", ".join(sorted(left))
 
 
 def _name_batch(graph: Any, inputs: Mapping[str, Any], outputs: list[Any]) -> None:
@@ -93,6 +109,9 @@ def saved_model_to_onnx(folder: Path, allow_unsafe: bool) -> onnx.ModelProto:
         raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: {words}") from error
     _name_batch(model.graph, {}, [(None,)] * len(model.graph.output))
     converted: onnx.ModelProto = model
+    left = _not_converted(converted)
+    if left:
+        raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
     return converted
 
 

@@ -48,7 +48,7 @@ def modernise(path: Path, config: Mapping[str, Any], keras_version: str) -> dict
     result: dict[str, Any] = copy.deepcopy(dict(config))
     if major(keras_version) >= 3:
         return result
-    _name_sequential(result)
+    _shape_sequential(result)
     if major(keras_version) == 1:
         convert_config(path, result)
     for item in list(objects(result)):
@@ -63,12 +63,21 @@ def major(keras_version: str) -> int:
     return int(first) if first.isdigit() else 1
 
 
-def _name_sequential(config: dict[str, Any]) -> None:
-    """Up to Keras 2.2 the configuration of a Sequential was the bare list of its layers."""
-    for count, item in enumerate(list(objects(config))):
-        if item["class_name"] == "Sequential" and isinstance(item["config"], list):
+def _shape_sequential(config: dict[str, Any]) -> None:
+    """Up to Keras 2.2 the configuration of a Sequential was the bare list of its layers, and the first one
+    told the shape of the input.
+    """
+    sequentials = [item for item in objects(config) if item["class_name"] == "Sequential"]
+    for count, item in enumerate(sequentials):
+        if isinstance(item["config"], list):
             name = "sequential" if count == 0 else f"sequential_{count}"
             item["config"] = {"name": name, "layers": item["config"]}  # type: ignore[index]
+        layers = item["config"].get("layers") or [{}]
+        first = layers[0].get("config")
+        if isinstance(first, dict) and "batch_input_shape" in first and layers[0]["class_name"] != "InputLayer":
+            declared = {"batch_shape": first["batch_input_shape"], "name": f"{first.get('name')}_input"}
+            kept = {key: layers[0][key] for key in ("module",) if key in layers[0]}
+            layers.insert(0, {**kept, "class_name": "InputLayer", "config": declared})
 
 
 def _modernise_item(path: Path, item: Any) -> None:
@@ -83,11 +92,9 @@ def _modernise_item(path: Path, item: Any) -> None:
     config = item["config"]
     if not isinstance(config, dict):
         return
-    if "batch_input_shape" in config and item["class_name"] == "InputLayer":
-        config["batch_shape"] = config.pop("batch_input_shape")
-    elif module:
-        # In the newer of the two formats of Keras 2 an InputLayer says the same.
-        config.pop("batch_input_shape", None)
+    shape = config.pop("batch_input_shape", None)
+    if shape is not None and item["class_name"] == "InputLayer":
+        config["batch_shape"] = shape
     if item["class_name"] == "SyncBatchNormalization":
         if module:
             # There the stored weights are found by the name of a class that is gone.

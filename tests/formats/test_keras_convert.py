@@ -1,0 +1,161 @@
+"""Keras models and SavedModels taken to ONNX, compared in onnxruntime with Keras's own answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import tensorflow as tf
+from keras import Input, layers
+from keras_models import conv_bn_relu, feeds, folded, randomised, read, shared_tower
+
+from bnfold.errors import ModelFileError, OutputError
+from bnfold.formats.keras import convert, load
+
+FOLDER = Path(__file__).parents[2] / "sample_models"
+
+
+def run(path: Path, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    return session.run(None, dict(zip(names, inputs, strict=True)))
+
+
+def dims(values) -> list[list[int | str]]:
+    return [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values]
+
+
+@pytest.mark.parametrize("name", ["transfer.keras", "inception_post.keras", "mlp_mixed.keras", "cnn_legacy.h5"])
+def test_sample_models_convert_to_what_keras_predicts(name: str, tmp_path: Path) -> None:
+    model = load(FOLDER / name)
+    inputs = feeds(model)
+    (actual,) = run(model.as_onnx(tmp_path), list(inputs.values()))
+    np.testing.assert_allclose(actual, model.predict(inputs)[0], rtol=0, atol=2e-6)
+    assert model.conversion_difference() < 1e-5
+
+
+def test_the_batch_size_stays_open_under_one_name(tmp_path: Path) -> None:
+    a, b = Input((4,), name="a"), Input((4,), name="b")
+    joined = layers.Concatenate()([a, b])
+    model = read(keras.Model([a, b], [layers.Dense(3)(joined), layers.Dense(2)(joined)]))
+    path = model.as_onnx(tmp_path)
+    graph = onnx.load(path).graph
+    assert dims(graph.input) == [["batch", 4], ["batch", 4]]
+    assert dims(graph.output) == [["batch", 3], ["batch", 2]]
+    for batch in (1, 5):
+        outputs = run(path, [np.ones((batch, 4), np.float32)] * 2)
+        assert [output.shape for output in outputs] == [(batch, 3), (batch, 2)]
+
+
+def test_several_inputs_and_outputs_keep_their_order(tmp_path: Path) -> None:
+    model = read(randomised(shared_tower()))
+    inputs = feeds(model)
+    for expected, actual in zip(
+        model.predict(inputs), run(model.as_onnx(tmp_path), list(inputs.values())), strict=True
+    ):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+
+
+def test_a_folded_model_converts_too(tmp_path: Path) -> None:
+    model = read(randomised(conv_bn_relu()))
+    path = tmp_path / "folded.onnx"
+    folded(model).save(path)
+    inputs = feeds(model)
+    np.testing.assert_allclose(run(path, [inputs["image"]])[0], model.predict(inputs)[0], rtol=0, atol=2e-6)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+
+
+def test_both_models_convert_into_one_directory(tmp_path: Path) -> None:
+    model = read(conv_bn_relu())
+    assert model.as_onnx(tmp_path) != model.as_onnx(tmp_path)
+
+
+def test_a_difference_of_conversion_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = read(randomised(conv_bn_relu()))
+    assert model.conversion_difference() < 1e-5
+    inputs = feeds(model)
+    doubled = [2 * output for output in model.predict(inputs)]
+    monkeypatch.setattr(type(model), "predict", lambda self, feeds: doubled)
+    assert model.conversion_difference(inputs) == pytest.approx(0.5, rel=1e-4)
+    spoilt = [np.where(output == output.max(), np.nan, output) for output in doubled]
+    monkeypatch.setattr(type(model), "predict", lambda self, feeds: spoilt)
+    assert model.conversion_difference(inputs) == float("inf")
+
+
+def test_integer_inputs_are_fed_sensibly() -> None:
+    tokens = Input((5,), dtype="int32")
+    model = read(keras.Model(tokens, layers.Dense(2)(layers.Flatten()(layers.Embedding(7, 3)(tokens)))))
+    assert model.conversion_difference() < 1e-5
+
+
+def test_what_tf2onnx_cannot_convert_is_an_output_error(tmp_path: Path) -> None:
+    class Solution(layers.Layer):
+        def call(self, inputs):
+            return tf.linalg.solve(inputs, inputs)
+
+    x = Input((3, 3))
+    model = read(keras.Model(x, Solution()(x)))
+    with pytest.raises(OutputError, match="no operator for MatrixSolve"):
+        model.as_onnx(tmp_path)
+
+
+# -- SavedModels -------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_model_comes_back_as_onnx(tmp_path: Path) -> None:
+    model = randomised(conv_bn_relu())
+    model.export(tmp_path / "saved", verbose=False)
+    loaded = load(tmp_path / "saved")
+    assert loaded.format == "onnx"
+    assert [tensor.shape for tensor in loaded.graph.inputs] == [("batch", 8, 8, 3)]
+    inputs = feeds(read(model))
+    (actual,) = run(loaded.as_onnx(tmp_path), list(inputs.values()))
+    np.testing.assert_allclose(actual, model.predict_on_batch(inputs["image"]), rtol=0, atol=2e-6)
+
+
+class Reader(tf.Module):
+    """A serving function that reads a file whose name it is given."""
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string)])
+    def __call__(self, name):
+        return {"content": tf.io.read_file(name)}
+
+
+def test_a_saved_model_that_touches_files_is_refused(tmp_path: Path) -> None:
+    module = Reader()
+    tf.saved_model.save(module, tmp_path / "saved", signatures=module.__call__)
+    with pytest.raises(ModelFileError, match=r"uses ReadFile.*--allow-unsafe"):
+        load(tmp_path / "saved")
+
+
+def test_a_damaged_saved_model(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 50)
+    with pytest.raises(ModelFileError, match="damaged"):
+        load(tmp_path)
+
+
+def test_a_saved_model_without_a_signature(tmp_path: Path) -> None:
+    tf.saved_model.save(tf.Module(), tmp_path / "saved")
+    with pytest.raises(ModelFileError, match="no serving_default signature"):
+        load(tmp_path / "saved")
+
+
+def test_batch_names_touch_nothing_else() -> None:
+    values = [
+        onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["unk__1", 3, "unk__2"]),
+        onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["unk__3", "unk__2"]),
+        onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [4, "unk__1"]),
+    ]
+    graph = onnx.helper.make_graph([], "g", values[:1], values[1:2], value_info=values[2:])
+    convert._name_batch(graph, {"x": (None, 3, None)}, [(None, None)])
+    assert dims([*graph.input, *graph.output, *graph.value_info]) == [
+        ["batch", 3, "unk__2"],
+        ["batch", "unk__2"],
+        [4, "batch"],
+    ]
