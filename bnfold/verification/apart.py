@@ -87,7 +87,10 @@ def _stored(inputs: Inputs, folder: Path) -> list[str]:
         return [str(Path(fspath(inputs)).resolve())]
     if isinstance(inputs, Mapping):
         path = folder / f"inputs-{len(list(folder.glob('inputs-*')))}.npz"
-        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in inputs.items()}
+        try:
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in inputs.items()}
+        except ValueError as error:
+            raise errors.UsageError("inputs that are not plain arrays cannot be given with a time limit") from error
         # Object arrays of strings would need pickle to be stored.
         np.savez(
             path, **{name: array.astype(str) if array.dtype == object else array for name, array in arrays.items()}

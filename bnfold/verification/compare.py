@@ -55,7 +55,7 @@ class Deviation:
     @property
     def informative(self) -> bool:
         """Whether there is anything to compare: not if the reference is NaN or infinite throughout."""
-        return self.exact_type or self.low <= self.high or not self.size
+        return bool(self.fault) or self.exact_type or self.low <= self.high or not self.size
 
     @property
     def exact_type(self) -> bool:

@@ -1,4 +1,4 @@
-"""A model evaluated in float64, by onnx's reference implementation: slow, for small models."""
+"""A model evaluated by onnx's reference implementation, in float64 if wanted: slow, for small models."""
 
 from __future__ import annotations
 
@@ -30,31 +30,33 @@ _FAILURES = (
 )
 
 
-class NotExactError(Exception):
-    """The model cannot be evaluated in float64."""
+class NotEvaluatedError(Exception):
+    """The reference implementation cannot evaluate the model."""
 
 
-class ExactModel:
-    """The model with every float32, float16 and bfloat16 widened to float64."""
+class ReferenceModel:
+    """The model in onnx's reference implementation, in its own precision or ``wide``: in float64 throughout."""
 
-    def __init__(self, model: OnnxFile) -> None:
-        """Raises NotExactError if the reference implementation does not know an operator."""
+    def __init__(self, model: OnnxFile, wide: bool) -> None:
+        """Raises NotEvaluatedError if an operator is not known."""
         from onnx.reference import ReferenceEvaluator
 
+        proto = model.load(external=True)
+        self._wide = wide
         try:
-            self._evaluator = ReferenceEvaluator(widened(model.load(external=True)))
+            self._evaluator = ReferenceEvaluator(widened(proto) if wide else proto)
         except _FAILURES as error:
-            raise NotExactError(str(error)) from error
+            raise NotEvaluatedError(str(error)) from error
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, Array]:
-        """The outputs that are arrays, by name. Raises NotExactError."""
-        wide = {name: _wide_array(value) for name, value in feed.items()}
+        """The outputs that are arrays, by name. Raises NotEvaluatedError."""
+        values = {name: _wide_array(value) for name, value in feed.items()} if self._wide else dict(feed)
         try:
             with np.errstate(all="ignore"):
-                values = self._evaluator.run(None, wide)
+                outputs = self._evaluator.run(None, values)
         except _FAILURES as error:
-            raise NotExactError(str(error)) from error
-        pairs = zip(self._evaluator.output_names, values, strict=True)
+            raise NotEvaluatedError(str(error)) from error
+        pairs = zip(self._evaluator.output_names, outputs, strict=True)
         return {name: np.asarray(value) for name, value in pairs if isinstance(value, (np.ndarray, np.generic))}
 
 

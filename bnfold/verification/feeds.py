@@ -71,35 +71,40 @@ def _value(spec: ValueSpec, hint: Hint, assignment: Assignment, distribution: st
 
 
 def _array(spec: ValueSpec, hint: Hint, shape: tuple[int, ...], distribution: str, rng: np.random.Generator) -> Array:
-    if spec.dtype is None:
-        raise TypeError(f"no values for {spec.type}")
     dtype = spec.dtype
+    assert dtype is not None, f"{spec.name} was to be refused: {spec.type}"
     if dtype.kind == "O":
         return np.asarray(rng.choice(_WORDS, shape), dtype=object)
     if _is_float(dtype):
         return np.asarray(DISTRIBUTIONS[distribution](rng, shape)).astype(dtype)
-    if distribution in ("zeros", "ones"):
-        constant = 0 if distribution == "zeros" and hint.role != "control" else 1
-        return np.full(shape, min(constant, (hint.bound or 2) - 1), dtype)
     if dtype.kind == "b":
-        return np.asarray(rng.random(shape) < 0.5)
-    return _integers(spec, hint, shape, rng).astype(dtype)
+        constant = {"zeros": np.zeros, "ones": np.ones}.get(distribution)
+        return np.asarray(constant(shape) if constant else rng.random(shape) < 0.5, dtype)
+    return _integers(dtype, "mask" in spec.name.lower(), hint, shape, distribution, rng).astype(dtype)
 
 
-def _integers(spec: ValueSpec, hint: Hint, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+def _integers(
+    dtype: np.dtype[Any],
+    is_mask: bool,
+    hint: Hint,
+    shape: tuple[int, ...],
+    distribution: str,
+    rng: np.random.Generator,
+) -> Array:
     """Indices below their bound, ones where the number steers an operator, masks of 0 and 1, else small values."""
-    if hint.role == "control":
-        return np.ones(shape, np.int64)
-    if hint.role == "index":
-        return rng.integers(0, max(1, hint.bound or 2), shape)
-    if "mask" in spec.name.lower():
+    if hint.role == "control" or distribution == "ones":
+        return np.full(shape, min(1, (hint.bound or 2) - 1))
+    if is_mask:
         mask = rng.integers(0, 2, shape)
         # A mask that hides everything makes a softmax over nothing: NaN.
         mask[..., :1] = 1
         return mask
-    assert spec.dtype is not None
-    if spec.dtype.itemsize == 1:
-        limits = np.iinfo(spec.dtype)
+    if distribution == "zeros":
+        return np.zeros(shape)
+    if hint.role == "index":
+        return rng.integers(0, max(1, hint.bound or 2), shape)
+    if dtype.itemsize == 1:
+        limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max + 1, shape)
     return rng.integers(0, 10, shape)
 
@@ -153,9 +158,13 @@ def _checked(values: dict[str, Any], origin: str, specs: Sequence[ValueSpec], op
 
 
 def _fitted(value: Any, spec: ValueSpec, origin: str) -> Any:
+    if spec.kind == "seq":
+        return list(value)
     if spec.kind != "tensor" or spec.dtype is None:
         return value
     array = np.asarray(value)
+    if array.dtype.kind == "V" and array.dtype.itemsize == spec.dtype.itemsize:
+        array = array.view(spec.dtype)  # .npz does not keep the name of a dtype that numpy does not have
     if spec.dtype.kind == "O":
         return array.astype(object)
     if array.dtype != spec.dtype and not np.can_cast(array.dtype, spec.dtype, casting="same_kind"):

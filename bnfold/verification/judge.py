@@ -14,6 +14,8 @@ EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloa
 #: What one rounding inside the model may do to a result, as part of the result's range. Less than
 #: epsilon for the short types: the runtime keeps their intermediate results in float32.
 ROUNDING_UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-12, "bfloat16": 2.0**-9}
+#: Differences of the size of the smallest numbers are no differences: a runtime may flush these to 0.
+_TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
 #: The fixed tolerance by dtype, as part of the range: the limit where the original's own noise
 #: cannot be measured, and one of two limits under ``strict``.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -61,12 +63,11 @@ def factor(measured: Deviation, noise: Sequence[Deviation]) -> float:
     """
     # No result can be closer than half the spacing of numbers of its magnitude.
     spacing = EPSILON[measured.dtype] / 2 * measured.magnitude
-    unit = max(ROUNDING_UNIT[measured.dtype] * measured.span, spacing)
+    unit = max(ROUNDING_UNIT[measured.dtype] * measured.span, spacing, _TINY[measured.dtype])
     worst = 0.0
     for index, amount in enumerate(measured.amounts()):
         floor = max([unit, *(item.amounts()[index] for item in noise)])
-        if amount > 0.0:
-            worst = max(worst, amount / floor if floor > 0.0 else math.inf)
+        worst = max(worst, amount / floor)
     return worst
 
 

@@ -92,23 +92,25 @@ class _Search:
                 return check
         return None
 
-    def _noises(self, mine: Mapping[str, Array], compared: Mapping[str, Deviation]) -> dict[str, list[Deviation]]:
-        """The original's deviations from itself, as many for each tensor as it takes to decide."""
+    def _noises(
+        self, mine: Mapping[str, Array], compared: Mapping[str, Deviation]
+    ) -> dict[str, Sequence[Deviation] | None]:
+        """The original's deviations from itself for each doubtful tensor; None where they cannot be measured."""
         noises: dict[str, list[Deviation]] = {name: [] for name, item in compared.items() if suspicious(item)}
         names = list(noises)
         for sample in range(noise.MANY_SAMPLES):
             if sample >= noise.FEW_SAMPLES:
                 names = [name for name in names if undecided(compared[name], noises[name])]
-            content = (
-                noise.jittered_model(self.reference.model, self.reference.settings.seed, sample) if names else None
-            )
+            if not names:
+                break
+            content = noise.jittered_model(self.reference.model, self.reference.settings.seed, sample)
             if content is None:
                 break
             for name, value in self._fetch(self.reference.model, names, content, sample).items():
                 item = deviation(mine[name], value)
                 if not item.fault:
                     noises[name].append(item)
-        return noises
+        return {name: found or None for name, found in noises.items()}
 
     def _fetch(
         self, model: OnnxFile, names: Sequence[str], content: bytes | None = None, sample: int | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -254,7 +255,7 @@ def _flatten(name: str, value: Any, flat: dict[str, Array]) -> None:
 
 
 def _shorten(error: Exception) -> str:
-    """The last, telling part of onnxruntime's message, on one line."""
+    """The telling part of onnxruntime's message, on one line."""
     text = " ".join(str(error).split())
-    text = text.removeprefix("[ONNXRuntimeError] : ")
+    text = re.sub(r"^(\[ONNXRuntimeError\] : )?\d+ : [A-Z_]+ : (Load model from .*? failed:)?", "", text)
     return text if len(text) <= 300 else f"{text[:297]}..."
