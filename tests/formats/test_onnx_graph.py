@@ -11,7 +11,8 @@ from onnx_models import conv_bn, graph, model, value
 
 from bnfold.errors import ModelFileError
 from bnfold.formats import load
-from bnfold.graph import CAPTURE, Use, walk
+from bnfold.formats.onnx.tensors import ELEMENT_TYPES, to_param, to_proto
+from bnfold.graph import CAPTURE, Param, Use, walk
 
 X, Y, FLAG = value("x", ["N", 4]), value("y", ["N", 4]), value("flag", [], TensorProto.BOOL)
 
@@ -95,7 +96,11 @@ NUMERIC = [
     np.uint64, np.bool_, np.complex64, np.complex128, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn,
     ml_dtypes.float8_e4m3fnuz,
     ml_dtypes.float8_e5m2, ml_dtypes.float8_e5m2fnuz, ml_dtypes.int4, ml_dtypes.uint4, ml_dtypes.float4_e2m1fn,
+    ml_dtypes.int2, ml_dtypes.uint2, ml_dtypes.float8_e8m0fnu, ml_dtypes.float6_e2m3fn, ml_dtypes.float6_e3m2fn,
 ]  # fmt: skip
+
+
+BITS = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2, "float6_e2m3fn": 6, "float6_e3m2fn": 6}
 
 
 @pytest.mark.parametrize("storage", ["raw", "typed"])
@@ -103,39 +108,49 @@ NUMERIC = [
 @pytest.mark.parametrize("dtype", NUMERIC, ids=lambda dtype: np.dtype(dtype).name)
 def test_params_of_every_element_type(dtype, shape, storage):
     values = np.random.default_rng(1).integers(0, 7, shape).astype(dtype)
-    tensor = numpy_helper.from_array(values, "w")
-    if storage == "typed":
-        tensor = _typed(tensor, values)
-    expected = numpy_helper.to_array(tensor)
-    identity = node("Identity", ["w"], ["y"])
-    proto = model([identity], [], [value("y", shape, tensor.data_type)], ir_version=onnx.IR_VERSION, opset=25)
-    proto.graph.initializer.append(tensor)
-    param = load(proto).graph.params["w"]
-    assert (param.dtype, param.shape) == (np.dtype(dtype), shape)
+    tensor = TensorProto(name="w", data_type=ELEMENT_TYPES[np.dtype(dtype)], dims=shape)
+    if storage == "raw":
+        tensor.raw_data = packed(values)
+    else:
+        field, content = typed(values)
+        getattr(tensor, field).extend(content)
+    param = to_param(tensor, None)
+    assert (param.name, param.dtype, param.shape) == ("w", np.dtype(dtype), shape)
     array = param.array()
     assert array.dtype == dtype
     assert not array.flags.writeable
-    np.testing.assert_array_equal(array.astype(np.complex128), expected.astype(np.complex128))
-    blocks = [block.reshape(-1) for block in param.blocks(max_bytes=64)]
-    joined = np.concatenate(blocks) if blocks else np.empty(0, dtype)
-    np.testing.assert_array_equal(joined, array.reshape(-1))
+    assert array.tobytes() == values.tobytes()
+    assert b"".join(block.tobytes() for block in param.blocks(max_bytes=64)) == values.tobytes()
     if shape and array.dtype.kind != "c":
-        np.testing.assert_array_equal(param.exact_rows(1, 3), array[1:3].astype(np.float64))
+        np.testing.assert_array_equal(param.exact_rows(1, 3), values[1:3].astype(np.float64))
+    again = to_proto(Param.of("w", array))
+    assert (again.data_type, list(again.dims), again.raw_data) == (tensor.data_type, list(shape), packed(values))
 
 
-def _typed(tensor: TensorProto, values: np.ndarray) -> TensorProto:
-    """The same tensor in the typed field of its element type."""
-    field = helper.tensor_dtype_to_field(tensor.data_type)
-    typed = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    if field == "int32_data" and values.dtype not in (np.int32, np.int16, np.int8):
-        unsigned = np.uint16 if values.dtype.itemsize == 2 else np.uint8
-        content = np.frombuffer(tensor.raw_data, unsigned).tolist()
-    elif values.dtype.kind == "c":
-        content = np.atleast_1d(values).reshape(-1).view(values.real.dtype).tolist()
-    else:
-        content = values.reshape(-1).tolist()
-    getattr(typed, field).extend(content)
-    return typed
+def packed(values: np.ndarray) -> bytes:
+    """``raw_data``: bytes as they are, elements below a byte from the lowest bits on."""
+    bits = BITS.get(values.dtype.name)
+    if bits is None:
+        return values.tobytes()
+    number = sum((code & ((1 << bits) - 1)) << (bits * slot) for slot, code in enumerate(values.tobytes()))
+    return number.to_bytes(-(-values.size * bits // 8), "little")
+
+
+def typed(values: np.ndarray) -> tuple[str, list]:
+    """The field of TensorProto for this element type, and its entries."""
+    dtype = values.dtype
+    if BITS.get(dtype.name, 6) < 6:
+        return "int32_data", list(packed(values))
+    if dtype.kind == "c":
+        return ("float_data" if dtype == np.complex64 else "double_data"), np.atleast_1d(values).ravel().view(
+            np.float32 if dtype == np.complex64 else np.float64
+        ).tolist()
+    fields = {"float32": "float_data", "float64": "double_data", "int64": "int64_data"}
+    if dtype.name in fields or dtype.name in ("uint32", "uint64"):
+        return fields.get(dtype.name, "uint64_data"), values.ravel().tolist()
+    if dtype.kind in "iu":
+        return "int32_data", values.ravel().tolist()
+    return "int32_data", np.frombuffer(values.tobytes(), f"u{dtype.itemsize}").tolist()
 
 
 def test_strings():
@@ -230,7 +245,7 @@ def test_what_a_subgraph_reads_must_exist_before_it():
 def test_sparse_initializers_are_known_but_not_params():
     dense = numpy_helper.from_array(np.array([3.0], np.float32), "sparse")
     indices = numpy_helper.from_array(np.array([2], np.int64))
-    proto = model([node("Add", ["x", "sparse"], ["y"])], [X], [Y], ir_version=11)
+    proto = model([node("Add", ["x", "sparse"], ["y"])], [X], [Y], ir_version=8)
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(dense, indices, [4]))
     loaded = load(proto)
     assert not loaded.graph.params

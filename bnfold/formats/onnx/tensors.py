@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from bnfold.formats.onnx.payloads import Stored
 from bnfold.graph import Array, Param, Source
@@ -93,8 +93,8 @@ class Packed:
     tensor: TensorProto
 
     def read(self) -> Array:
-        header = self.tensor
-        return decode(TensorProto(data_type=header.data_type, dims=header.dims, raw_data=bytes(self.payload.view())))
+        kind = self.tensor.data_type
+        return _unpacked(self.payload.view(), _BITS[kind], DTYPES[kind], tuple(self.tensor.dims))
 
     def rows(self, start: int, stop: int) -> Array:
         return self.read()[start:stop]
@@ -116,16 +116,47 @@ class Inline:
 def decode(tensor: TensorProto) -> Array:
     """The values of a tensor that holds its own data, read-only."""
     kind, shape = tensor.data_type, tuple(tensor.dims)
-    if tensor.HasField("raw_data") and kind not in _BITS:
-        return np.frombuffer(tensor.raw_data, DTYPES[kind]).reshape(shape)
-    if kind == TensorProto.STRING:
-        values: Array = np.empty(len(tensor.string_data), object)
-        values[:] = list(tensor.string_data)
-        values = values.reshape(shape)
-    else:
-        values = np.asarray(numpy_helper.to_array(tensor)).astype(DTYPES[kind], copy=False)
+    dtype = DTYPES[kind]
+    if tensor.HasField("raw_data"):
+        if kind in _BITS:
+            return _unpacked(tensor.raw_data, _BITS[kind], dtype, shape)
+        return np.frombuffer(tensor.raw_data, dtype).reshape(shape)
+    values = _typed_values(tensor, kind, dtype, shape)
     values.flags.writeable = False
-    return values
+    return values.reshape(shape)
+
+
+def _typed_values(tensor: TensorProto, kind: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    if kind == TensorProto.STRING:
+        return np.array([*tensor.string_data, None], object)[:-1]  # the None keeps numpy from guessing at a string type
+    if kind in _IN_INT32 or kind in _BITS:
+        entries = np.array(tensor.int32_data, np.int32)
+        if dtype.kind in "iu" and kind not in _BITS:
+            return entries.astype(dtype)
+        codes = entries.astype(f"u{dtype.itemsize}")
+        return codes.view(dtype) if kind in _IN_INT32 else _unpacked(codes.tobytes(), _BITS[kind], dtype, shape)
+    if dtype.kind == "c":
+        return np.array(tensor.float_data or tensor.double_data, dtype.type(0).real.dtype).view(dtype)
+    fields: dict[int, Any] = {
+        TensorProto.FLOAT: tensor.float_data,
+        TensorProto.DOUBLE: tensor.double_data,
+        TensorProto.INT64: tensor.int64_data,
+    }
+    return np.array(fields.get(kind, tensor.uint64_data), dtype)
+
+
+def _unpacked(data: bytes | memoryview, bits: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """Elements of ``bits`` bits each, one after the other from the lowest bit on."""
+    stream = np.unpackbits(np.frombuffer(data, np.uint8), count=prod(shape) * bits, bitorder="little")
+    values = np.packbits(stream.reshape(-1, bits), axis=1, bitorder="little").view(dtype)
+    values.flags.writeable = False
+    return values.reshape(shape)
+
+
+def _packed(values: Array, bits: int) -> bytes:
+    """The opposite of :func:`_unpacked`."""
+    codes = np.ascontiguousarray(values).reshape(-1, 1).view(np.uint8)
+    return np.packbits(np.unpackbits(codes, axis=1, count=bits, bitorder="little"), bitorder="little").tobytes()
 
 
 def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = None) -> Param:
@@ -201,7 +232,5 @@ def to_header(param: Param) -> TensorProto:
 
 def raw(param: Param) -> bytes:
     """The values of a constant as they stand in ``raw_data``."""
-    if ELEMENT_TYPES[param.dtype] in _BITS:
-        data: bytes = numpy_helper.from_array(param.array()).raw_data
-        return data
-    return param.array().tobytes()
+    bits = _BITS.get(ELEMENT_TYPES[param.dtype])
+    return param.array().tobytes() if bits is None else _packed(param.array(), bits)
