@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import ModelFileError, UsageError
+from bnfold.errors import ModelFileError
 from bnfold.formats.atomic import reason
 
 if TYPE_CHECKING:
@@ -23,45 +23,25 @@ def load(source: str | PathLike[str] | bytes | Any, *, allow_unsafe: bool = Fals
     ``allow_unsafe`` lets a Keras file bring its own Python code (Lambda layers), which then runs.
     Raises ModelFileError where the model cannot be read, UsageError for any other kind of object.
     """
-    if isinstance(source, (str, PathLike)):
-        path = Path(source)
-        try:
-            is_keras = is_keras_path(path)
-        except (OSError, ValueError) as error:
-            raise ModelFileError(f"{path!s} cannot be read: {reason(error)}") from error
-        if is_keras:
-            from bnfold.formats import keras
+    from bnfold.formats import keras, onnx
 
-            return keras.load(path, allow_unsafe=allow_unsafe)
-    elif is_keras_object(source):
-        from bnfold.formats import keras
-
+    if _is_keras_path(source) if isinstance(source, (str, PathLike)) else keras.is_keras_model(source):
         return keras.load(source, allow_unsafe=allow_unsafe)
-    elif not isinstance(source, (bytes, bytearray, memoryview)) and type(source).__name__ != "ModelProto":
-        raise UsageError(
-            f"a model is loaded from a path, bytes, a ModelProto or a keras.Model, not a {type(source).__name__}"
-        )
-    from bnfold.formats import onnx
-
     return onnx.load(source)
 
 
-def is_keras_path(path: Path) -> bool:
+def _is_keras_path(source: str | PathLike[str]) -> bool:
     """Is this a Keras file or a SavedModel folder, by its suffix or else by its first bytes?"""
-    if path.is_dir():
-        if (path / "saved_model.pb").is_file():
-            return True
-        raise ModelFileError(f"{path} is a directory, and not a SavedModel: it has no saved_model.pb")
+    path = Path(source)
     suffix = path.suffix.lower()
-    if suffix in KERAS_SUFFIXES or suffix == ".onnx" or not path.is_file():
-        return suffix in KERAS_SUFFIXES
-    with path.open("rb") as file:
-        return file.read(8).startswith(_KERAS_MAGIC)
-
-
-def is_keras_object(source: object) -> bool:
-    """Is this a live Keras model? Answered without importing Keras."""
-    return any(
-        base.__name__ == "Model" and base.__module__.split(".")[0] in ("keras", "tf_keras")
-        for base in type(source).__mro__
-    )
+    try:
+        if path.is_dir():
+            if (path / "saved_model.pb").is_file():
+                return True
+            raise ModelFileError(f"{path} is a directory, and not a SavedModel: it has no saved_model.pb")
+        if suffix in KERAS_SUFFIXES or suffix == ".onnx" or not path.is_file():
+            return suffix in KERAS_SUFFIXES
+        with path.open("rb") as file:
+            return file.read(8).startswith(_KERAS_MAGIC)
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} cannot be read: {reason(error)}") from error

@@ -88,7 +88,7 @@ def test_a_truncated_file(tmp_path, part):
 
 
 def test_other_objects_are_a_usage_error():
-    with pytest.raises(UsageError, match="not a list"):
+    with pytest.raises(UsageError, match="not list"):
         load([1, 2])
 
 

@@ -29,7 +29,9 @@ class Context:
 
     def fail(self, fault: str) -> NoReturn:
         """Raise ModelFileError: the model's name and then the fault."""
-        raise ModelFileError(f"{self.label} {fault}")
+        # The fault may quote the file, and what a file says must not reach a terminal as it is.
+        printable = "".join(letter if letter.isprintable() else "?" for letter in fault)
+        raise ModelFileError(f"{self.label} {printable}")
 
 
 def plain_domain(domain: str) -> str:

@@ -12,7 +12,7 @@ import onnx.defs
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
-from bnfold.errors import ModelFileError
+from bnfold.errors import ModelFileError, UsageError
 from bnfold.formats.atomic import reason
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.external import attach_external
@@ -33,12 +33,17 @@ _FIRST_BYTES = {
 def load(source: str | PathLike[str] | bytes | ModelProto) -> OnnxModel:
     """Read an ONNX model. The file stays mapped; its weights are read when they are asked for.
 
-    Raises ModelFileError where it is not a model, is damaged or unsafe, or fails onnx.checker.
+    Raises ModelFileError where it is not a model, is damaged or unsafe, or fails onnx.checker, and
+    UsageError for an object of another kind.
     """
     if isinstance(source, ModelProto):
         return _read(MemoryStorage(_serialised(source)), "the ModelProto")
-    if not isinstance(source, (str, PathLike)):
+    if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(MemoryStorage(bytes(source)), "the model in memory")
+    if not isinstance(source, (str, PathLike)):
+        raise UsageError(
+            f"a model is a path, bytes, a ModelProto or a keras.Model of Keras 3, not {type(source).__name__}"
+        )
     path = Path(source)
     try:
         if path.is_dir():

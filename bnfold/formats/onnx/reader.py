@@ -79,7 +79,7 @@ class _Reader:
 
     def _check_names(self) -> None:
         # protobuf gives text that is not UTF-8 as bytes.
-        for name in chain(self._known, self._names, self._types):
+        for name in chain(self._known, self._names, self._types, (self._proto.name,)):
             if not isinstance(name, str):
                 self._context.fail(f"is damaged: the name {name!r} in it is not UTF-8")
 

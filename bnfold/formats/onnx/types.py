@@ -26,8 +26,9 @@ def _dim(dim: TensorShapeProto.Dimension) -> Dim:
     size = dim.dim_value
     if size > 0 or (not size and dim.HasField("dim_value")):
         return size
-    # Some exporters write −1 for a size they do not know.
-    return dim.dim_param or None
+    # Some exporters write −1 for a size they do not know; text that is not UTF-8 comes as bytes.
+    symbol = dim.dim_param
+    return symbol if isinstance(symbol, str) and symbol else None
 
 
 def to_value_info(tensor: Tensor) -> ValueInfoProto:
