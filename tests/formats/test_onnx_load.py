@@ -197,6 +197,14 @@ def test_graphs_that_do_not_hold_together(nodes, fault):
     assert fault in refused(model(nodes, [INPUT], [OUTPUT]))
 
 
+def test_what_a_file_says_does_not_reach_the_terminal_as_it_is():
+    message = refused(model([node("Re\x1b[31m\nlu", ["z"], ["y"], "\x1b]0;title")], [INPUT], [OUTPUT]))
+    assert message.isprintable()
+    message = refused(model([node("Re\x1b[31mlu", ["x"], ["y"])], [INPUT], [OUTPUT]))
+    assert "fails onnx.checker: No Op registered for Re?[31mlu" in message
+    assert message.isprintable()
+
+
 def test_two_initializers_of_one_name():
     proto = with_tensor()
     proto.graph.initializer.append(proto.graph.initializer[0])
