@@ -11,9 +11,9 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding.apply import Editor, renamed
-from bnfold.folding.numbers import rounding_fault, scale_fault
+from bnfold.folding.numbers import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.plan import FoldStep, Remaining
-from bnfold.folding.search import Move, Stuck, backward, forward
+from bnfold.folding.search import Move, Stuck, Terrain, backward, forward
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewOp, mapped
@@ -63,6 +63,10 @@ class Engine:
         self.levels = levels_of(self.graph)
         self.editor = Editor(self.graph, self.levels)
         self.frozen = frozenset(op.name for op in self.graph.ops() if self.key(op.name) in self.skip)
+
+    @property
+    def _terrain(self) -> Terrain:
+        return Terrain(self.graph, self.levels, self.frozen, self._price)
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -144,14 +148,25 @@ class Engine:
             if link is None or link[0].name != op.name:
                 break
             op, affine = producer, before
-        # … and down to the last.
+        # … and down to the last: where not all of them compose, to the end of the part with this one.
+        while True:
+            chain = self._run_from(op)
+            if any(part.name == name for part in chain.ops):
+                return chain
+            following = self._successor(chain.ops[-1])
+            assert following is not None, "the way up led through here"
+            op = following[0]
+
+    def _run_from(self, op: Op) -> Chain:
+        """The longest chain that begins with an affine operator."""
+        affine = self._affine(op)
+        assert affine is not None
         ops, total = [op], affine
         slot = facts_of(op).data_slot(Node(self.graph, op))
-        source = op.input(slot)
         while (link := self._links(ops[-1], total)) is not None:
             ops.append(link[0])
             total = link[1]
-        return Chain(tuple(ops), total, source, slot)
+        return Chain(tuple(ops), total, op.input(slot), slot)
 
     # -- one chain -------------------------------------------------------------------------------
 
@@ -178,10 +193,10 @@ class Engine:
         self._leave(chain, back, ahead, bias=bias)
 
     def _backward(self, chain: Chain, affine: Affine) -> Move | Stuck:
-        return backward(self.graph, self.levels, self.frozen, chain.reader, affine)
+        return backward(self._terrain, chain.reader, affine)
 
     def _forward(self, chain: Chain, affine: Affine) -> Move | Stuck:
-        return forward(self.graph, self.levels, self.frozen, chain.output, affine)
+        return forward(self._terrain, chain.output, affine)
 
     def _is_identity(self, chain: Chain) -> bool:
         if chain.total.is_identity:
@@ -192,33 +207,35 @@ class Engine:
 
     def _worthwhile(self, chain: Chain, moves: list[Move]) -> bool:
         """Fewer operators; or as many, where a linear operator's bias is all that stays of a scale."""
-        added = 0
-        for move in moves:
-            for name, rewrite in move.rewrites.items():
-                extra = self._extra(self.graph.op(name), rewrite)
-                if extra is None:
-                    return False
-                added += extra
-        return added < len(chain.ops) or (added == len(chain.ops) == 1 and not chain.total.is_shift)
+        added = sum(move.added for move in moves)
+        if added < len(chain.ops):
+            return True
+        bare = all(rewrite.becomes is None for move in moves for rewrite in move.rewrites.values())
+        return added == len(chain.ops) == 1 and bare and not chain.total.is_shift
 
-    def _extra(self, op: Op, rewrite: Rewrite) -> int | None:
-        """How many operators a rewrite adds; None where a form cannot be built."""
+    def _price(self, op: Op, rewrite: Rewrite) -> int | Refusal:
+        """How many operators a rewrite adds, or why they cannot be built."""
         affine = rewrite.becomes or rewrite.residual
         if affine is None:
             return 0
         tensor = op.input(facts_of(op).data_slot(Node(self.graph, op))) if rewrite.becomes else op.outputs[0]
         form = self._form(tensor, affine, op)
-        if form is None:
-            return None
+        if isinstance(form, Refusal):
+            return form
         return max(1, len(form)) - 1 if rewrite.becomes else len(form)
 
-    def _form(self, tensor: str, affine: Affine, op: Op) -> list[NewOp] | None:
-        """The cheapest form of an affine in the dtype of ``op``; None where there is no sound one."""
+    def _form(self, tensor: str, affine: Affine, op: Op) -> list[NewOp] | Refusal:
+        """The cheapest form of an affine in the dtype of ``op``, or why there is none that survives rounding."""
         dtype = self.editor.dtype_of(op)
         form = cheapest_form(self.graph, tensor, affine, dtype)
-        if isinstance(form, Refusal) or not _sound(form) or scale_fault(affine.scale, dtype):
-            return None
-        return form
+        if isinstance(form, Refusal):
+            return form
+        params = [part for new in form for part in new.inputs if isinstance(part, Param)]
+        faults = [scale_fault(affine.scale, dtype), *map(rounding_fault, params)]
+        fault = next((fault for fault in faults if fault), None)
+        if fault is None:
+            return form
+        return Refusal(overflow_code(dtype), f"{op.display} ({op.type}) cannot take it: {fault}")
 
     def _split(self, chain: Chain) -> bool:
         """Scale one way and shift the other, where both find a home."""
@@ -245,7 +262,7 @@ class Engine:
         if not rest and not batchnorm:
             return False
         form = self._form(chain.source, chain.total, first)
-        if form is None:
+        if isinstance(form, Refusal):
             return False
         simpler = batchnorm and len(form) == len(chain.ops) == 1 and form[0].type != first.type
         if len(form) >= len(chain.ops) and not simpler:
@@ -278,8 +295,8 @@ class Engine:
         if isinstance(crossing, Refusal) or set(crossing.affines) != {0} or crossing.rewrite is not None:
             return False
         behind = Rewrite(residual=crossing.affines[0])
-        added, ops = self._extra(op, behind), [part for chain in chains.values() for part in chain.ops]
-        if added is None or added >= len(ops):
+        added, ops = self._price(op, behind), [part for chain in chains.values() for part in chain.ops]
+        if isinstance(added, Refusal) or added >= len(ops):
             return False
         output = op.outputs[0]
         self.editor.drop(part.name for part in ops)
@@ -388,11 +405,6 @@ def _is_bias(chain: Chain, back: Move) -> bool:
         return False
     bare = all(rewrite.residual is not None or rewrite.type for rewrite in back.rewrites.values())
     return len(chain.ops) == 1 and chain.total.is_shift and bool(back.rewrites) and bare and not back.through
-
-
-def _sound(form: list[NewOp]) -> bool:
-    """Do all constants of a form survive rounding?"""
-    return not any(isinstance(part, Param) and rounding_fault(part) for new in form for part in new.inputs)
 
 
 def levels_of(graph: ModelGraph) -> dict[str, float]:

@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 from bnfold.graph import Array, Derived, Limits, Param, float_limits
 
 
+def overflow_code(dtype: np.dtype[Any]) -> str:
+    """The code of a refusal to round to ``dtype``."""
+    return "fp16-overflow" if dtype.name == "float16" else "overflow"
+
+
 def scale_fault(scale: NDArray[np.float64], dtype: np.dtype[Any]) -> str | None:
     """Why a vector of scales does not survive rounding to ``dtype``: one of them would vanish; or None."""
     sizes = np.abs(scale[scale != 0])

@@ -7,12 +7,12 @@ that its neighbours want of it is known, and both end after a bounded number of 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from bnfold.affine import Affine
-from bnfold.folding.numbers import rounding_fault, scale_fault
+from bnfold.folding.numbers import overflow_code, rounding_fault, scale_fault
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Facts, Node, Rewrite, Role, facts_of, value_readers
 from bnfold.operators.base import Crossing, NewOp, mapped
@@ -36,7 +36,8 @@ class Move:
     through: list[str] = field(default_factory=list)
     #: Every operator asked, and whoever stood in the way: when one of them changes, ask again.
     touched: set[str] = field(default_factory=set)
-    choices: int = 0
+    #: How many operators it adds.
+    added: int = 0
 
     def copy(self) -> Move:
         return Move(
@@ -46,7 +47,7 @@ class Move:
             list(self.holders),
             list(self.through),
             self.touched,
-            self.choices,
+            self.added,
         )
 
 
@@ -58,13 +59,28 @@ class Stuck:
     touched: frozenset[str]
 
 
+#: How many operators a rewrite adds, or why what it adds cannot be built.
+Price = Callable[[Op, Rewrite], "int | Refusal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terrain:
+    """What a search walks on: the graph, the level of each operator, who must stay, what rewrites cost."""
+
+    graph: ModelGraph
+    levels: Mapping[str, float]
+    frozen: frozenset[str]
+    price: Price
+
+
 class _Search:
     """What the two directions share."""
 
-    def __init__(self, graph: ModelGraph, levels: Mapping[str, float], frozen: frozenset[str]) -> None:
-        self.graph = graph
-        self.levels = levels
-        self.frozen = frozen
+    def __init__(self, terrain: Terrain) -> None:
+        self.graph = terrain.graph
+        self.levels = terrain.levels
+        self.frozen = terrain.frozen
+        self.price = terrain.price
         self.visits = 0
         self.choices = 0
 
@@ -87,8 +103,17 @@ class _Search:
                     if not fault and isinstance(new, NewOp) and param.is_float:
                         fault = scale_fault(param.exact().reshape(-1), param.dtype)
                     if fault:
-                        code = "fp16-overflow" if param.dtype.name == "float16" else "overflow"
-                        return node.refuse(code, f"cannot take it: {fault}")
+                        return node.refuse(overflow_code(param.dtype), f"cannot take it: {fault}")
+        return None
+
+    def enter(self, move: Move, op: Op, rewrite: Rewrite) -> Refusal | None:
+        """Make a rewrite part of a move, unless what it adds cannot be built."""
+        added = self.price(op, rewrite)
+        if isinstance(added, Refusal):
+            return added
+        move.added += added
+        move.rewrites[op.name] = rewrite
+        move.holders.append(op.name)
         return None
 
 
@@ -137,10 +162,8 @@ class _Backward(_Search):
         if set(affines) == {0}:
             taken = facts.absorb_output(node, affines[0])
             if isinstance(taken, Rewrite):
-                refusal = self.sound(node, taken)
+                refusal = self.sound(node, taken) or self.enter(move, node.op, taken)
                 if refusal is None:
-                    move.rewrites[node.op.name] = taken
-                    move.holders.append(node.op.name)
                     return []
                 taken = refusal
         ways = facts.lift(node, affines)
@@ -157,17 +180,21 @@ class _Backward(_Search):
         heap: list[tuple[float, str]],
     ) -> Move | Refusal:
         last: Refusal = Refusal("no-way", f"{op.display} ({op.type}) has no input that could take it")
+        best: Move | None = None
         for way in ways:
             self.choices += 1
             if self.choices > MAX_CHOICES:
-                return Refusal("search-limit", f"the search gave up after {MAX_CHOICES} alternatives")
+                return best or Refusal("search-limit", f"the search gave up after {MAX_CHOICES} alternatives")
             trial, asked, queue = move.copy(), {t: dict(uses) for t, uses in wanted.items()}, list(heap)
             refusal = self._take(op, way, trial, asked, queue)
             found = refusal if refusal is not None else self.run(trial, asked, queue)
-            if isinstance(found, Move):
-                return found
-            last = found
-        return last
+            if isinstance(found, Refusal):
+                last = found
+            elif best is None or found.added < best.added:
+                best = found
+            if best is not None and best.added == move.added:
+                break  # it cannot cost less
+        return best or last
 
     def _take(
         self,
@@ -178,6 +205,9 @@ class _Backward(_Search):
         heap: list[tuple[float, str]],
     ) -> Refusal | None:
         if way.rewrite is not None:
+            refusal = self.sound(Node(self.graph, op), way.rewrite)
+            if refusal is not None:
+                return refusal
             move.rewrites[op.name] = way.rewrite
         for slot, affine in way.affines.items():
             refusal = self.request(Use(op.name, slot), affine, move, wanted, heap)
@@ -218,7 +248,7 @@ class _Backward(_Search):
             return Refusal("broadcast", f"{tensor} is a constant that is broadcast along the affine's axis")
         fault = rounding_fault(new, affine.axis or 0)
         if fault:
-            return Refusal("overflow", f"the constant {tensor} cannot take it: {fault}")
+            return Refusal(overflow_code(new.dtype), f"the constant {tensor} cannot take it: {fault}")
         move.constants[use] = new
         return None
 
@@ -250,11 +280,9 @@ class _Backward(_Search):
         return None
 
 
-def backward(
-    graph: ModelGraph, levels: Mapping[str, float], frozen: frozenset[str], reader: Use, affine: Affine
-) -> Move | Stuck:
+def backward(terrain: Terrain, reader: Use, affine: Affine) -> Move | Stuck:
     """How the producers of the tensor that ``reader`` reads could put out ``affine`` of it."""
-    search, move = _Backward(graph, levels, frozen), Move()
+    search, move = _Backward(terrain), Move()
     wanted: dict[str, dict[Use, Affine]] = {}
     heap: list[tuple[float, str]] = []
     refusal = search.request(reader, affine, move, wanted, heap)
@@ -267,8 +295,8 @@ def backward(
 class _Forward(_Search):
     """Push affines from a tensor to its readers, first level first."""
 
-    def __init__(self, graph: ModelGraph, levels: Mapping[str, float], frozen: frozenset[str]) -> None:
-        super().__init__(graph, levels, frozen)
+    def __init__(self, terrain: Terrain) -> None:
+        super().__init__(terrain)
         self.carried: dict[str, dict[int, Affine]] = {}
         self.heap: list[tuple[float, str]] = []
         self.move = Move()
@@ -304,15 +332,17 @@ class _Forward(_Search):
             return node.refuse("several-axes", "would get an affine that runs over several axes")
         taken = facts.absorb_input(node, affines)
         if isinstance(taken, Rewrite):
-            taken = self.sound(node, taken) or taken
-        if isinstance(taken, Rewrite):
-            self.move.holders.append(op.name)
-            self.move.rewrites[op.name] = self._hand_on(op, taken)
-            return None
+            refusal = self.sound(node, taken) or self.enter(self.move, op, self._hand_on(op, taken))
+            if refusal is None:
+                return None
+            taken = refusal
         crossing = facts.sink(node, affines)
         if isinstance(crossing, Refusal):
             return _telling(facts, taken, crossing)
         if crossing.rewrite is not None:
+            refusal = self.sound(node, crossing.rewrite)
+            if refusal is not None:
+                return refusal
             self.move.rewrites[op.name] = crossing.rewrite
         self.move.through.append(op.name)
         for index, affine in crossing.affines.items():
@@ -341,11 +371,9 @@ class _Forward(_Search):
         return Rewrite(rewrite.inputs, rewrite.attributes, rewrite.type, None, None, rewrite.channel_axis)
 
 
-def forward(
-    graph: ModelGraph, levels: Mapping[str, float], frozen: frozenset[str], tensor: str, affine: Affine
-) -> Move | Stuck:
+def forward(terrain: Terrain, tensor: str, affine: Affine) -> Move | Stuck:
     """How all readers of ``tensor`` could do with the tensor before ``affine`` was applied to it."""
-    search = _Forward(graph, levels, frozen)
+    search = _Forward(terrain)
     refusal = search.spread(tensor, affine) or search.run()
     if refusal is not None:
         return Stuck(refusal, frozenset(search.move.touched))
