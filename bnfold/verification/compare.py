@@ -23,7 +23,7 @@ class Deviation:
 
     ``fault`` says why the elements could not be compared. ``largest``, ``rms`` and ``typical`` (the
     90th percentile) are of the absolute difference over the elements that are finite in both;
-    ``signal`` is the reference's rms over the same, ``low`` and ``high`` bound it there.
+    ``signal`` is the reference's rms over the same. ``low`` and ``high`` bound its finite values.
     ``mismatches`` counts differing elements of types that are compared exactly.
     """
 
@@ -90,6 +90,8 @@ def _of_floats(dtype: str, reference: Array, other: Array) -> Deviation:
         finite = np.isfinite(a)
         # Outside the finite values NaN must meet NaN and each infinity its like.
         agree = agree and bool(np.array_equal(a[~finite], b[~finite], equal_nan=True))
+        if finite.any():
+            low, high = min(low, float(a[finite].min())), max(high, float(a[finite].max()))
         both = finite & np.isfinite(b)
         agree = agree and bool(np.array_equal(both, finite))
         a, b = a[both], b[both]
@@ -98,7 +100,6 @@ def _of_floats(dtype: str, reference: Array, other: Array) -> Deviation:
             largest = max(largest, float(np.abs(difference).max()))
             noise = math.hypot(noise, _norm(difference))
             signal = math.hypot(signal, _norm(a))
-            low, high = min(low, float(a.min())), max(high, float(a.max()))
     mean = 1.0 / math.sqrt(max(1, reference.size))
     return Deviation(
         dtype,

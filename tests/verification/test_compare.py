@@ -65,6 +65,13 @@ def test_amounts_leave_out_what_is_not_finite():
     assert (found.largest, found.low, found.high) == (0.5, 1, 3)
 
 
+def test_the_range_is_the_references_whatever_the_other_holds():
+    found = deviation(np.array([1.0, 2.0, np.inf]), np.full(3, np.nan))
+    assert (found.low, found.high) == (1.0, 2.0)
+    assert found.informative
+    assert not found.nonfinite_agree
+
+
 def test_large_numbers_do_not_overflow():
     a = np.array([1e300, -1e300])
     found = deviation(a, a * 1.5)
