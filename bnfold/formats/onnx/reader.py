@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from itertools import chain
+from types import MappingProxyType
 from typing import NoReturn
 
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from bnfold.formats.onnx.attributes import GRAPH_TYPES, TENSOR_TYPES, Attributes, attribute_tensors, bodies
 from bnfold.formats.onnx.build import UNLISTED_IR_VERSION
@@ -16,37 +16,44 @@ from bnfold.formats.onnx.evaluate import evaluator
 from bnfold.formats.onnx.shapes import inference
 from bnfold.formats.onnx.tensors import DTYPES, TensorError, to_param
 from bnfold.formats.onnx.types import to_tensor
-from bnfold.graph import ModelGraph, Op, Param, Tensor
+from bnfold.graph import Evaluator, Inference, ModelGraph, Op, Param, Tensor
+
+_SPECIAL = GRAPH_TYPES | TENSOR_TYPES
+_NO_SUBGRAPHS: Mapping[str, ModelGraph] = MappingProxyType({})
 
 
 def read_graph(context: Context) -> ModelGraph:
     """The main graph of a model. Raises ModelFileError where it does not hold together."""
-    return _Reader(context, context.skeleton.graph).read()
+    return _Reader(context, context.skeleton.graph, evaluator(context), inference(context)).read()
 
 
 class _Reader:
-    """Reads one graph; ``outer`` are the tensors of the graphs around it."""
+    """Reads one graph; ``outer`` reads the graph around it and has come to the node that holds this one."""
 
     def __init__(
         self,
         context: Context,
         proto: GraphProto,
-        parent: ModelGraph | None = None,
-        outer: AbstractSet[str] = frozenset(),
+        evaluate: Evaluator,
+        infer: Inference,
+        outer: _Reader | None = None,
     ) -> None:
         self._context = context
         self._proto = proto
+        self._evaluate = evaluate
+        self._infer = infer
         self._outer = outer
         self._known: set[str] = set()
         self._names: set[str] = set()
         self._types: set[str] = set()
+        #: Tensors of the graphs around this one that are read in it or deeper inside.
         self._captures: dict[str, None] = {}
-        self._graph = ModelGraph(
+        self._graph: ModelGraph = ModelGraph(
             name=proto.name,
             opsets=context.opsets,
-            parent=parent,
-            evaluate=evaluator(context),
-            infer=inference(context),
+            parent=None if outer is None else outer._graph,
+            evaluate=evaluate,
+            infer=infer,
         )
 
     def read(self) -> ModelGraph:
@@ -66,16 +73,20 @@ class _Reader:
             self._read_node(index, node)
         for name in graph.outputs:
             if name not in self._known:
-                if graph.parent is None or name not in self._outer:
+                if not self._is_outer(name):
                     self._context.fail(f"has the output {name!r}, which nothing in it produces")
                 self._captures[name] = None
         self._check_names()
         return graph
 
-    @property
-    def captures(self) -> tuple[str, ...]:
-        """Tensors of the graphs around this one that are read in it or deeper inside."""
-        return tuple(self._captures)
+    def _is_outer(self, tensor: str) -> bool:
+        """Is there such a tensor in a graph around this one?"""
+        reader = self._outer
+        while reader is not None:
+            if tensor in reader._known:
+                return True
+            reader = reader._outer
+        return False
 
     def _check_names(self) -> None:
         # protobuf gives text that is not UTF-8 as bytes.
@@ -107,10 +118,11 @@ class _Reader:
         self._types.update((node.op_type, node.domain))
         for tensor in inputs:
             if tensor and tensor not in self._known:
-                if tensor not in self._outer:
+                if not self._is_outer(tensor):
                     self._fail_undefined(node, name, tensor)
                 self._captures[tensor] = None
-        subgraphs, captures = self._read_attributes(node, name)
+        special = [attribute for attribute in node.attribute if attribute.type in _SPECIAL]
+        subgraphs, captures = self._read_special(special, name) if special else (_NO_SUBGRAPHS, ())
         for tensor in outputs:
             if tensor in self._known:
                 self._context.fail(f"gives the name {tensor!r} to two tensors, the second time in node {name!r}")
@@ -147,20 +159,18 @@ class _Reader:
         )
         self._context.fail(f"is damaged: node {name!r} ({node.op_type}) reads {tensor!r}, which {reason}")
 
-    def _read_attributes(self, node: NodeProto, name: str) -> tuple[Mapping[str, ModelGraph], tuple[str, ...]]:
+    def _read_special(
+        self, attributes: list[AttributeProto], node: str
+    ) -> tuple[Mapping[str, ModelGraph], tuple[str, ...]]:
         """Check the tensors of a node, and read its subgraphs: them, and what they capture from here or outside."""
         subgraphs: dict[str, ModelGraph] = {}
         captures: dict[str, None] = {}
-        for attribute in node.attribute:
-            if attribute.type in TENSOR_TYPES:
-                for tensor in attribute_tensors(attribute):
-                    self._to_param(tensor, f"attribute {attribute.name!r} of node", name)
-            elif attribute.type in GRAPH_TYPES:
-                for key, body in bodies(attribute):
-                    reader = _Reader(self._context, body, self._graph, self._outer | self._known)
-                    subgraphs[key] = reader.read()
-                    captures.update(dict.fromkeys(reader.captures))
-        for tensor_name in captures:
-            if tensor_name not in self._known:
-                self._captures[tensor_name] = None
+        for attribute in attributes:
+            for tensor in attribute_tensors(attribute):
+                self._to_param(tensor, f"attribute {attribute.name!r} of node", node)
+            for key, body in bodies(attribute):
+                reader = _Reader(self._context, body, self._evaluate, self._infer, self)
+                subgraphs[key] = reader.read()
+                captures.update(reader._captures)
+        self._captures.update((tensor, None) for tensor in captures if tensor not in self._known)
         return subgraphs, tuple(captures)
