@@ -162,10 +162,13 @@ def test_an_explicit_default_location_is_kept():
     assert len(skeleton.ranges) == 1
 
 
-def test_a_tensor_given_twice_is_merged_by_protobuf():
-    first = wire.bytes_field(9, FLOATS.tobytes()) + varint(8) + varint(3000) + varint(16) + varint(1)
-    second = wire.bytes_field(9, FLOATS[::-1].tobytes())
-    attribute = wire.bytes_field(1, b"value") + wire.bytes_field(5, first) + wire.bytes_field(5, second)
+LARGE, OTHER, SMALL = RAW, wire.bytes_field(9, FLOATS[::-1].tobytes()), wire.bytes_field(9, b"abcd")
+
+
+@pytest.mark.parametrize("parts", [(LARGE, OTHER), (LARGE, SMALL), (SMALL, LARGE), (SMALL, LARGE, SMALL)])
+def test_a_tensor_given_twice_is_merged_by_protobuf(parts):
+    header = varint(8) + varint(3000) + varint(16) + varint(1)
+    attribute = wire.bytes_field(1, b"value") + b"".join(wire.bytes_field(5, header + part) for part in parts)
     node = wire.bytes_field(2, b"y") + wire.bytes_field(4, b"Constant") + wire.bytes_field(5, attribute)
     data = wire.bytes_field(7, wire.bytes_field(1, node))
     assert restored(data)[0] == ModelProto.FromString(data)

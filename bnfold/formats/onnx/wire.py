@@ -42,6 +42,8 @@ CHILDREN: Mapping[str, Mapping[int, str]] = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
 }
+#: The only tensor among them that is not in a list of tensors.
+_SINGLE_TENSOR = ("attribute", 5)
 
 DIMS, DATA_TYPE, FLOAT_DATA, RAW_DATA, DOUBLE_DATA, EXTERNAL_DATA, DATA_LOCATION = 1, 2, 4, 9, 10, 13, 14
 #: A tensor with one of these is left whole: int32_data, string_data, int64_data, uint64_data, external_data.
@@ -191,18 +193,18 @@ class _Rewriter:
         if depth > MAX_DEPTH:
             raise WireError(f"messages are nested more than {MAX_DEPTH} deep")
         pieces: Pieces = []
-        copied, seen = start, 0
+        copied, singles = start, 0
         children = CHILDREN[kind]
         try:
             for number, type_, begin, value, stop in fields(self._data, start, end):
+                singles += (kind, number) == _SINGLE_TENSOR
+                if singles > 1:  # protobuf merges the two into one
+                    return None
                 if type_ != LENGTH or number not in children or not self._wanted(value, stop):
                     continue
                 child = self.message(children[number], value, stop, depth + 1)
                 if child is None:
                     continue
-                seen += (kind, number) == ("attribute", 5)
-                if seen > 1:  # protobuf merges the two into one tensor
-                    return None
                 if begin > copied:
                     pieces.append(self._data[copied:begin])
                 pieces.append(length_field(number, sum(map(len, child))))
