@@ -19,13 +19,14 @@ from bnfold.formats.onnx.wire import Pieces, Skeleton, WireError, joined, length
 
 
 def restore(skeleton: Skeleton, data: bytes) -> bytes:
-    """The model again, with each payload back in its field."""
+    """The model again, with each payload back in its field, after protobuf has had the skeleton."""
 
     def emit(header: bytes, mark: int) -> Pieces:
         field, offset, length = skeleton.ranges[mark]
         return [header, length_field(field, length), data[offset : offset + length]]
 
-    return joined(splice(skeleton.data, skeleton.nonce, emit))
+    parsed = ModelProto.FromString(skeleton.data).SerializeToString()
+    return joined(splice(parsed, skeleton.nonce, emit))
 
 
 def restored(proto: ModelProto | bytes) -> tuple[ModelProto, Skeleton]:
