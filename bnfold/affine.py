@@ -125,9 +125,25 @@ class Affine:
         """The shift alone, to be applied after the scale."""
         return replace(self, scale=np.ones_like(self.scale))
 
+    @property
+    def axes(self) -> tuple[tuple[int, int], ...]:
+        """The axes along which the map varies, with their sizes: none of a uniform one."""
+        return self.grid or (() if self.axis is None else ((self.axis, self.size),))
+
     def on_axis(self, axis: int | None) -> Affine:
-        """The same vectors along another axis (a transpose renames it); a uniform map has none to rename."""
+        """The same vectors along another axis; a uniform map has none to rename.
+
+        Raises ValueError for a map over several axes.
+        """
+        if self.grid:
+            raise ValueError("a map over several axes cannot be put on one")
         return self if self.axis is None else Affine(self.scale, self.shift, axis)
+
+    def shifted_axes(self, by: int) -> Affine:
+        """The same map on a tensor with ``by`` more axes in front (fewer, if negative)."""
+        if self.axis is None:
+            return self
+        return Affine(self.scale, self.shift, self.axis + by, tuple((axis + by, size) for axis, size in self.grid))
 
     def as_uniform(self) -> Affine:
         """Drop the axis of a map that is the same for every channel."""
@@ -187,7 +203,7 @@ class Affine:
     def broadcastable(self, rank: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Scale and shift shaped to broadcast against a tensor of ``rank`` dimensions."""
         shape = [1] * rank
-        for axis, size in self.grid or (((self.axis, self.size),) if self.axis is not None else ()):
+        for axis, size in self.axes:
             shape[axis] = size
         return self.scale.reshape(shape), self.shift.reshape(shape)
 

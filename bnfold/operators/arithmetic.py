@@ -55,10 +55,10 @@ def onto_operand(node: Node, slot: int, affine: Affine) -> Affine | None:
     rank, out_rank = node.rank(slot), node.out_rank()
     if rank is None or out_rank is None:
         return None
-    axis = affine.axis - (out_rank - rank)
-    if axis < 0 or node.dim(slot, axis) != affine.size:
+    extra = out_rank - rank
+    if any(axis < extra or node.dim(slot, axis - extra) != size for axis, size in affine.axes):
         return None
-    return affine.on_axis(axis)
+    return affine.shifted_axes(-extra)
 
 
 def onto_output(node: Node, slot: int, affine: Affine) -> Affine | Refusal:
@@ -68,7 +68,7 @@ def onto_output(node: Node, slot: int, affine: Affine) -> Affine | Refusal:
     rank, out_rank = node.rank(slot), node.out_rank()
     if rank is None or out_rank is None:
         return node.refuse("unknown-rank", "has operands of unknown rank")
-    return affine.on_axis(affine.axis + out_rank - rank)
+    return affine.shifted_axes(out_rank - rank)
 
 
 def lift_sum(node: Node, signs: Mapping[int, float], affine: Affine) -> Lifts:

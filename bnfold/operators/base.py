@@ -297,8 +297,7 @@ def vectors(affine: Affine, channels: int) -> tuple[Vector, Vector]:
 def mapped(param: Param, affine: Affine) -> Param | None:
     """A constant with an affine applied to it; None where it is broadcast along the affine's axis."""
     rank = len(param.shape)
-    axes = affine.grid or (((affine.axis, affine.size),) if affine.axis is not None else ())
-    if any(axis >= rank or param.shape[axis] != size for axis, size in axes):
+    if any(axis >= rank or param.shape[axis] != size for axis, size in affine.axes):
         return None
     scale, shift = affine.broadcastable(rank)
     new = param if affine.is_shift else param.scaled(scale)

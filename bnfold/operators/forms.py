@@ -46,7 +46,7 @@ def _operand(affine: Affine, values: NDArray[np.float64], rank: int | None, dtyp
     if affine.axis is None or rank is None:
         return Param.of(name, values.reshape(()), dtype)
     shape = [1] * rank
-    for axis, size in affine.grid or ((affine.axis, affine.size),):
+    for axis, size in affine.axes:
         shape[axis] = size
     first = next((axis for axis, size in enumerate(shape) if size != 1), rank)
     return Param.of(name, values.reshape(shape[first:]), dtype)
