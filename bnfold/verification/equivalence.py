@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bnfold.verification.compare import Deviation, deviation
 from bnfold.verification.interface import MismatchError, match_inputs, match_outputs
-from bnfold.verification.judge import Tolerance, judge, suspicious, undecided
+from bnfold.verification.judge import Tolerance, judge, suspicious, undecided, unexplained
 from bnfold.verification.noise import MANY_SAMPLES, Samples
 from bnfold.verification.reference import NotVerifiableError, Reference
 from bnfold.verification.results import (
@@ -22,6 +22,9 @@ from bnfold.verification.results import (
 )
 from bnfold.verification.sessions import RunError, Session, Settings
 from bnfold.verification.source import OnnxFile
+
+#: Deviations by the name of the output and the index of the feed.
+Measured = dict[str, dict[int, Deviation]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,28 +82,42 @@ def _checks(
     for name, items in measured.items():
         if not any(item.informative for item in items.values()):
             raise NotVerifiableError(f"{reference.model.name} computes nothing but NaN and infinity for {name}")
-    noise = _measured_noise(reference, measured, tolerance)
+    noise = noise_for(reference, measured, tolerance)
+    return judged(reference, measured, noise, tolerance), tuple(_remarks(measured, noise))
+
+
+def judged(
+    reference: Reference, measured: Measured, noise: Mapping[int, Samples | None], tolerance: Tolerance
+) -> tuple[OutputCheck, ...]:
+    """One check for each output or inner tensor of a reference, in the order of ``measured``."""
     checks = []
     for name, items in measured.items():
         noises = [_of_output(noise.get(index, []), name) for index in items]
         feeds = [reference.answers.feeds[index].description for index in items]
         checks.append(judge(name, list(items.values()), noises, tolerance, feeds))
-    return tuple(checks), tuple(_remarks(measured, noise))
+    return tuple(checks)
 
 
-def _measured_noise(
-    reference: Reference, measured: Mapping[str, Mapping[int, Deviation]], tolerance: Tolerance
-) -> dict[int, Samples | None]:
-    """The original's noise on the feeds that call for it, measured longer where that may change the verdict."""
+def noise_for(reference: Reference, measured: Measured, tolerance: Tolerance) -> dict[int, Samples | None]:
+    """The original's noise on the feeds that call for it, measured further where that may change the verdict."""
     if tolerance.given and not tolerance.strict:
         return {}
     items = [(name, index, item) for name, by_feed in measured.items() for index, item in by_feed.items()]
-    noise = reference.noise(sorted({index for _, index, item in items if suspicious(item, tolerance.strict)}))
-    open_ones = {index for name, index, item in items if undecided(item, _of_output(noise.get(index, []), name) or ())}
-    return {**noise, **reference.noise(sorted(open_ones), MANY_SAMPLES)}
+    found = reference.noise(sorted({index for _, index, item in items if suspicious(item, tolerance.strict)}))
+    beyond = {index for name, index, item in items if unexplained(item, _of_output(found.get(index, []), name) or ())}
+    if beyond:
+        found.update(reference.exact_noise(sorted(beyond)))
+    open_ones = {index for name, index, item in items if undecided(item, _of_output(found.get(index, []), name) or ())}
+    if open_ones:
+        found.update(reference.noise(sorted(open_ones), MANY_SAMPLES))
+    return found
 
 
-def _remarks(measured: Mapping[str, Mapping[int, Deviation]], noise: Mapping[int, Samples | None]) -> Iterator[str]:
+def _of_output(samples: Samples | None, name: str) -> list[Deviation] | None:
+    return None if samples is None else [sample[name] for sample in samples]
+
+
+def _remarks(measured: Measured, noise: Mapping[int, Samples | None]) -> Iterator[str]:
     for name, items in measured.items():
         low, high = min(item.low for item in items.values()), max(item.high for item in items.values())
         if low == high and len(items) > 1:
@@ -109,17 +126,13 @@ def _remarks(measured: Mapping[str, Mapping[int, Deviation]], noise: Mapping[int
         yield "the original's rounding noise could not be measured: a fixed tolerance was used"
 
 
-def _of_output(samples: Samples | None, name: str) -> list[Deviation] | None:
-    return None if samples is None else [sample[name] for sample in samples]
-
-
-def _deviations(reference: Reference, candidate: Candidate) -> dict[str, dict[int, Deviation]]:
+def _deviations(reference: Reference, candidate: Candidate) -> Measured:
     """The deviations of every output by feed. The session is closed again when this returns."""
     answers = reference.answers
     session = _opened(candidate, reference)
     feeding = match_inputs(answers, session)
     naming = match_outputs(answers.declared, session.outputs())
-    measured: dict[str, dict[int, Deviation]] = {}
+    measured: Measured = {}
     for index, (feed, expected) in enumerate(zip(answers.feeds, answers.outputs, strict=True)):
         try:
             found = session.run({feeding[name]: value for name, value in feed.values.items()}, naming)

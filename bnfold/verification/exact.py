@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,11 +37,13 @@ class NotEvaluatedError(Exception):
 class ReferenceModel:
     """The model in onnx's reference implementation, in its own precision or ``wide``: in float64 throughout."""
 
-    def __init__(self, model: OnnxFile, wide: bool) -> None:
-        """Raises NotEvaluatedError if an operator is not known."""
+    def __init__(self, model: OnnxFile, wide: bool, tensors: Sequence[str] = ()) -> None:
+        """``tensors`` inside are returned as well. Raises NotEvaluatedError if an operator is not known."""
         from onnx.reference import ReferenceEvaluator
 
         proto = model.load(external=True)
+        for name in tensors:
+            proto.graph.output.add(name=name)
         self._wide = wide
         try:
             self._evaluator = ReferenceEvaluator(widened(proto) if wide else proto)

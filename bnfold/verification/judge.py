@@ -80,14 +80,21 @@ def suspicious(measured: Deviation, strict: bool = False) -> bool:
     return factor(measured, ()) > UNMEASURED_FACTOR
 
 
-def undecided(measured: Deviation, noise: Sequence[Deviation]) -> bool:
-    """Whether a difference beyond a few measurements of the noise may still be within many of them."""
+def unexplained(measured: Deviation, noise: Sequence[Deviation]) -> bool:
+    """Whether a difference is beyond the noise that was measured, if it was."""
     if measured.fault or not noise:
         return False
     if measured.exact_type:
         return measured.mismatches > NOISE_FACTOR * max(sample.mismatches for sample in noise)
-    found = factor(measured, noise)
-    return found > NOISE_FACTOR and (found <= _UNDECIDED_FACTOR or measured.size < _FEW_ELEMENTS)
+    return factor(measured, noise) > NOISE_FACTOR
+
+
+def undecided(measured: Deviation, noise: Sequence[Deviation]) -> bool:
+    """Whether a difference beyond a few measurements of the noise may still be within many of them."""
+    if not unexplained(measured, noise):
+        return False
+    few = measured.size < _FEW_ELEMENTS
+    return measured.exact_type or few or factor(measured, noise) <= _UNDECIDED_FACTOR
 
 
 def judge(

@@ -51,64 +51,73 @@ _SETTINGS = frozenset({
 
 
 class Noise:
-    """The rounding noise of one model, measured feed by feed when it is asked for."""
+    """The rounding noise of one model's outputs, or of ``tensors`` inside it."""
 
-    def __init__(self, model: OnnxFile, settings: Settings) -> None:
+    def __init__(self, model: OnnxFile, settings: Settings, tensors: Sequence[str] = ()) -> None:
         self._model = model
         self._settings = settings
+        self._tensors = tensors
 
-    def measure(self, answers: Answers, feeds: Sequence[int], samples: range) -> dict[int, Samples]:
+    def jittered(self, answers: Answers, feeds: Sequence[int], samples: range) -> dict[int, Samples]:
         """The original's deviations from itself on each of those feeds, one for each number in ``samples``.
 
-        Fewer where the original does not stand it; with sample 0 goes the float64 evaluation.
+        Fewer where the original does not stand the jitter.
         """
         found: dict[int, Samples] = {index: [] for index in feeds}
         for sample in samples:
-            self._jitter(answers, sample, found)
-        if 0 in samples:
-            self._compare_exactly(answers, found)
+            session = self._jittered_session(sample)
+            if session is None:
+                break
+            for index, measured in found.items():
+                values = jittered_feed(answers.feeds[index].values, self._settings.seed, sample)
+                try:
+                    outputs = session.run(values, {name: name for name in self._tensors} or None)
+                except RunError:
+                    continue
+                compared = _compared(answers.outputs[index], outputs)
+                if compared.keys() == answers.outputs[index].keys():
+                    measured.append(compared)
         return found
 
-    def _jitter(self, answers: Answers, sample: int, found: Mapping[int, Samples]) -> None:
+    def _jittered_session(self, sample: int) -> Session | None:
         content = jittered_model(self._model, self._settings.seed, sample)
         if content is None:
-            return
+            return None
+        if self._tensors:
+            content = self._model.with_outputs(self._tensors, content)
         try:
-            session = Session(self._model, self._settings, content=content)
+            return Session(self._model, self._settings, content=content)
         except RunError:
-            return  # The jitter made a model that does not load, say by a size computed from floats.
-        for index, samples in found.items():
-            values = jittered_feed(answers.feeds[index].values, self._settings.seed, sample)
-            try:
-                outputs = session.run(values)
-            except RunError:
-                continue
-            compared = _compared(answers.outputs[index], outputs)
-            if compared.keys() == answers.outputs[index].keys():
-                samples.append(compared)
+            return None  # The jitter made a model that does not load, say by a size computed from floats.
 
-    def _compare_exactly(self, answers: Answers, found: Mapping[int, Samples]) -> None:
-        """Add the distance from float64 to the samples of each feed, as far as the time allows."""
+    def exact(self, answers: Answers, known: Mapping[int, Samples]) -> dict[int, Samples]:
+        """The original's distance from float64 on the feeds of ``known``, as far as time and trust allow.
+
+        ``known`` holds what jitter showed: the measure of trust.
+        """
         deadline = time.perf_counter() + _EXACT_SECONDS
+        found: dict[int, Samples] = {index: [] for index in known}
         if self._model.size > MAX_BYTES:
-            return
-        implementation: dict[bool, ReferenceModel] = {}
-        for index, samples in found.items():
+            return found
+        models: dict[bool, ReferenceModel] = {}
+        for index, samples in known.items():
             if not samples or time.perf_counter() + answers.seconds[index] * _EXACT_SLOWDOWN > deadline:
                 continue
-            values, outputs = answers.feeds[index].values, answers.outputs[index]
             compared: dict[bool, dict[str, Deviation]] = {}
             try:
                 for wide in (False, True):
-                    if wide not in implementation:
-                        implementation[wide] = ReferenceModel(self._model, wide)
-                    compared[wide] = _compared(outputs, implementation[wide].run(values))
+                    if wide not in models:
+                        models[wide] = ReferenceModel(self._model, wide, self._tensors)
+                    outputs = models[wide].run(answers.feeds[index].values)
+                    compared[wide] = _compared(answers.outputs[index], outputs)
             except NotEvaluatedError:
-                return
-            if not all(_trusted(compared[False].get(name), samples, name) for name in outputs):
-                return
-            if compared[True].keys() == outputs.keys():
-                samples.append(compared[True])
+                return found
+            names = answers.outputs[index]
+            if not all(_trusted(compared[False].get(name), samples, name) for name in names):
+                return found
+            if compared[True].keys() == names.keys():
+                found[index].append(compared[True])
+        return found
 
 
 def _compared(mine: Mapping[str, Array], theirs: Mapping[str, Array]) -> dict[str, Deviation]:

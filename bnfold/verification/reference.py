@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from bnfold.graph import Array
@@ -83,8 +83,10 @@ class Reference:
         """
         self.model = model
         self.settings = settings
+        self._tensors: tuple[str, ...] = ()
         self._noise: dict[int, Samples] = {}
         self._sampled: dict[int, int] = {}
+        self._exact: set[int] = set()
         try:
             session = Session(model, settings)
         except RunError as error:
@@ -102,7 +104,16 @@ class Reference:
         )
         single._noise = {0: list(self._noise[index])} if index in self._noise else {}
         single._sampled = {0: self._sampled[index]} if index in self._sampled else {}
+        single._exact = {0} if index in self._exact else set()
         return single
+
+    def inside(self, tensors: Mapping[str, Array]) -> Reference:
+        """The same with tensors inside the model, and their values on the first feed, in place of its outputs."""
+        inner = self.only(0)
+        inner._tensors = tuple(tensors)
+        inner.answers = replace(inner.answers, outputs=[dict(tensors)])
+        inner._noise, inner._sampled, inner._exact = {}, {}, set()
+        return inner
 
     def noise(self, feeds: Sequence[int], count: int = FEW_SAMPLES) -> dict[int, Samples | None]:
         """For each of those feeds the original's deviations from itself, from ``count`` jittered copies.
@@ -112,11 +123,23 @@ class Reference:
         for done in sorted({self._sampled.get(index, 0) for index in feeds}):
             due = [index for index in feeds if self._sampled.get(index, 0) == done < count]
             if due:
-                measured = Noise(self.model, self.settings).measure(self.answers, due, range(done, count))
+                measured = self._meter().jittered(self.answers, due, range(done, count))
                 for index, samples in measured.items():
                     self._noise.setdefault(index, []).extend(samples)
                     self._sampled[index] = count
         return {index: self._noise[index] or None for index in feeds}
+
+    def exact_noise(self, feeds: Sequence[int]) -> dict[int, Samples | None]:
+        """What :meth:`noise` gives, with the distance from float64 on those feeds where it can be had."""
+        due = {index: self._noise[index] for index in feeds if index not in self._exact}
+        if due:
+            for index, samples in self._meter().exact(self.answers, due).items():
+                self._noise[index].extend(samples)
+            self._exact.update(due)
+        return {index: self._noise[index] or None for index in feeds}
+
+    def _meter(self) -> Noise:
+        return Noise(self.model, self.settings, self._tensors)
 
     def _check_types(self) -> None:
         for spec in self.answers.inputs:

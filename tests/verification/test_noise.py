@@ -135,7 +135,8 @@ def sum_of(offset):
 def test_the_noise_follows_the_cancellation(tmp_path, offset):
     """Jittering the offset alone would show nothing: it is added and taken away. float64 shows it."""
     reference = Reference(saved(sum_of(offset), tmp_path), Settings(), count=1)
-    samples = reference.noise([0])[0]
+    assert max(sample["y"].rms for sample in reference.noise([0])[0]) == 0.0
+    samples = reference.exact_noise([0])[0]
     spacing = float(np.spacing(np.float32(offset)))
     assert len(samples) == noise.FEW_SAMPLES + 1
     largest = max(sample["y"].rms for sample in samples)
@@ -151,6 +152,35 @@ def test_noise_is_measured_once_and_extended(tmp_path, monkeypatch):
     monkeypatch.setattr(noise, "jittered_model", lambda *_: pytest.fail("measured again"))
     assert reference.noise([0], noise.MANY_SAMPLES)[0] == many
     assert reference.only(1).noise([0])[0] == reference.noise([1])[1]
+
+
+def test_cancellation_inside_is_explained_too():
+    """The output is far from the tensor that cancels; that tensor is compared with the same care."""
+
+    def outside(inner):
+        nodes = [*inner, helper.make_node("Abs", ["c"], ["a"]), helper.make_node("ReduceMax", ["a"], ["y"])]
+        return model(nodes, {"x": [1, 500]}, ["y"], {"o": np.float32(1e5), "i": np.float32(1)})
+
+    cancelling = outside([helper.make_node("Add", ["x", "o"], ["s"]), helper.make_node("Sub", ["s", "o"], ["c"])])
+    plain = outside([helper.make_node("Mul", ["x", "i"], ["c"])])
+    assert verify(cancelling, plain, intermediates=True).equivalent
+    assert not verify(plain, cancelling, intermediates=True).equivalent
+
+
+def test_float64_that_is_of_something_else_is_not_trusted(tmp_path, monkeypatch):
+    """A reference implementation with a mistake of its own must not widen what is accepted."""
+    reference = Reference(saved(sum_of(1e5), tmp_path), Settings(), count=1)
+    reference.noise([0])
+    run = ReferenceModel.run
+    monkeypatch.setattr(ReferenceModel, "run", lambda self, feed: {"y": run(self, feed)["y"] * np.float32(1.1)})
+    assert len(reference.exact_noise([0])[0]) == noise.FEW_SAMPLES
+
+
+def test_float64_is_left_out_where_it_would_take_long(tmp_path, monkeypatch):
+    reference = Reference(saved(sum_of(1e5), tmp_path), Settings(), count=1)
+    reference.noise([0])
+    monkeypatch.setattr(noise, "_EXACT_SECONDS", 0.0)
+    assert len(reference.exact_noise([0])[0]) == noise.FEW_SAMPLES
 
 
 def test_float64_is_closer_to_the_truth(tmp_path):
