@@ -156,11 +156,14 @@ class _Forward:
         if gated is not None:
             self.gates[op.name] = gated
             return Origin(Kind.ACTIVATION, op.name)
-        kinds = {self._of(tensor).kind for tensor in inputs}
+        origins = [self._of(tensor) for tensor in inputs]
+        kinds = {origin.kind for origin in origins}
         if is_concatenation(op) and len(kinds) == 1 and kinds <= {Kind.ACTIVATION, Kind.LINEAR, Kind.INPUT}:
             return Origin(kinds.pop(), op.name)
         if is_sum(op):
-            return Origin(Kind.LINEAR if kinds == {Kind.LINEAR} else Kind.SUM, op.name)
+            # Parallel branches are one linear layer; a sum that goes on to other sums is a residual.
+            branches = all(origin.op in self.flow.layouts for origin in origins)
+            return Origin(Kind.LINEAR if branches else Kind.SUM, op.name)
         return Origin(Kind.JOIN, op.name)
 
     def _dropped(self, op: Op, role: Role, inputs: list[str]) -> Dropped | None:

@@ -16,7 +16,7 @@ from bnfold.operators.placement import is_sum, word
 #: Operators shown on each side of a BN, and the length of a list of them.
 _PATTERN_DEPTH = 3
 _PATTERN_WIDTH = 3
-_PASSED_OVER = frozenset({Role.SHAPE, Role.DROPOUT, Role.POOL})
+_PASSED_OVER = frozenset({Role.SHAPE, Role.DROPOUT, Role.POOL, Role.AFFINE})
 
 
 class Placement(str, Enum):
@@ -32,24 +32,27 @@ class Placement(str, Enum):
 
 
 def classify(graph: ModelGraph, flow: Flow, site: Site) -> Placement:
-    """The class of one BN. The first that fits, in this order:
+    """The class of one BN, the first that fits:
 
-    on the model's input; directly before its output or its last activation; after a nonlinearity;
-    before one, with a sum or a tensor that others read too on the other side (pre-activation) or
-    without; between two linear layers.
+    on the model's input; directly before its output or its last activation; before an activation
+    and reading a sum, or a tensor that others read as well (pre-activation); after an activation;
+    before one; between linear layers.
     """
     origin = flow.origin.get(site.tensor)
     goals = flow.goals.get(site.output, frozenset())
     kind = origin.kind if origin is not None else Kind.OTHER
+    branch = is_branch(graph, site)
+    shared = kind in (Kind.SUM, Kind.JOIN) or graph.use_count(site.tensor) > 1
     if kind is Kind.INPUT:
         return Placement.ON_INPUT
     if site.output in flow.final:
         return Placement.BEFORE_OUTPUT
-    if kind is Kind.ACTIVATION and not is_branch(graph, site):
+    if Kind.ACTIVATION in goals and shared and not branch:
+        return Placement.PRE_ACTIVATION
+    if kind is Kind.ACTIVATION and not branch:
         return Placement.AFTER_ACTIVATION
     if Kind.ACTIVATION in goals:
-        joined = kind in (Kind.SUM, Kind.JOIN) or graph.use_count(site.tensor) > 1
-        return Placement.PRE_ACTIVATION if joined and not is_branch(graph, site) else Placement.BEFORE_ACTIVATION
+        return Placement.BEFORE_ACTIVATION
     if kind is Kind.LINEAR and goals == {Kind.LINEAR}:
         return Placement.BETWEEN_LINEAR
     return Placement.OTHER
@@ -62,7 +65,10 @@ def is_branch(graph: ModelGraph, site: Site) -> bool:
 
 
 def pattern(graph: ModelGraph, flow: Flow, site: Site) -> str:
-    """``Conv → BN → Relu``: the operators around a BN up to the first that matters on each side."""
+    """``Conv → BN → Relu``: the operators around a BN up to the first that matters on each side.
+
+    Upstream that is the first that is no activation: ``Conv → Relu → BN → Conv``.
+    """
     return " → ".join([*_upstream(graph, flow, site.tensor), "BN", *_downstream(graph, flow, site.output)])
 
 
@@ -81,7 +87,7 @@ def _upstream(graph: ModelGraph, flow: Flow, tensor: str) -> list[str]:
         if op is None:
             return ["input", *words] if graph.is_input(tensor) else words
         words.insert(0, _word(flow, op))
-        if not _passed_over(flow, op):
+        if not _passed_over(flow, op) and flow.role(op) is not Role.ACTIVATION:
             return words
         tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
     return ["…", *words]
@@ -130,6 +136,10 @@ class Foldability:
         text = _DIRECTIONS.get(self.direction, "goes into")
         text = f"{text} {', '.join(self.into)}" if self.into else text
         return f"{text} through {', '.join(self.through)}" if self.through else text
+
+    def clause(self) -> str:
+        """:meth:`sentence` without the reasons."""
+        return self.sentence() if self.folds else "stays after folding"
 
     def to_dict(self) -> dict[str, Any]:
         return {

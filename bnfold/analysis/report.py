@@ -53,6 +53,13 @@ class Summary:
     non_trainable: int | None = None
 
     @property
+    def parameters(self) -> int:
+        """All parameters: as the format counts them, or as :class:`Size` does."""
+        if self.trainable is None or self.non_trainable is None:
+            return self.size.parameters
+        return self.trainable + self.non_trainable
+
+    @property
     def batchnorms(self) -> int:
         """BN in the model, those taken apart into Mul and Add included."""
         return sum(self.placements.values())
@@ -65,7 +72,7 @@ class Summary:
             "placements": dict(self.placements),
             "nodes": self.size.nodes,
             "parameters": {
-                "total": self.size.parameters,
+                "total": self.parameters,
                 "trainable": self.trainable,
                 "non_trainable": self.non_trainable,
                 "in_batchnorm": self.parameters_in_batchnorm,

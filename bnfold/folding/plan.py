@@ -135,7 +135,7 @@ class Fates:
         while subject in self._steps and subject not in seen:
             seen.add(subject)
             last = step = self._steps[subject]
-            if step.kind != "composed" or len(step.holders) != 1:
+            if step.kind not in ("composed", "cheaper") or len(step.holders) != 1:
                 break
             subject = step.holders[0]
             last = self._left.get(subject, last)

@@ -185,7 +185,7 @@ class DecomposedBatchNorm(Rule):
                     repair=Repair.FOLD if fold.folds else Repair.NONE,
                     values={"operators": [op.display for op in site.ops], "channels": site.channels},
                     types=listed([op.type for op in site.ops], shown=6),
-                    fold=fold.sentence(),
+                    fold=fold.clause(),
                 )
 
 

@@ -15,6 +15,8 @@ from bnfold.folding.plan import Remaining
 
 #: Bits of an 8-bit code that per-tensor quantisation may lose before BN305 speaks up.
 _SPREAD_LIMIT = 4.0
+#: The usual range of epsilon, with room for its rounding to float32 in an ONNX attribute.
+_SMALLEST_EPSILON, _LARGEST_EPSILON = 0.999999e-7, 0.1000001
 _OVERFLOW = ("overflow", "fp16-overflow")
 
 
@@ -330,7 +332,7 @@ class UnusualHyperparameters(Rule):
                     what=f"a momentum of {float(momentum):g}, the part of the moving statistics that each step keeps",
                     advice="0.9 to 0.99 is usual (PyTorch counts the other way round)",
                 )
-            if not 1e-7 <= epsilon <= 0.1:
+            if not _SMALLEST_EPSILON <= epsilon <= _LARGEST_EPSILON:
                 yield self.finding(
                     scope,
                     site.op,

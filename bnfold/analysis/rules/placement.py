@@ -19,7 +19,8 @@ class BatchNormAfterActivation(Rule):
 
     ## What it finds
     A BN whose input is the output of an activation, directly or through pooling, dropout and reshapes. The identity
-    branch of a RepVGG block, which runs beside convolutions that read the same tensor, is not meant.
+    branch of a RepVGG block, which runs beside convolutions that read the same tensor, is not meant, nor the first BN
+    of a pre-activation block.
 
     ## Why it matters
     The paper that introduced BN put it before the activation. Either order trains: a benchmark on CaffeNet measured
@@ -50,9 +51,10 @@ class BatchNormAfterActivation(Rule):
     )
 
     def check(self, scope: Scope) -> Iterator[Finding]:
-        for site, _ in scope.placements:
+        for site, placement in scope.placements:
             origin = scope.flow.origin.get(site.tensor)
-            if origin is None or origin.kind is not Kind.ACTIVATION or is_branch(scope.graph, site):
+            elsewhere = placement is Placement.PRE_ACTIVATION or is_branch(scope.graph, site)
+            if origin is None or origin.kind is not Kind.ACTIVATION or elsewhere:
                 continue
             fold = scope.foldability(site)
             repair = Repair.FOLD if fold.folds else Repair.NONE
@@ -62,7 +64,7 @@ class BatchNormAfterActivation(Rule):
                 layer=site.label,
                 repair=repair,
                 values={"activation": scope.graph.op(origin.op).display},
-                fold=f"as the model stands, it {fold.sentence()}",
+                fold=f"as the model stands, it {fold.clause()}",
             )
 
 
@@ -244,7 +246,7 @@ class BatchNormOnInput(Rule):
             if placement is Placement.ON_INPUT:
                 fold = scope.foldability(site)
                 repair = Repair.FOLD if fold.folds else Repair.NONE
-                yield self.finding(scope, site.op, layer=site.label, repair=repair, fold=fold.sentence())
+                yield self.finding(scope, site.op, layer=site.label, repair=repair, fold=fold.clause())
 
 
 @register

@@ -140,7 +140,7 @@ class SharedBatchNorm(Rule):
     name = "shared-bn"
     severity = Severity.WARNING
     message = (
-        "{layer} is applied at {count} places, so its mean and variance mix {count} distributions and fit none of "
+        "one BN serves {count} places ({layer}), so its mean and variance mix {count} distributions and fit none of "
         "them; give every place a BN of its own."
     )
 
