@@ -14,7 +14,8 @@ from typing import Protocol
 
 from bnfold.errors import OutputError
 
-_BUFFER_BYTES = 1 << 18
+#: Pieces up to this size are gathered until there is as much.
+_BUFFER_BYTES = 1 << 20
 #: What copy_file_range answers where these two files, or this kernel, cannot do it.
 _CANNOT_COPY = frozenset({errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF})
 
