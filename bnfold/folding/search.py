@@ -14,7 +14,7 @@ from itertools import islice
 from bnfold.affine import Affine
 from bnfold.folding.numbers import overflow_code, rounding_fault, scale_fault
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
-from bnfold.operators import Facts, Node, Rewrite, Role, facts_of, value_readers
+from bnfold.operators import Facts, Node, Rewrite, facts_of, value_readers
 from bnfold.operators.base import Crossing, NewOp, mapped
 from bnfold.refusal import Refusal
 
@@ -117,10 +117,8 @@ class _Search:
         return None
 
 
-def _telling(facts: Facts, taken: Refusal, passed: Refusal) -> Refusal:
+def _telling(taken: Refusal, passed: Refusal) -> Refusal:
     """Of the reasons why an operator neither takes an affine in nor lets it pass, the one that tells more."""
-    if facts.role not in (Role.LINEAR, Role.AFFINE, Role.BATCHNORM, Role.RECURRENT):
-        return passed
     if taken.code in ("no-weights", "not-affine", "two-tensors"):
         return passed
     # A product of two tensors has no weights, but more to say about what passes it.
@@ -168,7 +166,7 @@ class _Backward(_Search):
                 taken = refusal
         ways = facts.lift(node, affines)
         if isinstance(ways, Refusal) and isinstance(taken, Refusal):
-            return _telling(facts, taken, ways)
+            return _telling(taken, ways)
         return ways
 
     def _choose(
@@ -338,7 +336,7 @@ class _Forward(_Search):
             taken = refusal
         crossing = facts.sink(node, affines)
         if isinstance(crossing, Refusal):
-            return _telling(facts, taken, crossing)
+            return _telling(taken, crossing)
         if crossing.rewrite is not None:
             refusal = self.sound(node, crossing.rewrite)
             if refusal is not None:

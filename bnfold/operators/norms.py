@@ -24,14 +24,12 @@ def _rescaled(node: Node, affine: Affine, channels: int, scale_slot: int, bias_s
 
 @register("InstanceNormalization", "GroupNormalization")
 class InstanceNormalization(Facts):
-    """Scale and bias by channel, on axis 1 (GroupNormalization: from opset 21 on)."""
+    """Scale and bias by channel, on axis 1."""
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
         gamma = node.const(1)
         if gamma is None or len(gamma.shape) != 1:
             return node.refuse("dynamic-parameters", "has parameters that are computed at run time")
-        if node.op.type == "GroupNormalization" and node.opset < 21:
-            return node.refuse("per-group", "has one scale for each group")
         return channels_fit(node, affine, 1, gamma.size) or _rescaled(node, affine, gamma.size, 1, 2)
 
 

@@ -104,6 +104,8 @@ class QuantizedWeight:
         return np.asarray((rows - zero) * scale, dtype=np.float64)
 
     def scaled(self, factor: Factor) -> Param | NewOp | Refusal:
+        if (factor == factor.flat[0]).all():
+            factor = factor.reshape(-1)[:1].reshape([1] * factor.ndim)
         varies = [axis for axis, size in enumerate(factor.shape) if size > 1]
         per_channel = self.scale.size > 1
         if len(varies) > 1 or (varies and per_channel and varies[0] != self.axis):

@@ -1,0 +1,381 @@
+"""What cuts tensors up, joins or repeats them: an affine's vectors go with the entries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import Net, assert_gone, assert_stays, fold
+
+C = 6
+#: Slice's ends that mean "as far as it goes", forward and backward.
+FAR, BACK = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+
+
+def conv(net: Net, channels: int = C) -> str:
+    return net.op("Conv", net.input("N", 3, 4, 4), net.draw(channels, 3, 1, 1))
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+def ahead(net: Net, channels: int = C) -> str:
+    """A BatchNormalization that can only go forward."""
+    return net.bn(net.op("Tanh", net.input("N", channels, 4, 4)), channels)
+
+
+# -- Concat ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [1, -3])
+def test_each_part_of_a_concat_gets_its_slice(axis):
+    net = Net()
+    y = net.op("Concat", conv(net, 2), conv(net, 3), conv(net, 1), axis=axis)
+    assert fold(net.build(net.op("Tanh", net.bn(y, 6)))).count() == 5
+
+
+@pytest.mark.parametrize("axis", [0, 2, 3])
+def test_parts_joined_along_another_axis_all_get_the_same(axis):
+    net = Net()
+    y = net.op("Concat", conv(net), conv(net), axis=axis)
+    assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count() == 4
+
+
+def test_a_constant_part_of_a_concat_changes():
+    net = Net()
+    y = net.op("Concat", net.op("Conv", net.input(2, 3, 4), net.draw(2, 3, 1)), net.draw(2, 3, 4), axis=1)
+    assert fold(net.build(net.op("Tanh", net.bn(y, 5)))).count("BatchNormalization") == 0
+
+
+def test_a_part_that_cannot_take_its_slice_stops_all():
+    net = Net()
+    y = net.op("Concat", conv(net, 2), net.op("Tanh", conv(net, 2), name="tanh"), axis=1)
+    assert_stays(fold(net.build(net.op("Tanh", net.bn(y, 4)))), "nonlinear", "tanh (Tanh)")
+
+
+def test_a_part_whose_slice_does_nothing_is_not_asked():
+    net = Net()
+    y = net.op("Concat", conv(net, 2), net.op("Tanh", conv(net, 2)), axis=1)
+    y = net.exact_bn(y, [2.0, 3.0, 1.0, 1.0], [1.0, 2.0, 0.0, 0.0])
+    assert fold(net.build(net.op("Tanh", y))).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("observer", ["output", "reader"])
+def test_a_part_that_someone_else_sees_stops_all(observer):
+    net = Net()
+    seen = conv(net, 2)
+    y = net.op("Concat", conv(net, 2), seen, axis=1)
+    other = seen if observer == "output" else net.op("Sigmoid", seen, name="other")
+    folded = fold(net.build(net.op("Tanh", net.bn(y, 4)), other))
+    assert_stays(folded, "observed", "model's output" if observer == "output" else "other")
+
+
+def test_one_tensor_twice_in_a_concat_takes_equal_slices_only():
+    for equal in (True, False):
+        net = Net()
+        part = conv(net, 2)
+        y = net.op("Concat", part, part, axis=1)
+        vectors = [np.tile(net.draw(2), 2), np.tile(net.draw(2), 2)] if equal else [net.draw(4), net.draw(4)]
+        folded = fold(net.build(net.op("Tanh", net.exact_bn(y, *vectors))))
+        if equal:
+            assert_gone(folded)
+        else:
+            assert_stays(folded, "unequal-readers", part)
+
+
+def test_parts_of_unknown_size_refuse_a_vector():
+    net = Net()
+    parts = [net.op("Relu", net.input(2, size, 4)) for size in ("A", "B")]
+    y = net.op("Concat", *parts, axis=1, name="join")
+    y = net.op("Tanh", net.exact_bn(y, net.draw(4), net.draw(4)))
+    feeds = {part: net.draw(2, 2, 4) for part in (value.name for value in net.inputs)}
+    assert_stays(fold(net.build(y), feeds=feeds), "unknown-shape", "join (Concat)")
+
+
+def test_sinking_through_a_concat_leaves_the_other_parts_alone():
+    net = Net()
+    y = net.op("Concat", ahead(net, 2), net.op("Tanh", net.input("N", 3, 4, 4)), axis=1)
+    assert fold(net.build(net.op("Conv", y, net.draw(2, 5, 1, 1)))).count("BatchNormalization") == 0
+
+
+def test_sinking_through_a_concat_with_a_constant_part():
+    net = Net()
+    x = net.bn(net.op("Tanh", net.input(2, 3, 4)), 3)
+    y = net.op("Concat", x, net.draw(2, 2, 4), axis=1)
+    assert fold(net.build(net.op("Conv", y, net.draw(2, 5, 1)))).count("BatchNormalization") == 0
+
+
+def test_both_parts_of_a_concat_sink():
+    net = Net()
+    y = net.op("Concat", ahead(net, 2), ahead(net, 3), axis=1)
+    assert fold(net.build(net.op("Conv", y, net.draw(2, 5, 1, 1)))).count("BatchNormalization") == 0
+
+
+def test_an_affine_along_another_axis_sinks_if_all_parts_carry_it():
+    net = Net()
+    x = ahead(net)
+    y = net.op("Concat", x, net.op("Transpose", x, perm=[0, 1, 3, 2]), axis=2)
+    assert fold(net.build(net.op("Conv", y, net.draw(2, C, 1, 1)))).count("BatchNormalization") == 0
+
+
+def test_an_affine_along_another_axis_stays_if_one_part_lacks_it():
+    net = Net()
+    y = net.op("Concat", ahead(net), net.op("Tanh", net.input("N", C, 4, 4)), axis=2, name="join")
+    assert_stays(fold(net.build(net.op("Conv", y, net.draw(2, C, 1, 1)))), "unequal-parts", "join (Concat)")
+
+
+# -- Split -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("opset", "sizes"), [(11, [2, 4]), (13, [2, 4]), (17, [2, 4]), (17, None), (18, None)])
+def test_the_parts_of_a_split_carry_their_slices_forward(opset, sizes):
+    net = Net(opset=opset)
+    x = ahead(net)
+    if opset < 13:
+        parts = net.op("Split", x, axis=1, split=sizes, outputs=2)
+    elif sizes:
+        parts = net.op("Split", x, ints(*sizes), axis=1, outputs=2)
+    else:
+        parts = net.op("Split", x, axis=1, outputs=2, **({"num_outputs": 2} if opset >= 18 else {}))
+    widths = sizes or [3, 3]
+    y = [net.op("Conv", part, net.draw(2, width, 1, 1)) for part, width in zip(parts, widths, strict=True)]
+    assert fold(net.build(*y)).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("sizes", [[2, 4], [1, 2, 3]])
+def test_a_split_lifts_what_all_its_outputs_carry(sizes):
+    net = Net()
+    parts = net.op("Split", conv(net), ints(*sizes), axis=1, outputs=len(sizes))
+    y = [net.op("Tanh", net.bn(part, size)) for part, size in zip(parts, sizes, strict=True)]
+    assert fold(net.build(*y)).count("BatchNormalization") == 0
+
+
+def test_a_split_lifts_beside_an_output_that_nobody_reads():
+    net = Net()
+    first, _ = net.op("Split", conv(net), ints(2, 4), axis=1, outputs=2)
+    assert fold(net.build(net.op("Tanh", net.bn(first, 2)))).count("BatchNormalization") == 0
+
+
+def test_a_split_along_another_axis_lifts_one_map_for_all():
+    net = Net()
+    first, second = net.op("Split", conv(net), axis=2, outputs=2)
+    scale, shift = net.draw(C, 1, 1), net.draw(C, 1, 1)
+    y = [net.op("Tanh", net.op("Add", net.op("Mul", part, scale), shift)) for part in (first, second)]
+    folded = fold(net.build(*y))
+    assert folded.count("Split") == 1
+
+
+def test_an_output_of_a_split_that_is_seen_elsewhere_keeps_its_part():
+    net = Net()
+    first, second = net.op("Split", conv(net), ints(2, 4), axis=1, outputs=2)
+    folded = fold(net.build(net.op("Tanh", net.bn(first, 2)), net.op("Sigmoid", second)))
+    assert folded.count("BatchNormalization") == 0
+
+
+# -- Slice and Gather --------------------------------------------------------------------------------
+
+SLICES = {
+    "range": (1, 4, 1),
+    "step": (0, 6, 2),
+    "open end": (2, FAR, 1),
+    "from the end": (-2, FAR, 1),
+    "backward": (-1, BACK, -1),
+    "backward step": (4, 0, -2),
+    "backward from beyond": (100, -100, -1),
+}
+
+
+def taken(start: int, end: int, step: int) -> int:
+    """The number of entries of C that a SLICES row takes, counted one by one."""
+    here = min(start if start >= 0 else start + C, C - 1)
+    stop = -1 if end < -C else (end + C if end < 0 else min(end, C))
+    count = 0
+    while (here < stop) if step > 0 else (here > stop):
+        here, count = here + step, count + 1
+    return count
+
+
+@pytest.mark.parametrize("case", SLICES)
+def test_a_slice_of_the_channels_takes_a_slice_of_the_vectors(case):
+    start, end, step = SLICES[case]
+    net = Net()
+    y = net.op("Slice", ahead(net), ints(start), ints(end), ints(1), ints(step))
+    assert (
+        fold(net.build(net.op("Conv", y, net.draw(2, taken(start, end, step), 1, 1)))).count("BatchNormalization") == 0
+    )
+
+
+@pytest.mark.parametrize("case", SLICES)
+def test_a_slice_of_the_channels_lifts_into_the_entries_it_takes(case):
+    start, end, step = SLICES[case]
+    net = Net()
+    y = net.op("Slice", conv(net), ints(start), ints(end), ints(-3), ints(step))
+    assert fold(net.build(net.op("Tanh", net.bn(y, taken(start, end, step))))).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_a_slice_along_other_axes_passes_all(opset):
+    net = Net(opset=opset)
+    if opset < 10:
+        y = net.op("Slice", conv(net), starts=[1, 0], ends=[3, 2], axes=[2, 3])
+    else:
+        y = net.op("Slice", conv(net), net.input(2, name="starts", dtype=np.int64), ints(4, 4), ints(2, 3))
+    folded = fold(net.build(net.op("Tanh", net.bn(y, C))))
+    assert folded.count("BatchNormalization") == 0
+
+
+def test_a_slice_without_axes_starts_at_the_first():
+    net = Net()
+    y = net.op("Slice", conv(net), ints(0, 1), ints(1, 5))
+    assert fold(net.build(net.op("Tanh", net.bn(y, 4)))).count("BatchNormalization") == 0
+
+
+def test_a_slice_of_the_channels_by_a_range_chosen_at_run_time_refuses():
+    net = Net()
+    y = net.op("Slice", ahead(net), net.input(1, name="start", dtype=np.int64), ints(4), ints(1), name="cut")
+    assert_stays(fold(net.build(net.op("ReduceMean", y))), "dynamic-range", "cut (Slice)")
+
+
+def test_a_slice_by_a_range_chosen_at_run_time_passes_a_uniform_affine():
+    net = Net()
+    y = net.op("Slice", conv(net), net.input(1, name="start", dtype=np.int64), ints(4), ints(1))
+    assert fold(net.build(net.op("Tanh", net.op("Mul", y, np.float32(2))))).count("Mul") == 0
+
+
+@pytest.mark.parametrize("indices", [[3, 0, 5], [-1, -6], [2, 2, 2], [4]])
+def test_a_gather_of_channels_takes_their_entries(indices):
+    net = Net()
+    y = net.op("Gather", ahead(net), ints(*indices), axis=1)
+    assert fold(net.build(net.op("Conv", y, net.draw(2, len(indices), 1, 1)))).count("BatchNormalization") == 0
+
+
+def test_a_gather_of_one_channel_leaves_a_uniform_affine():
+    net = Net()
+    y = net.op("Gather", ahead(net), np.array(2), axis=1)
+    assert fold(net.build(net.op("MatMul", y, net.draw(4, 2)))).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("indices", [[3, 0, 5], [-1, 0]])
+def test_a_gather_of_channels_lifts_into_the_entries_it_takes(indices):
+    net = Net()
+    y = net.op("Gather", conv(net), ints(*indices), axis=1)
+    assert fold(net.build(net.op("Tanh", net.bn(y, len(indices))))).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_repeated_indices_lift_only_where_the_copies_carry_the_same(equal):
+    net = Net()
+    y = net.op("Gather", conv(net), ints(1, 3, 1), axis=1, name="pick")
+    scale, shift = net.draw(3), net.draw(3)
+    if equal:
+        scale[2], shift[2] = scale[0], shift[0]
+    folded = fold(net.build(net.op("Tanh", net.exact_bn(y, scale, shift))))
+    if equal:
+        assert_gone(folded)
+    else:
+        assert_stays(folded, "unequal-copies", "pick (Gather)")
+
+
+def test_a_gather_along_another_axis_passes_all_and_moves_the_axis():
+    net = Net()
+    y = net.op("Gather", conv(net), net.input(2, 2, name="index", dtype=np.int64), axis=3)
+    assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count("BatchNormalization") == 0
+    net = Net()
+    y = net.op("Gather", ahead(net), net.input(2, 2, name="index", dtype=np.int64), axis=0)
+    folded = fold(net.build(net.op("MatMul", net.op("Transpose", y, perm=[0, 1, 3, 4, 2]), net.draw(C, 2))))
+    assert folded.count("BatchNormalization") == 0
+
+
+def test_a_gather_of_channels_chosen_at_run_time_refuses():
+    net = Net()
+    y = net.op("Gather", ahead(net), net.input(3, name="index", dtype=np.int64), axis=1, name="pick")
+    assert_stays(fold(net.build(net.op("Conv", y, net.draw(2, 3, 1, 1)))), "dynamic-indices", "pick (Gather)")
+
+
+def test_a_gather_that_spreads_the_channels_over_two_axes_refuses():
+    net = Net()
+    y = net.op("Gather", ahead(net), ints(0, 1, 2, 3).reshape(2, 2), axis=1, name="pick")
+    assert_stays(fold(net.build(net.op("MatMul", y, net.draw(4, 2)))), "not-per-channel", "pick (Gather)")
+
+
+# -- embedding tables --------------------------------------------------------------------------------
+
+
+def embedding(net: Net, *shape, size: int = C) -> str:
+    return net.op("Gather", net.const(net.draw(10, size), "table"), net.input(*shape, dtype=np.int64), name="embed")
+
+
+@pytest.mark.parametrize("shape", [("B",), ("B", "T"), ("B", "T", 2)])
+def test_an_affine_along_the_embedding_goes_into_the_table(shape):
+    net = Net()
+    y = net.op("Add", net.op("Mul", embedding(net, *shape), net.draw(C)), net.draw(C))
+    folded = fold(net.build(net.op("Tanh", y)), high=10)
+    assert folded.count() == 2
+    assert folded.constant("table").shape == (10, C)
+
+
+def test_a_batchnorm_behind_a_transposed_embedding_goes_into_the_table():
+    net = Net()
+    y = net.bn(net.op("Transpose", embedding(net, "B", "T"), perm=[0, 2, 1]), C)
+    assert fold(net.build(net.op("Tanh", y)), high=10).count("BatchNormalization") == 0
+
+
+def test_a_batchnorm_over_the_sequence_of_an_embedding_stays_although_the_sizes_agree():
+    net = Net()
+    y = net.bn(embedding(net, "B", C), C)
+    assert_stays(fold(net.build(net.op("Tanh", y)), high=10), "new-axis", "embed (Gather)")
+
+
+def test_a_table_that_is_also_an_output_weight_is_copied():
+    net = Net()
+    y = net.op("Tanh", net.op("Mul", embedding(net, "B", "T"), net.draw(C)))
+    folded = fold(net.build(net.op("MatMul", y, net.op("Transpose", "table", perm=[1, 0]))), high=10)
+    assert folded.count("Mul") == 0
+
+
+# -- Expand and Tile ---------------------------------------------------------------------------------
+
+
+def test_expand_passes_an_affine_along_an_axis_it_keeps():
+    net = Net()
+    y = net.op("Expand", net.op("Conv", net.input("N", 3, 1, 1), net.draw(C, 3, 1, 1)), ints(1, C, 4, 4))
+    assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count("BatchNormalization") == 0
+    net = Net()
+    y = net.op("Expand", net.bn(net.op("Tanh", net.input("N", C, 1)), C), ints(2, 1, 1, 4))
+    y = net.op("MatMul", net.op("Transpose", y, perm=[0, 1, 3, 2]), net.draw(C, 2))
+    assert fold(net.build(y)).count("BatchNormalization") == 0
+
+
+def test_expand_refuses_an_affine_along_an_axis_it_makes():
+    net = Net()
+    y = net.op("Expand", net.op("Conv", net.input("N", 3, 4), net.draw(1, 3, 1)), ints(1, C, 4), name="wide")
+    assert_stays(fold(net.build(net.op("Tanh", net.bn(y, C)))), "broadcast", "wide (Expand)")
+    net = Net()
+    y = net.op("Expand", net.op("Gemm", net.input(4, 3), net.draw(3, 4)), ints(2, C, 4, 4), name="wide")
+    assert_stays(fold(net.build(net.op("Tanh", net.bn(y, C)))), "new-axis", "wide (Expand)")
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_tile_repeats_the_vectors(times):
+    net = Net()
+    y = net.op("Tile", ahead(net), ints(1, times, 2, 1))
+    assert fold(net.build(net.op("Conv", y, net.draw(2, C * times, 1, 1)))).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_tile_lifts_what_all_copies_carry(equal):
+    net = Net()
+    y = net.op("Tile", conv(net, 2), ints(1, 3, 1, 1), name="copies")
+    vectors = [np.tile(net.draw(2), 3), np.tile(net.draw(2), 3)] if equal else [net.draw(6), net.draw(6)]
+    folded = fold(net.build(net.op("Tanh", net.exact_bn(y, *vectors))))
+    if equal:
+        assert_gone(folded)
+    else:
+        assert_stays(folded, "unequal-copies", "copies (Tile)")
+
+
+def test_tile_by_counts_chosen_at_run_time_refuses():
+    net = Net()
+    y = net.op("Tile", ahead(net), net.input(4, name="times", dtype=np.int64), name="copies")
+    folded = fold(net.build(net.op("ReduceMean", y)), feeds={"times": ints(1, 2, 1, 1)})
+    assert_stays(folded, "dynamic-repeats", "copies (Tile)")

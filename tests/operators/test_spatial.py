@@ -1,0 +1,244 @@
+"""Pad and Resize: operators that invent or interpolate elements."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import Net, assert_gone, assert_stays, fold
+
+C = 4
+
+
+def ints(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+def conv(net: Net) -> str:
+    return net.op("Conv", net.input("N", 3, 6, 6), net.draw(C, 3, 1, 1))
+
+
+def pad(net: Net, x: str, value: float | None = None, *, pads=(0, 0, 1, 2, 0, 0, 2, 1), **attrs) -> str:
+    if net.opset < 11:
+        extra = {} if value is None else {"value": float(value)}
+        return net.op("Pad", x, pads=list(pads), name="pad", **extra, **attrs)
+    operands = [ints(*pads)] + ([] if value is None else [net.const(np.asarray(value, net.dtype))])
+    return net.op("Pad", x, *operands, name="pad", **attrs)
+
+
+# -- Pad ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [10, 11, 18])
+@pytest.mark.parametrize("value", [None, 0.0, -1.5])
+def test_a_constant_border_changes_with_a_uniform_affine_that_follows(value, opset):
+    net = Net(opset=opset)
+    y = net.op("Sub", net.op("Mul", pad(net, conv(net), value), np.float32(-2)), np.float32(3))
+    assert fold(net.build(net.op("Tanh", y))).count() == 3
+
+
+@pytest.mark.parametrize("opset", [10, 17])
+def test_a_constant_border_changes_with_a_uniform_affine_that_precedes(opset):
+    net = Net(opset=opset)
+    x = net.op("Add", net.op("Mul", net.op("Tanh", net.input("N", C, 6, 6)), np.float32(-2)), np.float32(3))
+    assert fold(net.build(net.op("Conv", pad(net, x, 0.5), net.draw(2, C, 3, 3)))).count() == 3
+
+
+def test_a_border_of_zeros_stays_with_a_vector_of_scales():
+    net = Net()
+    y = net.op("Mul", pad(net, conv(net)), net.draw(C, 1, 1))
+    folded = fold(net.build(net.op("Tanh", y)))
+    assert folded.count() == 3
+    assert len(folded.node("Pad").input) == 2
+
+
+@pytest.mark.parametrize("mean", [0.3, -1.7, 12.1])
+def test_a_border_goes_with_a_batchnorm_whose_channels_share_one_mean(mean):
+    """t/s is -mean for every channel, up to the rounding of float64."""
+    net = Net()
+    x = net.op("Tanh", net.input("N", C, 6, 6))
+    vectors = [net.positive(C), np.zeros(C, np.float32), np.full(C, mean, np.float32), net.positive(C)]
+    y = pad(net, net.op("BatchNormalization", x, *vectors))
+    folded = fold(net.build(net.op("Conv", y, net.draw(2, C, 3, 3))))
+    assert folded.count() == 3
+    assert folded.constant(folded.node("Pad").input[2]) == pytest.approx(mean, rel=1e-6)
+
+
+def test_a_border_that_would_differ_by_channel_refuses():
+    net = Net()
+    y = pad(net, net.bn(net.op("Tanh", net.input("N", C, 6, 6)), C))
+    assert_stays(fold(net.build(net.op("Conv", y, net.draw(2, C, 3, 3)))), "uneven-border", "pad (Pad)")
+    net = Net()
+    folded = fold(net.build(net.op("Tanh", net.bn(pad(net, conv(net), 1.0), C))))
+    assert_stays(folded, "uneven-border", "pad (Pad)")
+
+
+def test_borders_that_nearly_agree_are_not_taken_for_equal():
+    net = Net()
+    x = net.exact_bn(net.op("Tanh", net.input("N", C, 6, 6)), np.ones(C), [1.0, 1.0, 1.0, 1.0001])
+    folded = fold(net.build(net.op("Conv", pad(net, x), net.draw(2, C, 3, 3))))
+    assert "uneven-border" in folded.codes
+
+
+def test_a_zero_scale_does_not_sink_through_a_constant_border():
+    net = Net()
+    x = net.op("Mul", net.op("Tanh", net.input("N", C, 6, 6)), np.float32(0))
+    folded = fold(net.build(net.op("Conv", pad(net, x, 1.0), net.draw(2, C, 3, 3))))
+    assert_stays(folded, "zero-scale", "pad (Pad)")
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+def test_padding_with_minus_infinity_before_a_maximum(direction):
+    net = Net()
+    if direction == "backward":
+        y = net.op("MaxPool", pad(net, conv(net), -np.inf), kernel_shape=[3, 3])
+        y = net.op("Tanh", net.bn(y, C))
+    else:
+        x = net.bn(net.op("Tanh", net.input("N", C, 6, 6)), C)
+        y = net.op("MaxPool", pad(net, x, -np.inf), kernel_shape=[4, 4])
+        y = net.op("Conv", y, net.draw(2, C, 1, 1))
+    assert fold(net.build(y)).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+def test_a_mirrored_or_repeated_border_passes_all(mode, direction):
+    net = Net(opset=19 if mode == "wrap" else 17)
+    if direction == "backward":
+        y = net.op("Tanh", net.bn(pad(net, conv(net), mode=mode), C))
+    else:
+        x = net.bn(net.op("Tanh", net.input("N", C, 6, 6)), C)
+        y = net.op("Conv", pad(net, x, mode=mode), net.draw(2, C, 1, 1))
+    assert fold(net.build(y)).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge"])
+def test_padded_channels_refuse(mode):
+    net = Net()
+    y = pad(
+        net,
+        net.op("Mul", net.op("Tanh", net.input("N", C, 6, 6)), net.draw(C, 1, 1)),
+        pads=[0, 1, 0, 0, 0, 1, 0, 0],
+        mode=mode,
+    )
+    assert_stays(fold(net.build(net.op("Conv", y, net.draw(2, C + 2, 1, 1)))), "padded-channels", "pad (Pad)")
+
+
+def test_the_axes_input_of_pad_is_read():
+    net = Net(opset=18)
+    for axes, passes in (([-1, 2], True), ([1, 2], False)):
+        net = Net(opset=18)
+        x = net.op("Mul", net.op("Tanh", net.input("N", C, 6, 6)), net.draw(C, 1, 1))
+        y = net.op("Pad", x, ints(1, 0, 1, 0), "", ints(*axes), name="pad")
+        weight = net.draw(2, C if passes else C + 2, 1, 1)
+        folded = fold(net.build(net.op("Conv", y, weight)))
+        if passes:
+            assert_gone(folded)
+        else:
+            assert_stays(folded, "padded-channels", "pad (Pad)")
+
+
+@pytest.mark.parametrize("what", ["value", "pads"])
+def test_what_is_chosen_at_run_time_refuses(what):
+    net = Net()
+    x = net.bn(net.op("Tanh", net.input("N", C, 6, 6)), C)
+    feeds = {"value": np.array(0.5, np.float32)} if what == "value" else {"pads": ints(0, 0, 1, 1, 0, 0, 1, 1)}
+    if what == "value":
+        y = net.op("Pad", x, ints(0, 0, 1, 1, 0, 0, 1, 1), net.input(name="value"), name="pad")
+    else:
+        y = net.op("Pad", x, net.input(8, name="pads", dtype=np.int64), name="pad")
+    assert_stays(fold(net.build(net.op("Conv", y, net.draw(2, C, 3, 3))), feeds=feeds), f"dynamic-{what}", "pad (Pad)")
+
+
+def test_a_border_that_would_overflow_refuses():
+    net = Net(dtype=np.float16)
+    x = net.op("Tanh", net.input("N", C, 6, 6))
+    x = net.op("Add", net.op("Mul", x, np.float16(1e-4)), np.float16(10))
+    folded = fold(net.build(net.op("Conv", pad(net, x), net.draw(2, C, 3, 3))))
+    assert folded.count("Pad") == 1
+    assert "fp16-overflow" in folded.codes
+
+
+def test_a_padded_conv_folds_where_the_padding_is_an_operator_of_its_own():
+    """The Conv refuses a shift for its own zeros, the Pad before it changes its constant."""
+    for own in (True, False):
+        net = Net()
+        x = net.op("Add", net.op("Tanh", net.input("N", C, 6, 6)), np.float32(1.5))
+        if own:
+            y = net.op("Conv", x, net.draw(2, C, 3, 3), pads=[1] * 4)
+        else:
+            y = net.op("Conv", pad(net, x), net.draw(2, C, 3, 3))
+        folded = fold(net.build(y))
+        assert folded.count("Add") == int(own)
+
+
+# -- Resize ------------------------------------------------------------------------------------------
+
+MODES = {
+    "nearest": {"mode": "nearest"},
+    "linear": {"mode": "linear"},
+    "linear corners": {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+    "linear asymmetric": {"mode": "linear", "coordinate_transformation_mode": "asymmetric"},
+    "cubic": {"mode": "cubic"},
+    "cubic exclude": {"mode": "cubic", "exclude_outside": 1},
+}
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+@pytest.mark.parametrize("attrs", MODES.values(), ids=MODES)
+def test_interpolation_passes_all(attrs, direction):
+    net = Net()
+    scales = np.array([1, 1, 2, 1.5], np.float32)
+    if direction == "backward":
+        y = net.op("Tanh", net.bn(net.op("Resize", conv(net), "", scales, **attrs), C))
+    else:
+        x = net.bn(net.op("Tanh", net.input("N", C, 6, 6)), C)
+        y = net.op("Conv", net.op("Resize", x, "", scales, **attrs), net.draw(2, C, 1, 1))
+    # Interpolation adds up several roundings.
+    assert fold(net.build(y), slack=4).count() == 3
+
+
+def test_a_resize_to_sizes_passes_all():
+    net = Net()
+    y = net.op("Resize", conv(net), "", "", ints(2, C, 9, 11), mode="linear")
+    net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 2
+    assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count() == 3
+
+
+def test_a_resize_of_some_axes_passes_all():
+    net = Net(opset=18)
+    y = net.op("Resize", conv(net), "", np.array([2, 3], np.float32), axes=[2, -1], mode="nearest")
+    assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count() == 3
+
+
+@pytest.mark.parametrize(("kind", "opset"), [("Upsample", 7), ("Upsample", 9), ("Resize", 10)])
+def test_the_older_forms_pass_all(kind, opset):
+    net = Net(opset=opset)
+    scales = np.array([1, 1, 2, 2], np.float32)
+    y = net.op(kind, conv(net), scales=scales.tolist()) if opset < 9 else net.op(kind, conv(net), scales)
+    assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count() == 3
+
+
+def test_a_resize_along_the_affines_axis_refuses():
+    net = Net()
+    y = net.op("Resize", conv(net), "", np.array([1, 1, 2, 2], np.float32), mode="nearest", name="up")
+    folded = fold(net.build(net.op("Tanh", net.op("Mul", y, net.draw(12)))))
+    assert_stays(folded, "resized-axis", "up (Resize)")
+
+
+def test_a_resize_by_scales_chosen_at_run_time_refuses_a_vector():
+    net = Net()
+    x = net.bn(net.op("Tanh", net.input("N", C, 6, 6)), C)
+    y = net.op("Resize", x, "", net.input(4, name="scales"), mode="nearest", name="up")
+    folded = fold(net.build(net.op("ReduceMean", y)), feeds={"scales": np.array([1, 1, 2, 2], np.float32)})
+    assert_stays(folded, "resized-axis", "up (Resize)")
+
+
+def test_a_resize_that_extrapolates_refuses():
+    net = Net()
+    box = np.array([0, 0, -0.2, 0, 1, 1, 1.2, 1], np.float32)
+    y = net.op(
+        "Resize", conv(net), box, "", ints(2, C, 8, 8), mode="linear", name="crop",
+        coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=5.0,
+    )  # fmt: skip
+    net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 2
+    assert_stays(fold(net.build(net.op("Tanh", net.bn(y, C)))), "extrapolation", "crop (Resize)")

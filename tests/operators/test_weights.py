@@ -1,0 +1,208 @@
+"""Weights behind a DequantizeLinear: their scale vector takes the affine in, the integers stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import Net, assert_stays, fold
+from onnx import numpy_helper
+
+C = 4
+
+
+def quantized(net: Net, values: np.ndarray, scale: np.ndarray, *, zero=None, axis: int = 0) -> str:
+    operands = [net.const(values, dtype=values.dtype), net.const(scale, dtype=np.float32)]
+    operands += [] if zero is None else [net.const(zero, dtype=values.dtype)]
+    return net.op("DequantizeLinear", *operands, name="dequantize", **({"axis": axis} if net.opset >= 13 else {}))
+
+
+def integers(net: Net, *shape: int, low: int = -100, high: int = 100, dtype=np.int8) -> np.ndarray:
+    return net.rng.integers(low, high, shape).astype(dtype)
+
+
+def conv(net: Net, weight: str, *, inside: int = 3, group: int = 1, bias: bool = True) -> str:
+    return net.op("Conv", net.input("N", inside, 5, 5), weight, *([net.draw(C)] if bias else []), group=group)
+
+
+def weights_after(folded) -> tuple[np.ndarray, np.ndarray]:
+    """(integers, scale) of the only DequantizeLinear after folding."""
+    node = folded.node("DequantizeLinear")
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in folded.after.graph.initializer}
+    return tensors[node.input[0]], tensors[node.input[1]]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_positive_scale_goes_into_the_scale_vector(per_channel, bias):
+    net = Net()
+    values = integers(net, C, 3, 3, 3)
+    weight = quantized(net, values, 0.01 * net.positive(C) if per_channel else np.float32(0.01))
+    folded = fold(net.build(net.exact_bn(conv(net, weight, bias=bias), net.positive(C), net.draw(C))))
+    assert folded.count() == 2
+    after, scale = weights_after(folded)
+    np.testing.assert_array_equal(after, values)
+    assert scale.shape == (C,)
+
+
+def test_a_negative_scale_flips_the_integers():
+    net = Net()
+    values = integers(net, C, 3, 3, 3)
+    scale = np.array([1.0, -0.5, 2.0, -3.0])
+    folded = fold(
+        net.build(net.exact_bn(conv(net, quantized(net, values, 0.01 * net.positive(C))), scale, net.draw(C)))
+    )
+    assert folded.count() == 2
+    after, vector = weights_after(folded)
+    np.testing.assert_array_equal(after, values * np.sign(scale).astype(np.int8).reshape(C, 1, 1, 1))
+    assert (vector > 0).all()
+
+
+@pytest.mark.parametrize("channel", [0, 1])
+def test_minus_128_cannot_be_flipped(channel):
+    net = Net()
+    values = integers(net, C, 3, 3, 3)
+    values[channel, 0, 0, 0] = -128
+    weight = quantized(net, values, 0.01 * net.positive(C))
+    folded = fold(net.build(net.exact_bn(conv(net, weight), np.array([1.0, -0.5, 2.0, 1.0]), net.draw(C))))
+    if channel == 0:
+        assert folded.count() == 2
+    else:
+        assert_stays(folded, "integer-overflow", "dequantize (DequantizeLinear)", "int8")
+
+
+@pytest.mark.parametrize(("lowest", "folds"), [(5, True), (4, False)])
+def test_unsigned_integers_flip_about_their_zero_point(lowest, folds):
+    """The mirror image of 4 about 130 is 256, one too many."""
+    net = Net()
+    values = integers(net, C, 3, 3, 3, low=60, high=200, dtype=np.uint8)
+    values[1, 0, 0, 0] = lowest
+    zero = np.array([128, 130, 128, 120], np.uint8)
+    weight = quantized(net, values, 0.01 * net.positive(C), zero=zero)
+    folded = fold(net.build(net.exact_bn(conv(net, weight), np.array([1.0, -0.5, 2.0, 1.0]), net.draw(C))))
+    if folds:
+        assert folded.count() == 2
+    else:
+        assert_stays(folded, "integer-overflow", "dequantize (DequantizeLinear)", "uint8")
+
+
+def test_one_zero_point_for_all_channels():
+    net = Net()
+    values = integers(net, C, 3, 3, 3, low=60, high=200, dtype=np.uint8)
+    weight = quantized(net, values, np.float32(0.01), zero=np.uint8(130))
+    folded = fold(net.build(net.exact_bn(conv(net, weight), np.array([1.0, -0.5, 2.0, 1.0]), net.draw(C))))
+    assert folded.count() == 2
+
+
+def test_a_zero_scale_refuses():
+    net = Net()
+    weight = quantized(net, integers(net, C, 3, 3, 3), 0.01 * net.positive(C))
+    folded = fold(net.build(net.exact_bn(conv(net, weight), np.array([1.0, 0.0, 2.0, 1.0]), net.draw(C))))
+    assert_stays(folded, "zero-scale", "dequantize (DequantizeLinear)")
+
+
+def test_a_quantisation_scale_that_would_vanish_refuses():
+    net = Net()
+    weight = quantized(net, integers(net, C, 3, 3, 3), 1e-20 * net.positive(C))
+    folded = fold(net.build(net.exact_bn(conv(net, weight), np.full(4, 1e-20), net.draw(C))))
+    assert_stays(folded, "overflow", "vanish")
+
+
+def test_a_uniform_scale_leaves_one_scale_for_all():
+    net = Net()
+    folded = fold(
+        net.build(net.op("Mul", conv(net, quantized(net, integers(net, C, 3, 3, 3), np.float32(0.01))), np.float32(-2)))
+    )
+    assert folded.count() == 2
+    assert weights_after(folded)[1].shape == ()
+
+
+def test_before_opset_13_only_one_scale_for_all_is_taken_in():
+    for uniform in (True, False):
+        net = Net(opset=12)
+        y = conv(net, quantized(net, integers(net, C, 3, 3, 3), np.float32(0.01)))
+        y = net.op("Mul", y, np.float32(2)) if uniform else net.op("Mul", y, net.positive(C, 1, 1))
+        folded = fold(net.build(y))
+        if uniform:
+            assert folded.count() == 2
+        else:
+            assert_stays(folded, "old-opset", "opset 13")
+
+
+def test_scales_along_another_axis_than_the_affines_refuse():
+    net = Net()
+    weight = quantized(net, integers(net, C, 3, 3, 3), 0.01 * net.positive(3), axis=1)
+    folded = fold(net.build(net.exact_bn(conv(net, weight), net.positive(C), net.draw(C))))
+    assert_stays(folded, "quantized-axis", "dequantize (DequantizeLinear)")
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_an_affine_that_precedes_goes_into_one_scale_for_all_alone(per_channel):
+    net = Net()
+    weight = quantized(net, integers(net, C, 3, 3, 3), 0.01 * net.positive(C) if per_channel else np.float32(0.01))
+    x = net.exact_bn(net.op("Tanh", net.input("N", 3, 5, 5)), net.positive(3), net.draw(3))
+    folded = fold(net.build(net.op("Conv", x, weight)))
+    if per_channel:
+        assert_stays(folded, "quantized-axis", "dequantize (DequantizeLinear)")
+    else:
+        assert folded.count() == 3
+
+
+def test_a_grouped_weight_refuses_scales_of_two_axes():
+    net = Net()
+    weight = quantized(net, integers(net, C, 2, 3, 3), np.float32(0.01))
+    x = net.exact_bn(net.op("Tanh", net.input("N", 4, 5, 5)), net.positive(4), net.draw(4))
+    folded = fold(net.build(net.op("Conv", x, weight, group=2)))
+    assert_stays(folded, "quantized-axis", "dequantize (DequantizeLinear)")
+
+
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm"])
+def test_dense_layers_take_it_too(kind):
+    net = Net()
+    weight = quantized(net, integers(net, 3, C), 0.01 * net.positive(C), axis=-1)
+    y = net.op(kind, net.input("N", 3), weight)
+    folded = fold(net.build(net.op("Mul", y, net.positive(C))))
+    assert folded.count() == 2
+
+
+def test_a_quantised_bias_becomes_a_float_one():
+    net = Net()
+    weight = quantized(net, integers(net, C, 3, 3, 3), 0.01 * net.positive(C))
+    bias = net.op("DequantizeLinear", integers(net, C, low=-1000, high=1000, dtype=np.int32), np.float32(1e-3))
+    y = net.op("Conv", net.input("N", 3, 5, 5), weight, bias)
+    folded = fold(net.build(net.exact_bn(y, net.positive(C), net.draw(C))))
+    assert folded.count() == 2
+
+
+def test_a_weight_that_two_layers_share_is_copied():
+    net = Net()
+    weight = quantized(net, integers(net, C, 3, 3, 3), 0.01 * net.positive(C))
+    x = net.input("N", 3, 5, 5)
+    first, second = net.op("Conv", x, weight), net.op("Conv", x, weight)
+    folded = fold(net.build(net.exact_bn(first, net.positive(C), net.draw(C)), net.op("Tanh", second)), branches=False)
+    assert folded.count("DequantizeLinear") == 2
+    assert folded.count("BatchNormalization") == 0
+
+
+def test_integers_computed_at_run_time_refuse():
+    net = Net()
+    weight = net.op(
+        "DequantizeLinear", net.input(C, 3, 3, 3, name="fed", dtype=np.int8), np.float32(0.01), name="dequantize"
+    )
+    folded = fold(net.build(net.exact_bn(conv(net, weight), net.positive(C), net.draw(C))))
+    assert_stays(folded, "dynamic-weights", "dequantize (DequantizeLinear)")
+
+
+def test_weights_quantised_in_blocks_refuse():
+    net = Net(opset=21)
+    scale = 0.01 * net.positive(C, 2, 1, 1)
+    weight = net.op("DequantizeLinear", integers(net, C, 4, 1, 1), scale, axis=1, block_size=2, name="dequantize")
+    folded = fold(net.build(net.op("Mul", net.op("Conv", net.input("N", 4, 3, 3), weight), net.positive(C, 1, 1))))
+    assert_stays(folded, "quantized-form", "dequantize (DequantizeLinear)")
+
+
+def test_integer_weights_without_a_scale_are_no_weights():
+    net = Net()
+    x = net.op("Cast", net.input("N", 3), to=6)
+    y = net.op("MatMulInteger", net.op("Cast", x, to=2), integers(net, 3, C), name="integers")
+    folded = fold(net.build(net.op("Mul", net.op("Cast", y, to=1), net.positive(C))))
+    assert not folded.plan.steps
