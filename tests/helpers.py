@@ -48,11 +48,13 @@ class Net:
         self.domains: dict[str, int] = {}
         #: What certain inputs have to be fed with.
         self.feeds: dict[str, Array] = {}
+        #: What every name begins with: names in a subgraph differ from those around it.
+        self.prefix = ""
         self._count = 0
 
     def name(self, stem: str) -> str:
         self._count += 1
-        return f"{stem.lower()}_{self._count}"
+        return "_".join(filter(None, [self.prefix, stem.lower(), str(self._count)]))
 
     def info(self, name: str, shape: Sequence[Any] | None, dtype: Any = None) -> onnx.ValueInfoProto:
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype if dtype is None else dtype))
@@ -118,11 +120,11 @@ class Net:
         opsets = [helper.make_opsetid("", self.opset)]
         opsets += [helper.make_opsetid(domain, version) for domain, version in self.domains.items()]
         model = helper.make_model(self.graph(), opset_imports=opsets, functions=self.functions)
-        model.ir_version = self.ir_version
         known = {value.name: value for value in onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output}
         for value in model.graph.output:
             if not value.type.tensor_type.HasField("shape"):
                 value.CopyFrom(known[value.name])
+        model.ir_version = self.ir_version
         return model
 
 

@@ -215,10 +215,9 @@ class Editor:
             return self._copies[key]
         name = param.name
         old = self.graph.op(replaces.op).input(replaces.slot) if replaces is not None else ""
-        own = (
-            bool(old) and old in self.graph.params and self.graph.use_count(old) == 1 and not self.graph.is_output(old)
-        )
-        if own and old not in self._shared:
+        graph = self.graph
+        own = old in graph.params and graph.use_count(old) == 1 and not graph.is_output(old)
+        if own and old not in self._shared and old not in graph.overridable:
             name = old
         else:
             name = self.graph.fresh(name)

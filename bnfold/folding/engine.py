@@ -328,14 +328,21 @@ class Engine:
 
     def _into_constant(self, chain: Chain) -> bool:
         """An affine of a constant is a constant."""
-        param = self.graph.constant(chain.source)
-        if param is None or self.graph.is_output(chain.output) or not param.is_float:
+        graph, output = self.graph, chain.output
+        param = graph.constant(chain.source)
+        if param is None or not param.is_float:
             return False
-        new = mapped(param.renamed(chain.output), chain.total)
+        new = mapped(param.renamed(output), chain.total)
         if new is None or rounding_fault(new):
             return False
-        self.editor.drop(op.name for op in chain.ops)
-        self.graph.params[chain.output] = new
+        if graph.is_output(output):
+            # An operator has to produce what the model returns.
+            first, *rest = chain.ops
+            self.editor.drop(op.name for op in rest)
+            self.editor.replace_affine(first, self.editor.constant(new), Affine.identity(), output)
+        else:
+            self.editor.drop(op.name for op in chain.ops)
+            graph.params[output] = new
         for op in chain.ops:
             self._record(op, "constant", [], [], {}, names=(param.name,))
         return True
