@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bnfold.graph import Array
-from bnfold.verification.compare import deviation
-from bnfold.verification.equivalence import judged, noise_for
+from bnfold.verification.compare import Deviation, deviation
+from bnfold.verification.equivalence import Measured, judged, noise_for
 from bnfold.verification.interface import match_inputs
-from bnfold.verification.judge import Tolerance
+from bnfold.verification.judge import Tolerance, suspicious
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import FirstDifference, OutputCheck
 from bnfold.verification.sessions import RunError, Session
@@ -30,36 +30,55 @@ def first_differing(reference: Reference, model: OnnxFile, tolerance: Tolerance)
     Compared on the reference's first feed. Each tensor is judged as an output is, against the
     rounding noise of that very tensor. None if all tensors that survived agree.
     """
+    doubtful: dict[str, Array] = {}
+    measured: Measured = {}
+    for mine, theirs in _chunks(reference, model):
+        for name, value in mine.items():
+            item = deviation(value, theirs[name]) if name in theirs else None
+            if item is not None and (tolerance.given or _calls_for_judgement(item)):
+                doubtful[name], measured[name] = value, {0: item}
+        # The noise is measured for many tensors at once: that takes models of its own.
+        if sum(value.nbytes for value in doubtful.values()) > _CHUNK_BYTES:
+            found = _first_fault(reference.inside(doubtful), measured, tolerance)
+            if found is not None:
+                return _described(found, model.skeleton)
+            doubtful, measured = {}, {}
+    found = _first_fault(reference.inside(doubtful), measured, tolerance) if doubtful else None
+    return None if found is None else _described(found, model.skeleton)
+
+
+def _calls_for_judgement(item: Deviation) -> bool:
+    return suspicious(item) or bool(item.fault) or not item.nonfinite_agree
+
+
+def _first_fault(inner: Reference, measured: Measured, tolerance: Tolerance) -> OutputCheck | None:
+    """The check of the first tensor of an inner reference that differs in the other model."""
+    checks = judged(inner, measured, noise_for(inner, measured, tolerance), tolerance)
+    return next((check for check in checks if not check.ok), None)
+
+
+def _chunks(reference: Reference, model: OnnxFile) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+    """The tensors that may differ, of the original and of the other model, few enough at a time for memory."""
     names = telling_tensors(reference.model.skeleton, model.skeleton)
     size, position = _FIRST_CHUNK, 0
     while position < len(names):
         chunk = names[position : position + size]
         position += size
         mine = _fetch(reference, reference.model, chunk)
-        found = _first_in(reference.inside(mine), _fetch(reference, model, chunk), tolerance)
-        if found is not None:
-            return _described(found, model.skeleton)
+        yield mine, _fetch(reference, model, chunk)
         fetched = sum(value.nbytes for value in mine.values())
         size = max(1, min(512, _CHUNK_BYTES * len(chunk) // max(1, fetched)))
-    return None
-
-
-def _first_in(inner: Reference, theirs: Mapping[str, Array], tolerance: Tolerance) -> OutputCheck | None:
-    """The check of the first tensor of an inner reference that differs in the other model."""
-    (mine,) = inner.answers.outputs
-    measured = {name: {0: deviation(value, theirs[name])} for name, value in mine.items() if name in theirs}
-    checks = judged(inner, measured, noise_for(inner, measured, tolerance), tolerance)
-    return next((check for check in checks if not check.ok), None)
 
 
 def _fetch(reference: Reference, model: OnnxFile, names: Sequence[str]) -> dict[str, Array]:
-    """The values of the named tensors on the reference's first feed; none of one that cannot be returned."""
+    """The values of the named tensors on the reference's first feed; none of one that is no tensor or cannot be returned."""
     answers = reference.answers
     try:
         session = Session(model, reference.settings, content=model.with_outputs(names))
         matching = match_inputs(answers, session)
         fed = {matching[name]: value for name, value in answers.feeds[0].values.items()}
-        return session.run(fed, {name: name for name in names})
+        values = session.run(fed, {name: name for name in names})
+        return {name: values[name] for name in names if name in values}
     except RunError:
         if len(names) == 1:
             return {}
@@ -93,6 +112,6 @@ def _same_node(a: NodeProto, b: NodeProto) -> bool:
 
 
 def _described(check: OutputCheck, model: ModelProto) -> FirstDifference:
-    node = next(node for node in model.graph.node if check.name.partition("[")[0] in node.output)
+    node = next(node for node in model.graph.node if check.name in node.output)
     amount = check.max_rel if check.nonfinite_agree and math.isfinite(check.factor) else math.inf
     return FirstDifference(check.name, node.name or node.output[0], node.op_type, amount, check.feed)
