@@ -134,6 +134,8 @@ def with_tensor(**changes: object) -> ModelProto:
         ({"dims": [1 << 60]}, "has the impossible shape"),
         ({"dims": [1 << 40, 1 << 40]}, "has 16 bytes of data where its shape"),
         ({"dims": [0, 1 << 60], "raw_data": b""}, "has the impossible shape"),
+        ({"dims": [0, 1 << 40, 1 << 40], "raw_data": b""}, "has the impossible shape"),
+        ({"dims": [2] * 20000}, "has 20000 dimensions, and no array has more than 32"),
         ({"data_type": 99}, "has the unknown element type 99"),
         ({"data_type": 0}, "has the unknown element type 0"),
         ({"data_type": TensorProto.STRING}, "stores strings as raw bytes"),

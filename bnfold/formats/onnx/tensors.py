@@ -54,6 +54,8 @@ _BITS = {21: 4, 22: 4, 23: 4, 25: 2, 26: 2, 27: 6, 28: 6}
 _IN_INT32 = frozenset({2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20, 24, 27, 28})
 #: Far more than any machine holds, and little enough for numpy to have arrays of that shape without elements.
 _MAX_DIM = 1 << 48
+#: numpy 1 has no arrays of more dimensions.
+MAX_RANK = 32
 
 
 class TensorError(ValueError):
@@ -168,7 +170,10 @@ def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = Non
     dtype = DTYPES.get(kind)
     if dtype is None:
         raise TensorError(f"has the unknown element type {kind}")
-    if shape and (min(shape) < 0 or max(shape) > _MAX_DIM):
+    if len(shape) > MAX_RANK:
+        raise TensorError(f"has {len(shape)} dimensions, and no array has more than {MAX_RANK}")
+    extent = prod(filter(None, shape)) if 0 in shape else max(shape, default=0)
+    if extent > _MAX_DIM or min(shape, default=0) < 0:
         raise TensorError(f"has the impossible shape {list(shape)}")
     if payload is None:
         _check_inline(tensor, kind, shape)
