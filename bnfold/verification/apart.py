@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-import bnfold
 from bnfold import errors
+from bnfold.graph import Array
 from bnfold.verification.feeds import Inputs
 from bnfold.verification.source import OnnxFile
 
@@ -48,7 +48,7 @@ def run(
     }
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     # A Python that starts with -m looks for modules in its working directory first: an empty one.
-    search = [str(Path(bnfold.__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    search = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search))}
     command = [sys.executable, "-m", "bnfold.verification.worker", str(folder)]
     try:
@@ -85,15 +85,23 @@ def _stored(inputs: Inputs, folder: Path) -> list[str]:
     """The caller's inputs as files: those that are files already by their full path."""
     if isinstance(inputs, (str, PathLike)):
         return [str(Path(fspath(inputs)).resolve())]
+    stem = folder / f"inputs-{len(list(folder.glob('inputs-*')))}"
+    if isinstance(inputs, np.ndarray):
+        path = stem.with_suffix(".npy")
+        np.save(path, _storable(inputs))
+        return [str(path)]
     if isinstance(inputs, Mapping):
-        path = folder / f"inputs-{len(list(folder.glob('inputs-*')))}.npz"
-        try:
-            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in inputs.items()}
-        except ValueError as error:
-            raise errors.UsageError("inputs that are not plain arrays cannot be given with a time limit") from error
-        # Object arrays of strings would need pickle to be stored.
-        np.savez(
-            path, **{name: array.astype(str) if array.dtype == object else array for name, array in arrays.items()}
-        )
+        path = stem.with_suffix(".npz")
+        arrays: dict[str, Any] = {name: _storable(value) for name, value in inputs.items()}
+        np.savez(path, **arrays)
         return [str(path)]
     return [path for item in inputs for path in _stored(item, folder)]
+
+
+def _storable(value: Any) -> Array:
+    """A plain array; objects are strings here and would need pickle to be stored."""
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise errors.UsageError("inputs that are not plain arrays cannot be given with a time limit") from error
+    return array.astype(str) if array.dtype == object else array

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from bnfold.verification.shapes import Assignment
 from bnfold.verification.source import decode_error
 from bnfold.verification.tracing import Hint
 
-#: What a caller may give as inputs: values by name, a .npz or .npy file, or several of these.
-Inputs = Mapping[str, Any] | str | PathLike[str] | Sequence[Any]
+#: What a caller may give as inputs: values by name, one array for the only input, a .npz or .npy file
+#: that holds the same, or several of these.
+Inputs = Mapping[str, Any] | Array | str | PathLike[str] | Sequence[Any]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
 #: Distributions of float inputs, the most telling first: both signs; images; negative values, which
@@ -122,27 +124,37 @@ def user_feeds(inputs: Inputs, specs: Sequence[ValueSpec], optional: Sequence[Va
     Raises UsageError for a file that cannot be read, a name the model does not have, an input that
     is missing, or values of another kind or rank.
     """
+    given = "the given inputs"
     if isinstance(inputs, Mapping):
-        return [_checked(dict(inputs), "the given inputs", specs, optional)]
+        return [_checked(dict(inputs), given, specs, optional)]
+    if isinstance(inputs, np.ndarray):
+        return [_checked(_alone(inputs, given, specs), given, specs, optional)]
     if isinstance(inputs, (str, PathLike)):
         path = Path(fspath(inputs))
         return [_checked(_read(path, specs), str(path), specs, optional)]
+    if not isinstance(inputs, Sequence):
+        raise UsageError(f"{given}: neither values by name, nor an array, nor a file: {type(inputs).__name__}")
     return [feed for item in inputs for feed in user_feeds(item, specs, optional)]
+
+
+def _alone(values: Array, origin: str, specs: Sequence[ValueSpec]) -> dict[str, Any]:
+    """The values of a model's only input."""
+    if len(specs) != 1:
+        names = ", ".join(spec.name for spec in specs)
+        raise UsageError(f"{origin}: one array but the model has {len(specs)} inputs ({names}): use .npz")
+    return {specs[0].name: values}
 
 
 def _read(path: Path, specs: Sequence[ValueSpec]) -> dict[str, Any]:
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            if len(specs) != 1:
-                names = ", ".join(spec.name for spec in specs)
-                raise UsageError(f"{path} holds one array but the model has {len(specs)} inputs ({names}): use .npz")
-            return {specs[0].name: content}
+            return _alone(content, str(path), specs)
         with content:
             return {name: content[name] for name in content.files}
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UsageError(f"{path} cannot be read as a .npz or .npy file of plain arrays") from error
 
 

@@ -71,7 +71,7 @@ def _chunks(reference: Reference, model: OnnxFile) -> Iterator[tuple[dict[str, A
 
 
 def _fetch(reference: Reference, model: OnnxFile, names: Sequence[str]) -> dict[str, Array]:
-    """The values of the named tensors on the reference's first feed; none of one that is no tensor or cannot be returned."""
+    """The values of the named tensors on the reference's first feed, of those that can be returned."""
     answers = reference.answers
     try:
         session = Session(model, reference.settings, content=model.with_outputs(names))

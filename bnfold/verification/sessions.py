@@ -112,7 +112,7 @@ class Session:
             raise RunError(_shorten(error)) from error
         if self._session.get_providers()[0] != settings.provider:
             raise RunError(f"{settings.provider} could not be started")
-        self._skeleton = model
+        self._model = model
 
     def inputs(self) -> list[ValueSpec]:
         """What must be fed, in order. Overridable initializers are not among them."""
@@ -154,7 +154,7 @@ class Session:
         spec = _spec(value)
         # onnxruntime shows a scalar and a tensor of unknown rank alike.
         if spec.shape == () and spec.kind == "tensor":
-            for declared in self._skeleton.skeleton.graph.input:
+            for declared in self._model.skeleton.graph.input:
                 if declared.name == spec.name and not declared.type.tensor_type.HasField("shape"):
                     return ValueSpec(spec.name, spec.type, spec.kind, spec.dtype, None)
         return spec
@@ -240,7 +240,10 @@ def _from_ort(value: Any) -> Any:
 
 
 def _dim(dim: Any) -> int | str | None:
-    return dim if isinstance(dim, int) and dim >= 0 else dim if isinstance(dim, str) and dim else None
+    """A size or a symbol; onnxruntime writes a dimension that is neither in several ways."""
+    named = isinstance(dim, str) and dim != ""
+    sized = isinstance(dim, int) and dim >= 0
+    return dim if named or sized else None
 
 
 def _flatten(name: str, value: Any, flat: dict[str, Array]) -> None:

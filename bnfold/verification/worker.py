@@ -43,11 +43,14 @@ def _answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     raise ValueError(f"unknown task {request['task']!r}")
 
 
-def _loaded(path: Path, folder: Path) -> Path | dict[str, Any]:
+def _loaded(path: Path, folder: Path) -> Path | np.ndarray[Any, Any] | dict[str, Any]:
     """What the caller gave: a file of his own, or arrays that were put into the exchange folder."""
     if path.parent != folder:
         return path
-    with np.load(path) as content:
+    content = np.load(path)
+    if isinstance(content, np.ndarray):
+        return content
+    with content:
         return dict(content)
 
 

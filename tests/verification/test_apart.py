@@ -38,7 +38,7 @@ def endless():
 def test_a_comparison_within_its_time_is_the_same_as_without_limit():
     wrong = with_weight(folded(cnn()), "bias1", weight(folded(cnn()), "bias1") + np.float32(0.1))
     for second in (cnn(), folded(cnn()), wrong):
-        free, limited = (verify(cnn(), second, threads=1, timeout=timeout) for timeout in (None, 60))
+        free, limited = (verify(cnn(), second, threads=1, feeds=4, timeout=timeout) for timeout in (None, 60))
         assert limited.verdict == free.verdict
         assert limited.outputs == free.outputs
         assert limited.feeds == free.feeds
@@ -57,9 +57,9 @@ def test_a_model_that_never_ends_is_not_verified_when_the_time_is_over():
 def test_own_inputs_reach_the_other_process(tmp_path):
     image = np.random.default_rng(0).random((1, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "image.npz", x=image)
-    check = verify(cnn(), folded(cnn()), inputs=[{"x": image}, tmp_path / "image.npz"], timeout=60)
+    check = verify(cnn(), folded(cnn()), inputs=[{"x": image}, tmp_path / "image.npz", image], timeout=60)
     assert check.equivalent
-    assert check.feeds.descriptions == ("the given inputs", str(tmp_path / "image.npz"))
+    assert check.feeds.descriptions == ("the given inputs", str(tmp_path / "image.npz"), "the given inputs (2)")
 
 
 def test_strings_reach_the_other_process():

@@ -198,7 +198,7 @@ IMAGE = np.random.default_rng(0).random((2, 3, 8, 8)).astype(np.float32)
 def test_own_inputs_replace_generated_ones(tmp_path):
     np.save(tmp_path / "x.npy", IMAGE)
     np.savez(tmp_path / "x.npz", x=IMAGE)
-    for given in ({"x": IMAGE}, tmp_path / "x.npy", str(tmp_path / "x.npz")):
+    for given in ({"x": IMAGE}, IMAGE, tmp_path / "x.npy", str(tmp_path / "x.npz")):
         check = verify(cnn(), folded(cnn()), inputs=given)
         assert check.equivalent
         assert check.feeds.count == 1
@@ -231,7 +231,16 @@ def test_own_inputs_that_do_not_fit_are_errors(given, words):
 def test_files_that_are_not_arrays_are_errors(tmp_path):
     (tmp_path / "text.npz").write_text("no")
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], object), allow_pickle=True)
-    for name, words in (("text.npz", "cannot be read"), ("objects.npy", "cannot be read"), ("no.npz", "no such file")):
+    np.savez(tmp_path / "short.npz", x=IMAGE)
+    (tmp_path / "short.npz").write_bytes((tmp_path / "short.npz").read_bytes()[:-50])
+    with pytest.raises(UsageError, match="neither values by name"):
+        verify(cnn(), cnn(), inputs=[1.0])
+    for name, words in (
+        ("short.npz", "cannot be read"),
+        ("text.npz", "cannot be read"),
+        ("objects.npy", "cannot be read"),
+        ("no.npz", "no such file"),
+    ):
         with pytest.raises(UsageError, match=words):
             verify(cnn(), cnn(), inputs=tmp_path / name)
 
@@ -241,6 +250,8 @@ def test_one_array_for_several_inputs_is_an_error(tmp_path):
     two = model([node("Add", ["a", "b"], ["y"])], {"a": [2], "b": [2]}, ["y"])
     with pytest.raises(UsageError, match=r"2 inputs \(a, b\): use \.npz"):
         verify(two, two, inputs=tmp_path / "x.npy")
+    with pytest.raises(UsageError, match="the given inputs: one array"):
+        verify(two, two, inputs=IMAGE)
 
 
 def test_an_own_input_on_which_the_original_fails_is_reported():
