@@ -125,6 +125,7 @@ def keep(data: bytes, fault: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not fault.startswith("FAULT process"):
             data = shrink(data, lambda small: outcome(small, Path(folder)) == fault)
+    FINDINGS.mkdir(exist_ok=True)
     path = FINDINGS / f"{hashlib.sha256(data).hexdigest()[:12]}.onnx.gz"
     path.write_bytes(gzip.compress(data, mtime=0))
     print(f"kept {path.name}, {path.stat().st_size} bytes: {fault}")

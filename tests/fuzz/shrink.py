@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from wire_damage import LENGTH, field, parts
 
-#: How often the fault is tried again.
-TRIES = 4000
+#: How often the fault is tried again, and how deep in the file fields are looked at.
+TRIES, DEPTH = 4000, 20
 
 
 def shrink(data: bytes, fails: Callable[[bytes], bool]) -> bytes:
@@ -30,7 +30,7 @@ def shrink(data: bytes, fails: Callable[[bytes], bool]) -> bytes:
     return _blanked(data, fails)
 
 
-def _without_fields(message: bytes, fails: Callable[[bytes], bool]) -> bytes:
+def _without_fields(message: bytes, fails: Callable[[bytes], bool], depth: int = 0) -> bytes:
     """``message`` without fields it can do without; large ones are tried first, then looked into."""
     index = 0
     while True:
@@ -42,12 +42,12 @@ def _without_fields(message: bytes, fails: Callable[[bytes], bool]) -> bytes:
         if fails(without):
             message = without
             continue
-        if part.kind == LENGTH and parts(message[part.value : part.stop]):
+        if part.kind == LENGTH and depth < DEPTH and parts(message[part.value : part.stop]):
 
             def inside(inner: bytes, around: bytes = message, part=part) -> bytes:
                 return around[: part.start] + field(part.number, inner) + around[part.stop :]
 
-            inner = _without_fields(message[part.value : part.stop], lambda new: fails(inside(new)))
+            inner = _without_fields(message[part.value : part.stop], lambda new: fails(inside(new)), depth + 1)
             message = inside(inner)
         index += 1
 
@@ -66,14 +66,14 @@ def _without_chunks(data: bytes, fails: Callable[[bytes], bool]) -> bytes:
     return data
 
 
-def _blanked(message: bytes, fails: Callable[[bytes], bool]) -> bytes:
+def _blanked(message: bytes, fails: Callable[[bytes], bool], depth: int = 0) -> bytes:
     """``message`` with long values, the numbers of weights above all, made zeros."""
     for part in [part for part in parts(message) or [] if part.kind == LENGTH and part.stop - part.value > 64]:
         value = message[part.value : part.stop]
         before, after = message[: part.value], message[part.stop :]
         if fails(before + bytes(len(value)) + after):
             message = before + bytes(len(value)) + after
-        elif parts(value):
-            inner = _blanked(value, lambda new, before=before, after=after: fails(before + new + after))
+        elif depth < DEPTH and parts(value):
+            inner = _blanked(value, lambda new, before=before, after=after: fails(before + new + after), depth + 1)
             message = before + inner + after
     return message
