@@ -74,7 +74,8 @@ class Engine:
 
     def run(self, names: Iterable[str] | None = None) -> None:
         """Find a home for every affine among ``names`` (all operators by default) and whatever that stirs up."""
-        queue = [(self.levels[name], name) for name in (self.levels if names is None else names) if name in self.graph]
+        wanted = self.levels if names is None else self._watching(names)
+        queue = [(self.levels[name], name) for name in wanted if name in self.graph]
         heapq.heapify(queue)
         queued = {name for _, name in queue}
         while queue or self._meet():
@@ -403,6 +404,13 @@ class Engine:
         again = set(dirty)
         for name in dirty:
             again |= self._watchers.pop(name, set())
+        return again
+
+    def _watching(self, names: Iterable[str]) -> set[str]:
+        """These operators, and those that watch them or watched one that is gone."""
+        again = set(names)
+        for name in [name for name in self._watchers if name in again or name not in self.graph]:
+            again |= self._watchers.pop(name)
         return again
 
 
