@@ -117,6 +117,10 @@ class _Search:
         return None
 
 
+#: What can be done with an affine on an operator's output: take it in, or ask for another on the inputs.
+Way = Crossing | Rewrite
+
+
 def _telling(taken: Refusal, passed: Refusal) -> Refusal:
     """Of the reasons why an operator neither takes an affine in nor lets it pass, the one that tells more."""
     if taken.code in ("no-weights", "not-affine", "two-tensors"):
@@ -139,12 +143,9 @@ class _Backward(_Search):
             if isinstance(affines, Refusal):
                 return affines
             node, facts = Node(self.graph, op), facts_of(op)
-            ways = self._ways(node, facts, affines, move)
+            ways = self._ways(node, facts, affines)
             if isinstance(ways, Refusal):
                 return ways
-            if not ways:
-                continue
-            move.through.append(name)
             if len(ways) > 1:
                 return self._choose(op, ways, move, wanted, heap)
             refusal = self._take(op, ways[0], move, wanted, heap)
@@ -152,27 +153,29 @@ class _Backward(_Search):
                 return refusal
         return move
 
-    def _ways(self, node: Node, facts: Facts, affines: dict[int, Affine], move: Move) -> list[Crossing] | Refusal:
-        """The crossings to go on with; none where the operator took the affine in."""
+    def _ways(self, node: Node, facts: Facts, affines: dict[int, Affine]) -> list[Way] | Refusal:
+        """What can be done here: pass it on, or take it in; where that costs nothing, nothing else is tried."""
         if any(affine.grid for affine in affines.values()) and not facts.grids:
             return node.refuse("several-axes", "would get an affine that runs over several axes")
         taken: Rewrite | Refusal | None = None
         if set(affines) == {0}:
             taken = facts.absorb_output(node, affines[0])
             if isinstance(taken, Rewrite):
-                refusal = self.sound(node, taken) or self.enter(move, node.op, taken)
-                if refusal is None:
-                    return []
-                taken = refusal
-        ways = facts.lift(node, affines)
-        if isinstance(ways, Refusal) and isinstance(taken, Refusal):
-            return _telling(taken, ways)
-        return ways
+                price = self.sound(node, taken) or self.price(node.op, taken)
+                if price == 0:
+                    return [taken]
+                taken = price if isinstance(price, Refusal) else taken
+        lifts = facts.lift(node, affines)
+        if isinstance(lifts, Refusal):
+            if isinstance(taken, Rewrite):
+                return [taken]
+            return lifts if taken is None else _telling(taken, lifts)
+        return [*lifts, taken] if isinstance(taken, Rewrite) else list(lifts)
 
     def _choose(
         self,
         op: Op,
-        ways: list[Crossing],
+        ways: list[Way],
         move: Move,
         wanted: dict[str, dict[Use, Affine]],
         heap: list[tuple[float, str]],
@@ -197,11 +200,14 @@ class _Backward(_Search):
     def _take(
         self,
         op: Op,
-        way: Crossing,
+        way: Way,
         move: Move,
         wanted: dict[str, dict[Use, Affine]],
         heap: list[tuple[float, str]],
     ) -> Refusal | None:
+        if isinstance(way, Rewrite):
+            return self.enter(move, op, way)
+        move.through.append(op.name)
         if way.rewrite is not None:
             refusal = self.sound(Node(self.graph, op), way.rewrite)
             if refusal is not None:

@@ -140,6 +140,12 @@ def _refine(affine: Affine, left: int, factors: list[tuple[int, int, int]], targ
     return Affine.over([axis for axis, _ in merged], scale.reshape(shape), shift.reshape(shape))
 
 
+def _as_long_as(affine: Affine, shape: Shape) -> Shape:
+    """The shape of a tensor that the affine fits: unknown sizes along its axes are its own."""
+    sizes = dict(affine.grid or (((affine.axis or 0, affine.size),) if affine.axis is not None else ()))
+    return tuple(dim if isinstance(dim, int) else sizes.get(axis, dim) for axis, dim in enumerate(shape))
+
+
 @register("Reshape", "Flatten")
 class Reshape(Rearrangement):
     """Row-major order stays. Sizes must be known where the affine's axis is split or merged."""
@@ -166,7 +172,11 @@ class Reshape(Rearrangement):
         source, target = self.shapes(node)
         if source is None or target is None:
             return node.refuse("unknown-shape", "reshapes between shapes that are not known")
-        moved = regroup(affine, target, source) if upward else regroup(affine, source, target)
+        moved = (
+            regroup(affine, _as_long_as(affine, target), source)
+            if upward
+            else regroup(affine, _as_long_as(affine, source), target)
+        )
         return moved or node.refuse("reshape", "mixes the affine's axis with others in a way that cannot be followed")
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
