@@ -18,6 +18,7 @@ from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewOp, mapped
 from bnfold.operators.forms import cheapest_form
+from bnfold.operators.idioms import idiom_members
 from bnfold.refusal import Refusal
 
 
@@ -54,6 +55,8 @@ class Engine:
     levels: dict[str, float] = field(default_factory=dict)
     editor: Editor = field(init=False)
     frozen: frozenset[str] = frozenset()
+    #: Parts of composite functions: they may take an affine in, but are not moved themselves.
+    idioms: frozenset[str] = frozenset()
     #: Reading the parameters of an affine is dear: what each operator was found to be.
     _affines: dict[str, tuple[Op, Affine | None]] = field(default_factory=dict)
     _watchers: dict[str, set[str]] = field(default_factory=dict)
@@ -63,6 +66,7 @@ class Engine:
         self.levels = levels_of(self.graph)
         self.editor = Editor(self.graph, self.levels)
         self.frozen = frozenset(op.name for op in self.graph.ops() if self.key(op.name) in self.skip)
+        self.idioms = idiom_members(self.graph)
 
     @property
     def _terrain(self) -> Terrain:
@@ -105,7 +109,7 @@ class Engine:
     # -- chains ----------------------------------------------------------------------------------
 
     def _affine(self, op: Op) -> Affine | None:
-        if op.name in self.frozen:
+        if op.name in self.frozen or op.name in self.idioms:
             return None
         known = self._affines.get(op.name)
         if known is None or known[0] is not op:
@@ -359,7 +363,7 @@ class Engine:
             kind = "composed"
         into, past = self._labels(holders), self._labels(through)
         self.editor.drop(op.name for op in chain.ops)
-        if kind in ("forward", "split") or chain.source not in rename:
+        if not keep or chain.source not in rename:
             self.editor.redirect(chain.output, chain.source)
         self.editor.carry_out(moves, rename)
         for op in chain.ops:
