@@ -233,6 +233,16 @@ def fold(
     model: ModelProto, *, slack: float = 1.0, high: int = 2, feeds: Mapping[str, Array] | None = None, **options: Any
 ) -> Folded:
     """Fold a model, and assert everything that has to hold for any fold. ``options`` are ``fold_graph``'s."""
+    folded = fold_unrun(model, **options)
+    old, new = session(model), session(folded.after)
+    for seed, size in enumerate(SIZES):
+        values = {**random_feeds(model, size=size, seed=seed, high=high), **(feeds or {})}
+        assert_close(old.run(None, values), new.run(None, values), slack=slack)
+    return folded
+
+
+def fold_unrun(model: ModelProto, **options: Any) -> Folded:
+    """:func:`fold`, without comparing outputs."""
     before = model.SerializeToString()
     loaded = load(model)
     loaded = loaded.inlined()
@@ -246,10 +256,6 @@ def fold(
     assert not unused(after), "constants that nobody reads are left"
     again = fold_graph(load(after).graph, **options)[1]
     assert not again.steps, [step.sentence() for step in again.steps]
-    old, new = session(model), session(after)
-    for seed, size in enumerate(SIZES):
-        values = {**random_feeds(model, size=size, seed=seed, high=high), **(feeds or {})}
-        assert_close(old.run(None, values), new.run(None, values), slack=slack)
     return Folded(model, after, plan)
 
 

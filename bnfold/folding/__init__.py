@@ -30,6 +30,8 @@ def fold_graph(
         copy.overridable.clear()
     run = _Run(branches, skip)
     run.fold(copy, "")
+    if run.unread:
+        notes.append(f"{run.unread} operators whose results nobody reads are gone")
     return copy, Plan(tuple(run.steps), tuple(run.remaining), tuple(notes))
 
 
@@ -41,11 +43,14 @@ class _Run:
     skip: Container[str]
     steps: list[FoldStep] = field(default_factory=list)
     remaining: list[Remaining] = field(default_factory=list)
+    #: How many operators were there for nothing.
+    unread: int = 0
 
     def fold(self, graph: ModelGraph, scope: str) -> None:
         freed = {tensor for op in graph.ops() if op.subgraphs for tensor in self._fold_bodies(graph, op, scope)}
         engine = Engine(graph, self.skip, scope)
         engine.editor.loose |= freed
+        self.unread += engine.editor.sweep()
         engine.run()
         while self.branches:
             merger = Merger(graph, engine.editor, engine.frozen, engine.key, scope)

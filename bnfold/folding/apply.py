@@ -228,6 +228,18 @@ class Editor:
             self._shared.add(name)
         return name
 
+    def sweep(self) -> int:
+        """Remove operators whose outputs nobody reads, from the last to the first; how many there were.
+
+        They compute nothing, but would count as readers of what they read.
+        """
+        graph, before = self.graph, len(self.graph)
+        for op in reversed(graph.ops()):
+            if not any(tensor and (graph.use_count(tensor) or graph.is_output(tensor)) for tensor in op.outputs):
+                self.loose.update(tensor for tensor in (*op.inputs, *op.captures) if tensor)
+                graph.remove(op.name)
+        return before - len(graph)
+
     def prune(self) -> None:
         """Remove loose constants that nobody reads, with the operators that computed them."""
         queue = list(self.loose)
