@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from rich.console import Console, Group
-from rich.text import Text
+from rich.console import Console
+from rich.table import Table
 
 from bnfold.analysis import BatchNormReport, Finding, Report, Severity, Summary
 from bnfold.reporting.console import STYLES, cell, line, show, table
@@ -33,39 +32,48 @@ def print_report(console: Console, report: Report, *, quiet: bool = False) -> No
         console.print()
         show(console, _placements(report.batchnorms), indent=2)
         console.print()
+        if any(item.statistics is not None for item in report.batchnorms):
+            show(console, _statistics(report.batchnorms), indent=2)
+            line(
+                console, ("smallest / median / largest; spread of the weights before → after folding", "dim"), indent=2
+            )
+            console.print()
     print_finding_list(console, report.findings)
     print_summary(console, report)
 
 
-def _placements(batchnorms: Sequence[BatchNormReport]) -> Any:
-    statistics = any(item.statistics is not None for item in batchnorms)
-    columns = ["BatchNormalization", "channels", "pattern", "placement", "folding"]
-    numbers = ["|scale|", "variance", "dead", "spread"] if statistics else []
-    grid = table(*columns, *numbers, right=("channels", "dead"))
+def _placements(batchnorms: Sequence[BatchNormReport]) -> Table:
+    grid = table("BatchNormalization", "channels", "pattern", "placement", "folding", right=("channels",))
     for item in batchnorms:
         fold = item.foldability
-        row = [
-            cell(f"{item.scope}: {item.name}" if item.scope else item.name),
+        grid.add_row(
+            cell(_title(item)),
             cell("?" if item.channels is None else item.channels),
             cell(item.pattern),
             cell(item.placement.value),
             cell(fold.sentence(), "" if fold.folds else "yellow"),
-        ]
-        grid.add_row(*row, *(_numbers(item.statistics or {}) if statistics else []))
-    if not statistics:
-        return grid
-    note = "|scale| and variance: smallest / median / largest; spread: bits between weight ranges, before → after"
-    return Group(grid, Text(note, style="dim"))
+        )
+    return grid
 
 
-def _numbers(statistics: Mapping[str, Any]) -> list[Text]:
-    spread = statistics.get("weight_spread_bits")
-    return [
-        cell(_range(statistics.get("scale"))),
-        cell(_range(statistics.get("variance"))),
-        cell("–" if statistics.get("dead_channels") is None else statistics["dead_channels"]),
-        cell(f"{spread['before']:.1f} → {spread['after']:.1f}" if spread else "–"),
-    ]
+def _title(item: BatchNormReport) -> str:
+    return f"{item.scope}: {item.name}" if item.scope else item.name
+
+
+def _statistics(batchnorms: Sequence[BatchNormReport]) -> Table:
+    """The numbers behind the rules; ranges are smallest / median / largest."""
+    grid = table("BatchNormalization", "|scale|", "variance", "dead channels", "weight spread in bits")
+    for item in batchnorms:
+        numbers = item.statistics or {}
+        spread, dead = numbers.get("weight_spread_bits"), numbers.get("dead_channels")
+        grid.add_row(
+            cell(_title(item)),
+            cell(_range(numbers.get("scale"))),
+            cell(_range(numbers.get("variance"))),
+            cell("–" if dead is None else dead),
+            cell(f"{spread['before']:.1f} → {spread['after']:.1f}" if spread else "–"),
+        )
+    return grid
 
 
 def _range(values: Mapping[str, float | None] | None) -> str:
@@ -133,7 +141,7 @@ def _removed(summary: Summary) -> str:
 
 def _parameters(report: Report) -> str:
     summary = report.summary
-    text = f"{summary.size.parameters:,} parameters"
+    text = plural(summary.parameters, "parameter")
     if summary.trainable is not None and summary.non_trainable is not None:
         text += f" ({summary.trainable:,} trainable, {summary.non_trainable:,} not)"
     if summary.parameters_in_batchnorm:

@@ -32,6 +32,8 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     if left:
         console.print()
         show(console, _remaining(left), indent=2)
+    if max(len(steps), len(left)) >= _GROUP_FROM:
+        line(console, ("equal outcomes share a row; --format json names every one", "dim"), indent=2)
     if not steps and not left:
         line(console, "nothing to fold: there is no BN and no scale or shift by channel in this model", indent=2)
     console.print()
@@ -127,7 +129,8 @@ def _print_notes(console: Console, plan: Plan, notes: Sequence[str]) -> None:
 def _print_culprits(console: Console, culprits: Sequence[FoldStep]) -> None:
     if not culprits:
         return
-    line(console, f"{plural(len(culprits), 'step')} by themselves make the outputs differ:", indent=2)
+    one = "1 step makes the outputs differ by itself:"
+    line(console, one if len(culprits) == 1 else f"{len(culprits)} steps together make the outputs differ:", indent=2)
     for step in culprits:
         line(console, step.sentence(), indent=4)
     line(console, "--keep-going leaves them out and writes the rest", indent=2)

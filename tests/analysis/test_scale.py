@@ -1,0 +1,55 @@
+"""Analysis on a long network: the cost grows with the number of operators, not faster."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from bnfold.analysis import all_rules
+from bnfold.analysis.scope import scopes_of
+from bnfold.folding import Plan
+from bnfold.graph import ModelGraph, Op, Param, Tensor
+
+FLOAT = np.dtype(np.float32)
+
+
+def long_network(count: int) -> ModelGraph:
+    """Residual blocks ``x + bn(conv(x))`` and a ReLU after every third, ``count`` operators in all."""
+    rng = np.random.default_rng(0)
+    graph = ModelGraph(opsets={"": 17})
+    graph.inputs = [Tensor("x", FLOAT, (1, 4, 8, 8))]
+    params = {
+        "weight": rng.normal(size=(4, 4, 1, 1)), "bias": rng.normal(size=4), "gamma": rng.uniform(0.5, 1.5, 4),
+        "beta": rng.normal(size=4), "mean": rng.normal(size=4), "variance": rng.uniform(0.5, 1.5, 4),
+    }  # fmt: skip
+    graph.params = {name: Param.of(name, values.astype(np.float32)) for name, values in params.items()}
+    tensor, number = "x", 0
+
+    def put(kind: str, *inputs: str) -> str:
+        name = f"{kind.lower()}_{number}"
+        graph.put(Op(name, kind, inputs, (name,), label=name))
+        graph.declare(Tensor(name, FLOAT, (1, 4, 8, 8)))
+        return name
+
+    while len(graph) < count:
+        convolved = put("Conv", tensor, "weight", "bias")
+        normal = put("BatchNormalization", convolved, "gamma", "beta", "mean", "variance")
+        tensor = put("Add", normal, tensor)
+        tensor = put("Relu", tensor) if number % 3 == 0 else tensor
+        number += 1
+    graph.outputs = [tensor]
+    return graph
+
+
+def seconds(count: int) -> float:
+    graph = long_network(count)
+    started = time.process_time()
+    (scope,) = scopes_of(graph, Plan())
+    assert sum(1 for rule in all_rules() for _ in rule.check(scope)) > 0
+    return time.process_time() - started
+
+
+def test_ten_times_the_operators_take_ten_times_as_long() -> None:
+    small, large = min(seconds(1_000) for _ in range(3)), seconds(10_000)
+    assert large < 30 * small, f"{small:.3f} s for 1,000 operators, {large:.3f} s for 10,000"

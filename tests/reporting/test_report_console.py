@@ -1,0 +1,200 @@
+"""What people read: tables and sentences on a terminal or in a file."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from report_samples import STAYS, finding, report
+from rich.console import Console
+
+from bnfold.analysis import Size, find_rule
+from bnfold.folding import FoldStep, Plan, Remaining
+from bnfold.refusal import Refusal
+from bnfold.reporting import analysis, catalogue, folding
+from bnfold.reporting.console import line, make_console
+from bnfold.reporting.text import clean, file_size, plural, shortened
+from bnfold.results import Comparison, FoldResult
+
+
+@pytest.fixture
+def sink() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def console(sink: io.StringIO) -> Console:
+    return make_console(sink)
+
+
+class TestWords:
+    def test_what_a_terminal_would_obey_is_escaped(self) -> None:
+        assert clean("a\x1b[31mb\nc\u202ed") == "a\\x1b[31mb\\nc\\u202ed"
+        assert clean("größe → BN") == "größe → BN"
+        assert clean("\udcff") == "\\udcff"
+
+    @pytest.mark.parametrize(
+        ("count", "text"), [(None, "–"), (0, "0 B"), (999, "999 B"), (1_270_727, "1.27 MB"), (4_000_000_000, "4 GB")]
+    )
+    def test_file_size(self, count: int | None, text: str) -> None:
+        assert file_size(count) == text
+
+    def test_plural_and_lists(self) -> None:
+        assert (plural(1, "node"), plural(1200, "node"), plural(2, "BN", "BN")) == ("1 node", "1,200 nodes", "2 BN")
+        assert shortened(["a", "b"]) == "a, b"
+        assert shortened(list("abcdef"), 2) == "a, b and 4 more"
+
+
+class TestAnalysis:
+    def test_placements_findings_and_summary(self, console: Console, sink: io.StringIO) -> None:
+        analysis.print_report(console, report(finding(), finding("BN403", "warning", layer="")))
+        text = sink.getvalue()
+        assert text.startswith("models/a.onnx\n")
+        assert "folds backward into conv_1" in text
+        assert "stays: relu (Relu) is nonlinear; conv_2 (Conv) pads with zeros" in text
+        assert "  conv_1\n    warning BN201 conv_1 has something to say.\n" in text
+        assert "  the whole model\n    warning BN403 the model has something to say.\n" in text
+        assert "2 BN: 1 before activation, 1 after activation" in text
+        assert "1,000 parameters, 64 of them in BN" in text
+        assert "folding removes 1 of 2, with 1 node and 32 parameters" in text
+
+    def test_no_line_ends_in_spaces(self, console: Console, sink: io.StringIO) -> None:
+        analysis.print_report(console, report(finding()))
+        assert not [row for row in sink.getvalue().splitlines() if row != row.rstrip()]
+
+    def test_a_model_without_bn_is_told_so_in_one_line(self, console: Console, sink: io.StringIO) -> None:
+        analysis.print_report(console, report(batchnorms=()))
+        rows = sink.getvalue().splitlines()
+        assert rows[1].startswith(
+            "  no BatchNormalization in this model: a layer that was created counts only once it is"
+        )
+        assert rows[2] == "  1,000 parameters"
+
+    def test_numbers_on_request(self, console: Console, sink: io.StringIO) -> None:
+        analysis.print_report(console, report())
+        assert "0.5 / 1 / 2" in sink.getvalue()
+        assert "NaN / 1 / 3" in sink.getvalue()
+        assert "1.0 → 2.5" in sink.getvalue()
+
+    def test_no_numbers_without_a_request(self, console: Console, sink: io.StringIO) -> None:
+        analysis.print_report(console, report(batchnorms=(STAYS,)))
+        assert "|scale|" not in sink.getvalue()
+
+    def test_a_rule_that_repeats_itself_is_one_entry(self, console: Console, sink: io.StringIO) -> None:
+        infos = [finding("BN203", "info", layer=f"bn_{number}") for number in range(30)]
+        warnings = [finding(layer=f"conv_{number}") for number in range(8)]
+        analysis.print_finding_list(console, [*infos, *warnings])
+        text = sink.getvalue()
+        assert text.count("BN203") == 1
+        assert "  30 layers\n    info BN203 bn_0 has something to say.\n" in text
+        assert "and the same for bn_1, bn_2, bn_3, bn_4, bn_5, bn_6, bn_7, bn_8 and 21 more" in text
+        assert text.count("BN201") == 8, "warnings are never put together"
+
+    def test_quiet_prints_the_findings_alone(self, console: Console, sink: io.StringIO) -> None:
+        analysis.print_report(console, report(finding()), quiet=True)
+        assert sink.getvalue() == "  conv_1\n    warning BN201 conv_1 has something to say.\n\n"
+
+    def test_the_table_of_several_models(self, console: Console, sink: io.StringIO) -> None:
+        analysis.print_overview(console, [report(finding(severity="error"))], {"b.onnx": "damaged"})
+        rows = sink.getvalue().splitlines()
+        assert rows[0].split() == ["model", "BN", "fold", "errors", "warnings", "infos"]
+        assert rows[1].split() == ["models/a.onnx", "2", "1", "1", "0", "0"]
+        assert rows[2].split(maxsplit=1) == ["b.onnx", "cannot be read"]
+
+
+class TestTerminal:
+    def test_colour_on_a_terminal_and_none_with_no_color(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def printed(**environment: str) -> str:
+            for name in ("NO_COLOR", "TERM", "FORCE_COLOR", "COLUMNS"):
+                monkeypatch.delenv(name, raising=False)
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+            sink = Terminal()
+            line(make_console(sink), ("error", "bold red"), " BN302")
+            return sink.getvalue()
+
+        assert "\x1b[1;31merror" in printed(TERM="xterm")
+        assert "31m" not in printed(TERM="xterm", NO_COLOR="1")
+        assert printed(TERM="dumb") == "error BN302\n"
+
+    def test_paragraphs_are_indented_as_a_whole(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("COLUMNS", "30")
+        sink = Terminal()
+        line(make_console(sink), "one two three four five six seven eight", indent=4)
+        rows = sink.getvalue().splitlines()
+        assert len(rows) > 1
+        assert all(row.startswith("    ") and len(row) <= 30 for row in rows)
+
+    def test_names_are_not_markup(self, console: Console, sink: io.StringIO) -> None:
+        line(console, "[bold]layer[/bold] :smile:")
+        assert sink.getvalue() == "[bold]layer[/bold] :smile:\n"
+
+
+class Terminal(io.StringIO):
+    """A file that says it is one."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def step(label: str, kind: str = "backward", **parts: object) -> FoldStep:
+    return FoldStep(label, label, "BatchNormalization", kind, into=(f"conv_{label}",), **parts)  # type: ignore[arg-type]
+
+
+def result(plan: Plan, **parts: object) -> FoldResult:
+    summary = Comparison(Size(20, 4, 1, 5000, 20000), Size(16, 0, 0, 4900, 19600), 21_000, 20_500)
+    return FoldResult(None, plan, summary, **parts)  # type: ignore[arg-type]
+
+
+class TestFold:
+    def test_what_went_where_and_what_stayed(self, console: Console, sink: io.StringIO) -> None:
+        left = Remaining(
+            "bn_9", "bn_9", "BatchNormalization", True, Refusal("a", "x is in the way"), Refusal("b", "y is")
+        )
+        plan = Plan((step("bn_1"), step("bn_2", "forward", through=("pool",))), (left,), ("a remark",))
+        folding.print_fold(console, "a.onnx", result(plan))
+        rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
+        assert "bn_1 BatchNormalization folded backward conv_bn_1" in rows
+        assert "bn_2 BatchNormalization folded forward conv_bn_2 pool" in rows
+        assert "bn_9 BatchNormalization x is in the way y is" in rows
+        assert "a remark" in rows
+        assert "nodes 20 16" in rows
+        assert "BatchNormalization 4 0" in rows
+        assert "file 21 KB 20.5 KB" in rows
+
+    def test_merged_branches_name_what_went(self, console: Console, sink: io.StringIO) -> None:
+        merged = FoldStep(
+            "s/add", "add", "Add", "branch", ("conv_3x3",), scope="s", removed=("s/add", "s/bn_0", "s/conv_1x1")
+        )
+        folding.print_fold(console, "a.onnx", result(Plan((merged,))))
+        rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
+        assert "add, bn_0, conv_1x1 Add merged with its parallel branches conv_3x3" in rows
+
+    def test_a_long_plan_is_grouped(self, console: Console, sink: io.StringIO) -> None:
+        steps = tuple(step(f"bn_{number}") for number in range(100))
+        folding.print_fold(console, "a.onnx", result(Plan(steps)))
+        text = " ".join(sink.getvalue().split())
+        assert "bn_0 and 99 more 100 × BatchNormalization folded backward conv_bn_0 and 99 more" in text
+        assert "--format json names every one" in text
+
+    def test_nothing_to_fold(self, console: Console, sink: io.StringIO) -> None:
+        folding.print_fold(console, "a.onnx", result(Plan()))
+        assert "nothing to fold: there is no BN and no scale or shift by channel in this model" in sink.getvalue()
+
+    def test_culprits_and_dropped_steps(self, console: Console, sink: io.StringIO) -> None:
+        plan = Plan((step("bn_1"),))
+        folding.print_fold(console, "a.onnx", result(plan, culprits=(step("bn_1"),), dropped=(step("bn_2"),)))
+        text = sink.getvalue()
+        assert "1 step makes the outputs differ by itself:" in text
+        assert "bn_1 (BatchNormalization): folded backward into conv_bn_1" in text
+        assert "left out, because it changed the outputs: bn_2 (BatchNormalization)" in text
+
+
+class TestCatalogue:
+    def test_a_page(self, console: Console, sink: io.StringIO) -> None:
+        catalogue.print_rule(console, find_rule("BN202"))
+        text = sink.getvalue()
+        assert text.startswith("BN202 missing-bias warning\n")
+        for title in ("What it finds", "Why it matters", "Example", "Fix", "Reference"):
+            assert f"\n{title}\n" in text
+        assert all(len(row) <= 102 for row in text.splitlines())
