@@ -82,17 +82,19 @@ class Engine:
         queue = [(self.levels[name], name) for name in wanted if name in self.graph]
         heapq.heapify(queue)
         queued = {name for _, name in queue}
-        while queue or self._meet():
+        while True:
             for dirty in self._stirred():
                 if dirty in self.graph and dirty not in queued:
                     queued.add(dirty)
                     heapq.heappush(queue, (self.levels[dirty], dirty))
-            _, name = heapq.heappop(queue)
-            queued.discard(name)
-            chain = self._chain(name) if name in self.graph else None
-            if chain is None:
-                continue
-            self._settle(chain)
+            if queue:
+                _, name = heapq.heappop(queue)
+                queued.discard(name)
+                chain = self._chain(name) if name in self.graph else None
+                if chain is not None:
+                    self._settle(chain)
+            elif not self._meet():
+                break
 
     def remaining(self) -> list[Remaining]:
         """The affines that stayed, with the reasons of both sides."""
