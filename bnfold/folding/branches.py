@@ -13,16 +13,18 @@ from itertools import combinations, islice
 
 from bnfold.affine import Affine
 from bnfold.folding.apply import Editor
-from bnfold.folding.numbers import rounding_fault
+from bnfold.folding.numbers import rounding_fault, scale_fault
 from bnfold.folding.plan import FoldStep
-from bnfold.graph import CAPTURE, ModelGraph, Op, Param
+from bnfold.graph import CAPTURE, Dim, ModelGraph, Op, Param, Shape, Tensor
 from bnfold.operators import Node, Role, facts_of
 from bnfold.operators.base import NewOp, dim_of, rank_of
 from bnfold.operators.convolution import Convolution, add, add_plain, chain, per_channel, write
-from bnfold.operators.forms import sum_form
+from bnfold.operators.forms import can_add, cheapest_form, sum_form
+from bnfold.refusal import Refusal
 
-#: How many linear operators in a row one branch may have.
+#: How many linear operators in a row one branch may have, and how many leaves a sum: bounds that no block reaches.
 _MAX_DEPTH = 8
+_MAX_LEAVES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,20 @@ class Sum:
 
     ops: list[Op]
     leaves: list[tuple[str, float]]
+    #: For each leaf the operators of the tree that it goes through.
+    paths: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """A sum to be made of what is merged and of leaves that are left over."""
+
+    leaves: tuple[str, ...]
+    sign: float
+
+
+#: Puts the merged operator, with a given output, beside an operator; the names of what it made, in order.
+Put = Callable[[str, str], list[str]]
 
 
 @dataclass(slots=True)
@@ -53,7 +69,6 @@ class Merger:
     key: Callable[[str], str]
     scope: str
     steps: list[FoldStep] = field(default_factory=list)
-    _step: float = 0.0
 
     def run(self) -> set[str]:
         """Merge everything that can be merged now; returns the operators that changed."""
@@ -86,24 +101,28 @@ class Merger:
     def _is_root(self, op: Op) -> bool:
         return not self._is_sum(self._only_reader(op.outputs[0]))
 
-    def _sum(self, root: Op) -> Sum:
-        ops, leaves = [], []
-        stack = [(root, 1.0)]
+    def _sum(self, root: Op) -> Sum | None:
+        """The tree of additions that ends in ``root``; None for one beyond the bounds."""
+        total = Sum([], [], [])
+        stack: list[tuple[str, float, tuple[str, ...]]] = [(root.outputs[0], 1.0, ())]
         while stack:
-            op, sign = stack.pop()
-            ops.append(op)
-            for slot, own in (facts_of(op).addends(Node(self.graph, op)) or {}).items():
-                tensor = op.input(slot)
-                producer = self.graph.producer(tensor)
-                if producer is not None and self._is_sum(producer) and self._only_reader(tensor) is not None:
-                    stack.append((producer, sign * own))
-                else:
-                    leaves.append((tensor, sign * own))
-        return Sum(ops, leaves)
+            tensor, sign, path = stack.pop()
+            op = self.graph.producer(tensor)
+            inside = op is root or (self._is_sum(op) and self._only_reader(tensor) is not None)
+            if op is None or not inside:
+                total.leaves.append((tensor, sign))
+                total.paths.append(path)
+                continue
+            total.ops.append(op)
+            addends = [*(facts_of(op).addends(Node(self.graph, op)) or {}).items()]
+            stack += [(op.input(slot), sign * own, (*path, op.name)) for slot, own in reversed(addends)]
+            if len(total.leaves) + len(stack) > _MAX_LEAVES:
+                return None
+        return total
 
-    def _merge_sum(self, total: Sum) -> bool:
-        if len(total.leaves) > 64:
-            return False  # quadratic below; no branch block comes near
+    def _merge_sum(self, total: Sum | None) -> bool:
+        if total is None:
+            return False
         candidates = [self._terms(leaf, sign) for leaf, sign in total.leaves]
         wanted = {term.source: term.convolution for terms in candidates for term in terms}
         for terms, (leaf, sign) in zip(candidates, total.leaves, strict=True):
@@ -135,14 +154,15 @@ class Merger:
             op = self.graph.producer(tensor)
             if op is None or op.name in self.frozen or op.outputs[0] != tensor or self._only_reader(tensor) is None:
                 break
-            own = facts_of(op).convolution(Node(self.graph, op))
-            if own is None:
+            node = Node(self.graph, op)
+            own = facts_of(op).convolution(node)
+            if own is None or any(node.used(index) for index in range(1, len(op.outputs))):
                 break
             so_far = own if so_far is None else chain(own, so_far)
             if so_far is None:
                 break
             ops = (*ops, op)
-            tensor = op.input(facts_of(op).data_slot(Node(self.graph, op)))
+            tensor = op.input(facts_of(op).data_slot(node))
             terms.append(Term(leaf, tensor, _signed(so_far, sign), ops))
         return terms
 
@@ -157,78 +177,115 @@ class Merger:
 
     def _merge_terms(self, total: Sum, source: str, chosen: dict[int, Term]) -> bool:
         for subset in _subsets(chosen):
-            terms = {index: chosen[index] for index in subset}
-            parts = [term.convolution for term in terms.values()]
-            if not any(term.ops for term in terms.values()):
+            terms = [chosen[index] for index in subset]
+            parts = [term.convolution for term in terms]
+            merged = add_plain(parts) or add(parts)
+            if merged is None or not any(term.ops for term in terms):
                 continue
-            plain = add_plain(parts)
-            if plain is not None:
-                self._replace(total, terms, partial(self._put_plain, source, plain))
-                return True
-            merged = add(parts)
-            host = _host(terms.values())
-            new = None if merged is None else write(self.graph.format, source, merged, host.display)
-            if new is not None and _sound(new):
-                self._replace(total, terms, partial(self._put, new))
+            inner = self._narrowest(total, subset)
+            if inner is not total.ops[0]:
+                # What is outside of that part of the sum stays as it is.
+                if self._merge_sum(self._sum(inner)):
+                    return True
+                continue
+            rest = [leaf for index, leaf in enumerate(total.leaves) if index not in subset]
+            additions = self._additions(total, rest)
+            if additions is None:
+                continue
+            put = self._merged(source, merged, terms)
+            if put is not None:
+                self._replace(total, terms, put, additions)
                 return True
         return False
 
-    def _replace(self, total: Sum, terms: dict[int, Term], put: Callable[[str, Op, str], str]) -> None:
-        """Take out the branches and the whole sum; ``put`` what they merge into and add what is left to it."""
-        root = total.ops[0]
-        output, host = root.outputs[0], _host(terms.values())
-        doomed = list(dict.fromkeys(op for term in terms.values() for op in term.ops))
-        rest = [leaf for index, leaf in enumerate(total.leaves) if index not in terms]
-        known = {name: self.graph.tensor(name) for name in (output, host.outputs[0])}
-        merged = output if not rest else self.graph.fresh(f"{output}_branch")
-        self._record(root, host, doomed, merged)
-        at = self._place(total, len(rest))
-        self.editor.drop(op.name for op in [*doomed, *total.ops])
-        self.graph.declare(replace(known[host.outputs[0]] if rest else known[output], name=merged))
-        last = put(merged, host, at)
-        spare = iter([op.name for op in total.ops[1:]])
-        data = merged
-        for index, (leaf, sign) in enumerate(rest):
-            final = index == len(rest) - 1
-            target = output if final else self.graph.fresh(f"{output}_partial")
-            self.graph.declare(replace(known[output], name=target))
-            name = root.name if final else next(spare)
-            new = sum_form(self.graph.format, data, leaf, sign)
-            label = root.label if final else name
-            self._insert(Op(name, new.type, (data, leaf), (target,), new.attributes, new.domain, label), last)
-            data, last = target, name
-        self.graph.remove(at)
+    def _merged(self, source: str, merged: Affine | Convolution, terms: list[Term]) -> Put | None:
+        """How to put one operator in the place of the terms, where the format has it and it survives rounding."""
+        host, dtype = _host(terms), terms[0].convolution.dtype
+        if isinstance(merged, Affine):
+            form = cheapest_form(self.graph, source, merged, dtype)
+            if isinstance(form, Refusal) or scale_fault(merged.scale, dtype) or not all(map(_sound, form)):
+                return None
+            return partial(self._put_plain, source, merged, host)
+        new = write(self.graph.format, source, merged, host.display)
+        return partial(self._put, new, host) if new is not None and _sound(new) else None
 
-    def _place(self, total: Sum, count: int) -> str:
-        """A placeholder where the sum stood, with levels below the sum's for what comes before it."""
-        root = total.ops[0]
-        levels = self.editor.levels
-        producers = [self.graph.producer(leaf) for leaf, _ in total.leaves]
-        floor = max((levels[op.name] for op in producers if op is not None), default=0.0)
+    def _narrowest(self, total: Sum, subset: Iterable[int]) -> Op:
+        """The last operator of the sum that all of these leaves go through."""
+        paths = [total.paths[index] for index in subset]
+        common = [names[0] for names in zip(*paths, strict=False) if len(set(names)) == 1]
+        return self.graph.op(common[-1])
+
+    def _additions(self, total: Sum, rest: list[tuple[str, float]]) -> list[Addition] | None:
+        """Sums that add the leaves left over, no more than there were; None where the format has none for them."""
+        rank = rank_of(self.graph, total.ops[0].outputs[0])
+        if not all(can_add(self.graph, leaf, rank) for leaf, _ in rest):
+            return None
+        many = tuple(leaf for leaf, sign in rest if sign > 0)
+        additions = [Addition((leaf,), sign) for leaf, sign in rest]
+        if len(many) > 1 and any(len(op.inputs) > 2 for op in total.ops):
+            additions = [Addition(many, 1.0), *(addition for addition in additions if addition.sign < 0)]
+        return additions if len(additions) <= len(total.ops) else None
+
+    def _replace(self, total: Sum, terms: list[Term], put: Put, additions: list[Addition]) -> None:
+        """Take out the branches and the whole sum; ``put`` what they merge into and add what is left to it."""
+        root, host = total.ops[0], _host(terms)
+        output = root.outputs[0]
+        doomed = list(dict.fromkeys(op for term in terms for op in term.ops))
+        known, branch = self.graph.tensor(output), self.graph.tensor(terms[0].leaf)
+        self._record(root, host, doomed)
+        floor, top = self._floor(total), self.editor.levels[root.name]
         at = self.graph.fresh("merged")
         self.graph.put(Op(at, "", (), ()), after=root.name)
-        self._step = (levels[root.name] - floor) / (count + 1)
-        levels[at] = floor
-        return at
+        self.editor.drop(op.name for op in [*doomed, *total.ops])
+        data = self.graph.fresh(f"{output}_branch") if additions else output
+        self.graph.declare(replace(branch if additions else known, name=data))
+        self.editor.levels[at] = self.editor.levels[host.name] = floor
+        made = put(data, at)
+        made += self._add_up(data, additions, total.ops, known, made[-1])
+        for place, name in enumerate(made, start=1):
+            self.editor.levels[name] = floor + (top - floor) * place / len(made)
+        self.graph.remove(at)
 
-    def _insert(self, op: Op, after: str) -> None:
-        self.graph.put(op, after=after)
-        self.editor.levels[op.name] = self.editor.levels[after] + self._step
-        self.editor.dirty.add(op.name)
+    def _add_up(self, data: str, additions: list[Addition], ops: list[Op], known: Tensor, after: str) -> list[str]:
+        """Add to ``data`` what is left over, by new operators named like the old ones; the last makes ``known``."""
+        root, *others = ops
+        made = []
+        for index, addition in enumerate(additions, start=1):
+            last = index == len(additions)
+            own = root if last else others[index - 1]
+            operands = (data, *addition.leaves)
+            target = known
+            if not last:
+                shape = broadcast(self.graph.tensor(tensor).shape for tensor in operands)
+                target = Tensor(self.graph.fresh(f"{known.name}_partial"), known.dtype, shape)
+            self.graph.declare(target)
+            new = sum_form(self.graph.format, operands, addition.sign)
+            op = Op(own.name, new.type, operands, (target.name,), {}, new.domain, own.label, own.origin)
+            self.graph.put(op, after=after)
+            self.editor.dirty.add(own.name)
+            made.append(own.name)
+            data, after = target.name, own.name
+        return made
 
-    def _put(self, new: NewOp, output: str, host: Op, at: str) -> str:
+    def _floor(self, total: Sum) -> float:
+        """The highest level of what a sum reads."""
+        producers = [self.graph.producer(leaf) for leaf, _ in total.leaves]
+        return max((self.editor.levels[op.name] for op in producers if op is not None), default=0.0)
+
+    def _put(self, new: NewOp, host: Op, output: str, at: str) -> list[str]:
         inputs = tuple(self.editor.constant(part) if isinstance(part, Param) else part for part in new.inputs)
-        self._insert(
-            Op(host.name, new.type, inputs, (output,), new.attributes, new.domain, host.label, host.origin), at
-        )
-        return host.name
+        op = Op(host.name, new.type, inputs, (output,), new.attributes, new.domain, host.label, host.origin)
+        self.graph.put(op, after=at)
+        self.editor.dirty.add(host.name)
+        return [host.name]
 
-    def _put_plain(self, source: str, plain: Affine, output: str, host: Op, at: str) -> str:
+    def _put_plain(self, source: str, plain: Affine, host: Op, output: str, at: str) -> list[str]:
         op = Op(host.name, host.type, (source,), (), label=host.label, origin=host.origin)
-        self._insert(op, at)
-        return self.editor.replace_affine(op, source, plain, output)
+        self.graph.put(op, after=at)
+        last = self.editor.replace_affine(op, source, plain, output)
+        return list(dict.fromkeys([host.name, last]))
 
-    def _record(self, root: Op, host: Op, doomed: list[Op], merged: str) -> None:
+    def _record(self, root: Op, host: Op, doomed: list[Op]) -> None:
         removed = tuple(self.key(op.name) for op in doomed if op is not host)
         step = FoldStep(
             self.key(root.name), root.display, root.type, "branch", (host.display,), (), {}, self.scope,
@@ -299,6 +356,24 @@ def _subsets(chosen: dict[int, Term]) -> Iterator[tuple[int, ...]]:
             yield tuple(index for index in indices if index != left_out)
     if len(indices) > 3:
         yield from combinations(indices, 2)
+
+
+def broadcast(shapes: Iterable[Shape | None]) -> Shape | None:
+    """The shape of what tensors of these shapes add up to, as far as it is known."""
+    known = list(shapes)
+    if None in known:
+        return None
+    rank = max(len(shape) for shape in known if shape is not None)
+    padded = [(1,) * (rank - len(shape)) + shape for shape in known if shape is not None]
+    return tuple(_broadcast_size([size for size in sizes if size != 1]) for sizes in zip(*padded, strict=True))
+
+
+def _broadcast_size(sizes: list[Dim]) -> Dim:
+    """The size that comes of sizes that are not 1."""
+    static = [size for size in sizes if isinstance(size, int)]
+    if static or not sizes:
+        return static[0] if static else 1
+    return sizes[0] if len(set(sizes)) == 1 else None
 
 
 def _sound(new: NewOp) -> bool:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, float_limits
-from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, dim_of, facts_of, register
-from bnfold.operators.convolution import Convolution, per_channel
+from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, facts_of, register
+from bnfold.operators.convolution import Convolution, of_affine
 from bnfold.refusal import Refusal
 
 
@@ -74,15 +74,8 @@ class AffineFacts(Facts):
 
     def convolution(self, node: Node) -> Convolution | None:
         """One tap and one group a channel, for images."""
-        affine, tensor = self.as_affine(node), node.graph.tensor(node.op.outputs[0])
-        rank = node.out_rank()
-        if isinstance(affine, Refusal) or rank is None or rank < 3 or tensor.dtype is None or affine.grid:
-            return None
-        axis = 1 if affine.axis is None else affine.axis
-        channels = dim_of(node.graph, node.op.outputs[0], axis)
-        if channels is None:
-            return None
-        return per_channel(affine, channels, rank - 2, tensor.dtype, float(channels), axis)
+        affine = self.as_affine(node)
+        return None if isinstance(affine, Refusal) else of_affine(node, affine, macs_per_channel=1.0)
 
     def _become(self, node: Node, first: Affine, second: Affine) -> Absorbed:
         if not first.composes(second):

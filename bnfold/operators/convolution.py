@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine
-from bnfold.operators.base import NewOp
+from bnfold.operators.base import NewOp, Node, dim_of
 
 Kernel = NDArray[np.float64]
 
@@ -111,6 +111,22 @@ def per_channel(
     )
 
 
+#: Where a map that is the same for every channel is taken to have its channels.
+_USUAL_AXIS = {"onnx": 1, "keras": -1}
+
+
+def of_affine(node: Node, affine: Affine, macs_per_channel: float) -> Convolution | None:
+    """What an operator is that applies ``affine`` to images, None for other data."""
+    tensor, rank = node.graph.tensor(node.op.outputs[0]), node.out_rank()
+    if rank is None or rank < 3 or tensor.dtype is None or affine.grid:
+        return None
+    axis = _USUAL_AXIS[node.graph.format] % rank if affine.axis is None else affine.axis
+    channels = dim_of(node.graph, node.op.outputs[0], axis)
+    if channels is None:
+        return None
+    return per_channel(affine, channels, rank - 2, tensor.dtype, macs_per_channel * channels, axis)
+
+
 def same_padding(
     sizes: Sequence[int | None],
     window: Sequence[int],
@@ -183,6 +199,7 @@ def add(parts: Sequence[Convolution]) -> Convolution | None:
         dilations=tuple(dilations),
         begins=tuple(begins),
         slack=slack,
+        sizes=tuple(_size(parts, dim) for dim in range(len(kernel))),
         macs=float(prod(shape)),
         plain=None,
     )
@@ -211,11 +228,16 @@ def _common_slack(parts: Sequence[Convolution]) -> tuple[int, ...] | None:
     slack = []
     for dim, stride in enumerate(parts[0].strides):
         values = {part.slack[dim] for part in parts}
-        size = next((part.sizes[dim] for part in parts if part.sizes[dim] is not None), None)
+        size = _size(parts, dim)
         if len(values) > 1 and (size is None or len({(size + value - 1) // stride for value in values}) > 1):
             return None
         slack.append(max(values))
     return tuple(slack)
+
+
+def _size(parts: Sequence[Convolution], dim: int) -> int | None:
+    """The size of the input along a spatial axis, if one of the parts knows it."""
+    return next((part.sizes[dim] for part in parts if part.sizes[dim] is not None), None)
 
 
 def chain(first: Convolution, second: Convolution) -> Convolution | None:
@@ -244,7 +266,7 @@ def chain(first: Convolution, second: Convolution) -> Convolution | None:
         ]
         return np.concatenate(blocks).reshape(shape)
 
-    through = _summed(second) @ first.bias if first.bias.any() else np.zeros(out)
+    through = _constant_output(second, first.bias) if first.bias.any() else np.zeros(out)
     strides = prod(second.strides) if first.is_pointwise else 1
     return replace(
         outer,
@@ -253,13 +275,19 @@ def chain(first: Convolution, second: Convolution) -> Convolution | None:
         bias=second.bias + through,
         groups=groups,
         macs=first.macs * strides + second.macs,
-        plain=None,
+        plain=_composed(first.plain, second.plain),
     )
 
 
-def _summed(convolution: Convolution) -> Kernel:
-    """[out, in] sums over the taps, without groups."""
-    return np.asarray(convolution.regrouped(1).sum(axis=tuple(range(2, len(convolution.shape)))))
+def _composed(first: Affine | None, second: Affine | None) -> Affine | None:
+    return None if first is None or second is None or not first.composes(second) else first.then(second)
+
+
+def _constant_output(convolution: Convolution, values: Kernel) -> Kernel:
+    """[out] what it makes, apart from its bias, of an input that holds one of ``values`` in each channel."""
+    groups, spatial = convolution.groups, tuple(range(2, len(convolution.shape)))
+    sums = convolution.load().sum(axis=spatial).reshape(groups, -1, convolution.shape[1])
+    return np.asarray(np.einsum("goi,gi->go", sums, values.reshape(groups, -1)).reshape(-1))
 
 
 #: What a format needs to make one operator of a convolution: (its type and slots, or None if it cannot).

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from bnfold.affine import Affine
 from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
+from bnfold.operators.convolution import Convolution, of_affine
 from bnfold.refusal import Refusal
 
 
@@ -29,15 +30,23 @@ class Passing(KeepsShape):
         return self.allows(node, affines[slot]) or Crossing({0: affines[slot]})
 
 
+class Transparent(Passing):
+    """Puts out what it is given, wherever ``allows`` lets anything pass."""
+
+    def convolution(self, node: Node) -> Convolution | None:
+        nothing = Affine.identity()
+        return None if self.allows(node, nothing) is not None else of_affine(node, nothing, macs_per_channel=0.0)
+
+
 @register("Identity")
-class Identity(Passing):
+class Identity(Transparent):
     """``x``."""
 
     role = Role.SHAPE
 
 
 @register("Dropout")
-class Dropout(Passing):
+class Dropout(Transparent):
     """``x`` at inference: opset 12 made training a run-time input, older opsets have ``is_test``."""
 
     role = Role.DROPOUT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Param
-from bnfold.operators.base import NewOp, dim_of, rank_of
+from bnfold.operators.base import NewOp, rank_of
 from bnfold.refusal import Refusal
 
 #: Stands for the tensor that flows in; in a chain, each operator reads the one before it.
@@ -75,14 +75,19 @@ def onnx_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[An
     return [NewOp("BatchNormalization", (DATA, *params), {"epsilon": 0.0})]
 
 
-#: For each format the operators for ``a + b`` and ``a - b``.
-_SUMS = {"onnx": ("Add", "Sub", ""), "keras": ("Add", "Subtract", "keras")}
+#: For each format the operators for ``a + b``, ``a - b`` and ``a + b + c``, and their domain.
+_SUMS = {"onnx": ("Add", "Sub", "Sum", ""), "keras": ("Add", "Subtract", "Add", "keras")}
 
 
-def sum_form(format: str, first: str, second: str, sign: float) -> NewOp:
-    """The operator that adds (or, for a negative sign, subtracts) the second tensor."""
-    plus, minus, domain = _SUMS[format]
-    return NewOp(plus if sign > 0 else minus, (first, second), domain=domain)
+def sum_form(format: str, tensors: Sequence[str], sign: float) -> NewOp:
+    """The operator that adds tensors or, for a negative sign, subtracts the second one from the first."""
+    plus, minus, many, domain = _SUMS[format]
+    return NewOp((many if len(tensors) > 2 else plus) if sign > 0 else minus, tuple(tensors), domain=domain)
+
+
+def can_add(graph: ModelGraph, tensor: str, rank: int | None) -> bool:
+    """Can :func:`sum_form` read this tensor, in a sum of that rank? Keras's layers read no constants."""
+    return graph.format != "keras" or (graph.constant(tensor) is None and graph.rank(tensor) == rank)
 
 
 def _batchnorm_channels(
@@ -91,6 +96,5 @@ def _batchnorm_channels(
     """The number of channels of the BatchNormalization that could stand here; None if none can."""
     if rank is None or rank < 2 or dtype.name not in ("float16", "float32", "float64"):
         return None
-    if affine.axis is None:
-        return dim_of(graph, tensor, 1)
+    # Two numbers are no normalisation: a scaled input or a decomposed activation stays what it was.
     return affine.size if affine.axis == 1 and not affine.grid else None
