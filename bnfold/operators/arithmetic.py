@@ -25,8 +25,9 @@ def broadcast_constant(node: Node, param: Param, data: int) -> tuple[list[int], 
     """
     if not param.is_float or not param.size:
         return node.refuse("integer", "computes with integers, or with nothing")
-    if "broadcast" in node.op.attributes or "axis" in node.op.attributes:
-        return node.refuse("old-opset", "broadcasts by rules of before opset 7")
+    old = _old_broadcasting(node)
+    if old is not None:
+        return old
     shape = param.shape
     rank = node.rank(data)
     if rank is None:
@@ -121,13 +122,13 @@ def lift_gate(node: Node, slots: tuple[int, ...], affine: Affine) -> Lifts:
     return ways or node.refuse("broadcast", "has operands that are broadcast along the affine's axis")
 
 
-def sink_gate(node: Node, affines: Mapping[int, Affine]) -> Sunk:
-    """Scales of the factors multiply; a divisor's is inverted."""
+def sink_gate(node: Node, affines: Mapping[int, Affine], divisor: int | None = None) -> Sunk:
+    """Scales of the factors multiply; that of the operand in slot ``divisor`` is inverted."""
     total = Affine.identity()
     for slot, affine in affines.items():
         if not affine.is_scale:
             return node.refuse("product", "multiplies two tensors, so no shift passes")
-        if node.op.type == "Div" and slot == 1:
+        if slot == divisor:
             if not affine.scale.all():
                 return node.refuse("zero-scale", "divides by its input, whose scale is zero")
             affine = affine.inverse()
@@ -138,6 +139,13 @@ def sink_gate(node: Node, affines: Mapping[int, Affine]) -> Sunk:
             return node.refuse("two-axes", "would carry affines along two axes")
         total = total.then(moved)
     return Crossing({0: total})
+
+
+def _old_broadcasting(node: Node) -> Refusal | None:
+    """Before opset 7 two attributes said how the second operand was broadcast."""
+    if "broadcast" in node.op.attributes or "axis" in node.op.attributes:
+        return node.refuse("old-opset", "broadcasts by rules of before opset 7")
+    return None
 
 
 class Arithmetic(AffineFacts):
@@ -167,39 +175,41 @@ class Arithmetic(AffineFacts):
         raise AssertionError("every operator has its own")
 
 
+class Additive(Arithmetic):
+    """Add and Sub: both operands carry the scale, either one the shift."""
+
+    #: The sign of the second operand.
+    sign: float
+
+    def addends(self, node: Node) -> Mapping[int, float] | None:
+        return {0: 1.0, 1: self.sign} if _old_broadcasting(node) is None else None
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return _old_broadcasting(node) or lift_sum(node, {0: 1.0, 1: self.sign}, affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return _old_broadcasting(node) or sink_sum(node, {0: 1.0, 1: self.sign}, affines)
+
+
 @register("Add")
-class Add(Arithmetic):
+class Add(Additive):
     """``a + b``."""
 
-    def addends(self, node: Node) -> Mapping[int, float]:
-        return {0: 1.0, 1: 1.0}
+    sign = 1.0
 
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
         return Affine.over(axes, np.ones_like(values), values)
 
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_sum(node, self.addends(node), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_sum(node, self.addends(node), affines)
-
 
 @register("Sub")
-class Sub(Arithmetic):
+class Sub(Additive):
     """``a - b``: with a constant a it is an affine of scale -1."""
+
+    sign = -1.0
 
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
         sign = 1.0 if data == 0 else -1.0
         return Affine.over(axes, np.full_like(values, sign), -sign * values)
-
-    def addends(self, node: Node) -> Mapping[int, float]:
-        return {0: 1.0, 1: -1.0}
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_sum(node, self.addends(node), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_sum(node, self.addends(node), affines)
 
 
 @register("Mul")
@@ -210,10 +220,10 @@ class Mul(Arithmetic):
         return Affine.over(axes, values, np.zeros_like(values))
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_gate(node, (0, 1), affines[0])
+        return _old_broadcasting(node) or lift_gate(node, (0, 1), affines[0])
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_gate(node, affines)
+        return _old_broadcasting(node) or sink_gate(node, affines)
 
 
 @register("Div")
@@ -226,10 +236,10 @@ class Div(Arithmetic):
         return Affine.over(axes, 1.0 / values, np.zeros_like(values))
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_gate(node, (0,), affines[0])
+        return _old_broadcasting(node) or lift_gate(node, (0,), affines[0])
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_gate(node, affines)
+        return _old_broadcasting(node) or sink_gate(node, affines, divisor=1)
 
 
 @register("Neg")
