@@ -51,7 +51,7 @@ def analyze_graph(
         non_trainable=frozen,
     )
     batchnorms = tuple(item for scope in scopes for item in _batchnorms(scope, statistics=statistics))
-    return Report(name or graph.name, graph.format, batchnorms, tuple(found), summary, plan.notes)
+    return Report(name or graph.name, graph.format, batchnorms, tuple(found), summary)
 
 
 def _ordered(scope: Scope, findings: list[Finding]) -> list[Finding]:

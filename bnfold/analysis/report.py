@@ -90,7 +90,6 @@ class Report:
     batchnorms: tuple[BatchNormReport, ...]
     findings: tuple[Finding, ...]
     summary: Summary
-    notes: tuple[str, ...] = ()
 
     def worst(self) -> Severity | None:
         """The highest severity among the findings."""
@@ -104,5 +103,4 @@ class Report:
             "batchnorms": [item.to_dict() for item in self.batchnorms],
             "findings": [finding.to_dict() for finding in self.findings],
             "summary": self.summary.to_dict(),
-            "notes": list(self.notes),
         }

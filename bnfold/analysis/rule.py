@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from bnfold.analysis.finding import Finding, Repair, Severity
+from bnfold.analysis.words import title
 from bnfold.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Rule(ABC):
         ``values`` are kept as data and fill fields too; ``texts`` only fill fields.
         """
         layer = layer or (op.display if op is not None else "")
-        fields = {"layer": layer, **(values or {}), **texts}
+        name = title(op) if op is not None and layer == op.display else layer
+        fields = {"layer": name, **(values or {}), **texts}
         return Finding(
             code=self.code,
             name=self.name,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bnfold.affine import Affine
 from bnfold.analysis.flow import Flow, Kind
+from bnfold.analysis.words import title
 from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import BatchNorm, Node, Role, as_affine, batchnorm, facts_of, linear_bias
 from bnfold.operators.placement import is_normaliser, is_quotient, is_sum
@@ -46,6 +47,11 @@ class Site:
     def label(self) -> str:
         """The name for people: of one taken apart, the names of all its operators."""
         return " + ".join(op.display for op in self.ops)
+
+    @property
+    def title(self) -> str:
+        """:attr:`label` in a sentence."""
+        return title(self.op) if len(self.ops) == 1 else self.label
 
     @property
     def statistics(self) -> BatchNorm | None:

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnfold.graph import Op
 
 _SHOWN = 3
+
+
+def title(op: Op) -> str:
+    """An operator's name in a sentence: a bare number, as nameless nodes have, with its type (``Conv 245``)."""
+    name = op.display
+    return name if any(letter.isalpha() for letter in name) else f"{op.type} {name}"
 
 
 def listed(names: Sequence[str], shown: int = _SHOWN) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
+from types import FrameType
+from typing import NoReturn
 
 import click
 
@@ -21,6 +25,7 @@ COMMANDS = {
 #: What a process that was interrupted exits with, as shells have it.
 INTERRUPTED = 130
 INTERNAL_ERROR = 3
+UNREADABLE = 2
 
 
 class LazyGroup(click.Group):
@@ -65,8 +70,20 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The entry point: run a command and exit with its code. Only bnfold's own mistakes print a traceback."""
+    """The entry point: run a command and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # An arrow that the encoding of the output does not have is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
+    for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one of them
+            signal.signal(number, _end)
     sys.exit(run(sys.argv[1:]))
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    """End as a signal asks for, but by way of everything that removes temporary files."""
+    sys.exit(128 + number)
 
 
 def run(arguments: list[str]) -> int:
@@ -88,6 +105,9 @@ def run(arguments: list[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
+    except MemoryError:
+        click.echo("bnfold: there is not enough memory for this model", err=True)
+        return UNREADABLE
     except Exception as error:  # noqa: BLE001  the last resort: whatever it is, one sentence and code 3
         return _report(error)
     return code if isinstance(code, int) else 0

@@ -123,8 +123,6 @@ def print_summary(console: Console, report: Report) -> None:
     line(console, (f"{plural(summary.batchnorms, 'BN', 'BN')}: ", "bold"), f"{kinds}", indent=2)
     line(console, _parameters(report), indent=2)
     line(console, _removed(summary), indent=2)
-    for note in report.notes:
-        line(console, note, indent=2)
     console.print()
 
 

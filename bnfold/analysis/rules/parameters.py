@@ -10,7 +10,7 @@ from bnfold.analysis.finding import Finding, Severity
 from bnfold.analysis.numbers import collapsed_channels, dead_channels, faults, is_untrained, spread_bits
 from bnfold.analysis.rule import Rule, register
 from bnfold.analysis.scope import Scope
-from bnfold.analysis.words import listed, plural
+from bnfold.analysis.words import listed, plural, title
 from bnfold.folding.plan import Remaining
 
 #: Bits of an 8-bit code that per-tensor quantisation may lose before BN305 speaks up.
@@ -246,7 +246,7 @@ class RangeSpread(Rule):
             before, after = spread_bits(ranges), spread_bits(ranges * np.abs(site.affine.scale))
             if after > max(_SPREAD_LIMIT, before):
                 values = {"linear": linear.display, "before": round(before, 2), "after": round(after, 2)}
-                yield self.finding(scope, site.op, layer=site.label, values=values)
+                yield self.finding(scope, site.op, layer=site.label, values=values, linear=title(linear))
 
 
 @register

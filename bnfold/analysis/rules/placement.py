@@ -10,7 +10,7 @@ from bnfold.analysis.placement import Placement, is_branch
 from bnfold.analysis.rule import Rule, register
 from bnfold.analysis.scope import Scope
 from bnfold.analysis.sites import Site
-from bnfold.analysis.words import listed
+from bnfold.analysis.words import listed, title
 
 
 @register
@@ -64,6 +64,7 @@ class BatchNormAfterActivation(Rule):
                 layer=site.label,
                 repair=repair,
                 values={"activation": scope.graph.op(origin.op).display},
+                activation=title(scope.graph.op(origin.op)),
                 fold=f"as the model stands, it {fold.clause()}",
             )
 
@@ -106,7 +107,7 @@ class BatchNormBeforeOutput(Rule):
         for site in scope.sites:
             end = scope.flow.final.get(site.output)
             if end is not None:
-                where = f"the last activation, {scope.graph.op(end).display}" if end in scope.graph else end
+                where = f"the last activation, {title(scope.graph.op(end))}" if end in scope.graph else end
                 yield self.finding(scope, site.op, layer=site.label, end=where)
 
 
@@ -160,6 +161,7 @@ class DropoutBeforeBatchNorm(Rule):
                 template="" if dropped.direct else self.distant,
                 severity=None if dropped.direct else Severity.INFO,
                 values={"dropout": scope.graph.op(dropped.op).display},
+                dropout=title(scope.graph.op(dropped.op)),
             )
 
 
@@ -208,7 +210,7 @@ class MixedPlacement(Rule):
             layer=minority[0].label,
             values={"before": len(early), "after": len(late), "layers": [site.label for site in minority]},
             places_before="place" if len(early) == 1 else "places",
-            minority=listed([site.label for site in minority]),
+            minority=listed([site.title for site in minority]),
         )
 
 
@@ -300,7 +302,7 @@ class AxisNotChannels(Rule):
                     scope,
                     site.op,
                     values={"axis": site.axis, "expected": wanted.axis},
-                    other=scope.graph.op(wanted.op).display,
+                    other=title(scope.graph.op(wanted.op)),
                 )
 
     @staticmethod
@@ -323,6 +325,6 @@ class AxisNotChannels(Rule):
             template=self.flattened,
             values={"axis": site.axis, "channels": site.channels, "height": height, "width": width},
             line="a column" if site.axis == 2 else "a row",
-            flatten=scope.graph.op(flatten).display,
+            flatten=title(scope.graph.op(flatten)),
             count=height * width,
         )

@@ -10,7 +10,7 @@ from bnfold.analysis.neighbours import readers_beyond
 from bnfold.analysis.rule import Rule, register
 from bnfold.analysis.scope import Scope
 from bnfold.analysis.sites import MEAN_SLOT, Bias, Site, bias_of, sole_reader
-from bnfold.analysis.words import listed, plural
+from bnfold.analysis.words import listed, plural, title
 from bnfold.graph import Op
 from bnfold.operators import Node, Role, facts_of
 from bnfold.operators.placement import can_drop_bias, has_bias_input, is_lookup, passes_scale
@@ -61,6 +61,7 @@ class RedundantBias(Rule):
                 op,
                 repair=Repair.FIX if droppable else Repair.FOLD,
                 values={"parameters": bias.param.size, "batchnorm": site.label},
+                batchnorm=site.title,
                 count=plural(bias.param.size, "parameter"),
                 keyword=keyword,
             )
@@ -154,7 +155,7 @@ class MissingBias(Rule):
     @staticmethod
     def _instead(scope: Scope, output: str) -> str:
         readers = readers_beyond(scope.graph, scope.flow, output, (Role.SHAPE, Role.POOL, Role.DROPOUT))
-        activations = [op.display for op in readers or () if scope.is_role(op, Role.ACTIVATION)]
+        activations = [title(op) for op in readers or () if scope.is_role(op, Role.ACTIVATION)]
         if activations:
             return f"the activation {activations[0]} comes before any BN"
         return "no BN follows"
@@ -209,7 +210,7 @@ class RedundantScale(Rule):
                 layer=site.label,
                 values={"channels": site.channels, "readers": names},
                 count=plural(site.statistics.channels, "scale"),
-                readers=listed(names),
+                readers=listed([title(op) for op in readers]),
                 their="its" if len(names) == 1 else "their",
                 relu=", and a ReLU between does not matter" if behind_relu else "",
             )

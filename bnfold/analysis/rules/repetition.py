@@ -10,7 +10,7 @@ from bnfold.analysis.numbers import is_untrained
 from bnfold.analysis.rule import Rule, register
 from bnfold.analysis.scope import Scope
 from bnfold.analysis.sites import Site
-from bnfold.analysis.words import listed
+from bnfold.analysis.words import listed, title
 from bnfold.operators import Role
 
 _BESIDE = (Role.SHAPE, Role.DROPOUT, Role.AFFINE)
@@ -53,7 +53,7 @@ class ConsecutiveBatchNorms(Rule):
             before = producer_behind(scope.graph, scope.flow, site.tensor, (Role.SHAPE,))
             first = scope.by_operator.get(before.name) if before is not None else None
             if first is not None and first is not site:
-                yield self.finding(scope, site.op, layer=site.label, values={"before": first.label})
+                yield self.finding(scope, site.op, layer=site.label, values={"before": first.label}, before=first.title)
 
 
 @register
@@ -105,8 +105,8 @@ class LinearStack(Rule):
                 site.op,
                 layer=site.label,
                 values={"before": before.display, "after": names},
-                first=before.display,
-                second=listed(names),
+                first=title(before),
+                second=listed([title(op) for op in after]),
             )
 
 

@@ -1,0 +1,125 @@
+"""The command line as a whole: help, start-up, exit codes, errors in one sentence."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from command_line import SAMPLES
+from command_line import bnfold as run
+
+import bnfold.api
+from bnfold import __version__
+from bnfold.cli import COMMANDS
+
+CNN = SAMPLES / "digits_cnn.onnx"
+HEAVY = ("numpy", "onnx", "onnxruntime", "networkx", "rich", "keras", "tensorflow")
+
+
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``bnfold`` as a process of its own."""
+    command = [sys.executable, "-m", "bnfold", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=120
+    )
+
+
+def imported(*arguments: str) -> set[str]:
+    """Which heavy packages a command imports."""
+    code = (
+        "import sys; from bnfold import cli; code = cli.run(sys.argv[1:]); "
+        f"print(' '.join(name for name in {HEAVY!r} if name in sys.modules), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stderr.split())
+
+
+class TestHelp:
+    def test_names_every_command_and_the_exit_codes(self) -> None:
+        outcome = run("--help")
+        assert outcome.code == 0
+        assert all(command in outcome.out for command in COMMANDS)
+        assert "Exit codes: 0 done; 1 findings" in outcome.words
+
+    def test_version(self) -> None:
+        assert run("--version").out == f"bnfold {__version__}\n"
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_every_command_has_help_that_begins_as_announced(self, command: str) -> None:
+        outcome = run(command, "--help")
+        assert outcome.code == 0
+        assert COMMANDS[command].rstrip(".").split()[0].lower() in outcome.words.lower()
+
+    def test_the_start_imports_nothing_heavy(self) -> None:
+        assert imported("--help") == set()
+        assert imported("--version") == set()
+        assert imported("fold", "--help") == set()
+
+    def test_analyze_and_rules_do_not_import_onnxruntime(self) -> None:
+        assert imported("analyze", str(CNN)) <= {"numpy", "onnx", "rich"}
+        assert "onnxruntime" not in imported("rules")
+
+
+class TestErrors:
+    def test_an_unknown_command_names_the_nearest(self) -> None:
+        outcome = run("analyse", "x.onnx")
+        assert outcome.code == 2
+        assert "There is no command 'analyse'. Did you mean 'analyze'?" in outcome.err
+
+    def test_no_arguments(self) -> None:
+        outcome = run("analyze")
+        assert outcome.code == 2
+        assert "Missing argument 'MODEL...'" in outcome.err
+
+    def test_a_missing_file(self) -> None:
+        outcome = run("fold", "nowhere.onnx", "--dry-run")
+        assert outcome.code == 2
+        assert outcome.err.startswith("bnfold: nowhere.onnx")
+        assert outcome.err.count("\n") == 1
+        assert "Traceback" not in outcome.err
+
+    def test_an_internal_error_asks_to_report_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise ZeroDivisionError("division by zero")
+
+        monkeypatch.setattr(bnfold.api, "fold", broken)
+        monkeypatch.delenv("BNFOLD_DEBUG", raising=False)
+        outcome = run("fold", CNN, "--dry-run")
+        assert outcome.code == 3
+        assert outcome.err.startswith("bnfold: internal error (ZeroDivisionError: division by zero); please report it")
+        assert outcome.err.count("\n") == 1
+        monkeypatch.setenv("BNFOLD_DEBUG", "1")
+        assert "Traceback" in run("fold", CNN, "--dry-run").err
+
+    def test_an_interruption(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(bnfold.api, "fold", interrupted)
+        assert run("fold", CNN, "--dry-run").code == 130
+
+    def test_a_reader_that_has_enough(self) -> None:
+        """The output goes to a program that stops reading, as in ``bnfold rules | head -1``."""
+        command = f"set -o pipefail; {sys.executable} -m bnfold rules --format json | head -c 1"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, text=True, timeout=120)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+
+    def test_an_encoding_without_arrows(self) -> None:
+        done = process("analyze", str(CNN), PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+        assert done.returncode == 0
+        assert "Conv \\u2192 BN \\u2192 Relu" in done.stdout
+
+
+class TestTerminal:
+    def test_no_escape_sequences_in_a_pipe(self) -> None:
+        assert "\x1b" not in process("analyze", str(CNN), TERM="xterm-256color").stdout
+
+    def test_completion(self) -> None:
+        done = process(_BNFOLD_COMPLETE="bash_source")
+        assert "_BNFOLD_COMPLETE=bash_complete" in done.stdout
+        done = process(_BNFOLD_COMPLETE="bash_complete", COMP_WORDS="bnfold an", COMP_CWORD="1")
+        assert done.stdout == "plain,analyze\n"
