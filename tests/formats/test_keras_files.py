@@ -18,7 +18,7 @@ from keras import Input, layers
 from keras_models import conv_bn_relu, feeds, randomised
 
 from bnfold.errors import MissingExtraError, ModelFileError
-from bnfold.formats.keras import backend, inspection, load
+from bnfold.formats.keras import apart, backend, inspection, load
 
 FOLDER = Path(__file__).parents[2] / "sample_models"
 
@@ -37,14 +37,19 @@ def hdf5(tmp_path: Path) -> Path:
     return path
 
 
-def fails(path: Path, words: str, **options: Any) -> None:
+def fails(path: Path, words: str, by: Callable[..., object] = load, **options: Any) -> None:
     """Loading raises one sentence that names the file and says ``words``."""
     with pytest.raises(ModelFileError, match=words) as caught:
-        load(path, **options)
+        by(path, **options)
     sentence = str(caught.value)
     assert str(path) in sentence
     assert "\n" not in sentence
     assert len(sentence) < 400 + len(str(path))
+
+
+def unreadable(path: Path, words: str) -> None:
+    """The same of the inspection alone, which is quicker within this process."""
+    fails(path, words, by=inspection.inspect)
 
 
 def repack(path: Path, **members: bytes | None) -> None:
@@ -116,13 +121,13 @@ def test_a_missing_file(tmp_path: Path) -> None:
 def test_an_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "empty.keras"
     path.touch()
-    fails(path, "is empty")
+    unreadable(path, "is empty")
 
 
 def test_a_text_file(tmp_path: Path) -> None:
     path = tmp_path / "text.keras"
     path.write_text("a model of restraint")
-    fails(path, "neither a zip archive nor an HDF5 file")
+    unreadable(path, "neither a zip archive nor an HDF5 file")
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
@@ -131,15 +136,18 @@ def test_a_truncated_file(kind: str, keep: float, request: pytest.FixtureRequest
     path = request.getfixturevalue(kind)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * keep)])
-    fails(path, "damaged")
+    unreadable(path, "damaged")
 
 
 @pytest.mark.parametrize("kind", ["archive", "hdf5"])
-def test_flipped_bytes_never_escape_as_another_error(kind: str, request: pytest.FixtureRequest) -> None:
+def test_flipped_bytes_never_escape_as_another_error(
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = request.getfixturevalue(kind)
     content = path.read_bytes()
     random = np.random.default_rng(0)
-    for _ in range(25):
+    monkeypatch.setattr(apart, "_SECONDS", 1.5)
+    for _ in range(8):
         broken = bytearray(content)
         for at in random.integers(0, len(content), 8):
             broken[at] = random.integers(0, 256)
@@ -152,15 +160,16 @@ def test_flipped_bytes_never_escape_as_another_error(kind: str, request: pytest.
 
 def test_an_archive_without_its_parts(archive: Path) -> None:
     repack(archive, weights=None)
-    fails(archive, "not its weights")
+    unreadable(archive, "not its weights")
     repack(archive, config_json=None)
-    fails(archive, r"holds no config\.json")
+    unreadable(archive, r"holds no config\.json")
 
 
 def test_a_configuration_that_is_none(archive: Path) -> None:
-    for text in (b"{", b"[1, 2]", b'{"a": 1}', b"[" * 100_000):
+    deep = b'{"class_name": "Sequential", "config": ' + b"[" * 500 + b"]" * 500 + b"}"
+    for text in (b"{", b"[1, 2]", b'{"a": 1}', b"[" * 100_000, deep):
         repack(archive, config_json=text)
-        fails(archive, "configuration")
+        unreadable(archive, "configuration")
 
 
 def test_weights_of_another_model(archive: Path, tmp_path: Path) -> None:
@@ -181,20 +190,20 @@ def test_hdf5_weights_of_another_model(hdf5: Path) -> None:
 def test_an_hdf5_file_without_the_weights(hdf5: Path) -> None:
     with h5py.File(hdf5, "r+") as file:
         del file["model_weights"]
-    fails(hdf5, "but not its weights")
+    unreadable(hdf5, "but not its weights")
 
 
 def test_an_hdf5_file_that_is_no_model(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
     with h5py.File(path, "w") as file:
         file["table"] = np.arange(5)
-    fails(path, "HDF5 file, but not a Keras model")
+    unreadable(path, "HDF5 file, but not a Keras model")
 
 
 def test_weights_alone(tmp_path: Path) -> None:
     path = tmp_path / "model.weights.h5"
     conv_bn_relu().save_weights(path)
-    fails(path, "weights alone")
+    unreadable(path, "weights alone")
 
 
 def test_keras_2_weights_alone(tmp_path: Path, hdf5: Path) -> None:
@@ -203,7 +212,7 @@ def test_keras_2_weights_alone(tmp_path: Path, hdf5: Path) -> None:
         for name in model["model_weights"]:
             model.copy(f"model_weights/{name}", file)
         file.attrs["layer_names"] = model["model_weights"].attrs["layer_names"]
-    fails(path, "weights alone")
+    unreadable(path, "weights alone")
 
 
 def test_a_folder_that_is_no_saved_model(tmp_path: Path) -> None:
@@ -215,13 +224,32 @@ def test_sizes_beyond_the_stored_weights_are_refused_before_memory_is_taken(arch
     fails(archive, "units=1000000000000, but no stored weight")
 
 
+def test_a_file_on_which_the_hdf5_library_never_returns(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = hdf5.read_bytes()
+    heap = content.index(b"GCOL")  # objects of size zero in the heap of strings are walked over for ever
+    hdf5.write_bytes(content[: heap + 16] + bytes(4080) + content[heap + 4096 :])
+    monkeypatch.setattr(apart, "_SECONDS", 1.0)
+    fails(hdf5, "does not come to an end")
+
+
+def test_a_crash_of_the_hdf5_library_does_not_reach_the_caller(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    fails(hdf5, r"crashes the HDF5 library \(signal 9\)")
+
+
+def test_a_failed_inspection_is_an_internal_error(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_CHILD", "raise SystemError('oh')")
+    with pytest.raises(RuntimeError, match="SystemError: oh"):
+        load(hdf5)
+
+
 # -- made to do harm ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", "assets/../../outside", "C:\\outside", "..\\outside"])
 def test_a_member_that_leaves_the_archive(archive: Path, name: str) -> None:
     repack(archive, **{name: b"x"})
-    fails(archive, "points outside")
+    unreadable(archive, "points outside")
 
 
 def test_a_member_that_is_a_link(archive: Path) -> None:
@@ -229,28 +257,29 @@ def test_a_member_that_is_a_link(archive: Path) -> None:
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(archive, "a") as file:
         file.writestr(link, "/etc")
-    fails(archive, "symbolic link")
+    unreadable(archive, "symbolic link")
 
 
 def test_a_member_that_is_there_twice(archive: Path) -> None:
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(archive, "a") as file:
         file.writestr("config.json", "{}")
-    fails(archive, "twice")
+    unreadable(archive, "twice")
 
 
 def test_a_zip_bomb(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "_SMALL_BYTES", 1 << 16)
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as file:
         file.writestr("assets/zeros", bytes(1 << 22))
-    fails(archive, "unpacks from")
+    inspection.inspect(archive)
+    monkeypatch.setattr(inspection, "_SMALL_BYTES", 1 << 16)
+    unreadable(archive, "unpacks from")
 
 
 def test_an_hdf5_bomb(hdf5: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File(hdf5, "r+") as file:
         file.create_dataset("zeros", shape=(1 << 40,), dtype="f4", chunks=(1 << 10,))
-    fails(hdf5, "unpacks from")
+    unreadable(hdf5, "unpacks from")
     repack(archive, weights=hdf5.read_bytes())
-    fails(archive, "unpacks from")
+    unreadable(archive, "unpacks from")
 
 
 @pytest.mark.parametrize("kind", ["external", "soft", "raw", "virtual"])
@@ -267,9 +296,9 @@ def test_hdf5_data_that_lie_elsewhere(kind: str, hdf5: Path, archive: Path, tmp_
             layout = h5py.VirtualLayout((4,), "u1")
             layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "data", (4,))
             group.create_virtual_dataset("secret", layout)
-    fails(hdf5, "refused")
+    unreadable(hdf5, "refused")
     repack(archive, weights=hdf5.read_bytes())
-    fails(archive, "refused")
+    unreadable(archive, "refused")
 
 
 def test_a_group_that_contains_itself_ends(hdf5: Path) -> None:

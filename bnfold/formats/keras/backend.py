@@ -27,7 +27,7 @@ def import_keras() -> ModuleType:
     """
     with _LOCK:
         if "keras" not in sys.modules or "tensorflow" not in sys.modules:
-            _require("keras", "tensorflow", "h5py")
+            require_keras()
             os.environ.setdefault("KERAS_BACKEND", "tensorflow")
             os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
             with _silent_stderr(), quiet():
@@ -38,6 +38,11 @@ def import_keras() -> ModuleType:
     if not hasattr(keras, "__version__") or int(keras.__version__.split(".")[0]) < 3:
         raise MissingExtraError(f'bnfold needs Keras 3, not {keras.__version__}: pip install "bnfold[keras]"')
     return keras
+
+
+def require_keras() -> None:
+    """Raise MissingExtraError where what it takes to load a Keras model is not installed; imports nothing."""
+    _require("keras", "tensorflow", "h5py")
 
 
 def import_h5py() -> ModuleType:

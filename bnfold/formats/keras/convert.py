@@ -133,7 +133,7 @@ def _serving_function(folder: Path, loaded: Any) -> Any:
 
 
 def _refuse_operations(folder: Path) -> None:
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
     proto = SavedModel()

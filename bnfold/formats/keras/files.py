@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import ModelFileError
-from bnfold.formats.keras import inspection
+from bnfold.formats.keras import apart, inspection
 from bnfold.formats.keras.backend import import_h5py, import_keras, quiet
 from bnfold.formats.keras.inspection import Inspected, layer_name
 from bnfold.formats.keras.keras1 import convert_weights
@@ -40,7 +40,7 @@ _SUFFIXES = {"zip": {".keras"}, "hdf5": {".h5", ".hdf5"}}
 
 def open_model(path: Path, allow_unsafe: bool) -> Any:
     """The ``keras.Model`` of a file, not compiled. Raises ModelFileError, MissingExtraError."""
-    inspected = inspection.inspect(path)
+    inspected = apart.inspect(path)
     if not allow_unsafe:
         inspection.refuse_code(path, inspected.config)
     inspection.refuse_sizes(path, inspected)

@@ -19,12 +19,16 @@ from bnfold.formats.keras.backend import import_h5py
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
+#: What h5py raises about damaged files, by experience.
+_HDF5_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 #: What is allowed to unpack to many times its stored size, and how many times.
 _SMALL_BYTES = 1 << 28
 _MAX_EXPANSION = 100
 _MAX_MEMBERS = 10_000
 _MAX_CONFIG_BYTES = 1 << 28
+#: Python recurses over a configuration in several places; a model of models needs about ten levels each.
+_MAX_DEPTH = 150
 #: Layers that run code which the file itself brings along.
 _CODE_CLASSES = {"Lambda", "__lambda__", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer"}
 
@@ -118,7 +122,19 @@ def _parse(path: Path, text: bytes | str) -> dict[str, Any]:
         raise ModelFileError(f"{path} is damaged: its model configuration is not valid JSON") from error
     if not isinstance(config, dict) or not isinstance(config.get("class_name"), str) or "config" not in config:
         raise ModelFileError(f"{path} is not a Keras model: its configuration describes no model")
+    if _is_deeper(config, _MAX_DEPTH):
+        raise ModelFileError(f"{path} is refused: its model configuration is nested more than {_MAX_DEPTH} levels deep")
     return config
+
+
+def _is_deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit):
+        nested = [item for item in level if isinstance(item, dict | list)]
+        level = [entry for item in nested for entry in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return False
+    return True
 
 
 def _inspect_hdf5(path: Path) -> Inspected:
@@ -131,7 +147,7 @@ def _inspect_hdf5(path: Path) -> Inspected:
             text = _text(file.attrs["model_config"])
             notes = {**file["model_weights"].attrs, **file.attrs}
             version, backend = (_text(notes.get(key, "")) for key in ("keras_version", "backend"))
-    except (OSError, RuntimeError, ValueError) as error:
+    except _HDF5_ERRORS as error:
         raise ModelFileError(f"{path} is a damaged HDF5 file: {_words(error)}") from error
     config = _parse(path, text)
     if backend == "theano" and any("Conv" in item["class_name"] for item in objects(config)):
@@ -159,7 +175,7 @@ def _check_hdf5(path: Path, source: Path | io.BytesIO) -> int:
     try:
         with h5py.File(source, "r") as file:
             return _walk_hdf5(path, h5py, file)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
+    except _HDF5_ERRORS as error:
         raise ModelFileError(f"{path} is damaged: its weights cannot be read ({_words(error)})") from error
 
 
@@ -172,6 +188,7 @@ def _walk_hdf5(path: Path, h5py: Any, file: Any) -> int:
         if address in visited:
             continue
         visited.add(address)
+        _read_attributes(group)
         for name in group:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise ModelFileError(f"{path} is refused: {group.name}/{name} is a link to elsewhere, not data")
@@ -180,8 +197,15 @@ def _walk_hdf5(path: Path, h5py: Any, file: Any) -> int:
                 groups.append(child)
             elif isinstance(child, h5py.Dataset):
                 _check_dataset(path, child)
+                _read_attributes(child)
+                child[()]  # what is damaged shows itself here, not in the middle of Keras
                 largest = max(largest, *child.shape, 0) if child.shape else largest
     return largest
+
+
+def _read_attributes(item: Any) -> None:
+    for name in item.attrs:
+        item.attrs[name]
 
 
 def _check_dataset(path: Path, dataset: Any) -> None:

@@ -65,6 +65,8 @@ def _new_recipe(part: LayerPart, graph: ModelGraph) -> Recipe:
         argument: attribute in weights for attribute, argument in _SWITCHES.items() if attribute in spec.weights
     }
     name = part.call.layer.name if part.call is not None else op.name.rsplit("/", 1)[-1]
+    if part.activation is not None and part.call is not None:
+        changes["activation"] = part.call.layer.activation
     if part.call is not None and op.name == part.call.activation:
         name = f"{name}_{op.attributes.get('activation', op.type)}"
     name = re.sub(r"[^\w.-]+", "_", name)
