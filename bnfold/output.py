@@ -184,8 +184,9 @@ def _write(result: FoldResult, staged: Path, external_data: bool | None) -> Fold
 def _converted(result: FoldResult, folder: Path) -> FoldResult:
     """tf2onnx writes some BN as Mul and Add, which folding the layers did not see."""
     again = api.fold(load(result.model.as_onnx(folder)))
-    plan = replace(result.plan, notes=(*result.plan.notes, *again.plan.notes))
-    return replace(result, model=again.model, plan=plan, summary=replace(result.summary, after=again.summary.after))
+    summary = replace(result.summary, after=again.summary.after)
+    note = "converted by tf2onnx: the nodes of the ONNX file are not the layers of the Keras model"
+    return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
 
 
 def _save(model: Model, path: Path, external_data: bool | None) -> None:

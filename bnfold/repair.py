@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bnfold.analysis.rules.redundancy import identity_sites, redundant_biases
 from bnfold.analysis.scope import Scope, scopes_of
 from bnfold.analysis.sites import MEAN_SLOT, Bias, Site
-from bnfold.analysis.words import plural
+from bnfold.analysis.words import plural, title
 from bnfold.folding import Plan, fold_graph
 from bnfold.graph import ModelGraph, Op, Param, Use
 from bnfold.operators.placement import bias_gain, can_drop_bias
@@ -30,10 +30,11 @@ def repair_graph(graph: ModelGraph) -> tuple[ModelGraph, tuple[Change, ...]]:
     """A copy of ``graph`` with BN201, BN204 and BN403 repaired, and what was done."""
     copy = graph.copy()
     changes = [*_freeze(copy)]
+    copy, removed = _drop_identities(copy)
+    changes += removed
     for scope in scopes_of(copy, Plan()):
         changes += _drop_biases(scope)
-    copy, removed = _drop_identities(copy)
-    return copy, (*changes, *removed)
+    return copy, tuple(changes)
 
 
 def _freeze(graph: ModelGraph) -> Iterator[Change]:
@@ -57,9 +58,7 @@ def _drop_biases(scope: Scope) -> Iterator[Change]:
             scope.graph.rewire(Use(behind.op.name, MEAN_SLOT), shifted[behind.op.input(MEAN_SLOT)])
         _forget_unused(scope.graph, {bias.param.name, *means})
         size = plural(bias.param.size, "parameter")
-        yield Change(
-            "BN201", op.display, f"the bias of {op.display} ({size}) went into the moving mean of {site.label}"
-        )
+        yield Change("BN201", op.display, f"the bias of {title(op)} ({size}) went into the moving mean of {site.title}")
 
 
 def _shift_mean(graph: ModelGraph, name: str, readers: set[Use], bias: Bias, gain: float) -> str:
@@ -111,6 +110,6 @@ def _drop_identities(graph: ModelGraph) -> tuple[ModelGraph, list[Change]]:
     fixed, plan = fold_graph(graph, branches=False, keep_overridable=True, skip=others)
     gone = [useless[step.subject] for step in plan.steps if step.kind == "identity" and step.subject in useless]
     return fixed, [
-        Change("BN204", site.label, f"{site.label} was removed: it did nothing to its {site.channels} channels")
+        Change("BN204", site.label, f"{site.title} was removed: it did nothing to its {site.channels} channels")
         for site in gone
     ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from bnfold.affine import Affine
 from bnfold.analysis.report import Size
+from bnfold.analysis.sites import is_bias_add
 from bnfold.graph import ModelGraph, Op, Param, walk
 from bnfold.operators import Node, Role, facts_of
 
@@ -36,11 +37,12 @@ def _read_params(graph: ModelGraph) -> Iterable[Param]:
 
 
 def _kind(graph: ModelGraph, op: Op) -> Role:
-    """BATCHNORM, AFFINE for a Mul or Add by a vector (not by a number), or OTHER."""
+    """BATCHNORM, AFFINE for a Mul or Add by a vector (not by a number, nor a layer's bias), or OTHER."""
     facts = facts_of(op)
     if facts.role is Role.BATCHNORM:
         return Role.BATCHNORM
     if facts.role not in (Role.AFFINE, Role.JOIN):
         return Role.OTHER
     affine = facts.as_affine(Node(graph, op))
-    return Role.AFFINE if isinstance(affine, Affine) and affine.axis is not None else Role.OTHER
+    by_channel = isinstance(affine, Affine) and affine.axis is not None
+    return Role.AFFINE if by_channel and not is_bias_add(graph, op) else Role.OTHER

@@ -13,8 +13,8 @@ from bnfold.operators import BatchNorm
 
 Mask = NDArray[np.bool_]
 
-#: A scale this much smaller than the layer's largest makes the channel a constant.
-NEGLIGIBLE_SCALE = 1e-6
+#: A channel whose scale or weights are this part of the layer's largest is as good as a constant.
+NEGLIGIBLE = 1e-6
 #: A variance below this part of epsilon leaves the scale to epsilon.
 COLLAPSED_PART = 0.1
 
@@ -49,7 +49,7 @@ def dead_channels(affine: Affine) -> Mask:
     """Channels whose scale is 0, or negligible beside the layer's largest: they put out a constant."""
     size = np.abs(affine.scale)
     with np.errstate(invalid="ignore"):
-        return np.asarray(size <= NEGLIGIBLE_SCALE * size.max(initial=0.0))
+        return np.asarray(size <= NEGLIGIBLE * size.max(initial=0.0))
 
 
 def collapsed_channels(numbers: BatchNorm) -> Mask:
@@ -59,9 +59,10 @@ def collapsed_channels(numbers: BatchNorm) -> Mask:
 
 
 def spread_bits(ranges: Vector) -> float:
-    """By how many bits the largest of the per-channel weight ranges exceeds the smallest; zeros do not count."""
-    positive = ranges[(ranges > 0) & np.isfinite(ranges)]
-    return float(np.log2(positive.max() / positive.min())) if positive.size else 0.0
+    """By how many bits the largest per-channel weight range exceeds the smallest; dead channels do not count."""
+    finite = ranges[np.isfinite(ranges)]
+    alive = finite[finite > NEGLIGIBLE * finite.max(initial=0.0)]
+    return float(np.log2(alive.max() / alive.min())) if alive.size else 0.0
 
 
 def describe(affine: Affine | None, numbers: BatchNorm | None, ranges: Vector | None) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from bnfold.analysis.placement import Foldability, Placement, classify
 from bnfold.analysis.sites import Site, find_sites
 from bnfold.folding.plan import Fates, FoldStep, Plan, Remaining
 from bnfold.graph import ModelGraph, Op
-from bnfold.operators import Role, role
+from bnfold.operators import Role, as_affine, role
 from bnfold.operators.placement import channel_ranges
 from bnfold.refusal import Refusal
 
@@ -91,6 +91,9 @@ class Scope:
         """Why the BN itself, wherever it stands, is not one that folding can move."""
         if isinstance(site.numbers, Refusal):
             return site.numbers
+        found = as_affine(self.graph, site.op) if site.numbers is not None else None
+        if isinstance(found, Refusal):
+            return found
         if site.statistics is not None and self.fate(site) is None:
             return Refusal("invalid-statistics", f"{site.label} has parameters that are not numbers to compute with")
         return None

@@ -10,7 +10,7 @@ from bnfold.analysis.flow import Flow, Kind
 from bnfold.analysis.words import title
 from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import BatchNorm, Node, Role, as_affine, batchnorm, facts_of, linear_bias
-from bnfold.operators.placement import is_normaliser, is_quotient, is_sum
+from bnfold.operators.placement import is_normaliser, is_quotient, is_sum, linear_layout
 from bnfold.refusal import Refusal
 
 #: The input slot of a BN's moving mean, the same in ONNX and in Keras graphs.
@@ -181,12 +181,16 @@ def bias_of(graph: ModelGraph, flow: Flow, op: Op) -> Bias | None:
     return Bias(param, reader, reader.outputs[0])
 
 
-def _is_bias(graph: ModelGraph, flow: Flow, op: Op) -> bool:
-    """Is this Add the bias of the linear operator before it, which has none of its own?"""
-    if flow.role(op) is not Role.AFFINE or not is_sum(op):
+def is_bias_add(graph: ModelGraph, op: Op) -> bool:
+    """Is this Add by a constant the bias of the linear operator before it, which has none of its own?"""
+    if not is_sum(op):
         return False
     tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
     before = graph.producer(tensor)
-    if before is None or before.name not in flow.layouts or sole_reader(graph, tensor) is not op:
+    if before is None or sole_reader(graph, tensor) is not op or linear_layout(graph, before) is None:
         return False
     return linear_bias(graph, before) is None
+
+
+def _is_bias(graph: ModelGraph, flow: Flow, op: Op) -> bool:
+    return flow.role(op) is Role.AFFINE and is_bias_add(graph, op)
