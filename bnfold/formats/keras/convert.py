@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from bnfold.errors import ModelFileError, OutputError
@@ -24,12 +26,14 @@ def keras_to_onnx(keras: Any, model: Any, target: Path, name: str) -> None:
     Raises OutputError where tf2onnx cannot express the model; ``name`` is how the sentence calls it.
     """
     import_tf2onnx()
+    if any("bfloat16" in (layer.compute_dtype, layer.variable_dtype) for layer in model._flatten_layers()):
+        raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it computes in bfloat16")
     network = topology.functional(keras, model)
     signature = [topology.map_tensors(keras, topology.input_structure(network), lambda x: _input_spec(keras, x))]
     with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
         path = Path(directory) / "model.onnx"
         try:
-            with quiet():
+            with quiet(), _inlined(), _constant_statistics(keras, model):
                 model.export(str(path), format="onnx", verbose=False, input_signature=signature)
             converted = onnx.load(path)
         except LOAD_ERRORS as error:
@@ -38,10 +42,45 @@ def keras_to_onnx(keras: Any, model: Any, target: Path, name: str) -> None:
     left = _not_converted(converted)
     if left:
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
+    if len(converted.graph.input) != len(network.inputs):
+        raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it made inputs of the model's constants")
     outputs = [tensor.shape for tensor in network.outputs]
     inputs = {tensor.name: tensor.shape for tensor in network.inputs}
     _name_batch(converted.graph, inputs, outputs)
     onnx.save(converted, target)
+
+
+@contextmanager
+def _inlined() -> Iterator[None]:
+    """Let TensorFlow trace the functions that a layer calls into the model's own graph.
+
+    Keras puts a grouped convolution into a function for the XLA compiler, which tf2onnx cannot look into.
+    """
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+@contextmanager
+def _constant_statistics(keras: Any, model: Any) -> Iterator[None]:
+    """Let Normalization layers hold their statistics as numpy arrays meanwhile.
+
+    As tensors they would be captured by the traced function, and tf2onnx makes inputs of those.
+    """
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Normalization)]
+    before = [(layer.mean, layer.variance) for layer in layers]
+    try:
+        for layer in layers:
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+        yield
+    finally:
+        for layer, (mean, variance) in zip(layers, before, strict=True):
+            layer.mean, layer.variance = mean, variance
 
 
 def _input_spec(keras: Any, tensor: Any) -> Any:

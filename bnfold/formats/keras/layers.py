@@ -25,10 +25,13 @@ Attributes carry the names of the constructor's arguments, with every axis count
 the batch as axis 0. ``Permute`` has ``perm`` (batch included) beside ``dims``; ``padding`` of
 ZeroPadding and ``cropping`` of Cropping are one ``(before, after)`` pair an axis. ``Flatten`` with
 ``data_format="channels_first"`` moves the channels last before it flattens. ``training=True`` is there
-where the call asks for training behaviour even at inference, and ``compute_dtype`` where a layer
-computes in another dtype than its weights have (mixed precision). Operations of ``keras.ops`` called
-on tensors have the type ``ops.`` and their class; ``ops.Add``, ``ops.Subtract``, ``ops.Multiply`` and
-``ops.TrueDivide`` list their two operands, a constant one as a param.
+where the call asks for training behaviour even at inference (calling and exporting the model obey
+that, ``predict`` overrides it), and ``compute_dtype`` where a layer computes in another dtype than
+its weights have (mixed precision).
+
+Operations of ``keras.ops`` called on tensors have the type ``ops.`` and their class; ``ops.Add``,
+``ops.Subtract``, ``ops.Multiply`` and ``ops.TrueDivide`` list their two operands, a constant one as a
+param.
 """
 
 from __future__ import annotations
@@ -142,12 +145,17 @@ def weight(layer: Any, attribute: str) -> Any:
 
 
 def activation_name(keras: Any, activation: Any) -> str:
-    """How an activation is called; ``"linear"`` for none. A custom function goes by its own name."""
+    """How an activation is called; ``"linear"`` for none. A custom function goes by its own name, with its module
+    where Keras has an activation of that name.
+    """
     if activation is None:
         return "linear"
     if isinstance(activation, keras.layers.Layer):
         return type(activation).__name__
-    return str(getattr(activation, "__name__", type(activation).__name__))
+    name = str(getattr(activation, "__name__", type(activation).__name__))
+    if getattr(keras.activations, name, activation) is activation:
+        return name
+    return f"{getattr(activation, '__module__', 'custom')}.{name}"
 
 
 def attributes_of(layer: Any, spec: Spec, rank: int) -> dict[str, Any]:

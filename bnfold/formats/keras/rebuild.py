@@ -187,10 +187,9 @@ class _Builder:
         return layer(**made_from.changes, name=name, dtype=self._policy(part))
 
     def _policy(self, part: LayerPart) -> Any:
-        """The dtype policy of the layer before a new one, so that mixed precision stays mixed."""
-        tensor = part.op.inputs[0]
-        producer = self.graph.producer(tensor)
-        call = self.reading.calls.get(producer.name) if producer is not None else None
+        """The dtype policy of the layer a new one replaces, or of the one before it: mixed precision stays."""
+        producer = self.graph.producer(part.op.inputs[0])
+        call = part.call or (self.reading.calls.get(producer.name) if producer is not None else None)
         return getattr(call.layer, "dtype_policy", None) if call is not None else None
 
     # -- calls -----------------------------------------------------------------------------------

@@ -64,10 +64,11 @@ def _new_recipe(part: LayerPart, graph: ModelGraph) -> Recipe:
     changes |= {
         argument: attribute in weights for attribute, argument in _SWITCHES.items() if attribute in spec.weights
     }
-    name = part.call.layer.name if part.call is not None else op.name.rsplit("/", 1)[-1]
-    if part.activation is not None and part.call is not None:
-        changes["activation"] = part.call.layer.activation
-    if part.call is not None and op.name == part.call.activation:
+    call = part.call
+    if call is not None and (part.activation is not None or op.type == "Activation"):
+        changes["activation"] = call.layer.activation  # which may be a function without a name of Keras's
+    name = call.layer.name if call is not None else op.name.rsplit("/", 1)[-1]
+    if call is not None and op.name == call.activation:
         name = f"{name}_{op.attributes.get('activation', op.type)}"
     name = re.sub(r"[^\w.-]+", "_", name)
     return Recipe(("new", op.name), op.type, _prefixed(part, name), None, changes, weights)
