@@ -417,17 +417,26 @@ class ModelGraph:
         if known is not None and known.shape is not None and known.dtype is not None:
             return known
         if not self._inferred:
-            self._inferred = True
-            for key, value in (self._infer(self) if self._infer else {}).items():
-                mine = self._tensors.get(key)
-                if mine is None or mine.shape is None or mine.dtype is None:
-                    dtype = mine.dtype if mine is not None and mine.dtype is not None else value.dtype
-                    shape = mine.shape if mine is not None and mine.shape is not None else value.shape
-                    self._tensors[key] = Tensor(key, dtype, shape)
+            self._run_inference()
             known = self._tensors.get(name)
         if known is None and self.parent is not None and name not in self._producer:
             return self.parent.tensor(name)
         return known if known is not None else Tensor(name)
+
+    def complete_shapes(self) -> None:
+        """Infer shapes now where some are missing, in the graphs around this one first.
+
+        To be called before the graph is changed: in the middle of a change, inference would see half of it.
+        """
+        if self.parent is not None:
+            self.parent.complete_shapes()
+        if self._inferred:
+            return
+        names = (name for op in self._ops.values() for name in op.outputs if name)
+        known = (self._tensors.get(name) for name in names)
+        if any(tensor is None or tensor.shape is None or tensor.dtype is None for tensor in known):
+            self._run_inference()
+        self._inferred = True
 
     def known_tensors(self) -> Mapping[str, Tensor]:
         """What has been declared or inferred so far, by name."""
@@ -583,6 +592,16 @@ class ModelGraph:
                 body._collect_names(names)
 
     # -- within ----------------------------------------------------------------------------------
+
+    def _run_inference(self) -> None:
+        """Fill in what inference knows and nobody has declared."""
+        self._inferred = True
+        for key, value in (self._infer(self) if self._infer else {}).items():
+            mine = self._tensors.get(key)
+            if mine is None or mine.shape is None or mine.dtype is None:
+                dtype = mine.dtype if mine is not None and mine.dtype is not None else value.dtype
+                shape = mine.shape if mine is not None and mine.shape is not None else value.shape
+                self._tensors[key] = Tensor(key, dtype, shape)
 
     def _compute(self, tensor: str) -> None:
         """Evaluate the operators behind ``tensor`` as far as they stand on constants alone.

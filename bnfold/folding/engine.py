@@ -70,7 +70,7 @@ class Engine:
 
     @property
     def _terrain(self) -> Terrain:
-        return Terrain(self.graph, self.levels, self.frozen, self._price)
+        return Terrain(self.graph, self.levels, self.frozen, self.idioms, self._price)
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -92,6 +92,7 @@ class Engine:
                 queued.discard(name)
                 chain = self._chain(name) if name in self.graph else None
                 if chain is not None:
+                    self.graph.complete_shapes()
                     self._settle(chain)
             elif not self._meet():
                 break

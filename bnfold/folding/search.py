@@ -65,11 +65,15 @@ Price = Callable[[Op, Rewrite], "int | Refusal"]
 
 @dataclass(frozen=True, slots=True)
 class Terrain:
-    """What a search walks on: the graph, the level of each operator, who must stay, what rewrites cost."""
+    """What a search walks on: the graph, the level of each operator, who must stay, what rewrites cost.
+
+    ``frozen`` operators let nothing happen to them; ``idioms`` may not become other affines.
+    """
 
     graph: ModelGraph
     levels: Mapping[str, float]
     frozen: frozenset[str]
+    idioms: frozenset[str]
     price: Price
 
 
@@ -80,6 +84,7 @@ class _Search:
         self.graph = terrain.graph
         self.levels = terrain.levels
         self.frozen = terrain.frozen
+        self.idioms = terrain.idioms
         self.price = terrain.price
         self.visits = 0
         self.choices = 0
@@ -108,6 +113,8 @@ class _Search:
 
     def enter(self, move: Move, op: Op, rewrite: Rewrite) -> Refusal | None:
         """Make a rewrite part of a move, unless what it adds cannot be built."""
+        if rewrite.becomes is not None and op.name in self.idioms:
+            return Refusal("idiom", f"{op.display} ({op.type}) is part of a function that runtimes recognise")
         added = self.price(op, rewrite)
         if isinstance(added, Refusal):
             return added

@@ -32,19 +32,27 @@ def _readers(graph: ModelGraph, op: Op) -> list[Op]:
 
 def _uniform(graph: ModelGraph, op: Op | None) -> Affine | None:
     """The scalar map that an operator is, if it is one."""
+    affine = _arithmetic(graph, op)
+    return affine if affine is not None and affine.axis is None else None
+
+
+def _arithmetic(graph: ModelGraph, op: Op | None) -> Affine | None:
+    """The map that an arithmetic operator is with its constant, if it is one (a BatchNormalization is none)."""
     if op is None or facts_of(op).role not in (Role.AFFINE, Role.JOIN):
         return None
     affine = facts_of(op).as_affine(Node(graph, op))
-    return affine if isinstance(affine, Affine) and affine.axis is None else None
+    return affine if isinstance(affine, Affine) else None
 
 
 def _gelu(graph: ModelGraph, nonlinear: Op) -> Iterator[str]:
     """``0.5 x (1 + erf(x / sqrt 2))`` and its tanh form, the half before, between or behind the product."""
+    found = False
     for one in _readers(graph, nonlinear):
         plus = _uniform(graph, one)
         if plus is None or not plus.is_shift or float(plus.shift[0]) != 1.0:
             continue
         for gate in _readers(graph, one):
+            found = True
             half = _uniform(graph, gate)
             gates = _readers(graph, gate) if half is not None else [gate]
             yield one.name
@@ -53,7 +61,7 @@ def _gelu(graph: ModelGraph, nonlinear: Op) -> Iterator[str]:
             for product in gates:
                 yield from _halves(graph, product)
     producer = graph.producer(nonlinear.input(0))
-    if producer is not None and _uniform(graph, producer) is not None:
+    if found and producer is not None and _uniform(graph, producer) is not None:
         yield producer.name
 
 
@@ -75,9 +83,10 @@ def _layer_norm(graph: ModelGraph, root: Op) -> Iterator[str]:
     for quotient in _readers(graph, root):
         scaled = [quotient, *_readers(graph, quotient)] if quotient.type in ("Div", "Mul") else []
         for op in scaled:
-            if isinstance(facts_of(op).as_affine(Node(graph, op)), Affine):
-                yield op.name
-                for bias in _readers(graph, op):
-                    affine = facts_of(bias).as_affine(Node(graph, bias))
-                    if isinstance(affine, Affine) and affine.is_shift:
-                        yield bias.name
+            if _arithmetic(graph, op) is None:
+                continue
+            yield op.name
+            for bias in _readers(graph, op):
+                affine = _arithmetic(graph, bias)
+                if affine is not None and affine.is_shift:
+                    yield bias.name

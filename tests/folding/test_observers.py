@@ -500,3 +500,32 @@ def test_what_is_skipped_stays():
     graph, plan = fold_graph(load(model).graph, skip={"first"})
     assert [op.name for op in graph.ops() if op.type == "BatchNormalization"] == ["first"]
     assert [step.subject for step in plan.steps] == ["second"]
+
+
+# -- composite functions ------------------------------------------------------------------------------
+
+
+def test_the_constants_of_a_gelu_stay_and_what_is_around_it_folds():
+    net = Net()
+    x = net.bn(conv(net), C)
+    erf = net.op("Erf", net.op("Div", x, np.float32(np.sqrt(2))))
+    gelu = net.op("Mul", net.op("Mul", x, net.op("Add", erf, np.float32(1))), np.float32(0.5))
+    folded = fold(net.build(net.op("Conv", net.op("Add", gelu, net.draw(C, 1, 1)), net.draw(2, C, 1, 1))))
+    assert op_counts(folded.after) == {"Conv": 2, "Div": 1, "Erf": 1, "Add": 1, "Mul": 2}
+
+
+@pytest.mark.parametrize("kind", ["Tanh", "Erf"])
+def test_a_scalar_before_an_activation_alone_is_no_composite(kind):
+    net = Net()
+    y = net.op(kind, net.op("Mul", conv(net), np.float32(0.7)))
+    assert fold(net.build(y)).count("Mul") == 0
+
+
+def test_a_batchnorm_behind_a_written_out_normalisation_is_no_part_of_it():
+    net = Net()
+    x = net.op("Tanh", net.input("N", C, 6))
+    centred = net.op("Sub", x, net.op("ReduceMean", x, axes=[2]))
+    variance = net.op("ReduceMean", net.op("Mul", centred, centred), axes=[2])
+    normal = net.op("Div", centred, net.op("Sqrt", net.op("Add", variance, np.float32(1e-5))))
+    y = net.op("Conv", net.bn(normal, C), net.draw(2, C, 1))
+    assert fold(net.build(y)).count("BatchNormalization") == 0
