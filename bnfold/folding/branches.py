@@ -180,7 +180,7 @@ class Merger:
             terms = [chosen[index] for index in subset]
             parts = [term.convolution for term in terms]
             merged = add_plain(parts) or add(parts)
-            if merged is None or not any(term.ops for term in terms):
+            if merged is None or not any(term.ops for term in terms) or not self._one_dtype(total, terms):
                 continue
             inner = self._narrowest(total, subset)
             if inner is not total.ops[0]:
@@ -208,6 +208,11 @@ class Merger:
             return partial(self._put_plain, source, merged, host)
         new = write(self.graph.format, source, merged, host.display)
         return partial(self._put, new, host) if new is not None and _sound(new) else None
+
+    def _one_dtype(self, total: Sum, terms: list[Term]) -> bool:
+        """Do the branches and their sum compute in one type? Keras's layers need not."""
+        tensors = [total.ops[0].outputs[0], *(term.leaf for term in terms)]
+        return len({self.graph.tensor(tensor).dtype for tensor in tensors} - {None}) < 2
 
     def _narrowest(self, total: Sum, subset: Iterable[int]) -> Op:
         """The last operator of the sum that all of these leaves go through."""

@@ -14,6 +14,7 @@ from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import (
     arithmetic,
     elementwise,
+    keras_joins,
     keras_layers,
     keras_linear,
     layout,
@@ -52,6 +53,7 @@ __all__ = [
 FAMILIES = (
     arithmetic,
     elementwise,
+    keras_joins,
     keras_layers,
     keras_linear,
     layout,

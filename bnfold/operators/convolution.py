@@ -42,6 +42,7 @@ class Convolution:
     begins: tuple[int, ...]
     slack: tuple[int, ...]
     sizes: tuple[int | None, ...]
+    #: That of the weights, and of the data where they have none.
     dtype: np.dtype[Any]
     #: Multiply-adds for one output position of the operators that this stands for.
     macs: float
@@ -156,9 +157,10 @@ def same_padding(
 
 def add(parts: Sequence[Convolution]) -> Convolution | None:
     """The sum of convolutions of the same input as one, or None where there is none as cheap."""
-    first = parts[0]
-    if len({(p.channels, p.strides, p.dtype, len(p.shape), p.channel_axis) for p in parts}) != 1:
+    dtypes = {part.dtype for part in parts if part.plain is None}
+    if len({(p.channels, p.strides, len(p.shape), p.channel_axis) for p in parts}) != 1 or len(dtypes) != 1:
         return None
+    first = next(part for part in parts if part.plain is None)
     slack = _common_slack(parts)
     if slack is None:
         return None
@@ -242,7 +244,9 @@ def _size(parts: Sequence[Convolution], dim: int) -> int | None:
 
 def chain(first: Convolution, second: Convolution) -> Convolution | None:
     """``second(first(x))`` as one convolution, where one of the two has a single tap."""
-    if (first.channels[1], first.dtype, len(first.shape)) != (second.channels[0], second.dtype, len(second.shape)):
+    if (first.channels[1], len(first.shape)) != (second.channels[0], len(second.shape)):
+        return None
+    if first.dtype != second.dtype and first.plain is None and second.plain is None:
         return None
     if not (first.is_pointwise or second.is_pointwise) or first.channel_axis != second.channel_axis:
         return None
@@ -274,6 +278,7 @@ def chain(first: Convolution, second: Convolution) -> Convolution | None:
         load=load,
         bias=second.bias + through,
         groups=groups,
+        dtype=second.dtype if first.plain is not None else first.dtype,
         macs=first.macs * strides + second.macs,
         plain=_composed(first.plain, second.plain),
     )

@@ -1,4 +1,4 @@
-"""Keras's other layers: normalisation, activations, pooling, padding, reshaping and joining."""
+"""Keras's layers without weights of a linear map: normalisation, activations, pooling, padding, reshaping."""
 
 from __future__ import annotations
 
@@ -9,32 +9,39 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Param, Shape
-from bnfold.operators.arithmetic import (
-    Add,
-    Div,
-    Mul,
-    Sub,
-    lift_gate,
-    lift_same,
-    lift_sum,
-    rising,
-    sink_gate,
-    sink_same,
-    sink_sum,
-)
+from bnfold.operators.arithmetic import rising
 from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, NewOp, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
-from bnfold.operators.elementwise import Homogeneous, Passing
+from bnfold.operators.elementwise import Homogeneous, Transparent
 from bnfold.operators.forms import DATA, Form, builder
 from bnfold.operators.keras_linear import DOMAIN, channel_axis
 from bnfold.operators.layout import Rearrangement, regroup, rename_axes
-from bnfold.operators.select import Concat
 from bnfold.refusal import Refusal
+
+
+def conversion(node: Node, slot: int = 0) -> Refusal | None:
+    """Refuse an affine that also converts its input to another type, where nobody else would.
+
+    Layers convert floating-point numbers to the type they compute in by themselves, but no integers;
+    operations convert nothing, and what the model returns keeps its type.
+    """
+    graph, output = node.graph, node.op.outputs[0]
+    source, target = graph.tensor(node.op.input(slot)).dtype, graph.tensor(output).dtype
+    if source == target:
+        return None
+    if source is None or target is None or "float" not in source.name:
+        return node.refuse("cast", "also converts what is not floating point")
+    if graph.is_output(output) or any(graph.op(use.op).type.startswith("ops.") for use in graph.uses(output)):
+        return node.refuse("cast", f"also converts {source} to {target}, the type in which its output is used")
+    return None
 
 
 @register("BatchNormalization", domain=DOMAIN)
 class KerasBatchNorm(BatchNormFacts):
     """gamma, beta, moving mean and variance in slots 1 to 4; channels on ``axis``."""
+
+    def as_affine(self, node: Node) -> Affine | Refusal:
+        return conversion(node) or super().as_affine(node)
 
     def batchnorm(self, node: Node) -> BatchNorm | Refusal:
         if node.attr("training"):
@@ -84,6 +91,9 @@ class Normalization(AffineFacts, KeepsShape):
         mean, variance, rank = node.const(1), node.const(2), node.rank(0)
         if mean is None or variance is None or rank is None or node.attr("training"):
             return node.refuse("dynamic-parameters", "has statistics that are not known")
+        converted = conversion(node)
+        if converted is not None:
+            return converted
         root = np.maximum(np.sqrt(variance.exact()), 1e-7)
         middle = mean.exact()
         scale, shift = (root, middle) if node.attr("invert") else (1.0 / root, -middle / root)
@@ -104,7 +114,7 @@ class Rescaling(AffineFacts, KeepsShape):
         scale, offset = node.attr("scale"), node.attr("offset", 0.0)
         if not isinstance(scale, int | float) or not isinstance(offset, int | float):
             return node.refuse("several-axes", "scales by more than one number")
-        return Affine.of(float(scale), float(offset), None)
+        return conversion(node) or Affine.of(float(scale), float(offset), None)
 
 
 @register("Activation", domain=DOMAIN)
@@ -141,7 +151,7 @@ class OtherActivation(KeepsShape):
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise",
     "AlphaDropout", domain=DOMAIN,
 )  # fmt: skip
-class DropoutLayer(Passing):
+class DropoutLayer(Transparent):
     """Nothing at inference, unless the model calls it with ``training=True``."""
 
     role = Role.DROPOUT
@@ -153,7 +163,7 @@ class DropoutLayer(Passing):
 
 
 @register("Identity", "ActivityRegularization", domain=DOMAIN)
-class IdentityLayer(Passing):
+class IdentityLayer(Transparent):
     """``x``."""
 
     role = Role.SHAPE
@@ -308,83 +318,3 @@ class RepeatVector(Rearrangement):
 
     def down(self, node: Node, affine: Affine) -> Affine | Refusal:
         return affine.on_axis(2)
-
-
-@register("Concatenate", domain=DOMAIN)
-class Concatenate(Concat):
-    """As ONNX's Concat."""
-
-
-@register("Add", "Subtract", domain=DOMAIN)
-class Sum(Facts):
-    """The sum of any number of tensors, the difference of two."""
-
-    role = Role.JOIN
-
-    def addends(self, node: Node) -> Mapping[int, float]:
-        signs = dict.fromkeys(range(len(node.op.inputs)), 1.0)
-        return {**signs, 1: -1.0} if node.op.type == "Subtract" else signs
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_sum(node, self.addends(node), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_sum(node, self.addends(node), affines)
-
-
-@register("ops.Add", domain=DOMAIN)
-class AddOperation(Add):
-    """``a + b`` written with tensors: an affine where one operand is constant."""
-
-
-@register("ops.Subtract", domain=DOMAIN)
-class SubtractOperation(Sub):
-    """``a - b``."""
-
-
-@register("ops.Multiply", domain=DOMAIN)
-class MultiplyOperation(Mul):
-    """``a * b``."""
-
-
-@register("ops.TrueDivide", "ops.Divide", domain=DOMAIN)
-class DivideOperation(Div):
-    """``a / b``."""
-
-
-@register("Multiply", domain=DOMAIN)
-class Product(Facts):
-    """The product of tensors."""
-
-    role = Role.JOIN
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_gate(node, tuple(range(len(node.op.inputs))), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_gate(node, affines)
-
-
-@register("Average", domain=DOMAIN)
-class Mean(Facts):
-    """The mean of tensors: all carry the same map, or none."""
-
-    role = Role.JOIN
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_same(node, range(len(node.op.inputs)), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_same(node, range(len(node.op.inputs)), affines)
-
-
-@register("Maximum", "Minimum", domain=DOMAIN)
-class Extreme(Mean):
-    """The largest or smallest of tensors: keeps every scale that is not negative."""
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return rising(node, affines[0]) or super().lift(node, affines)
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        refusals = [rising(node, affine) for affine in affines.values()]
-        return next((refusal for refusal in refusals if refusal is not None), None) or super().sink(node, affines)

@@ -69,11 +69,19 @@ class EinsumDense(KerasLinear):
             return node.refuse("einsum", f"has an equation that is not handled ({node.attr('equation')})")
         if not out.endswith(new[0]):
             return node.refuse("einsum", "has its output channels on another axis than the last")
+        if sorted(out) != sorted(data.replace(summed[0], new[0])):
+            return node.refuse("einsum", "sums over more axes than that of its channels, or repeats one")
         at = data.replace("...", "." * (rank - len(data.replace("...", "")))).index(summed[0])
         places = kernel.index(new[0]), kernel.index(summed[0])
         sizes = weight.shape[places[0]], weight.shape[places[1]]
         out_rank = node.out_rank()
         return Layout(weight, 1, 0, None if out_rank is None else out_rank - 1, at, *places, *sizes)
+
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+        bias = node.const(2)
+        if bias is not None and bias.shape[-1] != layout.out_channels:
+            return node.refuse("bias-shape", "has a bias that runs along another axis than its output channels")
+        return super().add_bias(node, layout, scale, shift)
 
 
 @register("Conv1D", "Conv2D", "Conv3D", domain=DOMAIN)
@@ -138,17 +146,28 @@ def _convolution(node: Node, kernel: Param, order: tuple[int, ...], groups: int)
     )
 
 
+def _padding_name(convolution: Convolution) -> str | None:
+    """What Keras calls the padding, None where it has no name for it."""
+    if not any(convolution.begins) and not any(convolution.ends):
+        return "valid"
+    strides, sizes = convolution.strides, convolution.sizes
+    same = same_padding(sizes, convolution.kernel, strides, convolution.dilations)
+    if same is None or same[0] != convolution.begins:
+        return None
+    for size, stride, slack in zip(sizes, strides, convolution.slack, strict=True):
+        # Without a stride both have as many positions only where the slack is none.
+        positions = slack if size is None else (size + slack - 1) // stride + 1 - -(-size // stride)
+        if positions != 0:
+            return None
+    return "same"
+
+
 @writer("keras")
 def conv_layer(data: str, convolution: Convolution, stem: str) -> NewOp | None:
     """A Conv layer, if its padding is what Keras calls valid or same."""
-    spatial = len(convolution.kernel)
-    if not any(convolution.begins) and not any(convolution.ends):
-        padding = "valid"
-    elif all(stride == 1 for stride in convolution.strides) and (convolution.begins, convolution.ends) == same_padding(
-        (None,) * spatial, convolution.kernel, convolution.strides, convolution.dilations
-    ):
-        padding = "same"
-    else:
+    spatial, padding = len(convolution.kernel), _padding_name(convolution)
+    dilated = any(dilation > 1 for dilation in convolution.dilations)
+    if padding is None or (dilated and any(stride > 1 for stride in convolution.strides)):
         return None
     inside, out = convolution.channels
     depthwise = convolution.groups == inside and inside > 1 and spatial < 3
