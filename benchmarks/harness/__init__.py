@@ -1,0 +1,1 @@
+"""What the benchmark scripts share: running tools as processes, counting operators, drawing tables."""
