@@ -264,7 +264,7 @@ def _identity(param: Param) -> tuple[object, ...] | None:
     source = param.source
     if not isinstance(source, Derived):
         return None
-    return (id(source.base), *((is_factor, values.tobytes()) for is_factor, values in source.steps))
+    return (id(source.base), *((is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps))
 
 
 def renamed(graph: ModelGraph, changed: Iterable[str], keep: Mapping[str, str]) -> dict[str, str]:

@@ -97,6 +97,14 @@ def test_a_weight_shared_by_two_layers_that_change_alike_stays_shared():
     assert weights[0] == weights[1]
 
 
+def test_one_scale_along_the_rows_here_and_the_columns_there_makes_two_weights():
+    net = Net()
+    shared, scale = net.const(net.draw(C, C), "shared"), net.positive(C)
+    behind = net.op("Mul", net.op("Gemm", net.input(2, C), shared), scale)
+    ahead = net.op("Gemm", net.op("Mul", net.op("Tanh", net.input(2, C)), scale), shared)
+    assert fold(net.build(behind, ahead)).count("Mul") == 0
+
+
 def test_one_constant_as_weight_and_bias_of_two_layers():
     net = Net()
     shared = net.const(net.draw(C, C), "shared")

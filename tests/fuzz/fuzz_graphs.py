@@ -15,11 +15,11 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
-import onnx
-from graph_checks import check, check_in_float64
-from graph_choices import Replayed, Seeded
-from helpers import Net
-from random_graphs import grow
+import onnx  # noqa: E402
+from graph_checks import check, check_in_float64  # noqa: E402
+from graph_choices import Replayed, Seeded  # noqa: E402
+from helpers import Net  # noqa: E402
+from random_graphs import grow  # noqa: E402
 
 
 def main() -> int:

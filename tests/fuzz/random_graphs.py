@@ -21,7 +21,8 @@ Rule = Callable[["Growth", str], "str | None"]
 
 #: What input shapes are drawn from; N is the batch.
 INPUTS: list[Shape] = [
-    ("N", 4, 4, 4), ("N", 6, 4, 2), (2, 4, 6), ("N", 6, 4), ("N", 4), (4, 6), (2, 4, 4, 4), (3, 2, 4, 2), ("N", 8, 2, 2),
+    ("N", 4, 4, 4), ("N", 6, 4, 2), (2, 4, 4, 4), (3, 2, 4, 2), ("N", 8, 2, 2),
+    (2, 4, 6), ("N", 6, 4), ("N", 4), (4, 6),
 ]  # fmt: skip
 RULES: dict[str, list[Rule]] = {"linear": [], "affine": [], "through": [], "activation": [], "join": [], "body": []}
 #: Out of a hundred decisions, how many are for each kind of operator.
