@@ -1,20 +1,22 @@
 """What a Keras layer is to the graph: which of its weights stand in which input slot, and its attributes.
 
-A layer's operator has the layer's class as its type and lists first the tensors the layer is called
-on, then its weights in the order of this table; ``""`` stands for one the layer does not have.
+A layer's operator has the layer's class as its type and lists first the tensor the layer is called
+on, then its weights in the order of this table; ``""`` stands for one the layer does not have. Further
+tensors of the call (a mask, an initial state) come after the weights.
 
-| type                              | inputs                                               |
-|-----------------------------------|------------------------------------------------------|
-| Dense, EinsumDense                | x, kernel, bias                                      |
-| Conv{1,2,3}D, Conv{1,2,3}DTranspose | x, kernel, bias                                    |
-| DepthwiseConv{1,2}D               | x, kernel, bias                                      |
-| SeparableConv{1,2}D               | x, depthwise_kernel, pointwise_kernel, bias          |
-| BatchNormalization                | x, gamma, beta, moving_mean, moving_variance         |
-| Normalization                     | x, mean, variance (shaped to broadcast against x)    |
-| Embedding                         | x, embeddings                                        |
-| PReLU                             | x, alpha                                             |
-| LSTM, GRU, SimpleRNN              | x, kernel, recurrent_kernel, bias (then no other slot) |
-| any other layer                   | its tensors, then all its weights as Keras lists them |
+| type                                | inputs                                                |
+|-------------------------------------|-------------------------------------------------------|
+| Dense, EinsumDense                  | x, kernel, bias                                       |
+| Conv{1,2,3}D, Conv{1,2,3}DTranspose | x, kernel, bias                                       |
+| DepthwiseConv{1,2}D                 | x, kernel, bias                                       |
+| SeparableConv{1,2}D                 | x, depthwise_kernel, pointwise_kernel, bias           |
+| BatchNormalization                  | x, gamma, beta, moving_mean, moving_variance          |
+| Normalization                       | x, mean, variance (shaped to broadcast against x)     |
+| Embedding                           | x, embeddings                                         |
+| PReLU                               | x, alpha                                              |
+| LSTM, GRU, SimpleRNN                | x, kernel, recurrent_kernel, bias                     |
+| Add, Concatenate and other joins    | the tensors                                           |
+| any other layer                     | its tensors, then all its weights as Keras lists them |
 
 Kernels keep Keras's layout: Dense ``(in, out)``, Conv ``(*window, in / groups, out)``, ConvTranspose
 ``(*window, out, in)``, DepthwiseConv ``(*window, in, multiplier)``, and the pointwise kernel of a
