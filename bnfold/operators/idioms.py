@@ -46,23 +46,20 @@ def _arithmetic(graph: ModelGraph, op: Op | None) -> Affine | None:
 
 def _gelu(graph: ModelGraph, nonlinear: Op) -> Iterator[str]:
     """``0.5 x (1 + erf(x / sqrt 2))`` and its tanh form, the half before, between or behind the product."""
-    found = False
     for one in _readers(graph, nonlinear):
         plus = _uniform(graph, one)
         if plus is None or not plus.is_shift or float(plus.shift[0]) != 1.0:
             continue
+        yield one.name
+        inside = graph.producer(nonlinear.input(0))
+        if inside is not None and _uniform(graph, inside) is not None:
+            yield inside.name
         for gate in _readers(graph, one):
-            found = True
             half = _uniform(graph, gate)
-            gates = _readers(graph, gate) if half is not None else [gate]
-            yield one.name
             if half is not None:
                 yield gate.name
-            for product in gates:
+            for product in _readers(graph, gate) if half is not None else [gate]:
                 yield from _halves(graph, product)
-    producer = graph.producer(nonlinear.input(0))
-    if found and producer is not None and _uniform(graph, producer) is not None:
-        yield producer.name
 
 
 def _halves(graph: ModelGraph, product: Op) -> Iterator[str]:

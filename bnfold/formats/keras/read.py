@@ -39,7 +39,8 @@ class Variable:
         return np.asarray(self.variable.numpy())
 
     def rows(self, start: int, stop: int) -> Array:
-        return self.read()[start:stop]
+        # Only the slice is copied out of TensorFlow: weights are read in small blocks.
+        return np.asarray(getattr(self.variable, "value", self.variable)[start:stop])
 
 
 @dataclass(eq=False, slots=True)
@@ -228,7 +229,7 @@ class _Reader:
 
     def _operands(self, node: Any, inputs: Sequence[str], origin: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """A binary operation lists its constant operand as a param; any other only its tensors."""
-        arguments = topology.constants(self.keras, node)
+        arguments = topology.operands(node)
         binary = type(node.operation).__name__ in BINARY_OPERATIONS and len(arguments) == 2
         if not binary or len(inputs) != 1 or node.arguments.kwargs:
             return tuple(inputs), tuple(range(len(inputs)))
