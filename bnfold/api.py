@@ -6,18 +6,18 @@ from collections.abc import Container, Iterable
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
-from bnfold.analysis import Report, analyze_graph, measure, select_rules
+from bnfold.analysis.size import measure
 from bnfold.folding import fold_graph
 from bnfold.formats import load as _load
 from bnfold.graph import Model
-from bnfold.repair import repair_graph
 from bnfold.results import Comparison, FixResult, FoldResult
 
 if TYPE_CHECKING:
+    from bnfold.analysis import Report
     from bnfold.verification import RuntimeCheck, Verification
     from bnfold.verification.feeds import Inputs
 
-__all__ = ["FixResult", "FoldResult", "Report", "analyze", "check_runtime", "fix", "fold", "load", "verify"]
+__all__ = ["FixResult", "FoldResult", "analyze", "check_runtime", "fix", "fold", "load", "verify"]
 
 #: A model that is loaded, or anything that :func:`load` takes.
 Source = Model | str | PathLike[str] | bytes | Any
@@ -49,6 +49,8 @@ def analyze(
     adds the numbers behind the rules to every BN. Raises UsageError for a code that no rule has, and
     what :func:`load` raises.
     """
+    from bnfold.analysis import analyze_graph, select_rules
+
     rules = select_rules(select, ignore)
     loaded = load(model, allow_unsafe=allow_unsafe)
     return analyze_graph(
@@ -92,6 +94,9 @@ def fix(model: Source, *, verify: bool = False, allow_unsafe: bool = False) -> F
     and weights are taken off the inputs (BN403). The model that is given stays as it is. Raises what
     :func:`load` raises.
     """
+    from bnfold.analysis import analyze_graph
+    from bnfold.repair import repair_graph
+
     original = load(model, allow_unsafe=allow_unsafe)
     source = inlined(original)
     graph, changes = repair_graph(source.graph)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold import api
-from bnfold.analysis.report import Size
+from bnfold.analysis.size import Size
 from bnfold.errors import OutputError, UsageError
 from bnfold.folding import FoldStep, fold_graph
 from bnfold.formats import load

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bnfold.analysis.finding import Finding
-from bnfold.analysis.report import Size
+from bnfold.analysis.size import Size
 from bnfold.folding.plan import FoldStep, Plan, Remaining
-from bnfold.repair import Change
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from bnfold.analysis.finding import Finding
     from bnfold.graph import Model
+    from bnfold.repair import Change
     from bnfold.verification import Latency, Verification
 
 

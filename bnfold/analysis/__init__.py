@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from bnfold.analysis.analyzer import analyze_graph
-from bnfold.analysis.finding import Finding, Repair, Severity
-from bnfold.analysis.measure import measure
-from bnfold.analysis.placement import BatchNormReport, Foldability, Placement
-from bnfold.analysis.report import SCHEMA_VERSION, Report, Size, Summary
-from bnfold.analysis.rule import Rule, all_rules, find_rule, select_rules
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnfold.analysis.analyzer import analyze_graph
+    from bnfold.analysis.finding import Finding, Repair, Severity
+    from bnfold.analysis.placement import BatchNormReport, Foldability, Placement
+    from bnfold.analysis.report import SCHEMA_VERSION, Report, Summary
+    from bnfold.analysis.rule import Rule, all_rules, find_rule, select_rules
+    from bnfold.analysis.size import Size, measure
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -27,3 +30,22 @@ __all__ = [
     "measure",
     "select_rules",
 ]
+
+_MODULES = {
+    "analyzer": ("analyze_graph",),
+    "finding": ("Finding", "Repair", "Severity"),
+    "placement": ("BatchNormReport", "Foldability", "Placement"),
+    "report": ("SCHEMA_VERSION", "Report", "Summary"),
+    "rule": ("Rule", "all_rules", "find_rule", "select_rules"),
+    "size": ("Size", "measure"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Folding needs to measure models, but none of the rules: they are imported when they are used.
+    import importlib
+
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"bnfold.analysis.{module}"), name)
+    raise AttributeError(f"module 'bnfold.analysis' has no attribute {name!r}")

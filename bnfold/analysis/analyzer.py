@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bnfold.analysis.finding import Finding
-from bnfold.analysis.measure import is_weight, measure
 from bnfold.analysis.numbers import describe
 from bnfold.analysis.placement import BatchNormReport, Placement, pattern
 from bnfold.analysis.report import Report, Summary
 from bnfold.analysis.rule import Rule, all_rules
 from bnfold.analysis.scope import Scope, scopes_of
 from bnfold.analysis.sites import Site
+from bnfold.analysis.size import is_weight, measure
 from bnfold.folding import fold_graph
 from bnfold.graph import ModelGraph
 

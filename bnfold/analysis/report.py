@@ -8,33 +8,10 @@ from typing import Any
 
 from bnfold.analysis.finding import Finding, Severity
 from bnfold.analysis.placement import BatchNormReport
+from bnfold.analysis.size import Size
 
 #: The version of :meth:`Report.to_dict`; it rises when a key changes its meaning or goes away.
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """What a model holds: operators, BN, other per-channel affines, parameters and their bytes.
-
-    ``parameters`` are the elements of floating-point and quantised constants that some operator
-    reads; shapes and indices do not count.
-    """
-
-    nodes: int = 0
-    batchnorms: int = 0
-    affines: int = 0
-    parameters: int = 0
-    bytes: int = 0
-
-    def to_dict(self) -> dict[str, int]:
-        return {
-            "nodes": self.nodes,
-            "batchnorms": self.batchnorms,
-            "affines": self.affines,
-            "parameters": self.parameters,
-            "bytes": self.bytes,
-        }
 
 
 @dataclass(frozen=True, slots=True)

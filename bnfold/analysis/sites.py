@@ -10,7 +10,7 @@ from bnfold.analysis.flow import Flow, Kind
 from bnfold.analysis.words import title
 from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import BatchNorm, Node, Role, as_affine, batchnorm, facts_of, linear_bias
-from bnfold.operators.placement import is_normaliser, is_quotient, is_sum, linear_layout
+from bnfold.operators.placement import is_bias_add, is_normaliser, is_quotient, is_sum, sole_reader
 from bnfold.refusal import Refusal
 
 #: The input slot of a BN's moving mean, the same in ONNX and in Keras graphs.
@@ -110,14 +110,6 @@ def _after(graph: ModelGraph, flow: Flow, op: Op) -> Op | None:
     return after if after is not None and flow.role(after) is Role.AFFINE else None
 
 
-def sole_reader(graph: ModelGraph, tensor: str) -> Op | None:
-    """The operator that reads the tensor, if it is the only one to see it."""
-    if graph.use_count(tensor) != 1 or graph.is_output(tensor):
-        return None
-    use = graph.consumers(tensor)[0]
-    return graph.op(use.op) if use.slot >= 0 else None
-
-
 def _as_site(graph: ModelGraph, flow: Flow, chain: list[Op]) -> Site | None:
     """The chain as a BN: a scale and then a shift, by channel, with nothing normalised at run time before."""
     if len(chain) < 2 or not is_sum(chain[-1]):
@@ -179,17 +171,6 @@ def bias_of(graph: ModelGraph, flow: Flow, op: Op) -> Bias | None:
     param = _constant(graph, reader)
     assert param is not None
     return Bias(param, reader, reader.outputs[0])
-
-
-def is_bias_add(graph: ModelGraph, op: Op) -> bool:
-    """Is this Add by a constant the bias of the linear operator before it, which has none of its own?"""
-    if not is_sum(op):
-        return False
-    tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
-    before = graph.producer(tensor)
-    if before is None or sole_reader(graph, tensor) is not op or linear_layout(graph, before) is None:
-        return False
-    return linear_bias(graph, before) is None
 
 
 def _is_bias(graph: ModelGraph, flow: Flow, op: Op) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op
+from bnfold.operators import linear_bias
 from bnfold.operators.base import Crossing, Node, Role, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
 
@@ -143,6 +144,25 @@ def bias_gain(op: Op) -> float:
 def is_lookup(op: Op) -> bool:
     """A table that is looked up: its rows need no bias."""
     return op.type in _LOOKUPS
+
+
+def sole_reader(graph: ModelGraph, tensor: str) -> Op | None:
+    """The operator that reads the tensor, if it is the only one to see it."""
+    if graph.use_count(tensor) != 1 or graph.is_output(tensor):
+        return None
+    use = graph.consumers(tensor)[0]
+    return graph.op(use.op) if use.slot >= 0 else None
+
+
+def is_bias_add(graph: ModelGraph, op: Op) -> bool:
+    """Is this Add by a constant the bias of the linear operator before it, which has none of its own?"""
+    if not is_sum(op):
+        return False
+    tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
+    before = graph.producer(tensor)
+    if before is None or sole_reader(graph, tensor) is not op or linear_layout(graph, before) is None:
+        return False
+    return linear_bias(graph, before) is None
 
 
 _GATE_DEPTH = 8

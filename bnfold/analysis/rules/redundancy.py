@@ -9,11 +9,11 @@ from bnfold.analysis.finding import Finding, Repair, Severity
 from bnfold.analysis.neighbours import readers_beyond
 from bnfold.analysis.rule import Rule, register
 from bnfold.analysis.scope import Scope
-from bnfold.analysis.sites import MEAN_SLOT, Bias, Site, bias_of, sole_reader
+from bnfold.analysis.sites import MEAN_SLOT, Bias, Site, bias_of
 from bnfold.analysis.words import listed, plural, title
 from bnfold.graph import Op
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.placement import can_drop_bias, has_bias_input, is_lookup, passes_scale
+from bnfold.operators.placement import can_drop_bias, has_bias_input, is_lookup, passes_scale, sole_reader
 
 
 @register

@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from bnfold.affine import Affine
-from bnfold.analysis.report import Size
-from bnfold.analysis.sites import is_bias_add
 from bnfold.graph import ModelGraph, Op, Param, walk
 from bnfold.operators import Node, Role, facts_of
+from bnfold.operators.placement import is_bias_add
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What a model holds: operators, BN, other per-channel affines, parameters and their bytes.
+
+    ``parameters`` are the elements of floating-point and quantised constants that some operator
+    reads; shapes and indices do not count.
+    """
+
+    nodes: int = 0
+    batchnorms: int = 0
+    affines: int = 0
+    parameters: int = 0
+    bytes: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        return {
+            "nodes": self.nodes,
+            "batchnorms": self.batchnorms,
+            "affines": self.affines,
+            "parameters": self.parameters,
+            "bytes": self.bytes,
+        }
 
 
 def measure(graph: ModelGraph) -> Size:
