@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
+from typing import ClassVar
 
+import onnx
 import pytest
 from command_line import SAMPLES
 from command_line import bnfold as run
 
 import bnfold.api
 from bnfold import __version__
-from bnfold.cli import COMMANDS
+from bnfold.cli import COMMANDS, options
 
 CNN = SAMPLES / "digits_cnn.onnx"
 HEAVY = ("numpy", "onnx", "onnxruntime", "networkx", "rich", "keras", "tensorflow")
@@ -123,3 +128,75 @@ class TestTerminal:
         assert "_BNFOLD_COMPLETE=bash_complete" in done.stdout
         done = process(_BNFOLD_COMPLETE="bash_complete", COMP_WORDS="bnfold an", COMP_CWORD="1")
         assert done.stdout == "plain,analyze\n"
+
+
+class TestBadFiles:
+    """Whatever a file is, each command says in one sentence what is wrong with it and writes nothing."""
+
+    CONTENTS: ClassVar[dict[str, bytes]] = {
+        "empty.onnx": b"",
+        "text.onnx": b"# My model\n\nIt finds faces.\n" * 20,
+        "truncated.onnx": CNN.read_bytes()[:-1000],
+        "zeros.onnx": bytes(1000),
+        "escapes \x1b[31m.onnx": b"no",
+    }
+
+    @pytest.fixture(params=[*CONTENTS, "missing.onnx", "folder.onnx", "unchecked.onnx"])
+    def bad(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+        path = tmp_path / request.param
+        if request.param == "folder.onnx":
+            path.mkdir()
+        elif request.param == "unchecked.onnx":
+            model = onnx.load(CNN)
+            model.graph.node[0].input[0] = "nobody_computes_this"
+            path.write_bytes(model.SerializeToString())
+        elif request.param in self.CONTENTS:
+            path.write_bytes(self.CONTENTS[request.param])
+        return path
+
+    @pytest.mark.parametrize("command", ["analyze", "fold", "fix", "verify"])
+    def test_one_sentence_and_exit_code_2(self, bad: Path, command: str) -> None:
+        out = bad.parent / "out.onnx"
+        extra = ("-o", out) if command in ("fold", "fix") else (CNN,) if command == "verify" else ()
+        outcome = run(command, bad, *extra)
+        assert outcome.code == 2
+        assert outcome.err.startswith("bnfold: ")
+        assert outcome.err.count("\n") == 1
+        assert "\x1b" not in outcome.err + outcome.out
+        assert bad.name.split()[0].split(".")[0] in outcome.err
+        assert not out.exists()
+
+
+class TestSpinner:
+    def test_it_shows_the_stage_after_a_while(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from bnfold.cli.spinner import Spinner
+
+        sink = Terminal()
+        monkeypatch.setattr(sys, "stderr", sink)
+        monkeypatch.setenv("TERM", "xterm")
+        with Spinner(patience=0.0) as spinner:
+            spinner.stage("folding")
+            deadline = time.monotonic() + 10
+            while "folding" not in sink.getvalue() and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert "folding" in sink.getvalue()
+
+    def test_nothing_for_work_that_is_soon_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        sink = Terminal()
+        monkeypatch.setattr(sys, "stderr", sink)
+        with options.progress() as progress:
+            progress("folding")
+        assert sink.getvalue() == ""
+
+    def test_nothing_without_a_terminal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(options, "_PATIENCE", 0.0)
+        with options.progress() as progress:
+            progress("folding")
+            assert "bnfold.cli.spinner" not in repr(progress)
+
+
+class Terminal(io.StringIO):
+    """A file that says it is one."""
+
+    def isatty(self) -> bool:
+        return True
