@@ -155,8 +155,7 @@ class Param:
             return self.source.exact(start, stop)
         if isinstance(self.source, Memory):
             return np.asarray(self.source.values[start:stop], dtype=np.float64)
-        with np.errstate(invalid="ignore"):  # a signalling NaN
-            return np.asarray(self.source.rows(start, stop), dtype=np.float64)
+        return np.asarray(self.source.rows(start, stop), dtype=np.float64)
 
     def scaled(self, factor: NDArray[np.float64]) -> Param:
         """This constant times ``factor`` (float64, of the same rank, one that broadcasts against it)."""

@@ -6,6 +6,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from types import FrameType
 from typing import NoReturn
 
@@ -78,6 +79,8 @@ def main() -> None:
     for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one of them
             signal.signal(number, _end)
+    # numpy's remarks about NaN and infinity among the weights: the findings say it better.
+    warnings.simplefilter("ignore", RuntimeWarning)
     sys.exit(run(sys.argv[1:]))
 
 
