@@ -3,9 +3,8 @@
     python sample_models/build.py                      # all of them, about one minute
     python sample_models/build.py --only digits_mlp    # one, by name with or without its suffix
 
-Needs scikit-learn, onnxruntime, and PyTorch for the ONNX models or Keras for the Keras models; none
-of the trainers is needed to use the files. Seeds are fixed; the accuracy printed is that of the
-written file on the held-out third of the digits. README.md repeats what was printed.
+Needs scikit-learn, onnxruntime, PyTorch for the ONNX models and Keras for the Keras models. Seeds are
+fixed; the accuracy printed is that of the written file on the held-out third of the digits.
 """
 
 from __future__ import annotations
@@ -118,16 +117,12 @@ def digits_repvgg() -> torch.nn.Module:
     class Block(nn.Module):
         def __init__(self, channels_in: int, channels: int, stride: int) -> None:
             super().__init__()
-            branches = [convolution(channels_in, channels, size, stride) for size in (3, 1)]
+            self.branches = nn.ModuleList(convolution(channels_in, channels, size, stride) for size in (3, 1))
             if channels_in == channels and stride == 1:
-                branches.append(nn.BatchNorm2d(channels))
-            self.branches = nn.ModuleList(branches)
+                self.branches.append(nn.BatchNorm2d(channels))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            total = self.branches[0](x)
-            for branch in self.branches[1:]:
-                total = total + branch(x)
-            return torch.relu(total)
+            return torch.relu(sum(branch(x) for branch in self.branches))
 
     return nn.Sequential(
         Block(1, 16, 1),

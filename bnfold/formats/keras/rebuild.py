@@ -39,7 +39,6 @@ class _Builder:
         self._recipes: dict[int, Recipe] = {}
         self._made: dict[tuple[Any, ...], Any] = {}
         self._layers: list[tuple[Recipe, Any]] = []
-        self._names: dict[tuple[str, ...], dict[str, tuple[Any, ...]]] = {}
 
     def build(self, root: ModelPart) -> Any:
         model = self._model(root, root.scope.model.name)
@@ -183,8 +182,9 @@ class _Builder:
             raise OutputError(
                 f"{part.op.display} ({made_from.type}) cannot be expressed as a Keras layer: write ONNX instead"
             )
+        trainable = getattr(part.call.layer, "trainable", True) if part.call is not None else True
         layer = getattr(self.keras.layers, made_from.type)
-        return layer(**made_from.changes, name=name, dtype=self._policy(part))
+        return layer(**made_from.changes, name=name, dtype=self._policy(part), trainable=trainable)
 
     def _policy(self, part: LayerPart) -> Any:
         """The dtype policy of the layer a new one replaces, or of the one before it: mixed precision stays."""

@@ -60,8 +60,8 @@ def fill_in(keras: Any, node: Any, values: Sequence[Any]) -> tuple[tuple[Any, ..
     return tuple(args), dict(kwargs)
 
 
-def constants(keras: Any, node: Any) -> list[Any]:
-    """The call's positional arguments, tensors as they are: for operations on a tensor and a constant."""
+def operands(node: Any) -> list[Any]:
+    """The positional arguments of a call, tensors and constants alike."""
     return list(node.arguments.args)
 
 
