@@ -44,6 +44,7 @@ def test_an_onnx_model_takes_any_batch(name: str) -> None:
 @pytest.mark.parametrize("name", KERAS)
 def test_a_keras_model_holds_the_batchnorms_claimed(name: str) -> None:
     import keras
+
     model = keras.models.load_model(FOLDER / name, compile=False)
     layers = model._flatten_layers(include_self=False)
     assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers) == CLAIMS[name]
@@ -51,6 +52,7 @@ def test_a_keras_model_holds_the_batchnorms_claimed(name: str) -> None:
 
 def test_the_transferred_backbone_is_frozen() -> None:
     import keras
+
     model = keras.models.load_model(FOLDER / "transfer.keras", compile=False)
     assert not model.get_layer("backbone").trainable_weights
     assert model.get_layer("head_dense").trainable_weights
