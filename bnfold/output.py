@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold import api
 from bnfold.analysis.size import Size
 from bnfold.errors import OutputError, UsageError
-from bnfold.folding import FoldStep, fold_graph
+from bnfold.folding import FoldStep
 from bnfold.formats import load
 from bnfold.formats.atomic import reason, resolve_target
 from bnfold.graph import Model
@@ -78,10 +79,10 @@ def fold_file(
     _check_suffix(original, target)
     progress("folding")
     skip: set[str] = set()
+    fold = partial(api.fold, original, branches=branches, keep_overridable=keep_overridable)
     dropped: list[FoldStep] = []
     while True:
-        result = api.fold(original, branches=branches, keep_overridable=keep_overridable, skip=skip)
-        result = replace(result, dropped=tuple(dropped))
+        result = replace(fold(skip=skip), dropped=tuple(dropped))
         with _staged(target) as staged:
             progress("writing")
             result = _write(result, staged, external_data)
@@ -96,7 +97,8 @@ def fold_file(
                 return _with_files(replace(result, path=Path(output)), Path(source), target)
         if result.verification.verdict == "different":
             progress("looking for the steps that make the difference")
-            result = replace(result, culprits=_culprits(result, original, skip, check or Check()))
+            found = _culprits(result, original, lambda left_out: fold(skip=skip | left_out), check or Check())
+            result = replace(result, culprits=found)
         if not keep_going or not result.culprits:
             return result
         skip.update(step.subject for step in result.culprits)
@@ -236,8 +238,7 @@ def _verify(original: Model, model: Model, staged: Path, check: Check) -> Verifi
 
     keras = staged.suffix.lower() != ".onnx" and model.format == "keras"
     written: Any = load(staged, allow_unsafe=True) if keras else staged
-    names_kept = original.format == model.format == "onnx"
-    return verify(original, written, intermediates=names_kept, **_options(check))
+    return verify(original, written, intermediates=_keeps_names(original, model), **_options(check))
 
 
 def _options(check: Check) -> dict[str, Any]:
@@ -265,16 +266,29 @@ def _latency(original: Model, staged: Path, check: Check | None) -> Latency:
     return latency(original, staged, inputs=how.inputs, seed=how.seed, provider=how.provider)
 
 
-def _culprits(result: FoldResult, original: Model, skip: Collection[str], check: Check) -> tuple[FoldStep, ...]:
+def _culprits(
+    result: FoldResult, original: Model, fold_without: Callable[[set[str]], FoldResult], check: Check
+) -> tuple[FoldStep, ...]:
     """The smallest set of steps of the plan that by themselves make the models differ."""
-    from bnfold.verification import smallest_failing
+    from bnfold.verification import Options, smallest_failing
 
-    source = api.inlined(original)
     subjects = list(dict.fromkeys(step.subject for step in result.plan.steps))
 
     def refold(kept: Collection[str]) -> Model:
-        left_out = set(skip) | (set(subjects) - set(kept))
-        return source.with_graph(fold_graph(source.graph, skip=left_out)[0])
+        return fold_without(set(subjects) - set(kept)).model
 
-    guilty = set(smallest_failing(subjects, refold, original=original, inputs=check.inputs))
+    how = Options(
+        check.rtol,
+        check.atol,
+        check.seed,
+        check.strict,
+        check.provider,
+        intermediates=_keeps_names(original, result.model),
+    )
+    guilty = set(smallest_failing(subjects, refold, original=original, inputs=check.inputs, options=how))
     return tuple(step for step in result.plan.steps if step.subject in guilty)
+
+
+def _keeps_names(original: Model, model: Model) -> bool:
+    """Do tensors of one name hold the same values in both? Conversion from Keras makes up names."""
+    return original.format == model.format == "onnx"

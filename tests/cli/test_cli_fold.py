@@ -133,7 +133,6 @@ class TestDifference:
     @pytest.fixture
     def fault(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import bnfold.api as api
-        import bnfold.output as output
         from bnfold.folding import fold_graph
         from bnfold.graph import Param
 
@@ -147,7 +146,6 @@ class TestDifference:
             return folded, plan
 
         monkeypatch.setattr(api, "fold_graph", wrong)
-        monkeypatch.setattr(output, "fold_graph", wrong)
 
     @pytest.mark.usefixtures("fault")
     def test_nothing_is_written_and_the_step_is_named(self, tmp_path: Path) -> None:

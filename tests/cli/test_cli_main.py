@@ -200,3 +200,13 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+def test_a_keras_model_without_the_noise_of_tensorflow() -> None:
+    done = process("analyze", str(SAMPLES / "mlp_bn_before.keras"))
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert (
+        "bn_1                      64  Dense → BN → tanh     before activation  folds backward into dense_1"
+        in done.stdout
+    )
