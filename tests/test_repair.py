@@ -152,7 +152,7 @@ class TestKeras:
         model = keras.Sequential(
             [
                 keras.Input((8,)), layers.Dense(16, name="dense"), layers.BatchNormalization(name="bn"),
-                layers.Activation("relu"), layers.Dense(3, name="classes"),
+                layers.Activation("relu", name="relu"), layers.Dense(3, name="classes"),
             ]
         )  # fmt: skip
         rng = np.random.default_rng(seed)
@@ -196,3 +196,16 @@ class TestKeras:
         for old, new in zip(model.predict(feeds, verbose=0), repaired.predict(feeds, verbose=0), strict=True):
             np.testing.assert_allclose(old, new, atol=1e-5)
         assert not repaired.get_layer("dense").use_bias
+
+    def test_a_bn_that_does_nothing_goes(self) -> None:
+        model = self.build()
+        bn = model.get_layer("bn")
+        mean, variance = np.asarray(bn.moving_mean), np.asarray(bn.moving_variance)
+        bn.gamma.assign(np.sqrt(variance + bn.epsilon))
+        bn.beta.assign(mean)
+        result = bnfold.fix(model)
+        assert [change.code for change in result.changes] == ["BN204"]
+        repaired = result.model.keras_model  # type: ignore[attr-defined]
+        assert [layer.name for layer in repaired.layers] == ["dense", "relu", "classes"]
+        x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+        np.testing.assert_allclose(model.predict(x, verbose=0), repaired.predict(x, verbose=0), atol=1e-5)
