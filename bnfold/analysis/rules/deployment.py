@@ -147,7 +147,7 @@ class DecomposedBatchNorm(Rule):
 
     ## What it finds
     A run of Mul, Add, Sub or Div by constants that is a scale and a shift for each channel, as converters write a BN
-    behind a dense layer. A lone bias, and the scale and shift of a layer normalisation, are not meant.
+    behind a dense layer. A lone bias, and the scale and shift of a layer normalisation, do not count.
 
     ## Why it matters
     It is a BN in all but name: it costs two passes or more over its tensor, and tools that look for the operator

@@ -28,8 +28,8 @@ class UntrainedBatchNorm(Rule):
     A BN whose moving mean is 0, moving variance 1, gamma 1 and beta 0 in every channel.
 
     ## Why it matters
-    No training step changes nothing at all, so the layer was never trained: the model was saved or converted before
-    its weights were loaded, or the layer is not part of what was trained. At inference it does not normalise.
+    The first training step changes these numbers, so the layer was never trained: the model was saved or converted
+    before its weights were loaded, or the layer is not part of what was trained. At inference it does not normalise.
 
     ## Example
     ```python

@@ -19,8 +19,8 @@ class BatchNormAfterActivation(Rule):
 
     ## What it finds
     A BN whose input is the output of an activation, directly or through pooling, dropout and reshapes. The identity
-    branch of a RepVGG block, which runs beside convolutions that read the same tensor, is not meant, nor the first BN
-    of a pre-activation block.
+    branch of a RepVGG block, which runs beside convolutions that read the same tensor, does not count, nor does the
+    first BN of a pre-activation block.
 
     ## Why it matters
     The paper that introduced BN put it before the activation. Either order trains: a benchmark on CaffeNet measured
@@ -75,12 +75,12 @@ class BatchNormBeforeOutput(Rule):
 
     ## What it finds
     A BN whose output goes, with nothing but reshapes or dropout between, to the final softmax or sigmoid or is the
-    model's output itself. A BN whose output is returned and used inside the model as well is not meant.
+    model's output itself. A BN whose output is returned and used inside the model as well does not count.
 
     ## Why it matters
-    The last layer has to be free to make one class more likely than another. A BN there forces every score to the
-    mean and variance of its gamma and beta over the batch, which fights the loss, and it makes a prediction in
-    training depend on the other examples of the batch.
+    The last layer has to be free to answer as its examples are. A BN there gives every score the mean beta and the
+    deviation gamma over each batch, however clear or unclear the examples in it, and in training it makes one
+    answer depend on the other examples of the batch.
 
     ## Example
     ```python
@@ -117,7 +117,7 @@ class DropoutBeforeBatchNorm(Rule):
 
     ## What it finds
     A Dropout from which a BN can be reached without passing another BN. With no linear layer between the two it is a
-    warning, otherwise information. A Dropout with a rate of zero is not meant.
+    warning, otherwise information. A Dropout with a rate of zero does not count.
 
     ## Why it matters
     Dropout raises the variance of what follows in training and not at inference, while the BN stores the variance

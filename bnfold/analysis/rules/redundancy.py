@@ -22,7 +22,7 @@ class RedundantBias(Rule):
 
     ## What it finds
     A linear layer with a bias whose only reader is a BN along the layer's channels. A layer with a fused activation
-    is not meant, since its bias acts before the activation, nor a layer whose weights are used elsewhere too.
+    does not count, since its bias acts before the activation, nor does one whose weights are used elsewhere too.
 
     ## Why it matters
     BN subtracts the mean of each channel, and a bias is a part of that mean: BN(Wx + b) = BN(Wx). The bias gets no

@@ -116,7 +116,7 @@ class SharedBatchNorm(Rule):
 
     ## What it finds
     BN operators that read the same gamma, beta, mean and variance. BN that were never trained, whose equal values an
-    exporter may have merged, are not meant.
+    exporter may have merged, do not count.
 
     ## Why it matters
     In training every place updates the same moving mean and variance, so these describe a mixture of distributions
