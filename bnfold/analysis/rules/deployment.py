@@ -106,8 +106,8 @@ class OverridableConstants(Rule):
 
     ## Why it matters
     From IR version 4 on that means that a caller may replace them, so no runtime may treat them as constants: nothing
-    is folded, fused or packed ahead. One published face detector runs 7 to 10 times faster without. Exporters before
-    2019 had to list them; few models mean it.
+    is folded, fused or packed ahead. A published face detector was measured to run several times slower for it.
+    Exporters before 2019 had to list them; few models mean it.
 
     ## Example
     ```python
@@ -126,8 +126,8 @@ class OverridableConstants(Rule):
     severity = Severity.WARNING
     repair = Repair.FIX
     message = (
-        "{count} are also inputs of the model, such as {example}, so no runtime may treat them as constants, which "
-        "makes inference several times slower; `bnfold fix` takes them off the inputs."
+        "{count} are also inputs of the model, such as {example}, so no runtime may treat them as constants, and most "
+        "of its optimisations are lost; `bnfold fix` takes them off the inputs."
     )
 
     def check(self, scope: Scope) -> Iterator[Finding]:
