@@ -48,11 +48,12 @@ class Replayed:
     """The decisions of a record."""
 
     def __init__(self, record: Sequence[int]) -> None:
-        self.record = list(record)
-        self._next = iter(self.record)
+        self._decisions = list(record)
+        self.record: list[int] = []
 
     def integer(self, low: int, high: int) -> int:
-        return next(self._next)
+        self.record.append(self._decisions[len(self.record)])
+        return self.record[-1]
 
 
 def pick(choices: Choices, options: Sequence[T]) -> T:
