@@ -15,11 +15,11 @@ from bnfold.operators import Node, Role, facts_of, linear_bias
 from bnfold.operators.linear import Layout
 from bnfold.operators.placement import (
     drops,
-    gated_tensor,
     is_concatenation,
     is_extreme,
     is_final_activation,
     is_normaliser,
+    is_self_gated,
     is_sum,
     keeps_axes,
     linear_layout,
@@ -119,8 +119,8 @@ class _Forward:
     def __init__(self, graph: ModelGraph, flow: Flow) -> None:
         self.graph = graph
         self.flow = flow
-        #: The product of a self-gated activation and the tensor it gates.
-        self.gates: dict[str, str] = {}
+        #: The products of self-gated activations.
+        self.gates: set[str] = set()
 
     def visit(self, op: Op) -> None:
         role = self.flow.roles[op.name]
@@ -152,9 +152,8 @@ class _Forward:
         return self.flow.origin.get(tensor, Origin(Kind.OTHER))
 
     def _of_join(self, op: Op, inputs: list[str]) -> Origin:
-        gated = gated_tensor(self.graph, op, self.flow.role)
-        if gated is not None:
-            self.gates[op.name] = gated
+        if is_self_gated(self.graph, op, self.flow.role):
+            self.gates.add(op.name)
             return Origin(Kind.ACTIVATION, op.name)
         origins = [self._of(tensor) for tensor in inputs]
         kinds = {origin.kind for origin in origins}
@@ -193,7 +192,7 @@ class _Forward:
 class _Backward:
     """From the outputs back: goals, the way to the model's output, who takes a bias away."""
 
-    def __init__(self, graph: ModelGraph, flow: Flow, gates: dict[str, str]) -> None:
+    def __init__(self, graph: ModelGraph, flow: Flow, gates: set[str]) -> None:
         self.graph = graph
         self.flow = flow
         self.gates = gates
@@ -234,10 +233,10 @@ class _Backward:
             return True
         if op.name in self.flow.layouts and linear_bias(self.graph, op) is not None:
             return True
+        if role is Role.AFFINE and is_sum(op):
+            return True
         passes = role in TRANSPARENT or op.name in self.flow.layouts or is_sum(op) or is_concatenation(op)
-        if not passes:
-            return False
-        return all(self.flow.absorbs_bias.get(tensor, False) for tensor in outputs[:1])
+        return passes and all(self.flow.absorbs_bias.get(tensor, True) for tensor in outputs)
 
     def _single(self, op: Op, role: Role, tensor: str, outputs: list[str]) -> None:
         """What holds only where this operator is the tensor's one reader."""

@@ -168,15 +168,13 @@ def is_bias_add(graph: ModelGraph, op: Op) -> bool:
 _GATE_DEPTH = 8
 
 
-def gated_tensor(graph: ModelGraph, op: Op, role_of: Callable[[Op], Role]) -> str | None:
-    """The x of ``x * f(x)`` with an elementwise f, for the product: swish, hard swish, gelu and mish as exported."""
+def is_self_gated(graph: ModelGraph, op: Op, role_of: Callable[[Op], Role]) -> bool:
+    """Is it the product in ``x * f(x)`` with an elementwise f: swish, hard swish, gelu and mish as exported?"""
     if word(op) not in _PRODUCTS or len(op.inputs) != 2:
-        return None
+        return False
     first, second = (_behind(graph, tensor, role_of) for tensor in op.inputs)
-    if first[0] in second[1:]:
-        return first[0]
     # Both factors may be computed from x: 0.5 x times (1 + erf(x / sqrt 2)).
-    return next((tensor for tensor in first[1:] if tensor in second), None)
+    return first[0] in second[1:] or any(tensor in second for tensor in first[1:])
 
 
 def _behind(graph: ModelGraph, tensor: str, role_of: Callable[[Op], Role]) -> list[str]:
