@@ -116,12 +116,18 @@ def per_channel(
 _USUAL_AXIS = {"onnx": 1, "keras": -1}
 
 
-def of_affine(node: Node, affine: Affine, macs_per_channel: float) -> Convolution | None:
-    """What an operator is that applies ``affine`` to images, None for other data."""
+def of_affine(
+    node: Node, affine: Affine, macs_per_channel: float, channel_axis: int | None = None
+) -> Convolution | None:
+    """What an operator is that applies ``affine`` to images, None for other data.
+
+    ``channel_axis`` is that of an affine that is the same for every channel, where the operator knows it.
+    """
     tensor, rank = node.graph.tensor(node.op.outputs[0]), node.out_rank()
     if rank is None or rank < 3 or tensor.dtype is None or affine.grid:
         return None
-    axis = _USUAL_AXIS[node.graph.format] % rank if affine.axis is None else affine.axis
+    usual = _USUAL_AXIS[node.graph.format] % rank if channel_axis is None else channel_axis
+    axis = usual if affine.axis is None else affine.axis
     channels = dim_of(node.graph, node.op.outputs[0], axis)
     if channels is None:
         return None

@@ -12,6 +12,7 @@ from bnfold.graph import ModelGraph, Param, Shape
 from bnfold.operators.arithmetic import rising
 from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, NewOp, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
+from bnfold.operators.convolution import Convolution, of_affine
 from bnfold.operators.elementwise import Homogeneous, Transparent
 from bnfold.operators.forms import DATA, Form, builder
 from bnfold.operators.keras_linear import DOMAIN, channel_axis
@@ -42,6 +43,10 @@ class KerasBatchNorm(BatchNormFacts):
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         return conversion(node) or super().as_affine(node)
+
+    def convolution(self, node: Node) -> Convolution | None:
+        affine, axis = self.as_affine(node), node.attr("axis")
+        return None if isinstance(affine, Refusal) else of_affine(node, affine, 1.0, axis)
 
     def batchnorm(self, node: Node) -> BatchNorm | Refusal:
         if node.attr("training"):

@@ -37,7 +37,8 @@ class _Builder:
         self.graph = graph
         self.reading = reading
         self._recipes: dict[int, Recipe] = {}
-        self._made: dict[tuple[Any, ...], Any] = {}
+        #: The layers and models made for each model, by key.
+        self._made: dict[int, dict[tuple[Any, ...], Any]] = {}
         self._layers: list[tuple[Recipe, Any]] = []
 
     def build(self, root: ModelPart) -> Any:
@@ -53,12 +54,12 @@ class _Builder:
         names = self._level_names(part)
         if isinstance(original, self.keras.Sequential) and self._is_chain(part):
             first = self._input(part.scope.network.inputs[0])
-            layers = [self._layer(inner, names) for inner in part.parts]
+            layers = [self._layer(inner, names, part) for inner in part.parts]
             return self.keras.Sequential([first, *layers], trainable=original.trainable, name=name)
         inputs = self._inputs(part)
         tensors = dict(zip(part.inputs, inputs, strict=True))
         for inner in part.parts:
-            results = self._call(inner, self._layer(inner, names), [tensors[tensor] for tensor in inner.inputs])
+            results = self._call(inner, self._layer(inner, names, part), [tensors[tensor] for tensor in inner.inputs])
             tensors.update(zip(inner.outputs, results, strict=True))
         outputs = [tensors[tensor] for tensor in part.outputs]
         network = part.scope.network
@@ -135,16 +136,18 @@ class _Builder:
             names[key] = name
         return names
 
-    def _layer(self, part: Part, names: dict[tuple[Any, ...], str]) -> Any:
+    def _layer(self, part: Part, names: dict[tuple[Any, ...], str], owner: ModelPart) -> Any:
+        # Calls share a layer within one model alone: Keras's files know no layer that stands in two.
         key = self._key(part)
-        if key not in self._made:
+        made = self._made.setdefault(id(owner), {})
+        if key not in made:
             if isinstance(part, ModelPart):
-                self._made[key] = self._model(part, names[key])
+                made[key] = self._model(part, names[key])
             else:
                 made_from = self._recipe(part)
-                self._made[key] = self._make(made_from, names[key], part)
-                self._layers.append((made_from, self._made[key]))
-        return self._made[key]
+                made[key] = self._make(made_from, names[key], part)
+                self._layers.append((made_from, made[key]))
+        return made[key]
 
     def _make(self, made_from: Recipe, name: str, part: LayerPart) -> Any:
         if made_from.layer is None:
@@ -200,7 +203,7 @@ class _Builder:
             structure = self._packed(topology.input_structure(part.scope.network), tensors, same)
             return list(self.keras.tree.flatten(layer(structure, **topology.settings(self.keras, node))))
         call = part.call
-        if call is None or part.op.name == call.activation:
+        if call is None or self._recipe(part).layer is None:
             return list(self.keras.tree.flatten(layer(*tensors) if len(tensors) == 1 else layer(tensors)))
         if len(tensors) != len(call.tensor_slots):
             return list(self.keras.tree.flatten(layer(tensors, **topology.settings(self.keras, call.node))))
