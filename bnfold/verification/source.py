@@ -117,7 +117,7 @@ class OnnxFile:
 
 def decode_error() -> type[Exception]:
     """The class of what parsing a damaged protobuf message raises."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     return DecodeError  # type: ignore[no-any-return]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx.checker
 import onnx.defs
-from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
 from bnfold.errors import ModelFileError, UsageError
