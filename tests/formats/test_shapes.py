@@ -143,3 +143,17 @@ def test_a_changed_graph_is_inferred_as_it_is(first):
     # A copy knows what was known; what is new is inferred where nothing had been.
     assert changed.tensor("conv_out").shape == ("N", 16, 8, 8)
     assert changed.tensor("pooled").shape == (None if first else ("N", 16, 1, 1))
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_values_that_grow_without_end_are_not_propagated(within):
+    """Left alone, inference would compute all 4 EB of the last one."""
+    nodes = [node("Concat", [f"c{i}", f"c{i}"], [f"c{i + 1}"], axis=0) for i in range(50)]
+    nodes += [node("ReduceMax", ["c50"], ["one"], keepdims=0), node("Add", ["x", "one"], ["z"])]
+    if within:
+        body = helper.make_graph(nodes, "body", [], [value("z", ["N", 4])])
+        nodes = [node("If", ["flag"], ["y"], then_branch=body, else_branch=body)]
+    else:
+        nodes.append(node("Relu", ["z"], ["y"]))
+    read = load(model(nodes, [X, FLAG], [value("y", ["N", 4])], {"c0": np.ones(1000, np.float32)})).graph
+    assert all(inner.tensor("z").shape in (("N", 4), None) for inner in walk(read))

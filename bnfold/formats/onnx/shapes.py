@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 
 import onnx.checker
 import onnx.shape_inference
@@ -13,6 +14,9 @@ from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.types import to_tensor, to_value_info
 from bnfold.graph import ModelGraph, Tensor
 
+#: How many numbers inference may compute to find out shapes.
+MAX_VALUES = 1 << 20
+_MAX_RANK = 32
 #: What shape inference raises for a model that it cannot make sense of.
 _FAILURES = (
     onnx.shape_inference.InferenceError,
@@ -28,13 +32,35 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
     def infer(graph: ModelGraph) -> Mapping[str, Tensor]:
         model = _main(context, graph) if graph.parent is None else _body(context, graph)
         try:
-            inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+            inferred = onnx.shape_inference.infer_shapes(model, data_prop=_may_propagate(model.graph)).graph
         except _FAILURES:
             return {}
         values = (to_tensor(value) for value in (*inferred.value_info, *inferred.output))
         return {tensor.name: tensor for tensor in values}
 
     return infer
+
+
+def _may_propagate(graph: GraphProto, outer: Mapping[str, int] | None = None) -> bool:
+    """Is it safe to let inference compute values too?
+
+    It does so without a bound: sixty Concats, each of a value with itself, would take all memory.
+    """
+    sizes = dict(outer or {})
+    sizes |= {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
+    total = 0
+    for node in graph.node:
+        given = [sizes.get(name, 0) for name in node.input]
+        size = sum(given) if node.op_type == "Concat" else max(given, default=0)
+        for attribute in node.attribute:
+            size = max(size, prod(attribute.t.dims)) if attribute.HasField("t") else size
+            if not all(_may_propagate(body, sizes) for body in (attribute.g, *attribute.graphs)):
+                return False
+        size = max(size, _MAX_RANK)  # a Shape's
+        sizes |= dict.fromkeys(node.output, size)
+        if node.op_type == "Concat":
+            total += size
+    return total <= MAX_VALUES
 
 
 def _main(context: Context, graph: ModelGraph) -> ModelProto:
