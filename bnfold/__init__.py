@@ -1,11 +1,11 @@
 """bnfold: analyze, fold and verify BatchNormalization in ONNX and Keras models.
 
-    >>> import bnfold
-    >>> model = bnfold.load("model.onnx")  # or .keras, .h5, a SavedModel folder, a ModelProto, a keras.Model
-    >>> report = bnfold.analyze(model)  # report.findings, report.batchnorms, report.summary
-    >>> result = bnfold.fold(model)  # result.plan, result.refusals, result.model
-    >>> check = bnfold.verify(model, result.model)  # check.equivalent, check.outputs, check.first_difference
-    >>> result.model.save("folded.onnx")
+>>> import bnfold
+>>> model = bnfold.load("model.onnx")  # or .keras, .h5, a SavedModel folder, a ModelProto, a keras.Model
+>>> report = bnfold.analyze(model)  # report.findings, report.batchnorms, report.summary
+>>> result = bnfold.fold(model)  # result.plan, result.refusals, result.model
+>>> check = bnfold.verify(model, result.model)  # check.equivalent, check.outputs, check.first_difference
+>>> result.model.save("folded.onnx")
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ class Merger:
         known, branch = self.graph.tensor(output), self.graph.tensor(terms[0].leaf)
         self._record(root, host, doomed)
         floor, top = self._floor(total), self.editor.levels[root.name]
-        at = self.graph.fresh("merged")
+        at = self.graph.fresh(f"{root.name}_merged")
         self.graph.put(Op(at, "", (), ()), after=root.name)
         self.editor.drop(op.name for op in [*doomed, *total.ops])
         data = self.graph.fresh(f"{output}_branch") if additions else output

@@ -290,10 +290,10 @@ class Engine:
             following = self._successor(chain.ops[-1]) if head in self.graph else None
             if following is not None and following[0].name not in self.frozen:
                 meeting.setdefault(following[0].name, {})[following[1]] = chain
-        for name in sorted(meeting, key=lambda name: (self.levels[name], name)):
-            if len(meeting[name]) > 1 and self._join(self.graph.op(name), meeting[name]):
-                return True
-        return False
+        # All of them in one go: looking through everything that is stuck is dear.
+        places = sorted((self.levels[name], name) for name, chains in meeting.items() if len(chains) > 1)
+        joined = [self._join(self.graph.op(name), meeting[name]) for _, name in places]
+        return any(joined)
 
     def _join(self, op: Op, chains: dict[int, Chain]) -> bool:
         node, facts = Node(self.graph, op), facts_of(op)

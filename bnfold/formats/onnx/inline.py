@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import onnx.inliner
@@ -28,6 +29,28 @@ def inline_functions(model: ModelProto) -> ModelProto | None:
     inlined = onnx.inliner.inline_selected_functions(model, sorted(chosen))
     _drop_uncalled(inlined)
     return inlined
+
+
+def unfolded_size(model: ModelProto) -> int:
+    """How many operators there are once every call is replaced by its function's body, at any depth.
+
+    Raises ValueError where functions call themselves.
+    """
+    calls = {(f.domain, f.name): Counter(_operators(f.node)) for f in model.functions}
+    sizes: dict[Key, int] = {}
+    waiting, entered = list(calls), set[Key]()
+    while waiting:
+        key = waiting[-1]
+        inner = [name for name in calls[key] if name in calls and name not in sizes]
+        if key not in sizes and inner:
+            if key in entered:
+                raise ValueError(f"its function {key[1]!r} calls itself")
+            entered.add(key)
+            waiting += inner
+            continue
+        waiting.pop()
+        sizes[key] = sum(count * sizes.get(name, 1) for name, count in calls[key].items())
+    return sum(sizes.get(name, 1) for name in _operators(model.graph.node))
 
 
 def _functions_to_inline(model: ModelProto) -> set[Key]:

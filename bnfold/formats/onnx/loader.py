@@ -16,12 +16,15 @@ from bnfold.errors import ModelFileError, UsageError
 from bnfold.formats.atomic import reason
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.external import attach_external
+from bnfold.formats.onnx.inline import unfolded_size
 from bnfold.formats.onnx.model import OnnxModel
 from bnfold.formats.onnx.payloads import Payloads, Stored
 from bnfold.formats.onnx.reader import read_graph
 from bnfold.formats.onnx.storage import FileStorage, MemoryStorage, UnusableFileError, open_file
 from bnfold.formats.onnx.wire import DIMS, Pieces, WireError, joined, splice, split, varint, without
 
+#: What a model's functions may unfold to.
+MAX_OPERATORS = 1 << 20
 _FIRST_BYTES = {
     b"version https://git-lfs": "a Git LFS pointer, not the model itself: git lfs pull fetches it",
     b"PK\x03\x04": "a zip archive, not an ONNX model",
@@ -85,10 +88,21 @@ def _checked(context: Context, data: bytes, file: FileStorage | None) -> OnnxMod
             f"uses ONNX opset {context.opsets['']}, and the installed onnx package knows those up to {known}: "
             "a newer onnx is needed"
         )
+    _check_functions(context)
     external = attach_external(context, data, file.path.parent if file is not None else None)
     graph = read_graph(context)
     _check(context, context.skeleton.SerializeToString() if external else data)
     return OnnxModel(context, graph, file, external=external)
+
+
+def _check_functions(context: Context) -> None:
+    """Functions that call others twice double with each that does: a small file may stand for any number of operators."""
+    try:
+        size = unfolded_size(context.skeleton)
+    except ValueError as error:
+        context.fail(f"cannot be unfolded: {error}")
+    if size > MAX_OPERATORS:
+        context.fail(f"has functions that unfold to {size:.3g} operators, more than {MAX_OPERATORS:,}")
 
 
 def _check(context: Context, data: bytes) -> None:
