@@ -96,7 +96,7 @@ def _checked(context: Context, data: bytes, file: FileStorage | None) -> OnnxMod
 
 
 def _check_functions(context: Context) -> None:
-    """Functions that call others twice double with each that does: a small file may stand for any number of operators."""
+    """Functions that call others twice double with each: a small file may stand for any number of operators."""
     try:
         size = unfolded_size(context.skeleton)
     except ValueError as error:
