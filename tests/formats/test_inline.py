@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx.checker
+import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_models import graph, model, run, value
 
+from bnfold.errors import ModelFileError
 from bnfold.formats import load
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
@@ -129,3 +131,31 @@ def test_an_inlined_model_is_not_taken_for_its_file(tmp_path):
     assert written != path
     assert onnx.load(path) == proto
     np.testing.assert_array_equal(run(written, FEED)[0], run(proto, FEED)[0])
+
+
+def doubling(depth: int, innermost: str) -> ModelProto:
+    """A function that calls another one twice, which calls another one twice…"""
+    functions = [function("f0", ["a"], ["b"], [node(innermost, ["a"], ["b"])])]
+    for level in range(1, depth):
+        twice = [call(f"f{level - 1}", ["a"], ["m"]), call(f"f{level - 1}", ["m"], ["b"])]
+        functions.append(function(f"f{level}", ["a"], ["b"], twice))
+    proto = model([call(f"f{depth - 1}", ["x"], ["y"])], [X], [Y], opset_imports=OPSETS)
+    proto.functions.extend(functions)
+    return proto
+
+
+@pytest.mark.parametrize("depth", [30, 5000])
+def test_functions_that_unfold_without_end_are_refused(depth):
+    with pytest.raises(ModelFileError, match="has functions that unfold to more than 1,048,576 operators"):
+        load(doubling(depth, "Relu"))
+
+
+def test_functions_may_call_each_other_often():
+    assert load(doubling(18, "Relu")).graph.inputs
+
+
+def test_functions_that_call_themselves_are_refused():
+    proto = doubling(3, "Relu")
+    proto.functions[0].node.append(call("f2", ["a"], ["unused"]))
+    with pytest.raises(ModelFileError, match=r"cannot be unfolded: its function 'f[0-2]' calls itself"):
+        load(proto)

@@ -38,7 +38,8 @@ def unfolded_size(model: ModelProto) -> int:
     """
     calls = {(f.domain, f.name): Counter(_operators(f.node)) for f in model.functions}
     sizes: dict[Key, int] = {}
-    waiting, entered = list(calls), set[Key]()
+    waiting = list(calls)
+    entered: set[Key] = set()
     while waiting:
         key = waiting[-1]
         inner = [name for name in calls[key] if name in calls and name not in sizes]

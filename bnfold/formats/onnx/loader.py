@@ -102,7 +102,7 @@ def _check_functions(context: Context) -> None:
     except ValueError as error:
         context.fail(f"cannot be unfolded: {error}")
     if size > MAX_OPERATORS:
-        context.fail(f"has functions that unfold to {size:.3g} operators, more than {MAX_OPERATORS:,}")
+        context.fail(f"has functions that unfold to more than {MAX_OPERATORS:,} operators")
 
 
 def _check(context: Context, data: bytes) -> None:
