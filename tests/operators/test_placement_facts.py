@@ -164,6 +164,12 @@ class TestAxes:
         pads = np.array([0, 0, 1, 1, 0, 0, 1, 1])
         assert self.keeps(net, net.op("Pad", net.input(1, 3, 8, 8), pads), "Pad")
 
+    @pytest.mark.parametrize("kind", ["ZeroPadding", "UpSampling", "Cropping"])
+    @pytest.mark.parametrize("rank", [1, 2, 3])
+    def test_keras_layers_over_space(self, kind: str, rank: int) -> None:
+        assert facts.keeps_axes(ModelGraph(), keras_op(f"{kind}{rank}D"), Role.SHAPE)
+        assert not facts.keeps_axes(ModelGraph(), keras_op(f"{kind}0D"), Role.SHAPE)
+
     def test_pooling_as_long_as_the_axes_stay(self) -> None:
         net = Net()
         assert self.keeps(net, net.op("MaxPool", net.input(1, 3, 8, 8), kernel_shape=[2, 2]), "MaxPool")
@@ -290,6 +296,10 @@ class TestGates:
 
     def test_two_inputs_are_none(self) -> None:
         assert not self.gated(lambda net, x: net.op("Mul", x, net.input(1, 4, 4, 4)))
+
+    def test_a_product_of_three_is_none(self) -> None:
+        op = Op("m", "Multiply", ("x", "x", "x"), ("y",), domain="keras")
+        assert not facts.is_self_gated(ModelGraph(), op, lambda op: Role.JOIN)
 
     def test_a_sum_is_none(self) -> None:
         assert not self.gated(lambda net, x: net.op("Add", x, net.op("Sigmoid", x)))
