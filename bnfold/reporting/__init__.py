@@ -1,1 +1,1 @@
-"""Results as people and programs read them: console tables, JSON, SARIF, annotations, Markdown. Knows no model format."""
+"""Results as people and programs read them: tables, JSON, SARIF, annotations, Markdown. Knows no model format."""
