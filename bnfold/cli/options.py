@@ -13,8 +13,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: Nothing is shown for work that is done by then, in seconds.
 _PATIENCE = 1.0
 
-MODEL = click.Path(exists=False, path_type=str)
-OUTPUT = click.Path(path_type=str)
+# Whether a file can be read is found out by reading it: click would print the usage of the command.
+MODEL = click.Path(readable=False, path_type=str)
+OUTPUT = click.Path(readable=False, path_type=str)
 
 
 def quiet(help: str) -> Callable[[F], F]:
