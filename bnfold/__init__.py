@@ -13,19 +13,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnfold.api import FoldResult, analyze, fix, fold, load, verify
+    from bnfold.api import FixResult, FoldResult, Report, analyze, check_runtime, fix, fold, load, verify
     from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BnfoldError",
+    "FixResult",
     "FoldResult",
     "ModelFileError",
     "OutputError",
+    "Report",
     "UsageError",
     "__version__",
     "analyze",
+    "check_runtime",
     "fix",
     "fold",
     "load",
