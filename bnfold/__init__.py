@@ -13,8 +13,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnfold.api import FixResult, FoldResult, Report, analyze, check_runtime, fix, fold, load, verify
+    from bnfold.analysis.report import Report
+    from bnfold.api import analyze, check_runtime, fix, fold, load, verify
     from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
+    from bnfold.results import FixResult, FoldResult
 
 __version__ = "0.1.0"
 
@@ -36,11 +38,22 @@ __all__ = [
 ]
 
 
+#: Where the names stand that are not functions of the API.
+_ELSEWHERE = {
+    "BnfoldError": "errors",
+    "FixResult": "results",
+    "FoldResult": "results",
+    "ModelFileError": "errors",
+    "OutputError": "errors",
+    "Report": "analysis.report",
+    "UsageError": "errors",
+}
+
+
 def __getattr__(name: str) -> Any:
     # numpy and onnx take a quarter of a second to import: only when something is used.
     if name in __all__:
         import importlib
 
-        module = "bnfold.errors" if name.endswith("Error") else "bnfold.api"
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(f"bnfold.{_ELSEWHERE.get(name, 'api')}"), name)
     raise AttributeError(f"module 'bnfold' has no attribute {name!r}")
