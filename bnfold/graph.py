@@ -500,7 +500,7 @@ class ModelGraph:
     def put(self, op: Op, *, after: str | None = None) -> None:
         """Add an operator, or replace the one of the same name in its place.
 
-        ``after`` names the operator beside which a new one stands; without it, it goes to the end.
+        A new one stands right behind the operator that ``after`` names; without it, at the end.
         Raises ValueError where an output is another operator's already.
         """
         old = self._ops.get(op.name)
@@ -508,7 +508,8 @@ class ModelGraph:
             self._unlink(old)
         else:
             self._last += 1
-            self._position[op.name] = (self._last,) if after is None else (*self._position[after], self._last)
+            # Right behind: before everything that came behind the same operator earlier.
+            self._position[op.name] = (self._last,) if after is None else (*self._position[after], -self._last)
             self._inserted = self._inserted or after is not None
         self._ops[op.name] = op
         for tensor in op.outputs:
