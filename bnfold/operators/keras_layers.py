@@ -117,7 +117,7 @@ class Rescaling(AffineFacts, KeepsShape):
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         scale, offset = node.attr("scale"), node.attr("offset", 0.0)
-        if not isinstance(scale, int | float) or not isinstance(offset, int | float):
+        if np.ndim(scale) or np.ndim(offset):
             return node.refuse("several-axes", "scales by more than one number")
         return conversion(node) or Affine.of(float(scale), float(offset), None)
 

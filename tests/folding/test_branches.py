@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 from helpers import Folded, Net, assert_close, fold, op_counts, random_feeds, run
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
@@ -798,6 +800,73 @@ def test_a_batchnorm_between_two_convolutions_is_no_hindrance():
     net = Net()
     middle = conv_bn(net, net.input("N", C, 8, 8), 32, 1)
     assert_one_conv(merge(net.build(net.op("Relu", conv_bn(net, middle, within=32, pads=[0] * 4)))))
+
+
+# -- random blocks ----------------------------------------------------------------------------------
+
+
+class Block:
+    """A sum of random branches: what one may write between two ReLUs."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = np.random.default_rng(seed)
+        self.net = Net(seed=seed)
+        self.stride = int(self.random.choice([1, 1, 2]))
+        size = ["H", "W"] if self.random.random() < 0.3 else [int(n) for n in self.random.integers(5, 9, 2)]
+        self.x = self.net.op("Relu", self.net.input("N", C, *size))
+
+    def conv(self, x: str, *, within: int = C, out: int = C, stride: int = 1, pointwise: bool = False) -> str:
+        """Padded at random, but so that only the stride makes the image smaller."""
+        random = self.random
+        kernel = [1, 1] if pointwise else [int(n) for n in random.integers(1, 4, 2)]
+        dilations = [int(n) for n in random.integers(1, 3, 2)]
+        total = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
+        begins = [int(random.integers(0, n + 1)) for n in total]
+        ends = [n - begin for n, begin in zip(total, begins, strict=True)]
+        group = int(random.choice([n for n in (1, 1, 2, 3, 6) if not within % n and not out % n]))
+        operands = [self.net.draw(out, within // group, *kernel), *([self.net.draw(out)] * int(random.integers(0, 2)))]
+        strides = [stride, stride]
+        attrs = {"dilations": dilations, "group": group, "pads": [*begins, *ends], "strides": strides}
+        return self.net.op("Conv", x, *operands, **attrs)
+
+    def branch(self) -> str:
+        kinds = ["conv", "conv bn", "from 1x1", "to 1x1", "other"]
+        kind = self.random.choice(kinds + ["bn", "identity", "pool"] * (self.stride == 1))
+        if kind == "bn":
+            return self.net.bn(self.x, C)
+        if kind == "identity":
+            return self.x
+        if kind == "pool":
+            return self.net.op("AveragePool", self.x, kernel_shape=[3, 3], pads=PADDED, count_include_pad=1)
+        if kind == "other":
+            return self.net.op("Sigmoid", self.conv(self.x, stride=self.stride))
+        if kind == "from 1x1":
+            inner = self.conv(self.x, out=12, pointwise=True)
+            return self.conv(inner, within=12, stride=self.stride)
+        if kind == "to 1x1":
+            return self.conv(self.conv(self.x, out=12, stride=self.stride), within=12, pointwise=True)
+        y = self.conv(self.x, stride=self.stride)
+        return self.net.bn(y, C) if kind == "conv bn" else y
+
+    def model(self) -> onnx.ModelProto:
+        branches = [self.branch() for _ in range(self.random.integers(2, 6))]
+        if self.random.random() < 0.2:
+            self.net.output(self.net.op("Tanh", branches[0]))
+        while len(branches) > 1:
+            count = int(self.random.integers(2, len(branches) + 1)) if self.random.random() < 0.3 else 2
+            kind = "Sum" if count > 2 else self.random.choice(["Add", "Sub"])
+            branches.append(self.net.op(str(kind), *(branches.pop(0) for _ in range(count))))
+        total = self.net.bn(branches[0], C) if self.random.random() < 0.3 else branches[0]
+        return self.net.build(self.net.op("Relu", total))
+
+
+@settings(max_examples=150)
+@given(st.integers(0, 2**32))
+@example(144)  # two merges in one sum: what the second one makes stands before what the first one made
+def test_random_blocks(seed):
+    """Equal outputs, no multiply-add more, no operator more, nothing left for a second run."""
+    folded = merge(Block(seed).model(), feeds=None, slack=5)
+    assert op_counts(folded.after).total() <= op_counts(folded.before).total()
 
 
 # -- the rest of the promise -------------------------------------------------------------------------

@@ -138,6 +138,42 @@ def test_channels_first_branches_become_one_layer_of_channels_first():
     assert original.with_graph(graph).keras_model.layers[1].data_format == "channels_first"
 
 
+def nested_branch(kernel: int) -> keras.Sequential:
+    """conv_bn as a model of its own."""
+    return keras.Sequential(
+        [Input((8, 8, C)), layers.Conv2D(C, kernel, padding="same", use_bias=False, name="conv"), BN(name="bn")]
+    )
+
+
+def test_branches_that_are_models_merge_into_one_of_them():
+    def body(x):
+        return layers.ReLU()(layers.Add()([nested_branch(3)(x), nested_branch(1)(x), x]))
+
+    assert_gone(fold(image_model(body)), "Conv2D", "ReLU")
+
+
+def test_branches_that_are_models_called_twice_merge_for_both_calls():
+    def body(x):
+        three, one = nested_branch(3), nested_branch(1)
+        for _ in range(2):
+            x = layers.ReLU()(layers.Add()([three(x), one(x)]))
+        return x
+
+    assert_gone(fold(image_model(body)), "Conv2D", "ReLU", "Conv2D", "ReLU")
+
+
+def test_a_sum_inside_a_model_and_one_around_it_merge():
+    image = Input((8, 8, C))
+    inner = keras.Model(image, layers.Add()([layers.Conv2D(C, 3, padding="same")(image), image]))
+    folded = fold(image_model(lambda x: layers.ReLU()(layers.Add()([inner(x), x]))))
+    assert_gone(folded, "Conv2D", "ReLU")
+
+
+def test_one_tensor_twice_beside_a_convolution():
+    folded = fold(image_model(lambda x: layers.ReLU()(layers.Add()([x, x, layers.Conv2D(C, 1)(x)]))))
+    assert_gone(folded, "Conv2D", "ReLU")
+
+
 def test_a_batchnorm_along_another_axis_is_no_branch():
     def body(x):
         return layers.ReLU()(layers.Add()([layers.Conv2D(4, 1)(x), BN(axis=1)(x)]))
