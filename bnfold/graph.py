@@ -291,6 +291,8 @@ class ModelGraph:
         self._inferred = infer is None
         self._computed: dict[str, Param | None] = {}
         self._taken: set[str] | None = None
+        #: The last number that :meth:`fresh` gave to a stem.
+        self._counts: dict[str, int] = {}
         self._digraph: networkx.MultiDiGraph[str] | None = None
 
     # -- reading ---------------------------------------------------------------------------------
@@ -490,6 +492,7 @@ class ModelGraph:
         other._tensors = dict(self._tensors)
         other._computed = dict(self._computed)
         other._taken = None
+        other._counts = {}
         other._digraph = None
         for op in self._ops.values():
             if op.subgraphs:
@@ -570,10 +573,12 @@ class ModelGraph:
         if root._taken is None:
             root._taken = set()
             root._collect_names(root._taken)
-        name, count = stem, 1
-        while name in root._taken:
+        name, count = stem, root._counts.get(stem, 1)
+        if count > 1 or stem in root._taken:
             count += 1
-            name = f"{stem}_{count}"
+            while (name := f"{stem}_{count}") in root._taken:
+                count += 1
+            root._counts[stem] = count
         root._taken.add(name)
         return name
 
