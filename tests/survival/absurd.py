@@ -129,5 +129,5 @@ def absurd_files() -> list[Absurd]:
         Absurd("Range bomb", bomb("Range", {"a": np.float32(0), "b": np.float32(1e15), "c": np.float32(1)}), None),
         Absurd("doubling", doubling(60), None),
         Absurd("a million inputs", many_inputs(1_000_000), None),
-        Absurd("20,000 nodes in a row", long_chain(20_000), None),
+        Absurd("10,000 nodes in a row", long_chain(10_000), None),
     ]

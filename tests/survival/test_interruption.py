@@ -94,18 +94,16 @@ def left_in(*folders: Path) -> set[str]:
     return {name for folder in folders for name in names(folder)} - {".ses"}
 
 
-@pytest.mark.parametrize("verify", [False, True])
-def test_killed_at_every_step(tmp_path, verify):
-    codes = interrupted(tmp_path, signal.SIGKILL, verify)
+def test_killed_at_every_step(tmp_path):
+    codes = interrupted(tmp_path, signal.SIGKILL, verify=False)
     assert set(codes) == {-signal.SIGKILL, 0}
     assert_whole(tmp_path, codes)
 
 
 @pytest.mark.xfail(strict=False, reason="a signal during the very clean-up of the staging folder leaves it behind")
-@pytest.mark.parametrize("verify", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_asked_to_end_at_every_step(tmp_path, number, code, verify):
-    codes = interrupted(tmp_path, number, verify)
+def test_asked_to_end_at_every_step(tmp_path, number, code):
+    codes = interrupted(tmp_path, number, verify=number == signal.SIGTERM)
     assert set(codes) == {code, 0}, Counter(codes)
     assert_whole(tmp_path, codes)
     assert left_in(*(tmp_path / str(step) for step in range(1, len(codes) + 1))) == {"model.onnx"}
@@ -121,9 +119,9 @@ def test_ended_at_any_time(tmp_path, number):
         path.SerializeToString(deterministic=True)
         for path in (bnfold.load(out / "model.onnx").to_proto(), bnfold.fold(source).model.to_proto())
     }
-    for attempt in range(5):
+    for attempt in range(3):
         process = running(["fold", source, "-o", out / "model.onnx", "-q"], TMPDIR=str(out))
-        time.sleep(0.15 + 0.25 * attempt)
+        time.sleep(0.2 + 0.4 * attempt)
         process.send_signal(number)
         process.communicate(timeout=60)
         assert bnfold.load(out / "model.onnx").to_proto().SerializeToString(deterministic=True) in whole
