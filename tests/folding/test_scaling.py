@@ -94,4 +94,4 @@ def test_work_grows_like_the_graph(build):
         net.output(y, shape=[2, C, 4, 4])
         graph = load(net.build()).graph
         work.append(lines_of(lambda graph=graph: fold_graph(graph)) / len(graph))
-    assert work[1] < 1.25 * work[0], f"{work[0]:.0f} lines an operator in the small graph, {work[1]:.0f} in the large one"
+    assert work[1] < 1.25 * work[0], f"{work[0]:.0f} lines an operator became {work[1]:.0f}"
