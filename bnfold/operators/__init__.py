@@ -14,9 +14,6 @@ from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import (
     arithmetic,
     elementwise,
-    keras_joins,
-    keras_layers,
-    keras_linear,
     layout,
     norms,
     onnx_linear,
@@ -53,9 +50,6 @@ __all__ = [
 FAMILIES = (
     arithmetic,
     elementwise,
-    keras_joins,
-    keras_layers,
-    keras_linear,
     layout,
     norms,
     onnx_linear,

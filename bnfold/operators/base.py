@@ -7,6 +7,8 @@ facts refuses everything.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -224,14 +226,28 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
     return enter
 
 
+#: Families that are imported when the first operator of their domain is asked about.
+_ON_DEMAND = {"keras": ("keras_linear", "keras_layers", "keras_joins")}
+
+
+@functools.cache
+def load_domain(domain: str) -> None:
+    """Import the facts about a domain's operators, if that has not been done."""
+    for module in _ON_DEMAND.get(domain, ()):
+        importlib.import_module(f"bnfold.operators.{module}")
+
+
 def facts_of(op: Op) -> Facts:
     """The facts for an operator; those that refuse everything for an unknown one."""
     domain = "" if op.domain == "ai.onnx" else op.domain
+    if domain in _ON_DEMAND:
+        load_domain(domain)
     return _REGISTRY.get((domain, op.type), _UNKNOWN)
 
 
 def known_types(domain: str = "") -> list[str]:
     """The operator types with facts."""
+    load_domain(domain)
     return sorted(name for at, name in _REGISTRY if at == domain)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine
-from bnfold.operators.base import NewOp, Node, dim_of
+from bnfold.operators.base import NewOp, Node, dim_of, load_domain
 
 Kernel = NDArray[np.float64]
 
@@ -318,4 +318,5 @@ def writer(format: str) -> Callable[[Writer], Writer]:
 
 def write(format: str, data: str, convolution: Convolution, stem: str) -> NewOp | None:
     """The operator, reading tensor ``data``, that computes a convolution; None where the format has none."""
+    load_domain(format)
     return _WRITERS[format](data, convolution, stem)

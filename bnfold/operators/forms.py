@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Param
-from bnfold.operators.base import NewOp, rank_of
+from bnfold.operators.base import NewOp, load_domain, rank_of
 from bnfold.refusal import Refusal
 
 #: Stands for the tensor that flows in; in a chain, each operator reads the one before it.
@@ -38,6 +38,7 @@ def cheapest_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtyp
     """
     if affine.is_identity:
         return []
+    load_domain(graph.format)
     return _BUILDERS[graph.format](graph, tensor, affine, dtype)
 
 
