@@ -15,7 +15,8 @@ from bnfold.affine import Affine
 from bnfold.folding.apply import Editor
 from bnfold.folding.numbers import rounding_fault, scale_fault
 from bnfold.folding.plan import FoldStep
-from bnfold.graph import CAPTURE, Dim, ModelGraph, Op, Param, Shape, Tensor
+from bnfold.folding.sums import Addition, Sum, Term, broadcast
+from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Tensor
 from bnfold.operators import Node, Role, facts_of
 from bnfold.operators.base import NewOp, dim_of, rank_of
 from bnfold.operators.convolution import Convolution, add, add_plain, chain, per_channel, write
@@ -25,34 +26,6 @@ from bnfold.refusal import Refusal
 #: How many linear operators in a row one branch may have, and how many leaves a sum: bounds that no block reaches.
 _MAX_DEPTH = 8
 _MAX_LEAVES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A leaf of a sum as a convolution of ``source``; ``ops`` compute it and nothing else."""
-
-    leaf: str
-    source: str
-    convolution: Convolution
-    ops: tuple[Op, ...]
-
-
-@dataclass(slots=True)
-class Sum:
-    """A tree of additions: the operators, its root first, and the tensors at its leaves with signs."""
-
-    ops: list[Op]
-    leaves: list[tuple[str, float]]
-    #: For each leaf the operators of the tree that it goes through.
-    paths: list[tuple[str, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Addition:
-    """A sum to be made of what is merged and of leaves that are left over."""
-
-    leaves: tuple[str, ...]
-    sign: float
 
 
 #: Puts the merged operator, with a given output, beside an operator; the names of what it made, in order.
@@ -200,14 +173,20 @@ class Merger:
 
     def _merged(self, source: str, merged: Affine | Convolution, terms: list[Term]) -> Put | None:
         """How to put one operator in the place of the terms, where the format has it and it survives rounding."""
-        host, dtype = _host(terms), terms[0].convolution.dtype
+        host = _host(terms)
         if isinstance(merged, Affine):
-            form = cheapest_form(self.graph, source, merged, dtype)
-            if isinstance(form, Refusal) or scale_fault(merged.scale, dtype) or not all(map(_sound, form)):
-                return None
-            return partial(self._put_plain, source, merged, host)
+            fits = self._fits(source, merged, terms)
+            return partial(self._put_plain, source, merged, host) if fits else None
         new = write(self.graph.format, source, merged, host.display)
         return partial(self._put, new, host) if new is not None and _sound(new) else None
+
+    def _fits(self, source: str, merged: Affine, terms: list[Term]) -> bool:
+        """Is there a form of an affine that takes no more operators than the terms do and survives rounding?"""
+        dtype = terms[0].convolution.dtype
+        form = cheapest_form(self.graph, source, merged, dtype)
+        if isinstance(form, Refusal) or len(form) > sum(len(term.ops) for term in terms):
+            return False
+        return scale_fault(merged.scale, dtype) is None and all(map(_sound, form))
 
     def _one_dtype(self, total: Sum, terms: list[Term]) -> bool:
         """Do the branches and their sum compute in one type? Keras's layers need not."""
@@ -342,14 +321,19 @@ def _signed(convolution: Convolution, sign: float) -> Convolution:
     return replace(convolution, load=lambda: -load(), bias=-convolution.bias, plain=negative)
 
 
+#: An affine is no good name for a convolution: the plan would speak of it as if it had stayed.
+_AFFINE = (Role.BATCHNORM, Role.AFFINE, Role.JOIN)
+
+
 def _host(terms: Iterable[Term]) -> Op:
     """The operator whose name the merged one gets: that of the largest kernel."""
+    roles = {op.name: facts_of(op).role for term in terms for op in term.ops}
     ranked = [
-        (facts_of(op).role is Role.LINEAR, term.convolution.own_macs, op.display, op)
+        (roles[op.name] is Role.LINEAR, roles[op.name] not in _AFFINE, term.convolution.own_macs, op.display, op)
         for term in terms
         for op in term.ops
     ]
-    return max(ranked, key=lambda entry: entry[:3])[3]
+    return max(ranked, key=lambda entry: entry[:-1])[-1]
 
 
 def _subsets(chosen: dict[int, Term]) -> Iterator[tuple[int, ...]]:
@@ -361,24 +345,6 @@ def _subsets(chosen: dict[int, Term]) -> Iterator[tuple[int, ...]]:
             yield tuple(index for index in indices if index != left_out)
     if len(indices) > 3:
         yield from combinations(indices, 2)
-
-
-def broadcast(shapes: Iterable[Shape | None]) -> Shape | None:
-    """The shape of what tensors of these shapes add up to, as far as it is known."""
-    known = list(shapes)
-    if None in known:
-        return None
-    rank = max(len(shape) for shape in known if shape is not None)
-    padded = [(1,) * (rank - len(shape)) + shape for shape in known if shape is not None]
-    return tuple(_broadcast_size([size for size in sizes if size != 1]) for sizes in zip(*padded, strict=True))
-
-
-def _broadcast_size(sizes: list[Dim]) -> Dim:
-    """The size that comes of sizes that are not 1."""
-    static = [size for size in sizes if isinstance(size, int)]
-    if static or not sizes:
-        return static[0] if static else 1
-    return sizes[0] if len(set(sizes)) == 1 else None
 
 
 def _sound(new: NewOp) -> bool:

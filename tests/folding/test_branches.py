@@ -719,6 +719,25 @@ def test_a_mean_over_a_window_is_a_depthwise_convolution():
     assert attribute(assert_one_conv(merge(relu_of_sum(net, conv(net, x, group=C), pooled)), "Relu"), "group") == C
 
 
+def test_a_batchnorm_that_is_merged_does_not_stay_in_the_plan():
+    """It was stuck before, and the convolution must not go by its name."""
+    net = Net()
+    x = net.op("Relu", net.input("N", C, 8, 8))
+    pooled = net.op("AveragePool", x, kernel_shape=[3, 3], pads=PADDED, count_include_pad=1, name="mean")
+    folded = merge(relu_of_sum(net, net.bn(pooled, C, name="norm"), x))
+    assert assert_one_conv(folded, "Relu").name == "mean"
+    assert not folded.plan.remaining
+    assert folded.plan.fate("norm") == branch_steps(folded)[0]
+
+
+def test_an_affine_that_would_take_more_operators_than_the_branches_stays():
+    """Two numbers are no BatchNormalization, but a Mul and an Add."""
+    net = Net()
+    x = net.op("Relu", net.input("N", C, 8, 8))
+    norm = net.exact_bn(x, np.full(C, 2.0), np.full(C, 1.0))
+    assert not merge(relu_of_sum(net, norm, x, *leftovers(net, 1), kind="Sum")).plan.steps
+
+
 @pytest.mark.parametrize("attrs", [{"pads": PADDED}, {"auto_pad": "SAME_UPPER"}])
 def test_a_mean_that_leaves_out_the_padding_is_none(attrs):
     net = Net()
