@@ -42,11 +42,12 @@ def left(row: Row) -> str:
 
 
 def tables(comparisons: Sequence[Comparison]) -> list[str]:
-    """The counts, and the output differences, in Markdown."""
+    """The counts, and the output differences, in Markdown; what failed is told below the first."""
     counts = short_table(comparisons, "BN + per-channel affines · Convs · nodes", left)
     differences = short_table(
         comparisons, "largest output difference relative to the range", lambda row: _difference(row)
     )
+    differences.notes = []
     return [counts.markdown(), differences.markdown()]
 
 

@@ -4,7 +4,8 @@ An affine is a Mul, Add, Sub or Div of a tensor with a floating-point constant t
 exactly one axis (``per_channel``) or along none (``scalar``: activations such as hard swish are made
 of these). ``constant / tensor`` is none, and neither is the Add directly behind a MatMul whose
 constant lies along the last axis: it is the layer's bias. Constants are initializers, Constant nodes
-and whatever is computed from those alone. Bodies of subgraphs and functions count.
+and whatever is computed from those alone. ``nodes`` are all but the Constant nodes, which nobody
+executes. Bodies of subgraphs and functions count.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _constant_shape(node: NodeProto) -> list[int] | None:
 def _count(nodes: list[NodeProto], constants: _Constants, counts: Counts) -> None:
     producers = {name: node for node in nodes for name in node.output}
     for node in nodes:
-        counts.nodes += 1
+        counts.nodes += node.op_type != "Constant"
         counts.convs += node.op_type in _CONVOLUTIONS
         counts.batchnorms += node.op_type == "BatchNormalization"
         axes = _affine_axes(node, constants, producers)

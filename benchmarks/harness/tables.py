@@ -17,12 +17,13 @@ FULL_HEADERS = (
 
 
 class Table:
-    """Rows of text under headers; the first column is a name, the others are numbers."""
+    """Rows of text under headers, the first column a name, the others numbers; ``notes`` stand below."""
 
     def __init__(self, title: str, headers: Sequence[str]) -> None:
         self.title = title
         self.headers = list(headers)
         self.rows: list[list[str]] = []
+        self.notes: list[str] = []
 
     def add(self, *cells: str) -> None:
         self.rows.append(list(cells))
@@ -40,10 +41,13 @@ class Table:
         # Into a file or a pipe the table goes at its full width.
         console = Console() if sys.stdout.isatty() else Console(width=1000)
         console.print(table, width=None if console.is_terminal else console.measure(table).maximum)
+        for note in self.notes:
+            console.print(note, highlight=False)
 
     def markdown(self) -> str:
         lines = [self.headers, ["---"] + ["---:"] * (len(self.headers) - 1), *self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return "\n\n".join([drawn, *self.notes])
 
 
 def number(value: float | None, form: str = ".2f", factor: float = 1.0) -> str:
@@ -64,7 +68,7 @@ def full_table(comparison: Comparison) -> Table:
     original, bnfold = comparison.rows[0], comparison.row("bnfold") or Row("bnfold")
     for row in comparison.rows:
         if row.fault:
-            table.add(row.tool, row.fault, *[""] * (len(table.headers) - 2))
+            table.add(row.tool, "failed", *[""] * (len(table.headers) - 2))
             continue
         table.add(
             row.tool,
@@ -78,11 +82,17 @@ def full_table(comparison: Comparison) -> Table:
             number(row.latency, ".3g"),
             ratio(row.latency, original.latency),
         )
+    table.notes = faults(comparison)
     return table
 
 
 def counts(row: Row) -> list[str]:
     return [str(row.result[key]) for key in ("nodes", "convs", "batchnorms", "per_channel", "scalar")]
+
+
+def faults(comparison: Comparison) -> list[str]:
+    """Which tools failed on a model, and how."""
+    return [f"{row.tool} on {comparison.model}: {row.fault}." for row in comparison.rows if row.fault]
 
 
 def short_table(comparisons: Iterable[Comparison], title: str, cell: Callable[[Row], str]) -> Table:
@@ -91,4 +101,5 @@ def short_table(comparisons: Iterable[Comparison], title: str, cell: Callable[[R
     table = Table(title, ["model", *(row.tool for row in comparisons[0].rows)])
     for comparison in comparisons:
         table.add(comparison.model, *("failed" if row.fault else cell(row) for row in comparison.rows))
+        table.notes += faults(comparison)
     return table

@@ -85,7 +85,8 @@ def test_a_constant_may_be_a_node_or_computed() -> None:
         helper.make_node("Unsqueeze", ["v", "axes"], ["c"]),
         helper.make_node("Mul", ["x", "c"], ["y"]),
     ]
-    assert count_model(model(nodes, {"axes": np.array([1, 2], np.int64)})).per_channel == 1
+    counts = count_model(model(nodes, {"axes": np.array([1, 2], np.int64)}))
+    assert (counts.per_channel, counts.nodes) == (1, 2), "a Constant node is nothing that is executed"
 
 
 def test_random_values_are_no_constant() -> None:

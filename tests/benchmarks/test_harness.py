@@ -39,13 +39,15 @@ def test_ratios_are_to_the_median_of_bnfold_and_latencies_to_the_original() -> N
     assert rows["bnfold"]["wall s"] == "0.20"
     assert table.rows[2][:6] == ["slow", "0.80", "4.00×", "0.80", "30", "3.00×"]
     assert rows["slow"]["× original"] == "0.50×"
-    assert rows["broken"]["wall s"] == "stopped after 9 s"
+    assert rows["broken"]["wall s"] == "failed"
+    assert table.notes == ["broken on model: stopped after 9 s."]
 
 
 def test_a_short_table_has_a_column_for_each_tool() -> None:
     table = short_table([comparison()], "left", lambda row: str(row.result["left"]))
     assert table.headers == ["model", "original", "bnfold", "slow", "broken"]
     assert table.rows == [["model", "3", "3", "3", "failed"]]
+    assert table.markdown().endswith("\n\nbroken on model: stopped after 9 s.")
 
 
 def test_markdown() -> None:

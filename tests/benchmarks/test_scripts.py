@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import compare
+import keras_table
+import networks
 import pytest
+import scaling
 from harness.count import count_file
 
 SAMPLE = Path(__file__).parents[2] / "sample_models" / "digits_repvgg.onnx"
@@ -43,12 +47,38 @@ def test_compare_refuses(arguments: list[str], words: str, capsys: pytest.Captur
     assert words in str(stopped.value) + capsys.readouterr().err
 
 
-def test_a_torch_network_is_exported_as_trained(tmp_path: Path) -> None:
+def test_networks_are_exported_as_trained_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch")
-    from harness.build import build_onnx
-
-    path = build_onnx("acnet", tmp_path)
-    counts = count_file(path)
+    options = ["acnet", "--folder", str(tmp_path), "--tools", "bnfold"]
+    networks.main(options)
+    counts = count_file(tmp_path / "acnet.onnx")
     assert (counts.batchnorms, counts.convs) == (15, 15)
-    written = path.stat().st_mtime_ns
-    assert build_onnx("acnet", tmp_path).stat().st_mtime_ns == written, "what is there is not built again"
+    assert "| acnet | 15 · 15 · 48 | 0 · 5 · 13 |" in capsys.readouterr().out
+    written = (tmp_path / "acnet.onnx").stat().st_mtime_ns
+    networks.main([*options, "--build-only"])
+    assert (tmp_path / "acnet.onnx").stat().st_mtime_ns == written, "what is there is not built again"
+
+
+def test_keras_networks_are_folded(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    report = tmp_path / "report.json"
+    keras_table.main(["keras_mlp_bn_after", "--json", str(report)])
+    (row,) = json.loads(report.read_text())["results"]
+    assert (row["parameters_before"], row["parameters_after"]) == (271_346, 266_610)
+    assert (row["batchnorms_before"], row["batchnorms_after"]) == (3, 0)
+    assert row["difference"] < 1e-5
+
+
+def test_scaling_measures_every_step(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    scaling.main(["--nodes", "100", "--bytes", "1e6", "--runs", "1", "--json", str(report)])
+    results = json.loads(report.read_text())["results"]
+    assert [(row["kind"], row["size"]) for row in results] == [("nodes", 100), ("bytes", 1_000_000)]
+    assert all(row[step]["wall"] > 0 for row in results for step in scaling.STEPS)
+
+
+@pytest.mark.parametrize("script", [networks, keras_table])
+def test_unknown_networks_are_refused(script: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script.main(["lenet"])
+    assert "unknown networks: lenet" in capsys.readouterr().err
