@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from graph_choices import Choices, Replayed
+from graph_choices import Choices, Replayed, chance
 from helpers import Folded, Net, assert_close, fold_unrun, op_counts, random_feeds, run
 from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
@@ -52,14 +52,15 @@ def check(build: Builder, choices: Choices, *, shuffles: int = 1) -> Folded:
     does, numbers may have cancelled: the same graph in float64, where nothing hides, decides.
     """
     model = build(Net(seed=1), choices)
-    folded = fold_unrun(model)
+    options = {"keep_overridable": chance(choices, 50), "branches": chance(choices, 80)}
+    folded = fold_unrun(model, **options)
     feeds = random_feeds(model, size=3)
     try:
         assert_close(run(model, feeds), run(folded.after, feeds))
     except AssertionError:
         check_in_float64(build, Replayed(choices.record))
     for seed in range(shuffles):
-        check_order(folded, np.random.default_rng(seed))
+        check_order(folded, np.random.default_rng(seed), **options)
     return folded
 
 
@@ -76,9 +77,9 @@ def check_in_float64(build: Builder, choices: Choices) -> None:
     assert_close(expected, actual, slack=100)
 
 
-def check_order(folded: Folded, rng: np.random.Generator) -> None:
+def check_order(folded: Folded, rng: np.random.Generator, **options: bool) -> None:
     """Another topological order of the nodes folds to as many operators of each type."""
-    graph, _ = fold_graph(load(in_another_order(folded.before, rng)).graph)
+    graph, _ = fold_graph(load(in_another_order(folded.before, rng)).graph, **options)
     expected, actual = op_counts(folded.after), Counter(op.type for part in walk(graph) for op in part.ops())
     assert expected == actual, f"{dict(expected - actual)} became {dict(actual - expected)} in another order"
 

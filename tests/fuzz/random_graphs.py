@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from graph_choices import Choices, Replayed, chance, pick
 from helpers import Net
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 Shape = tuple[Any, ...]
 Rule = Callable[["Growth", str], "str | None"]
@@ -64,18 +64,38 @@ class Growth:
         return made
 
     def weight(self, *shape: int) -> str:
-        """A weight, now and then one that exists already."""
+        """A weight, now and then one that exists already, or one that operators on constants compute."""
         if self.chance(15):
             for known, name in self.weights:
                 if known == shape:
                     return name
-        name = self.net.const(self.net.draw(*shape) / np.sqrt(max(1, prod(shape[1:]))))
+        values = self.net.draw(*shape) / np.sqrt(max(1, prod(shape[1:])))
+        name = self.detour(values.astype(self.net.dtype)) if self.chance(15) else self.net.const(values)
         self.weights.append((shape, name))
         return name
 
+    def detour(self, values: np.ndarray) -> str:
+        """A constant that is no initializer."""
+        net, kind = self.net, self.pick(["Identity", "Transpose", "Mul", "Reshape", "Constant", "Dequantize"])
+        if kind == "Identity":
+            return str(net.op(kind, values))
+        if kind == "Transpose":
+            return str(net.op(kind, np.ascontiguousarray(values.T)))
+        if kind == "Mul":
+            return str(net.op(kind, values, np.asarray(0.5, net.dtype)))
+        if kind == "Reshape":
+            return str(net.op(kind, values.reshape(-1), ints(*values.shape)))
+        if kind == "Dequantize" and net.dtype == np.float32:
+            integers = net.rng.integers(-127, 128, values.shape).astype(np.int8)
+            return str(net.op("DequantizeLinear", integers, np.float32(0.01)))
+        return str(net.op("Constant", value=numpy_helper.from_array(values)))
+
     def vector(self, size: int, *, positive: bool | None = None) -> np.ndarray:
         """Scales: positive, of any sign, with zeros, or all the same."""
-        kind = self.pick(["positive", "positive", "any", "zero", "same"]) if positive is None else "positive"
+        kinds = ["positive", "positive", "any", "zero", "same", "ones"]
+        kind = self.pick(kinds) if positive is None else "positive"
+        if kind == "ones":
+            return np.ones(size, self.net.dtype)
         if kind == "any":
             return self.net.draw(size)
         values = self.net.positive(size)
@@ -154,7 +174,17 @@ def finish(growth: Growth, last: str, *, several: bool = True) -> ModelProto:
         outputs.append(growth.pick(grown))
     for name in dict.fromkeys(outputs):
         net.output(name, shape=[dim if isinstance(dim, int) else "N" for dim in growth.shapes[name]])
-    return net.build()
+    model = net.build()
+    if growth.chance(10):
+        let_override(model, growth)
+    return model
+
+
+def let_override(model: ModelProto, growth: Growth) -> None:
+    """List some weights among the inputs: the caller may override them."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.INT64 and growth.chance(30):
+            model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
 
 
 # -- linear operators --------------------------------------------------------------------------------
@@ -305,6 +335,12 @@ def negation(growth: Growth, x: str) -> str | None:
 @rule("through")
 def nothing(growth: Growth, x: str) -> str | None:
     return growth.add(growth.shapes[x], growth.pick(["Identity", "Dropout"]), x)
+
+
+@rule("through")
+def blur(growth: Growth, x: str) -> str | None:
+    """The same tensor, of a shape that shape inference does not know."""
+    return growth.add(growth.shapes[x], "Reshape", x, growth.net.op("Abs", growth.net.op("Shape", x)))
 
 
 @rule("through")
@@ -498,6 +534,26 @@ def residual(growth: Growth, x: str) -> str | None:
     y = growth.add(shape, "Conv", x, weight)
     y = batchnorm(growth, y) or y
     return growth.add(shape, "Add", y, x)
+
+
+@rule("join")
+def parallel(growth: Growth, x: str) -> str | None:
+    """Two convolutions of one tensor, each with its BatchNormalization, and perhaps the tensor itself."""
+    shape = growth.shapes[x]
+    if len(shape) < 3 or not is_static(shape[1:]):
+        return None
+    spatial, group = len(shape) - 2, growth.pick(divisors(shape[1]))
+    total = batchnorm(growth, x) if growth.chance(30) else x if growth.chance(50) else None
+    for taps in growth.pick([(3, 1), (1, 1), (3, 3)]):
+        weight = growth.weight(shape[1], shape[1] // group, *[taps] * spatial)
+        y = growth.add(shape, "Conv", x, weight, group=group, pads=[taps // 2] * 2 * spatial)
+        y = batchnorm(growth, y) if growth.chance(70) else y
+        total = (
+            y
+            if total is None
+            else growth.add(shape, growth.pick(["Add", "Add", "Sub"]), *growth.pick([(total, y), (y, total)]))
+        )
+    return total
 
 
 @rule("join")
