@@ -97,7 +97,9 @@ def _padding(
 
 @writer("onnx")
 def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
-    """A Conv with explicit pads."""
+    """A Conv with explicit pads; ONNX has none for channels on another axis than 1."""
+    if convolution.channel_axis != 1:
+        return None
     weight = Param.of(f"{stem}_weight", convolution.load(), convolution.dtype)
     inputs: list[Param | str] = [data, weight]
     if convolution.bias.any():

@@ -330,6 +330,10 @@ def test_a_bias_of_zeros_is_not_written():
     assert len(new.inputs) == 2
 
 
+def test_onnx_has_no_operator_for_other_channels_than_the_second_axis():
+    assert write("onnx", "x", replace(convolution((4, 4, 3)), channel_axis=2), "made") is None
+
+
 LAYERS = {
     "valid": ({}, "valid"),
     "same": ({"begins": (1, 1), "ends": (1, 1)}, "same"),
