@@ -72,9 +72,9 @@ class Convolution:
 
     @property
     def is_pointwise(self) -> bool:
-        """One tap, every position, no padding."""
+        """One tap, every position, no padding (of which a single tap's slack is the sum)."""
         one = all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides)
-        return one and not any(self.begins) and not any(self.slack)
+        return one and not any(self.slack)
 
     @property
     def is_padded(self) -> bool:

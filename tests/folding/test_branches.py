@@ -539,6 +539,17 @@ def test_one_sum_of_many_stays_one_sum(count):
     assert op_counts(folded.after) == {"Conv": 1, "Relu": 1, "Sigmoid": count, **sums}
 
 
+@pytest.mark.parametrize(("count", "merged"), [(2, True), (3, False)])
+def test_no_more_additions_are_made_than_there_were(count, merged):
+    """What is taken off by one Sum would have to be taken off piece by piece."""
+    net = Net()
+    x = net.input("N", C, 8, 8)
+    taken = net.op("Sum", conv(net, x, kernel=1), *leftovers(net, count))
+    folded = merge(net.build(net.op("Relu", net.op("Sub", conv(net, x), taken))))
+    assert bool(folded.plan.steps) == merged
+    assert op_counts(folded.after)["Sub"] == (count if merged else 1)
+
+
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (2, 0, 3, 1), (0, 2, 1, 3), (2, 3, 0, 1)])
 def test_nested_additions_keep_what_is_left_over(order):
     net = Net()
