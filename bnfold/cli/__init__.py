@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -79,6 +80,10 @@ def main() -> None:
     for number in (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP")):
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores one of them
             signal.signal(number, _end)
+    # A process this short has little to collect, and looking for it takes a tenth of the time of a large graph.
+    gc.set_threshold(100_000)
+    # No product here is large enough for more threads than one, and starting them takes longer than numpy itself.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # numpy's remarks about NaN and infinity among the weights: the findings say it better.
     warnings.simplefilter("ignore", RuntimeWarning)
     sys.exit(run(sys.argv[1:]))

@@ -56,10 +56,10 @@ def line(console: Console, *parts: str | tuple[str, str], indent: int = 0) -> No
 
 def show(console: Console, content: RenderableType, *, indent: int = 0) -> None:
     """Print a table or a page, without the spaces that would fill up its lines in a file."""
-    padded = Padding(content, (0, 0, 0, indent), expand=False)
     if console.is_terminal:
-        console.print(padded)
+        console.print(Padding(content, (0, 0, 0, indent), expand=False))
         return
     with console.capture() as captured:
-        console.print(padded)
-    console.file.write("".join(f"{row.rstrip()}\n" for row in captured.get().splitlines()))
+        console.print(content, width=max(1, console.width - indent))
+    margin = " " * indent
+    console.file.write("".join(f"{margin}{row}".rstrip() + "\n" for row in captured.get().splitlines()))

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from bnfold.folding.plan import KINDS, FoldStep, Plan, Remaining
-from bnfold.reporting.analysis import print_finding_list
 from bnfold.reporting.console import STYLES, cell, line, show, table
 from bnfold.reporting.text import file_size, plural, shortened
 
@@ -192,4 +191,6 @@ def print_fix(console: Console, name: str, result: FixResult) -> None:
     if result.remaining:
         console.print()
         line(console, f"{plural(len(result.remaining), 'finding')} remain:", indent=2)
+        from bnfold.reporting.analysis import print_finding_list  # fold, which starts faster without it, prints none
+
         print_finding_list(console, result.remaining)
