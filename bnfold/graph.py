@@ -45,6 +45,10 @@ def float_limits(dtype: np.dtype[Any]) -> Limits:
     return Limits(float(info.max), float(info.smallest_normal), float(info.eps))
 
 
+#: Called with a complete file that has not got its name yet; what it raises keeps it from that.
+Approve = Callable[[Path], object]
+
+
 class Source(Protocol):
     """Where a constant's values live. Nothing is read before one of these methods is called."""
 
@@ -652,8 +656,12 @@ class Model(Protocol):
     def with_graph(self, graph: ModelGraph) -> Model:
         """The same model (metadata, opset…) around a changed graph."""
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write to ``path`` atomically. The suffix decides the format."""
+    def save(self, path: str | PathLike[str], *, approve: Approve | None = None) -> None:
+        """Write to ``path`` atomically. The suffix decides the format.
+
+        ``approve`` is called with the complete file under a temporary name; what it raises leaves
+        ``path`` as it was.
+        """
 
     def as_onnx(self, directory: Path) -> Path:
         """An ONNX file of this model for onnxruntime: its own where nothing changed, else one

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
-import stat
-import tempfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from os import PathLike
@@ -19,9 +15,10 @@ from bnfold.analysis.size import Size
 from bnfold.errors import OutputError, UsageError
 from bnfold.folding import FoldStep
 from bnfold.formats import load
-from bnfold.formats.atomic import reason, resolve_target
+from bnfold.formats.atomic import resolve_target
 from bnfold.graph import Model
 from bnfold.results import FixResult, FoldResult
+from bnfold.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from bnfold.verification import Latency, Verification
@@ -83,18 +80,10 @@ def fold_file(
     dropped: list[FoldStep] = []
     while True:
         result = replace(fold(skip=skip), dropped=tuple(dropped))
-        with _staged(target) as staged:
-            progress("writing")
-            result = _write(result, staged, external_data)
-            if check is not None:
-                progress("verifying")
-                result = _verified(result, original, staged, check)
-            if result.verification is None or result.verification.equivalent:
-                if latency:
-                    progress("measuring the latency")
-                    result = replace(result, latency=_latency(original, staged, check))
-                _publish(result.model, staged, target, external_data)
-                return _with_files(replace(result, path=Path(output)), Path(source), target)
+        result = _into_file(result, original, target, check, latency, external_data, progress)
+        if result.path is not None:
+            return _with_files(replace(result, path=Path(output)), Path(source), target)
+        assert result.verification is not None  # the only reason not to write
         if result.verification.verdict == "different":
             progress("looking for the steps that make the difference")
             found = _culprits(result, original, lambda left_out: fold(skip=skip | left_out), check or Check())
@@ -121,16 +110,18 @@ def fix_file(
     _check_suffix(original, target)
     progress("repairing")
     result = api.fix(original)
-    with _staged(target) as staged:
-        progress("writing")
-        _save(result.model, staged, external_data)
+    verification: Verification | None = None
+
+    def judge(written: Path) -> bool:
+        nonlocal verification
         if check is not None:
             progress("verifying")
-            result = replace(result, verification=_verify(original, result.model, staged, check))
-        if result.verification is None or result.verification.equivalent:
-            _publish(result.model, staged, target, external_data)
-            result = replace(result, path=Path(output))
-    return result
+            verification = _verify(original, result.model, written, check)
+        return verification is None or verification.equivalent
+
+    progress("writing")
+    done = _save(result.model, target, external_data, judge)
+    return replace(result, verification=verification, path=Path(output) if done else None)
 
 
 # -- before ------------------------------------------------------------------------------------------
@@ -162,52 +153,64 @@ def _check_suffix(model: Model, target: Path) -> None:
 # -- writing -----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A path of the target's name in a folder of its own beside it, which is removed in the end."""
-    try:
-        folder = tempfile.mkdtemp(prefix=".bnfold-", dir=target.parent)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
-    try:
-        yield Path(folder) / target.name
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+class _RejectedError(Exception):
+    """The file that was written shall not get its name."""
 
 
-def _write(result: FoldResult, staged: Path, external_data: bool | None) -> FoldResult:
-    """Write the folded model; one that becomes ONNX on the way is folded once more as such."""
-    if result.model.format == "keras" and staged.suffix.lower() == ".onnx":
-        result = _converted(result, staged.parent)
-    _save(result.model, staged, external_data)
-    return result
+def _into_file(
+    result: FoldResult,
+    original: Model,
+    target: Path,
+    check: Check | None,
+    latency: bool,
+    external_data: bool | None,
+    progress: Progress,
+) -> FoldResult:
+    """Write the folded model; the result with what its file showed, and with ``path`` if that is in place."""
+
+    def judge(written: Path) -> bool:
+        nonlocal result
+        if check is not None:
+            progress("verifying")
+            result = _verified(result, original, written, check)
+            assert result.verification is not None
+            if not result.verification.equivalent:
+                return False
+        if latency:
+            progress("measuring the latency")
+            result = replace(result, latency=_latency(original, written, check))
+        return True
+
+    if original.format == "keras" and target.suffix.lower() == ".onnx":
+        result = _converted(result)
+    progress("writing")
+    done = _save(result.model, target, external_data, judge)
+    return replace(result, path=target) if done else result
 
 
-def _converted(result: FoldResult, folder: Path) -> FoldResult:
-    """tf2onnx writes some BN as Mul and Add, which folding the layers did not see."""
-    again = api.fold(load(result.model.as_onnx(folder)))
+def _converted(result: FoldResult) -> FoldResult:
+    """A Keras model becomes an ONNX model. tf2onnx writes some BN as Mul and Add, so it is folded once more."""
+    with temporary_folder() as folder:
+        again = api.fold(load(result.model.as_onnx(folder)))
     summary = replace(result.summary, after=again.summary.after)
     note = "converted by tf2onnx: the nodes of the ONNX file are not the layers of the Keras model"
     return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
 
 
-def _save(model: Model, path: Path, external_data: bool | None) -> None:
+def _save(model: Model, target: Path, external_data: bool | None, judge: Callable[[Path], bool]) -> bool:
+    """Write the model; ``judge`` decides, with the file in front of it, whether it gets its name."""
+
+    def approve(written: Path) -> None:
+        if not judge(written):
+            raise _RejectedError
+
     extra = {"external_data": external_data} if model.format == "onnx" and external_data is not None else {}
     save: Callable[..., None] = model.save
-    save(path, **extra)
-
-
-def _publish(model: Model, staged: Path, target: Path, external_data: bool | None) -> None:
-    """Put the file in place. With external data it is written once more: it names its data file."""
     try:
-        if any(entry != staged and entry.suffix == ".data" for entry in staged.parent.iterdir()):
-            _save(model, target, external_data)
-            return
-        if target.exists():
-            staged.chmod(stat.S_IMODE(target.stat().st_mode))
-        staged.replace(target)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {reason(error)}") from error
+        save(target, approve=approve, **extra)
+    except _RejectedError:
+        return False
+    return True
 
 
 def _with_files(result: FoldResult, source: Path, target: Path) -> FoldResult:
@@ -227,17 +230,17 @@ def _file_bytes(path: Path, size: Size) -> int:
 # -- verifying ---------------------------------------------------------------------------------------
 
 
-def _verified(result: FoldResult, original: Model, staged: Path, check: Check) -> FoldResult:
-    found = _verify(original, result.model, staged, check)
+def _verified(result: FoldResult, original: Model, written: Path, check: Check) -> FoldResult:
+    found = _verify(original, result.model, written, check)
     return replace(result, verification=found, notes=(*result.notes, *_conversion_notes(original, found)))
 
 
-def _verify(original: Model, model: Model, staged: Path, check: Check) -> Verification:
+def _verify(original: Model, model: Model, path: Path, check: Check) -> Verification:
     """The verdict on the file as it was written."""
     from bnfold.verification import verify
 
-    keras = staged.suffix.lower() != ".onnx" and model.format == "keras"
-    written: Any = load(staged, allow_unsafe=True) if keras else staged
+    keras = path.suffix.lower() != ".onnx" and model.format == "keras"
+    written: Any = load(path, allow_unsafe=True) if keras else path
     return verify(original, written, intermediates=_keeps_names(original, model), **_options(check))
 
 
@@ -259,11 +262,11 @@ def _conversion_notes(original: Model, found: Verification) -> list[str]:
     ]
 
 
-def _latency(original: Model, staged: Path, check: Check | None) -> Latency:
+def _latency(original: Model, written: Path, check: Check | None) -> Latency:
     from bnfold.verification import latency
 
     how = check or Check()
-    return latency(original, staged, inputs=how.inputs, seed=how.seed, provider=how.provider)
+    return latency(original, written, inputs=how.inputs, seed=how.seed, provider=how.provider)
 
 
 def _culprits(

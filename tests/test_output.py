@@ -13,7 +13,8 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold.formats.onnx.model import OnnxModel
+from bnfold.formats.atomic import Sink
+from bnfold.formats.onnx.payloads import Computed
 from bnfold.output import Check, fix_file, fold_file
 
 CNN = Path(__file__).parents[1] / "sample_models" / "digits_cnn.onnx"
@@ -154,17 +155,11 @@ def test_own_tolerance(tmp_path: Path) -> None:
 
 def test_what_is_verified_is_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A writer that spoils a weight on its way to the disk is caught."""
-    save = OnnxModel.save
 
-    def spoil(self: OnnxModel, path: str | os.PathLike[str], **options: object) -> None:
-        save(self, path, **options)  # type: ignore[arg-type]
-        model = onnx.load(path)
-        tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
-        values = onnx.numpy_helper.to_array(tensor) * 2
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
-        onnx.save(model, path)
+    def spoil(self: Computed, out: Sink) -> None:
+        out.write((self.param.array() * 2).tobytes())
 
-    monkeypatch.setattr(OnnxModel, "save", spoil)
+    monkeypatch.setattr(Computed, "write", spoil)
     result = fold_file(CNN, tmp_path / "a.onnx")
     assert result.verification is not None
     assert result.verification.verdict == "different"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from bnfold.errors import OutputError
+from bnfold.temporary import removed_in_the_end, temporary_name
+
+if TYPE_CHECKING:
+    from bnfold.graph import Approve
 
 #: Pieces up to this size are gathered until there is as much.
 _BUFFER_BYTES = 1 << 20
@@ -102,25 +105,25 @@ def resolve_target(path: str | PathLike[str]) -> Path:
 
 
 @contextmanager
-def atomic_write(path: str | PathLike[str]) -> Iterator[Output]:
+def atomic_write(path: str | PathLike[str], approve: Approve | None = None) -> Iterator[Output]:
     """Write a file beside ``path``, and rename it over ``path`` when the block ends without an error.
 
-    An existing file's permissions are kept. Whatever goes wrong, the target is as it was and
-    nothing is left beside it. Raises OutputError.
+    ``approve`` is called with the temporary file, complete and closed, before it is renamed. An
+    existing file's permissions are kept. Whatever goes wrong, the target is as it was and nothing
+    is left beside it. Raises OutputError, and what ``approve`` raises.
     """
     target = resolve_target(path)
-    temporary = target.with_name(f".bnfold-{secrets.token_hex(8)}.tmp")
-    try:
-        with _written(temporary, _create(temporary)) as out:
+    with removed_in_the_end(target.with_name(temporary_name(target.suffix))) as temporary:
+        with _reported(path), _closed(_create(temporary)) as out:
             yield out
             if target.exists():
                 temporary.chmod(stat.S_IMODE(target.stat().st_mode))
             out.sync()
-        temporary.replace(target)
-        _sync_directory(target.parent)
-    except OSError as error:
-        remove(temporary)
-        raise _failure(path, error) from error
+        if approve is not None:
+            approve(temporary)
+        with _reported(path):
+            temporary.replace(target)
+            _sync_directory(target.parent)
 
 
 @contextmanager
@@ -129,18 +132,20 @@ def new_file(path: str | PathLike[str], candidates: Iterable[Path]) -> Iterator[
 
     ``path`` is the file that errors name. Raises OutputError.
     """
-    try:
+    with _reported(path):
         for candidate in candidates:
             try:
                 descriptor = _create(candidate)
             except FileExistsError:
                 continue
-            with _written(candidate, descriptor) as out:
-                yield candidate, out
-                out.sync()
+            try:
+                with _closed(descriptor) as out:
+                    yield candidate, out
+                    out.sync()
+            except BaseException:
+                remove(candidate)
+                raise
             return
-    except OSError as error:
-        raise _failure(path, error) from error
 
 
 def _create(file: Path) -> int:
@@ -148,15 +153,21 @@ def _create(file: Path) -> int:
 
 
 @contextmanager
-def _written(file: Path, descriptor: int) -> Iterator[Output]:
-    """A new file, closed in the end and removed if the block fails."""
+def _closed(descriptor: int) -> Iterator[Output]:
+    """The file that is being written, closed in the end."""
     try:
         yield Output(descriptor)
-    except BaseException:
-        remove(file)
-        raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _reported(path: str | PathLike[str]) -> Iterator[None]:
+    """What the system refuses is an OutputError about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise _failure(path, error) from error
 
 
 def _failure(path: str | PathLike[str], cause: Exception | str) -> OutputError:

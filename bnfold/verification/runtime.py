@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnfold.temporary import temporary_folder
 from bnfold.verification import apart
 from bnfold.verification.equivalence import Candidate, compare
 from bnfold.verification.feeds import Inputs
@@ -137,12 +136,12 @@ def check_runtime(
     The arguments are those of :func:`bnfold.verification.verify`.
     """
     options = Options(rtol, atol, seed, strict, provider, threads, feeds)
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        file = OnnxFile.of(model, Path(folder, "first"), "the model")
+    with temporary_folder() as folder:
+        file = OnnxFile.of(model, folder / "first", "the model")
         if timeout is None and memory is None:
             return check_file(file, inputs, options)
         try:
-            reply = apart.run("runtime", [file], inputs, asdict(options), Path(folder), timeout, memory)
+            reply = apart.run("runtime", [file], inputs, asdict(options), folder, timeout, memory)
         except apart.EndedError as error:
             return RuntimeCheck({"all": Verification(NOT_VERIFIED, reason=str(error))}, model=file.name)
         levels = {name: Verification.from_dict(level) for name, level in reply["levels"].items()}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import UsageError
+from bnfold.temporary import temporary_folder
 from bnfold.verification.feeds import Inputs
 from bnfold.verification.interface import MismatchError, match_inputs
 from bnfold.verification.reference import NotVerifiableError, Reference
@@ -65,9 +64,9 @@ def latency(
     Raises UsageError if one of them cannot be run or they have different inputs.
     """
     settings = Settings(provider, threads, seed)
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        first = OnnxFile.of(a, Path(folder, "first"), "the original")
-        second = OnnxFile.of(b, Path(folder, "second"), "the second model")
+    with temporary_folder() as folder:
+        first = OnnxFile.of(a, folder / "first", "the original")
+        second = OnnxFile.of(b, folder / "second", "the second model")
         try:
             answers = Reference(first, settings, inputs, None if inputs is not None else 1).answers
             feed = answers.feeds[0]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.errors import NotEquivalentError, UsageError
+from bnfold.temporary import temporary_folder
 from bnfold.verification import apart
 from bnfold.verification.equivalence import Candidate, compare
 from bnfold.verification.feeds import Inputs
@@ -103,13 +102,13 @@ def verify(
     """
     options = Options(rtol, atol, seed, strict, provider, threads, feeds, first_difference, intermediates)
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        first = OnnxFile.of(a, Path(folder, "first"), "the original")
-        second = OnnxFile.of(b, Path(folder, "second"), "the second model")
+    with temporary_folder() as folder:
+        first = OnnxFile.of(a, folder / "first", "the original")
+        second = OnnxFile.of(b, folder / "second", "the second model")
         if timeout is None and memory is None:
             return verify_files(first, second, inputs, options)
         try:
-            reply = apart.run("verify", [first, second], inputs, asdict(options), Path(folder), timeout, memory)
+            reply = apart.run("verify", [first, second], inputs, asdict(options), folder, timeout, memory)
         except apart.EndedError as error:
             return Verification(NOT_VERIFIED, seconds=time.perf_counter() - started, reason=str(error))
         return Verification.from_dict(reply)
@@ -162,9 +161,9 @@ def smallest_failing(
 
     Raises NotEquivalentError if the original cannot be run.
     """
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+    with temporary_folder() as folder:
         source = refold(()) if original is None else original
-        file = OnnxFile.of(source, Path(folder, "original"), "the original")
+        file = OnnxFile.of(source, folder / "original", "the original")
         options = replace(options, first_difference=False)
         try:
             reference = Reference(file, options.settings, inputs, options.feeds)
@@ -172,8 +171,8 @@ def smallest_failing(
             raise NotEquivalentError(str(error)) from error
 
         def outcome(kept: Collection[str], against: Reference) -> Verification:
-            with tempfile.TemporaryDirectory(dir=folder) as place:
-                return _check(against, OnnxFile.of(refold(kept), Path(place), "the folded model"), options)
+            with temporary_folder() as place:
+                return _check(against, OnnxFile.of(refold(kept), place, "the folded model"), options)
 
         whole = outcome(steps, reference)
         if whole.equivalent:

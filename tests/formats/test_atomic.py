@@ -371,3 +371,34 @@ def test_several_processes_writing_the_same_file(tmp_path, external_data):
         assert process.exitcode == 0
     assert load(target).to_proto() in protos
     assert external_data or names(target.parent) == ["model.onnx"]
+
+
+class TestApproval:
+    def test_the_complete_file_is_shown_before_it_has_its_name(self, tmp_path):
+        shown = []
+
+        def approve(file: Path) -> None:
+            shown.append((file.read_bytes(), file.suffix, file.parent, (tmp_path / "out.onnx").read_bytes()))
+
+        (tmp_path / "out.onnx").write_bytes(b"old")
+        with atomic_write(tmp_path / "out.onnx", approve) as out:
+            out.write(b"new")
+        assert shown == [(b"new", ".onnx", tmp_path, b"old")]
+        assert (tmp_path / "out.onnx").read_bytes() == b"new"
+
+    @pytest.mark.parametrize("external_data", [False, True])
+    def test_what_is_not_approved_leaves_nothing(self, tmp_path, external_data):
+        def approve(file: Path) -> None:
+            onnx.checker.check_model(file)
+            raise LookupError("no")
+
+        with pytest.raises(LookupError):
+            load(conv_bn()).save(tmp_path / "out.onnx", external_data=external_data, approve=approve)
+        assert names(tmp_path) == []
+
+    def test_an_error_of_the_approval_is_not_one_of_the_file(self, tmp_path):
+        def approve(file: Path) -> None:
+            raise FileNotFoundError("something else")
+
+        with pytest.raises(FileNotFoundError, match="something else"), atomic_write(tmp_path / "out", approve) as out:
+            out.write(b"new")

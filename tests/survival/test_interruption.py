@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 #: Runs the command line again and again in forks of one process; fork n gets the signal at the nth
 #: event that Python reports about a path of the folder, until one fork comes through without.
 RUNNER = """
-import atexit, faulthandler, json, os, shutil, sys
+import atexit, faulthandler, json, os, shutil, sys, tempfile
 from bnfold import cli
 import bnfold.api, bnfold.cli.fold, bnfold.output, bnfold.reporting.folding, bnfold.verification
 import onnx, onnxruntime
@@ -47,7 +47,7 @@ while 0 not in codes and len(codes) < 500:
     shutil.copyfile(old, target)
     child = os.fork()
     if not child:
-        os.environ["TMPDIR"] = work + ".tmp"
+        tempfile.tempdir = work + ".tmp"  # or Python tries out whether it can write there
         faulthandler.dump_traceback_later(60, exit=True)
         sys.argv = ["bnfold", *arguments, "-o", target]
         watch(len(codes) + 1)
@@ -86,7 +86,7 @@ def assert_whole(folder: Path, codes: list[int]) -> None:
     renamed = found.index(new)
     assert all(proto == old for proto in found[:renamed])
     assert all(proto == new for proto in found[renamed:])
-    assert 5 < renamed < len(found)
+    assert 2 < renamed < len(found)
 
 
 def left_in(*folders: Path) -> set[str]:
@@ -100,13 +100,13 @@ def test_killed_at_every_step(tmp_path):
     assert_whole(tmp_path, codes)
 
 
-@pytest.mark.xfail(strict=False, reason="a signal during the very clean-up of the staging folder leaves it behind")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_asked_to_end_at_every_step(tmp_path, number, code):
     codes = interrupted(tmp_path, number, verify=number == signal.SIGTERM)
     assert set(codes) == {code, 0}, Counter(codes)
     assert_whole(tmp_path, codes)
     assert left_in(*(tmp_path / str(step) for step in range(1, len(codes) + 1))) == {"model.onnx"}
+    assert not left_in(*(tmp_path / f"{step}.tmp" for step in range(1, len(codes) + 1)))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])

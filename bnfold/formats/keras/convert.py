@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from bnfold.errors import ModelFileError, OutputError
 from bnfold.formats.keras import topology
 from bnfold.formats.keras.backend import import_keras, import_tf2onnx, quiet
 from bnfold.formats.keras.files import LOAD_ERRORS
+from bnfold.temporary import temporary_folder
 
 #: Operations that touch files or call back into Python when a SavedModel is loaded or run.
 _UNSAFE_OPERATIONS = {"EagerPyFunc", "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"}
@@ -30,8 +30,8 @@ def keras_to_onnx(keras: Any, model: Any, target: Path, name: str) -> None:
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it computes in bfloat16")
     network = topology.functional(keras, model)
     signature = [topology.map_tensors(keras, topology.input_structure(network), lambda x: _input_spec(keras, x))]
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
-        path = Path(directory) / "model.onnx"
+    with temporary_folder() as directory:
+        path = directory / "model.onnx"
         try:
             with quiet(), _inlined(), _constant_statistics(keras, model):
                 model.export(str(path), format="onnx", verbose=False, input_signature=signature)

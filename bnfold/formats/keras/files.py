@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from bnfold.formats.keras.backend import import_h5py, import_keras, quiet
 from bnfold.formats.keras.inspection import Inspected, layer_name
 from bnfold.formats.keras.keras1 import convert_weights
 from bnfold.formats.keras.legacy import major, modernise
+from bnfold.temporary import temporary_folder
 
 #: Everything that a configuration or weights of a stranger's making have led Keras to raise.
 LOAD_ERRORS = (
@@ -47,8 +47,8 @@ def open_model(path: Path, allow_unsafe: bool) -> Any:
     config = modernise(path, inspected.config, inspected.keras_version)
     keras = import_keras()
     custom = _custom_objects(path, keras, config, allow_unsafe)
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
-        readable = _readable(path, inspected, config, Path(directory))
+    with temporary_folder() as directory:
+        readable = _readable(path, inspected, config, directory)
         try:
             with quiet():
                 return keras.models.load_model(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,8 @@ from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading
 from bnfold.formats.keras.rebuild import rebuild
-from bnfold.graph import Array, ModelGraph
+from bnfold.graph import Approve, Array, ModelGraph
+from bnfold.temporary import temporary_folder, temporary_name
 
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".onnx")
 _CHUNK_BYTES = 1 << 20
@@ -79,10 +79,11 @@ class KerasModel:
     def _name(self) -> str:
         return str(self._path) if self._path is not None else self._reading.root.model.name
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, approve: Approve | None = None) -> None:
         """Write ``.keras``, ``.h5`` / ``.hdf5`` or, converted by tf2onnx, ``.onnx``: the suffix decides.
 
-        The target is written whole or not at all. Raises OutputError, UsageError for another suffix,
+        The target is written whole or not at all. ``approve`` is called with the complete file under a
+        temporary name; what it raises leaves the target as it was. Raises OutputError, UsageError for another suffix,
         and MissingExtraError where ONNX is wanted and tf2onnx is not installed.
         """
         suffix = Path(path).suffix.lower()
@@ -90,13 +91,13 @@ class KerasModel:
             raise UsageError(
                 f"{path}: a Keras model is written as {', '.join(_SUFFIXES)}, not as {suffix or 'nothing'}"
             )
-        with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
-            written = Path(directory) / f"model{suffix}"
+        with temporary_folder() as directory:
+            written = directory / f"model{suffix}"
             if suffix == ".onnx":
                 self._convert(written)
             else:
                 self._save(written, path)
-            with atomic_write(path) as output, written.open("rb") as file:
+            with atomic_write(path, approve) as output, written.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     output.write(chunk)
 
@@ -117,8 +118,7 @@ class KerasModel:
 
         Raises OutputError where tf2onnx cannot convert it, MissingExtraError where it is not installed.
         """
-        with tempfile.NamedTemporaryFile(dir=directory, prefix="keras-", suffix=".onnx", delete=False) as file:
-            target = Path(file.name)
+        target = directory / temporary_name(".onnx")
         self._convert(target)
         return target
 
@@ -159,8 +159,8 @@ class KerasModel:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
-        with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
-            path = self.as_onnx(Path(directory))
+        with temporary_folder() as directory:
+            path = self.as_onnx(directory)
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             wanted = [entry.name for entry in session.get_inputs()]
             named = feeds if set(wanted) <= set(feeds) else dict(zip(wanted, feeds.values(), strict=True))

@@ -6,7 +6,6 @@ weights nor its calls are touched.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from bnfold.formats.keras.layers import SPECS, weight
 from bnfold.formats.keras.read import Reading
 from bnfold.formats.keras.recipes import Recipe, recipe
 from bnfold.graph import ModelGraph
+from bnfold.temporary import temporary_folder
 
 #: What Keras raises about a layer that it cannot make again from its own configuration.
 _CLONE_ERRORS = (AttributeError, ImportError, LookupError, NotImplementedError, TypeError, ValueError)
@@ -257,6 +257,6 @@ def _copy_state(original: Any, copy: Any) -> None:
         old.save_own_variables(store)
         new.load_own_variables({key: np.asarray(value) for key, value in store.items()})
         if hasattr(old, "save_assets"):
-            with tempfile.TemporaryDirectory(prefix="bnfold-") as directory:
-                old.save_assets(directory)
-                new.load_assets(directory)
+            with temporary_folder() as directory:
+                old.save_assets(str(directory))
+                new.load_assets(str(directory))

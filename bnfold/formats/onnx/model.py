@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike
@@ -18,7 +17,8 @@ from bnfold.formats.onnx.payloads import Payloads
 from bnfold.formats.onnx.reader import read_graph
 from bnfold.formats.onnx.storage import FileStorage
 from bnfold.formats.onnx.writer import to_bytes, write_model
-from bnfold.graph import ModelGraph
+from bnfold.graph import Approve, ModelGraph
+from bnfold.temporary import temporary_name
 
 _OTHER_FORMATS = frozenset({".keras", ".h5", ".hdf5"})
 
@@ -86,11 +86,15 @@ class OnnxModel:
         context = Context(self._context.label, skeleton, builder.payloads)
         return OnnxModel(context, read_graph(context), self._storage, external=self._external, changed=True)
 
-    def save(self, path: str | PathLike[str], *, external_data: bool | None = None) -> None:
+    def save(
+        self, path: str | PathLike[str], *, external_data: bool | None = None, approve: Approve | None = None
+    ) -> None:
         """Write to ``path`` atomically.
 
         ``external_data`` puts large tensors into ``<name>.data`` beside the model; None does so
         where the model had external data, or would be larger than the 2 GB that ONNX allows.
+        ``approve`` is called with the complete file, which lies beside ``path`` under a temporary
+        name; what it raises leaves ``path`` as it was.
         Raises OutputError where the file cannot be written, UsageError for a Keras suffix.
         """
         suffix = Path(path).suffix.lower()
@@ -99,7 +103,7 @@ class OnnxModel:
         model, payloads = self._build()
         if external_data is None and self._external:
             external_data = True
-        write_model(path, model, payloads, external_data=external_data)
+        write_model(path, model, payloads, external_data=external_data, approve=approve)
 
     def to_proto(self) -> ModelProto:
         """The whole model in memory, for use with the onnx package."""
@@ -111,7 +115,7 @@ class OnnxModel:
         """A file for onnxruntime: the model's own where nothing changed, else one written into ``directory``."""
         if not self._changed and self._storage is not None and self._storage.is_current():
             return self._storage.path
-        path = directory / f"model-{secrets.token_hex(8)}.onnx"
+        path = directory / temporary_name(".onnx")
         self.save(path)
         return path
 

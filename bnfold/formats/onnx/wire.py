@@ -11,7 +11,7 @@ skeleton, where protobuf itself reads it. Field numbers are those of onnx.proto.
 
 from __future__ import annotations
 
-import secrets
+import os
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
@@ -224,7 +224,7 @@ def split(data: Data, size: int, release: Callable[[], None] = lambda: None) -> 
 
     ``release`` is called now and then to let go of the pages of a map that have been passed.
     """
-    nonce = secrets.token_hex(16)
+    nonce = os.urandom(16).hex()
     ranges: list[Range] = []
 
     def mark(start: int, end: int) -> Pieces | None:

@@ -28,6 +28,7 @@ from bnfold.formats.onnx.wire import (
     split,
     varint,
 )
+from bnfold.graph import Approve
 
 #: protobuf's limit for one message.
 MAX_MESSAGE_BYTES = (1 << 31) - 1
@@ -39,12 +40,18 @@ _EXTERNAL = varint(DATA_LOCATION << 3 | VARINT) + varint(1)
 
 
 def write_model(
-    path: str | PathLike[str], model: ModelProto, payloads: Payloads, *, external_data: bool | None
+    path: str | PathLike[str],
+    model: ModelProto,
+    payloads: Payloads,
+    *,
+    external_data: bool | None,
+    approve: Approve | None = None,
 ) -> None:
     """Write a skeleton with its payloads to ``path``, atomically.
 
     With ``external_data`` the payloads go into a file of their own beside it; None does so where the
-    model would be larger than the 2 GB that protobuf allows. Raises OutputError.
+    model would be larger than the 2 GB that protobuf allows. ``approve`` is called as
+    :func:`bnfold.formats.atomic.atomic_write` does. Raises OutputError.
     """
     skeleton = model.SerializeToString()
     target = resolve_target(path)
@@ -54,9 +61,9 @@ def write_model(
     if (external_data and has_payloads) or sum(map(len, pieces)) > MAX_MESSAGE_BYTES:
         if external_data is False:
             raise OutputError(f"{path} would be larger than 2 GB, which takes external data")
-        _write_external(path, target, skeleton, payloads)
+        _write_external(path, target, skeleton, payloads, approve)
     else:
-        with atomic_write(path) as out:
+        with atomic_write(path, approve) as out:
             _write(pieces, out)
     for file, status in replaced:
         with suppress(OSError):
@@ -100,7 +107,9 @@ def _write(pieces: Pieces, out: Sink) -> None:
             out.write(piece)
 
 
-def _write_external(path: str | PathLike[str], target: Path, skeleton: bytes, payloads: Payloads) -> None:
+def _write_external(
+    path: str | PathLike[str], target: Path, skeleton: bytes, payloads: Payloads, approve: Approve | None
+) -> None:
     """First the data file, under a name that no model refers to yet, then the model that refers to it."""
     with new_file(path, (target.with_name(name) for name in _data_names(target))) as (data_file, out):
         pieces, places = _external(skeleton, payloads, data_file.name)
@@ -108,7 +117,7 @@ def _write_external(path: str | PathLike[str], target: Path, skeleton: bytes, pa
             out.write(bytes(offset - out.position))
             payloads[mark].write(out)
         out.sync()
-        with atomic_write(path) as model:
+        with atomic_write(path, approve) as model:
             _write(pieces, model)
 
 
