@@ -117,7 +117,9 @@ def verify(
     seed: int = 0,
     strict: bool = False,
     provider: str = "CPUExecutionProvider",
+    threads: int | None = None,
     timeout: float | None = None,
+    memory: int | None = None,
     allow_unsafe: bool = False,
 ) -> Verification:
     """Are two models equivalent? Both run in onnxruntime, with its optimisations off, on several feeds.
@@ -125,8 +127,9 @@ def verify(
     Any two models will do, whoever made them; a Keras model is converted first. Outputs are
     equivalent if they differ by no more than rounding explains; ``rtol`` (of an output's range) and
     ``atol`` set a fixed tolerance in place of that, ``strict`` demands both. ``inputs`` are feeds of
-    one's own: values by name, or a path to a ``.npz``. ``timeout`` in seconds ends with the verdict
-    "not verified". Raises what :func:`load` raises, and UsageError for inputs that do not fit.
+    one's own: values by name, or a path to a ``.npz``. ``threads`` is how many onnxruntime may use.
+    ``timeout`` in seconds and ``memory`` in bytes (of address space) end with the verdict "not
+    verified". Raises what :func:`load` raises, and UsageError for inputs that do not fit.
     """
     return _verify(
         load(a, allow_unsafe=allow_unsafe),
@@ -137,7 +140,9 @@ def verify(
         seed=seed,
         strict=strict,
         provider=provider,
+        threads=threads,
         timeout=timeout,
+        memory=memory,
     )
 
 
@@ -150,7 +155,9 @@ def check_runtime(
     seed: int = 0,
     strict: bool = False,
     provider: str = "CPUExecutionProvider",
+    threads: int | None = None,
     timeout: float | None = None,
+    memory: int | None = None,
     allow_unsafe: bool = False,
 ) -> RuntimeCheck:
     """Does onnxruntime compute the same with its graph optimisations on as with them off?
@@ -168,7 +175,9 @@ def check_runtime(
         seed=seed,
         strict=strict,
         provider=provider,
+        threads=threads,
         timeout=timeout,
+        memory=memory,
     )
 
 

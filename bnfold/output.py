@@ -41,7 +41,9 @@ class Check:
     seed: int = 0
     strict: bool = False
     provider: str = "CPUExecutionProvider"
+    threads: int | None = None
     timeout: float | None = None
+    memory: int | None = None
 
 
 def _silent(stage: str) -> None:
@@ -266,7 +268,7 @@ def _latency(original: Model, written: Path, check: Check | None) -> Latency:
     from bnfold.verification import latency
 
     how = check or Check()
-    return latency(original, written, inputs=how.inputs, seed=how.seed, provider=how.provider)
+    return latency(original, written, inputs=how.inputs, seed=how.seed, provider=how.provider, threads=how.threads)
 
 
 def _culprits(
@@ -286,6 +288,7 @@ def _culprits(
         check.seed,
         check.strict,
         check.provider,
+        check.threads,
         intermediates=_keeps_names(original, result.model),
     )
     guilty = set(smallest_failing(subjects, refold, original=original, inputs=check.inputs, options=how))

@@ -35,6 +35,10 @@ def output_format(*choices: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
+def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float | None) -> int | None:
+    return None if megabytes is None else int(megabytes * 1e6)
+
+
 _VERIFICATION = (
     click.option("--rtol", type=click.FloatRange(min=0), help="Allow this part of an output's range."),
     click.option("--atol", type=click.FloatRange(min=0), help="Allow this much in an output's own unit."),
@@ -42,15 +46,20 @@ _VERIFICATION = (
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs."),
     click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
     click.option("--provider", default="CPUExecutionProvider", show_default=True, help="onnxruntime's provider."),
+    click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
     click.option(
         "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
         help="Give up verifying after this time: not verified, exit code 1.",
+    ),
+    click.option(
+        "--memory", type=click.FloatRange(min=0, min_open=True), metavar="MB", callback=_bytes,
+        help="Give up verifying beyond this much address space: not verified, exit code 1.",
     ),
 )  # fmt: skip
 
 
 def verification(function: F) -> F:
-    """--rtol, --atol, --inputs, --seed, --strict, --provider, --timeout."""
+    """--rtol, --atol, --inputs, --seed, --strict, --provider, --threads, --timeout, --memory."""
     for option in reversed(_VERIFICATION):
         function = option(function)
     return function

@@ -27,7 +27,8 @@ class Editor:
         self.dirty: set[str] = set()
         #: Constants that may have lost their last reader.
         self.loose: set[str] = set()
-        self._copies: dict[tuple[object, ...], str] = {}
+        #: Constants made from one base by the same steps: shared weights stay shared.
+        self._copies: dict[tuple[object, ...], Param] = {}
         self._shared: set[str] = set()
 
     # -- the two ways in -------------------------------------------------------------------------
@@ -211,8 +212,9 @@ class Editor:
     def constant(self, param: Param, *, replaces: Use | None = None) -> str:
         """Register a new constant and return its name: the one it replaces if nobody else reads that."""
         key = _identity(param)
-        if key is not None and key in self._copies and self._copies[key] in self.graph.params:
-            return self._copies[key]
+        copy = self._copies.get(key) if key is not None else None
+        if copy is not None and self.graph.params.get(copy.name) is copy:
+            return copy.name
         name = param.name
         old = self.graph.op(replaces.op).input(replaces.slot) if replaces is not None else ""
         graph = self.graph
@@ -222,9 +224,9 @@ class Editor:
         else:
             name = self.graph.fresh(name)
             self.loose.update([old] if old else [])
-        self.graph.params[name] = replace(param, name=name, record=None)
+        self.graph.params[name] = made = replace(param, name=name, record=None)
         if key is not None:
-            self._copies[key] = name
+            self._copies[key] = made
             self._shared.add(name)
         return name
 
@@ -260,11 +262,11 @@ class Editor:
 
 
 def _identity(param: Param) -> tuple[object, ...] | None:
-    """Two derived constants with the same key hold the same values: shared weights stay shared."""
+    """Two derived constants with the same key hold the same values."""
     source = param.source
     if not isinstance(source, Derived):
         return None
-    return (id(source.base), *((is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps))
+    return (source.base, *((is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps))
 
 
 def renamed(graph: ModelGraph, changed: Iterable[str], keep: Mapping[str, str]) -> dict[str, str]:

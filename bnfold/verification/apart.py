@@ -64,16 +64,21 @@ def run(
         )
     except subprocess.TimeoutExpired as error:
         raise EndedError(f"the time limit of {timeout:g} s was reached") from error
-    return _reply(folder / "reply.json", done, timeout)
+    return _reply(folder / "reply.json", done, timeout, memory)
 
 
-def _reply(path: Path, done: subprocess.CompletedProcess[str], timeout: float | None) -> dict[str, Any]:
+def _reply(
+    path: Path, done: subprocess.CompletedProcess[str], timeout: float | None, memory: int | None
+) -> dict[str, Any]:
     if done.returncode < 0:
         if timeout is not None and -done.returncode == getattr(signal, "SIGALRM", None):
             raise EndedError(f"the time limit of {timeout:g} s was reached")
-        name = signal.Signals(-done.returncode).name
-        raise EndedError(f"onnxruntime crashed on these models ({name})")
+        if memory is None:
+            name = signal.Signals(-done.returncode).name
+            raise EndedError(f"onnxruntime crashed on these models ({name})")
     if done.returncode or not path.exists():
+        if memory is not None:  # whatever happened, it is not known to happen without the limit
+            raise EndedError(f"the process failed within the memory limit of {memory / 1e6:,.0f} MB")
         raise RuntimeError(f"the verification process failed:\n{done.stderr}")
     reply: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     if "error" in reply:

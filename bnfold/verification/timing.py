@@ -42,7 +42,8 @@ class Latency:
     def sentence(self) -> str:
         """``latency 13.2 ms → 1.6 ms, 8.3 times as fast (median of 50 alternating runs, 2 threads)``."""
         times = f"latency {self.first_ms:.3g} ms → {self.second_ms:.3g} ms, {self.ratio:.2f} times as fast"
-        return f"{times} (median of {self.runs} alternating runs, {self.threads} threads, feed: {self.feed})"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{times} (median of {self.runs} alternating runs, {threads}, feed: {self.feed})"
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "ratio": self.ratio, "sentence": self.sentence()}

@@ -180,6 +180,17 @@ class TestDifference:
         assert "not verified" in outcome.words
         assert files(tmp_path) == []
 
+    def test_not_verified_within_the_memory(self, tmp_path: Path) -> None:
+        outcome = bnfold("fold", CNN, "-o", tmp_path / "a.onnx", "--memory", "1")
+        assert outcome.code == 1
+        assert "the process failed within the memory limit of 1 MB" in outcome.words
+        assert files(tmp_path) == []
+
+    def test_the_threads_of_the_runtime(self, tmp_path: Path) -> None:
+        outcome = bnfold("fold", CNN, "-o", tmp_path / "a.onnx", "--threads", "1", "--latency")
+        assert outcome.code == 0
+        assert "1 thread," in outcome.words
+
 
 class TestFix:
     def test_a_bias_goes_into_the_mean(self, tmp_path: Path) -> None:

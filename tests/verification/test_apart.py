@@ -90,6 +90,13 @@ def test_ragged_inputs_are_refused_before_the_process_starts():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="address space is limited on POSIX systems")
+@pytest.mark.parametrize("memory", [1, 10**6, 10**8, 4 * 10**8])
+def test_too_little_memory_to_begin_with_is_not_verified(memory):
+    check = verify(cnn(), cnn(), memory=memory, feeds=1)
+    assert check.verdict == "not verified"
+    assert "memory" in check.reason
+
+
 def test_too_little_memory_is_not_verified():
     large = model([helper.make_node("Expand", ["x", "s"], ["y"])], {"x": [1]}, ["y"], {"s": np.array([1 << 30])})
     check = verify(large, large, memory=2 << 30, timeout=60, feeds=1)
