@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bnfold.analysis import BatchNormReport, Finding, Report, Severity, Summary
+from bnfold.analysis.words import plural
 from bnfold.reporting.console import STYLES, cell, line, show, table
-from bnfold.reporting.text import plural, shortened
+from bnfold.reporting.text import shortened
 
 #: So many findings of one informative rule are printed by themselves; more become one entry.
 _REPEATED = 5

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bnfold.analysis import Report
-from bnfold.reporting.text import clean, plural
+from bnfold.analysis.words import plural
+from bnfold.reporting.text import clean
 
 _ICONS = {"error": "🔴 error", "warning": "🟡 warning", "info": "🔵 info"}
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")

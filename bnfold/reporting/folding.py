@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from bnfold.analysis.words import plural
 from bnfold.folding.plan import KINDS, FoldStep, Plan, Remaining
 from bnfold.reporting.console import STYLES, cell, line, show, table
-from bnfold.reporting.text import file_size, plural, shortened
+from bnfold.reporting.text import file_size, shortened
 
 if TYPE_CHECKING:
     from bnfold.results import Comparison, FixResult, FoldResult

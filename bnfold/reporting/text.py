@@ -10,11 +10,6 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
-def plural(count: int, noun: str, several: str = "") -> str:
-    """``1 node``, ``1,024 nodes``."""
-    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
-
-
 def file_size(count: int | None) -> str:
     """``1.2 MB`` (powers of 1,000); a dash where there is no file."""
     if count is None:

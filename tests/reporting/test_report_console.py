@@ -9,11 +9,12 @@ from report_samples import STAYS, finding, report
 from rich.console import Console
 
 from bnfold.analysis import Size, find_rule
+from bnfold.analysis.words import plural
 from bnfold.folding import FoldStep, Plan, Remaining
 from bnfold.refusal import Refusal
 from bnfold.reporting import analysis, catalogue, folding
 from bnfold.reporting.console import line, make_console
-from bnfold.reporting.text import clean, file_size, plural, shortened
+from bnfold.reporting.text import clean, file_size, shortened
 from bnfold.results import Comparison, FoldResult
 
 
