@@ -47,5 +47,5 @@ def _bars(axes: Any, rows: Sequence[Row], values: Sequence[float | None], *, lab
     axes.bar_label(bars, ["" if value is None else f"{value:.3g}" for value in values], padding=2, fontsize=7)
     axes.set_yticks(range(len(rows)), [row.tool for row in rows] if labelled else [""] * len(rows), fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
-    axes.margins(x=0.18)
+    axes.set_xlim(0, 1.18 * max((value or 0 for value in values), default=0) or 1)
     axes.spines[["top", "right"]].set_visible(False)

@@ -362,7 +362,11 @@ class Engine:
         holders = list(dict.fromkeys(name for move in moves for name in move.holders))
         through = list(dict.fromkeys(name for move in moves for name in move.through))
         names = tuple(param.name for move in moves for param in move.constants.values())
-        if all(move.rewrites[name].becomes is not None for move in moves for name in move.holders) and not names:
+        if not holders and not names:
+            kind = "cancelled"
+            holders = [name for name in through if not any(tensor in changed for tensor in self.graph.op(name).outputs)]
+            through = [name for name in through if name not in holders]
+        elif all(move.rewrites[name].becomes is not None for move in moves for name in move.holders) and not names:
             kind = "composed"
         into, past = self._labels(holders), self._labels(through)
         self.editor.drop(op.name for op in chain.ops)

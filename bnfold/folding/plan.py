@@ -17,6 +17,7 @@ KINDS = {
     "constant": "folded into the constant",
     "identity": "removed: it does nothing",
     "cheaper": "replaced by",
+    "cancelled": "cancelled by",
     "branch": "merged with its parallel branches into",
     "chain": "merged with the convolution after it into",
 }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, dim_of, register
+from bnfold.operators.base import Crossing, Facts, Lifts, Node, Rewrite, Role, Sunk, dim_of, register
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.refusal import Refusal
 
@@ -277,17 +277,27 @@ class SumOfMany(Facts):
 
 def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:
     """The same affine on every operand (a mean, a maximum, a selection)."""
-    carried = {slot: onto_operand(node, slot, affine) for slot in slots}
-    whole = {slot: part for slot, part in carried.items() if part is not None}
-    if len(whole) != len(carried):
-        return node.refuse("broadcast", "has an operand that is broadcast along the affine's axis")
-    return [Crossing(whole)]
+    carried: dict[int, Affine] = {}
+    numbers: dict[int, Param] = {}
+    for slot in slots:
+        part = onto_operand(node, slot, affine)
+        number = _mapped_number(node, slot, affine) if part is None else None
+        if part is not None:
+            carried[slot] = part
+        elif number is not None:
+            numbers[slot] = number
+        else:
+            return node.refuse("broadcast", "has an operand that is broadcast along the affine's axis")
+    return [Crossing(carried, Rewrite(dict(numbers)) if numbers else None)]
 
 
 def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
     """What every operand carries alike, the output carries."""
+    numbers = [slot for slot in slots if slot not in affines and _is_number(node, slot)]
     first: Affine | None = None
     for slot in slots:
+        if slot in numbers:
+            continue
         moved = onto_output(node, slot, affines.get(slot, Affine.identity()))
         if isinstance(moved, Refusal):
             return moved
@@ -295,7 +305,36 @@ def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
             return node.refuse("unequal-operands", "has operands that do not carry the same affine")
         first = moved
     assert first is not None
-    return Crossing({0: first})
+    if not numbers:
+        return Crossing({0: first})
+    if not first.scale.all():
+        return node.refuse("zero-scale", "has a constant operand, which no value stands for where the scale is zero")
+    inputs: dict[int, Param] = {}
+    for slot in numbers:
+        mapped = _mapped_number(node, slot, first.inverse())
+        if mapped is None:
+            return node.refuse("unknown-rank", "has operands of unknown rank")
+        inputs[slot] = mapped
+    return Crossing({0: first}, Rewrite(dict(inputs)))
+
+
+def _is_number(node: Node, slot: int) -> bool:
+    """Is the operand a constant with one value?"""
+    param = node.const(slot)
+    return param is not None and param.is_float and param.size == 1
+
+
+def _mapped_number(node: Node, slot: int, affine: Affine) -> Param | None:
+    """An operand that is one number, with an affine along an axis of the output applied: one number a channel."""
+    param = node.const(slot)
+    rank = 0 if affine.axis is None else node.out_rank()
+    if param is None or rank is None or not _is_number(node, slot):
+        return None
+    rank = max(rank, len(param.shape))
+    scale, shift = affine.broadcastable(rank)
+    values = param.exact().reshape(()) * scale + shift
+    least = 0 if affine.axis is None else rank - affine.axis
+    return Param.of(param.name, values.reshape(values.shape[rank - max(least, len(param.shape)) :]), param.dtype)
 
 
 def rising(node: Node, affine: Affine) -> Refusal | None:

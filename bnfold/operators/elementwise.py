@@ -130,8 +130,8 @@ class Clip(Homogeneous):
 
 
 @register(
-    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LogSoftmax", "Log", "Hardmax", "Mish", "Selu",
-    "Shrink", "Sigmoid", "Sign", "Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
+    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Hardmax", "Mish", "Selu",
+    "Shrink", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 class Nonlinear(KeepsShape):
     """Nothing passes."""

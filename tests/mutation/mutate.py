@@ -1,40 +1,61 @@
 """How many small mistakes in the operators' facts would the tests notice?
 
     python tests/mutation/mutate.py --sample 100 --seed 1
-    python tests/mutation/mutate.py --module pooling
+    python tests/mutation/mutate.py --module pooling --module affine --jobs 2
 
-Changes one condition at a time in ``bnfold/operators/*.py`` and ``bnfold/affine.py``, in a copy of the
-project, and runs the tests of operators and folding until one fails. Prints every mutant that no
-test noticed, and the share that was. Those that cannot be noticed, because they compute the same, are
-listed with the reason in ``equivalent.txt`` and are not counted.
+Changes one condition, constant or operator at a time in ``bnfold/operators/*.py`` and
+``bnfold/affine.py``, as they are imported (no file changes), and runs the tests of operators and folding
+until one fails: each mutant in a fork of one process that has imported everything else. Prints
+every mutant that no test noticed, and the share that was. Those that cannot be noticed, because
+they compute the same, are listed with the reason in ``equivalent.txt`` and are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import importlib
 import os
 import random
+import resource
 import shutil
-import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
-from typing import NamedTuple
+from types import CodeType
+from typing import Any, NamedTuple
+
+import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(ROOT)]
 
 from mutants import Mutant, mutants  # noqa: E402
 
-#: The tests that are to notice; the modules' own come first.
-TESTS = ("tests/operators", "tests/folding")
-#: What one mutant may take, in seconds: more than this is an endless loop, which somebody would notice.
-TIMEOUT = 240
+EQUIVALENT = HERE / "equivalent.txt"
+#: The tests that are to notice what those of the module itself did not.
+OTHERS = ("tests/operators", "tests/test_affine.py", "tests/folding")
+#: Modules whose own tests have another name.
+OWN = {
+    "base": ("test_batchnorm", "test_arithmetic"),
+    "forms": ("test_batchnorm", "test_arithmetic", "test_fewest"),
+    "linear": ("test_conv", "test_matmul"),
+    "onnx_linear": ("test_matmul", "test_conv"),
+    "placement": ("test_placement",),
+}
+#: What the tests import beside bnfold: once, before the forks.
+IMPORTED = (
+    "numpy", "ml_dtypes", "networkx", "hypothesis", "onnx", "onnx.checker", "onnx.inliner", "onnx.reference",
+    "onnx.reference.ops", "onnx.shape_inference", "onnxruntime",
+)  # fmt: skip
+IMPORTED_FOR_KERAS = ("h5py", "tensorflow", "keras")
+#: Processor time for the tests of one mutant, in seconds: more is an endless loop, which somebody would notice.
+CPU_LIMIT = 300
 
 
 class Case(NamedTuple):
@@ -43,12 +64,13 @@ class Case(NamedTuple):
     file: str
     mutant: Mutant
 
-    def key(self) -> str:
-        """What names it in ``equivalent.txt``: the file, the new line of source and the change."""
-        return f"{self.file} | {self.changed()} | {self.mutant.change}"
+    @property
+    def stem(self) -> str:
+        return Path(self.file).stem
 
-    def changed(self) -> str:
-        return " ".join(line[1:].strip() for line in self.diff() if line.startswith("-"))
+    def key(self) -> str:
+        """What names it in ``equivalent.txt``: the file and the lines as they are in the mutant."""
+        return f"{self.file} | {' '.join(line[1:].strip() for line in self.diff() if line[0] == '+')}"
 
     def diff(self) -> list[str]:
         before = (ROOT / self.file).read_text(encoding="utf-8").splitlines()
@@ -56,85 +78,101 @@ class Case(NamedTuple):
         return [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")]
 
 
-def cases(modules: list[str]) -> list[Case]:
-    files = ["bnfold/affine.py", *(f"bnfold/operators/{path.name}" for path in _operators())]
+def cases(modules: Sequence[str]) -> list[Case]:
+    """All mutants of the modules, by default of all of them."""
+    operators = sorted((ROOT / "bnfold" / "operators").glob("*.py"))
+    files = ["bnfold/affine.py", *(f"bnfold/operators/{path.name}" for path in operators)]
     wanted = [file for file in files if not modules or Path(file).stem in modules]
     return [Case(file, mutant) for file in wanted for mutant in mutants((ROOT / file).read_text(encoding="utf-8"))]
 
 
-def _operators() -> list[Path]:
-    return sorted((ROOT / "bnfold" / "operators").glob("*.py"))
-
-
 def equivalent() -> set[str]:
     """The keys of mutants that compute the same as the original; the reason follows each on its own line."""
-    file = HERE / "equivalent.txt"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    lines = EQUIVALENT.read_text(encoding="utf-8").splitlines() if EQUIVALENT.exists() else []
     return {line for line in lines if line.startswith("bnfold/")}
 
 
-def tests_for(file: str) -> list[str]:
-    """The tests named like the module first: they are the likeliest to notice."""
-    stem = Path(file).stem
-    own = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").glob(f"*/test_{stem}*.py"))
-    return [*own, *(test for test in TESTS if (ROOT / test).is_dir())]
+class Mutation:
+    """Finds the mutant in place of the module."""
+
+    def __init__(self, file: str, source: str) -> None:
+        self.name = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        self.source = source
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path) if name == self.name else None
+        if spec is not None and spec.origin is not None:
+            spec.loader = _Loader(name, spec.origin, self.source)
+        return spec
 
 
-def survives(case: Case, copy: Path) -> bool:
-    """Do the tests pass in spite of the mutant?"""
-    file = copy / case.file
-    original = file.read_text(encoding="utf-8")
-    file.write_text(case.mutant.source, encoding="utf-8")
+class _Loader(SourceFileLoader):
+    def __init__(self, name: str, path: str, mutated: str) -> None:
+        super().__init__(name, path)
+        self.mutated = mutated
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = compile(self.mutated, self.path, "exec")
+        return code
+
+
+def own_tests(case: Case) -> list[str]:
+    """The tests of the module itself: they are the likeliest to notice."""
+    stems = OWN.get(case.stem, (f"test_{case.stem}",))
+    return [str(path.relative_to(ROOT)) for stem in stems for path in sorted((ROOT / "tests").glob(f"**/{stem}*.py"))]
+
+
+def fork(case: Case, folder: Path) -> int:
+    """Start the tests in a process of their own, which exits with 0 if all of them pass; its number."""
+    child = os.fork()
+    if child:
+        return child
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(quiet, stream)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
     try:
-        return passes(case.file, copy)
-    finally:
-        file.write_text(original, encoding="utf-8")
+        os._exit(_test(case, folder))
+    except BaseException:  # noqa: BLE001 - whatever it is, the mutant was noticed
+        os._exit(1)
 
 
-def passes(file: str, copy: Path) -> bool:
-    """Do the tests of a module pass?"""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests_for(file)]
-    if "keras" not in file:  # TensorFlow takes seconds to import
-        command.append("--ignore-glob=*keras*")
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            timeout=TIMEOUT, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+def _test(case: Case, folder: Path) -> int:
+    sys.dont_write_bytecode = True
+    sys.meta_path.insert(0, Mutation(case.file, case.mutant.source))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(folder)]
+    if "keras" not in case.file:
+        options.append("--ignore-glob=*keras*")
+    own = own_tests(case)
+    codes = (int(pytest.main([*options, *tests])) for tests in (own, OTHERS) if tests)
+    return next((code for code in codes if code), 0)
 
 
 def run(chosen: list[Case], jobs: int) -> Iterator[tuple[Case, bool]]:
-    """Each case and whether it survived, in order."""
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        copies = [Path(folder, str(number)) for number in range(jobs)]
-        for copy in copies:
-            _copy(copy)
-        for file in {
-            "bnfold/operators/keras_linear.py" if "keras" in case.file else "bnfold/affine.py" for case in chosen
-        }:
-            if not passes(file, copies[0]):
-                sys.exit("the tests fail without any mutant")
-        free = list(copies)
-
-        def one(case: Case) -> tuple[Case, bool]:
-            copy = free.pop()
-            try:
-                return case, survives(case, copy)
-            finally:
-                free.append(copy)
-
-        yield from pool.map(one, chosen)
+    """Each case and whether it survived, as they end."""
+    waiting, running = list(reversed(chosen)), dict[int, tuple[Case, Path]]()
+    with tempfile.TemporaryDirectory() as base:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                case, folder = waiting.pop(), Path(base, str(len(waiting)))
+                running[fork(case, folder)] = (case, folder)
+            child, status = os.wait()
+            case, folder = running.pop(child)
+            shutil.rmtree(folder, ignore_errors=True)
+            yield case, status == 0
 
 
-def _copy(target: Path) -> None:
-    """What the tests need: the package, the tests and the sample models."""
-    for part in ("bnfold", "tests", "sample_models"):
-        shutil.copytree(ROOT / part, target / part, ignore=shutil.ignore_patterns("__pycache__", "mutation", "fuzz"))
-    shutil.copy(ROOT / "pyproject.toml", target)
+def prepare(chosen: list[Case]) -> None:
+    """Import what the forks need, and see that the tests pass without any mutant."""
+    os.chdir(ROOT)
+    keras = any("keras" in case.file for case in chosen)
+    for name in IMPORTED + IMPORTED_FOR_KERAS * keras:
+        importlib.import_module(name)
+    first = {"keras" in case.file: case for case in chosen}
+    unchanged = [case._replace(mutant=Mutant(0, "", (ROOT / case.file).read_text("utf-8"))) for case in first.values()]
+    wrong = [case.file for case, passed in run(unchanged, 1) if not passed]
+    if wrong:
+        sys.exit(f"the tests of {', '.join(wrong)} fail without any mutant")
 
 
 def main() -> int:
@@ -149,17 +187,22 @@ def main() -> int:
     chosen = found
     if options.sample is not None and options.sample < len(found):
         chosen = random.Random(options.seed).sample(found, options.sample)
-    print(f"{len(chosen)} of {len(found)} mutants, {len(known)} known to be equivalent", flush=True)
+    print(
+        f"{len(chosen)} of {len(found)} mutants, seed {options.seed}; {len(known)} known to be equivalent", flush=True
+    )
+    started = time.perf_counter()
+    prepare(chosen)
     killed: Counter[bool] = Counter()
     for number, (case, survived) in enumerate(run(chosen, options.jobs), 1):
         killed[not survived] += 1
         if survived:
             print(f"survived: {case.file}:{case.mutant.line} ({case.mutant.change})")
-            print("\n".join(f"    {line}" for line in case.diff()), flush=True)
-        if number % 20 == 0:
+            print(*(f"    {line}" for line in case.diff()), sep="\n", flush=True)
+        if number % 50 == 0:
             print(f"{number} done, {killed[True] / number:.1%} killed", flush=True)
     share = killed[True] / max(1, killed.total())
-    print(f"{killed[True]} of {killed.total()} mutants killed: {share:.1%}")
+    seconds = time.perf_counter() - started
+    print(f"{killed[True]} of {killed.total()} mutants killed: {share:.1%} ({seconds:.0f} s)")
     return int(share < 0.95)
 
 

@@ -507,7 +507,75 @@ def test_an_affine_passes_a_choice_between_a_tensor_and_a_constant():
     assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count() == 3
 
 
-def test_an_affine_does_not_pass_a_choice_with_a_scalar():
+def masked(net: Net, x: str, number: object, kind: str) -> str:
+    mask = [net.input("N", 1, 4, 4, dtype=bool)] if kind == "Where" else []
+    return str(net.op(kind, *mask, x, number, name="mask"))
+
+
+NUMBERS = [np.float32(0.0), np.full(1, -1.5, np.float32), np.full((1, 1, 1), 2.5, np.float32)]
+
+
+@pytest.mark.parametrize("kind", ["Where", "Max", "Min", "Mean"])
+@pytest.mark.parametrize("number", NUMBERS, ids=str)
+def test_a_number_gets_the_affine_for_each_channel(kind, number):
     net = Net()
-    y = net.op("Where", net.input("N", 1, 4, 4, dtype=bool), conv(net), np.float32(0.0), name="mask")
+    y = masked(net, conv(net), number, kind)
+    folded = fold(net.build(net.op("Tanh", net.exact_bn(y, net.positive(C), net.draw(C)))))
+    assert folded.count() == 3
+
+
+@pytest.mark.parametrize("kind", ["Where", "Max", "Mean"])
+@pytest.mark.parametrize("number", NUMBERS, ids=str)
+def test_a_number_gets_the_inverse_of_what_sinks(kind, number):
+    net = Net()
+    x = net.exact_bn(net.op("Tanh", net.input("N", C, 4, 4)), net.positive(C), net.draw(C))
+    folded = fold(net.build(net.op("Conv", masked(net, x, number, kind), net.draw(2, C, 3, 3))))
+    assert folded.count("BatchNormalization") == 0
+    assert folded.count() == 3
+
+
+@pytest.mark.parametrize("scale", [2.0, 0.0])
+def test_no_number_stands_for_one_where_the_scale_is_zero(scale):
+    net = Net()
+    scales = net.positive(C)
+    scales[1] = scale
+    x = net.exact_bn(net.op("Tanh", net.input("N", C, 4, 4)), scales, net.draw(C))
+    folded = fold(net.build(net.op("Conv", masked(net, x, np.float32(1.5), "Where"), net.draw(2, C, 3, 3))))
+    if scale:
+        assert folded.count("BatchNormalization") == 0
+    else:
+        assert_stays(folded, "zero-scale", "mask")
+
+
+@pytest.mark.parametrize("kind", ["Where", "Max"])
+def test_a_number_of_a_tensor_of_unknown_rank(kind):
+    """A uniform affine needs no rank."""
+    net = Net()
+    x = net.unknown_rank(net.input(2, C), [2, C])
+    x = net.op("Mul", net.op("Tanh", x), np.float32(2.0))
+    x = net.op("Add", x, np.float32(0.5))
+    y = net.op("Where", net.input(1, 1, dtype=bool), x, np.float32(3.0)) if kind == "Where" else net.op("Max", x, 0.25)
+    net.output(net.op("MatMul", y, net.draw(C, 2)), shape=[None, None])
+    folded = fold(net.build(), feeds=net.feeds)
+    assert folded.count("Mul") == 0
+
+
+def test_an_integer_is_no_number_for_an_affine():
+    net = Net()
+    x = net.op("Cast", net.op("Tanh", net.input("N", C)), to=6)
+    y = net.op("Cast", net.op("Max", x, np.int32(1)), to=1)
+    assert fold(net.build(net.op("Gemm", net.bn(y, C), net.draw(C, 2)))).count("Max") == 1
+
+
+def test_a_mask_of_several_numbers_that_is_broadcast_stops_an_affine():
+    net = Net()
+    y = net.op("Where", net.input("N", 1, 4, 4, dtype=bool), conv(net), net.draw(1, 4), name="mask")
     assert_stays(fold(net.build(net.op("Tanh", net.bn(y, C)))), "broadcast", "mask (Where)")
+
+
+def test_a_shared_number_is_copied():
+    net = Net()
+    zero = net.const(0.0)
+    y = net.op("Tanh", net.bn(masked(net, conv(net), zero, "Max"), C))
+    folded = fold(net.build(y, net.op("Max", net.input("N", 2), zero)))
+    assert folded.count() == 4
