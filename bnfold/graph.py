@@ -251,7 +251,9 @@ class Use(NamedTuple):
     slot: int
 
 
-Evaluator = Callable[[Op, Sequence[Param | None]], "Sequence[Param] | None"]
+#: The outputs of an operator, given the constants among its inputs (None for the others) and the
+#: graph that knows their types; or None where they are not constant.
+Evaluator = Callable[["ModelGraph", Op, Sequence[Param | None]], "Sequence[Param] | None"]
 Inference = Callable[["ModelGraph"], Mapping[str, Tensor]]
 
 
@@ -630,9 +632,13 @@ class ModelGraph:
                 continue
             values = None
             inputs = [self.constant(i) for i in op.inputs]
-            complete = all(value is not None or not name_ for value, name_ in zip(inputs, op.inputs, strict=True))
-            if complete and self._evaluate is not None and not op.captures:
-                values = self._evaluate(op, inputs)
+            # Without the first, no operator has a value.
+            if (
+                self._evaluate is not None
+                and not op.captures
+                and (not inputs or inputs[0] is not None or not op.inputs[0])
+            ):
+                values = self._evaluate(self, op, inputs)
             for index, output in enumerate(op.outputs):
                 if output:
                     self._computed[output] = None if values is None else values[index]

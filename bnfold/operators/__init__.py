@@ -74,7 +74,7 @@ def role(op: Op, graph: ModelGraph | None = None) -> Role:
 def value_readers(graph: ModelGraph, tensor: str) -> Iterator[Use]:
     """The reads of a tensor that depend on its values: not those that ask for its shape alone."""
     for use in graph.uses(tensor):
-        if use.slot == CAPTURE or facts_of(graph.op(use.op)).reads_values:
+        if use.slot == CAPTURE or facts_of(graph.op(use.op)).reads_values(use.slot):
             yield use
 
 

@@ -156,8 +156,6 @@ class Facts:
     role: Role = Role.OTHER
     #: Can it handle an affine that runs over several axes (:attr:`bnfold.affine.Affine.grid`)?
     grids: bool = False
-    #: Do the values of its inputs matter to it, or their shapes alone?
-    reads_values: bool = True
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         """Is the operator itself ``scale * x + shift`` with constant vectors? x is in :meth:`data_slot`."""
@@ -171,6 +169,10 @@ class Facts:
     def data_slot(self, node: Node) -> int:
         """The slot of the tensor that flows through (the others hold parameters)."""
         return 0
+
+    def reads_values(self, slot: int) -> bool:
+        """Do the values of that input matter to it, or its shape and type alone?"""
+        return True
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
         """Take an affine that follows into the weights."""

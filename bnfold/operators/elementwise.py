@@ -75,12 +75,22 @@ class Cast(Passing):
         return None
 
 
-@register("Shape", "Size")
+@register("CastLike")
+class CastLike(Cast):
+    """Like Cast, to the type of the second input."""
+
+    def reads_values(self, slot: int) -> bool:
+        return slot == 0
+
+
+@register("EyeLike", "RandomNormalLike", "RandomUniformLike", "Shape", "Size")
 class ShapeOf(Facts):
     """Sees no values, so that an affine may pass it by."""
 
     role = Role.SHAPE
-    reads_values = False
+
+    def reads_values(self, slot: int) -> bool:
+        return False
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         return Crossing({})

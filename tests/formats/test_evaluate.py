@@ -43,6 +43,8 @@ CASES = [
     ("Cast", [F32], {"to": TensorProto.INT32}),
     ("Cast", [I64], {"to": TensorProto.FLOAT}),
     ("Cast", [BOOL], {"to": TensorProto.FLOAT}),
+    ("CastLike", [F32, I64], {}),
+    ("CastLike", [I64, F32.astype(np.float16)], {}),
     ("Ceil", [F32], {}),
     ("Concat", [F32, F32[:, :1], F32], {"axis": 1}),
     ("Concat", [F32, F32], {"axis": -1}),
@@ -285,3 +287,26 @@ def test_a_constant_that_was_computed_can_be_written():
     )
     written = loaded.with_graph(changed).to_proto().graph.initializer[-1]
     assert (written.name, list(written.dims)) == ("new", [40, 30])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_what_is_cast_like_a_tensor_is_constant_if_the_type_of_that_is_known(known):
+    nodes = [
+        helper.make_node("Identity" if known else "Mystery", ["x"], ["like"], domain="" if known else "nowhere"),
+        helper.make_node("CastLike", ["c", "like"], ["y"]),
+    ]
+    proto = model(nodes, [value("x", [3])], [value("y", [2])], {"c": np.array([1.75, -2.25])}, opset=19)
+    proto.opset_import.append(helper.make_opsetid("nowhere", 1))
+    found = load(proto).graph.constant("y")
+    if known:
+        assert found is not None
+        assert found.dtype == np.float32
+        assert found.array().tolist() == [1.75, -2.25]
+    else:
+        assert found is None
+
+
+def test_a_tensor_cast_like_a_constant_is_none():
+    nodes = [helper.make_node("CastLike", ["x", "c"], ["y"])]
+    proto = model(nodes, [value("x", [3])], [value("y", [3])], {"c": F32}, opset=19)
+    assert load(proto).graph.constant("y") is None

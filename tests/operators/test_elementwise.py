@@ -243,3 +243,32 @@ def test_a_batchnorm_goes_forward_past_a_shape():
     size = net.op("Concat", net.op("Shape", x, end=1), np.array([C]), axis=0)
     folded = fold(net.build(net.op("Gemm", net.op("Reshape", x, size), net.draw(C, 2))))
     assert folded.count("BatchNormalization") == 0
+
+
+def test_a_tensor_that_others_are_cast_like_is_not_seen_by_them():
+    """As PyTorch's newer exporter writes a convolution without a bias: with one of zeros, cast like the data."""
+    net = Net(opset=18)
+    x = net.input("N", 3, 6, 6)
+    scaled = net.bn(conv(net), C)
+    zeros = net.op("Expand", net.op("CastLike", net.const(0.0, dtype=np.float64), scaled), np.array([5]))
+    y = net.op("Conv", net.op("Tanh", scaled), net.draw(5, C, 3, 3), zeros)
+    folded = fold(net.build(net.op("Tanh", net.bn(y, 5)), net.op("Tanh", net.op("CastLike", x, scaled))))
+    assert folded.count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize(("dtype", "stays"), [(np.float32, 0), (np.int64, 1)])
+def test_an_affine_passes_a_cast_like_a_float(dtype, stays):
+    net = Net(opset=18)
+    y = net.op("CastLike", conv(net), net.input("N", dtype=dtype), name="cast")
+    y = net.op("Cast", y, to=1, name="back")
+    folded = fold(net.build(behind(net, y)))
+    assert folded.count("BatchNormalization") == stays
+
+
+@pytest.mark.parametrize("kind", ["EyeLike", "Size"])
+def test_what_is_only_asked_for_its_size_is_not_seen(kind):
+    net = Net()
+    y = net.op("Flatten", net.op("GlobalAveragePool", conv(net)))
+    other = net.op("Cast", net.op(kind, y), to=1)
+    folded = fold(net.build(net.op("Tanh", net.bn(y, C)), other))
+    assert folded.count("BatchNormalization") == 0

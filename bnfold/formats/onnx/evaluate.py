@@ -15,7 +15,7 @@ from onnx import NodeProto, helper
 from bnfold.formats.onnx.attributes import Attributes, attribute_protos
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.tensors import ELEMENT_TYPES
-from bnfold.graph import Array, Evaluator, Op, Param
+from bnfold.graph import Array, Evaluator, ModelGraph, Op, Param
 
 #: The largest result of one operator, and the sum of all results of one model.
 MAX_RESULT_BYTES = 1 << 26
@@ -88,7 +88,7 @@ def _integers(inputs: Inputs, slot: int) -> list[int]:
 
 _BINARY = {"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Greater", "Less", "And", "Or"}
 _BROADCAST = {*_BINARY, "Max", "Min", "Sum", "Mean", "Where", "GreaterOrEqual", "LessOrEqual"}
-_UNARY = {"Abs", "Cast", "Ceil", "Exp", "Floor", "Log", "Neg", "Not", "Reciprocal", "Sign", "Sqrt"}
+_UNARY = {"Abs", "Cast", "CastLike", "Ceil", "Exp", "Floor", "Log", "Neg", "Not", "Reciprocal", "Sign", "Sqrt"}
 _VIEWS = {"Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 #: The operators that are evaluated.
@@ -115,9 +115,13 @@ def evaluator(context: Context) -> Evaluator:
     spent = 0
     version = context.opsets.get("", 1)
 
-    def evaluate(op: Op, inputs: Inputs) -> Sequence[Param] | None:
+    def evaluate(graph: ModelGraph, op: Op, inputs: Inputs) -> Sequence[Param] | None:
         nonlocal spent
         if op.domain:
+            return None
+        if op.type == "CastLike":
+            inputs = [inputs[0], _typed(graph, op.input(1))]
+        if any(param is None and op.input(slot) for slot, param in enumerate(inputs)):
             return None
         if op.type == "Constant":
             return _constant(op)
@@ -139,6 +143,12 @@ def evaluator(context: Context) -> Evaluator:
         return [Param.of(name, value) for name, value in zip(op.outputs, results, strict=True)]
 
     return evaluate
+
+
+def _typed(graph: ModelGraph, tensor: str) -> Param | None:
+    """What stands for a tensor of which only the type matters."""
+    dtype = graph.tensor(tensor).dtype
+    return None if dtype is None else Param.of(tensor, np.zeros(1, dtype))
 
 
 def _run(op: Op, inputs: Inputs, version: int) -> list[Array]:
