@@ -206,3 +206,13 @@ def test_integer_weights_without_a_scale_are_no_weights():
     y = net.op("MatMulInteger", net.op("Cast", x, to=2), integers(net, 3, C), name="integers")
     folded = fold(net.build(net.op("Mul", net.op("Cast", y, to=1), net.positive(C))))
     assert not folded.plan.steps
+
+
+def test_weights_that_are_normalised_in_the_graph():
+    """PyTorch's ``weight_norm``, exported as it is computed: g v / ‖v‖."""
+    net = Net()
+    v = net.const(net.draw(C, 3, 3, 3))
+    norm = net.op("ReduceL2", v, axes=[1, 2, 3])
+    weight = net.op("Mul", net.op("Div", v, norm), net.positive(C, 1, 1, 1))
+    folded = fold(net.build(net.op("Tanh", net.bn(net.op("Conv", net.input("N", 3, 6, 6), weight), C))))
+    assert folded.count() == 2

@@ -20,6 +20,8 @@ from bnfold.graph import Array, Evaluator, ModelGraph, Op, Param
 #: The largest result of one operator, and the sum of all results of one model.
 MAX_RESULT_BYTES = 1 << 26
 MAX_TOTAL_BYTES = 1 << 28
+#: How many multiplications one matrix product may take.
+MAX_PRODUCTS = 1 << 30
 
 Inputs = Sequence["Param | None"]
 #: How many elements the outputs of an operator have together; views of an input count as none.
@@ -60,6 +62,16 @@ def _tile(op: Op, inputs: Inputs) -> int:
     return _given(inputs, 0).size * prod(_integers(inputs, 1))
 
 
+def _product(op: Op, inputs: Inputs) -> int:
+    a, b = _given(inputs, 0).shape, _given(inputs, 1).shape
+    if len(a) < 2 or len(b) < 2:
+        return max(prod(a), prod(b))
+    size = prod(np.broadcast_shapes(a[:-2], b[:-2])) * a[-2] * b[-1]
+    if size * a[-1] > MAX_PRODUCTS:
+        raise ValueError("a product that takes long")
+    return size
+
+
 def _filled(op: Op, inputs: Inputs) -> int:
     return prod(_integers(inputs, 0))
 
@@ -88,18 +100,33 @@ def _integers(inputs: Inputs, slot: int) -> list[int]:
 
 _BINARY = {"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Greater", "Less", "And", "Or"}
 _BROADCAST = {*_BINARY, "Max", "Min", "Sum", "Mean", "Where", "GreaterOrEqual", "LessOrEqual"}
-_UNARY = {"Abs", "Cast", "CastLike", "Ceil", "Exp", "Floor", "Log", "Neg", "Not", "Reciprocal", "Sign", "Sqrt"}
+_UNARY = {
+    "Abs", "Cast", "CastLike", "Ceil", "Clip", "CumSum", "Erf", "Exp", "Floor", "Log", "Neg", "Not", "Reciprocal",
+    "Relu", "Round", "Sigmoid", "Sign", "Sqrt", "Tanh", "Trilu",
+}  # fmt: skip
+_REDUCED = {
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceMax",
+    "ReduceMean",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceSum",
+    "ReduceSumSquare",
+}
 _VIEWS = {"Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 #: The operators that are evaluated.
 SIZES: Mapping[str, Size] = {
     **dict.fromkeys(_BROADCAST, _broadcast),
     **dict.fromkeys(_UNARY, _first),
+    **dict.fromkeys(_REDUCED, _first),
     **dict.fromkeys(_VIEWS, _view),
     "Concat": _sum,
     "ConstantOfShape": _filled,
     "Expand": _expand,
     "Gather": _gather,
+    "MatMul": _product,
     "Range": _range,
     "Shape": _small,
     "Size": _small,
