@@ -158,8 +158,9 @@ class Affine:
         ):
             raise ValueError(f"{self!r} and {after!r} do not compose")
         which = self if self.axis is not None else after
-        scale = self.scale * after.scale
-        shift = self.shift * after.scale + after.shift
+        with np.errstate(over="ignore", invalid="ignore"):
+            scale = self.scale * after.scale
+            shift = self.shift * after.scale + after.shift
         return Affine(scale, shift, which.axis, which.grid)
 
     def composes(self, after: Affine) -> bool:

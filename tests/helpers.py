@@ -8,9 +8,12 @@ again changes nothing.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import ml_dtypes
@@ -20,6 +23,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import bnfold
 from bnfold.folding import Plan, fold_graph
 from bnfold.formats import load
 from bnfold.graph import walk
@@ -28,6 +32,8 @@ Array = NDArray[Any]
 
 #: How far outputs may differ, relative to the largest value of the output.
 TOLERANCE = {"float16": 1e-2, "bfloat16": 5e-2, "float32": 2e-5, "float64": 1e-11}
+#: Where the code lies whose work :func:`lines_of` counts.
+PACKAGE = str(Path(bnfold.__file__).parent)
 #: What a symbolic dimension is fed with.
 SIZES = (2, 3)
 
@@ -291,3 +297,23 @@ def assert_stays(folded: Folded, code: str, *words: str) -> None:
 
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+
+
+def lines_of(function: Callable[[], Any]) -> int:
+    """How many lines of the package a call executes."""
+    count = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal count
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        function()
+    finally:
+        sys.settrace(before)
+    return count

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Op, float_limits
+from bnfold.graph import ModelGraph, Op, Param, float_limits
 from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, facts_of, register
 from bnfold.operators.convolution import Convolution, of_affine
 from bnfold.refusal import Refusal
@@ -21,7 +20,7 @@ class BatchNorm:
     """A BatchNormalization in inference form: ``gamma * (x - mean) / sqrt(variance + epsilon) + beta``.
 
     The vectors are float64, one entry a channel along ``axis``; gamma and beta are ones and zeros
-    where the layer has none.
+    where the layer has none. ``dtype`` is what the statistics are stored as.
     """
 
     gamma: Vector
@@ -30,6 +29,7 @@ class BatchNorm:
     variance: Vector
     epsilon: float
     axis: int
+    dtype: np.dtype[Any]
 
     @property
     def channels(self) -> int:
@@ -42,9 +42,10 @@ class BatchNorm:
             scale = self.gamma / np.sqrt(self.variance + self.epsilon)
             return Affine.over((self.axis,), scale, self.beta - self.mean * scale)
 
-    def is_identity(self, dtype: np.dtype[Any]) -> bool:
-        """Are gamma = sqrt(variance + epsilon) and beta = mean, to the rounding of ``dtype``?"""
-        ulp = float_limits(dtype).eps
+    @property
+    def is_identity(self) -> bool:
+        """Are gamma = sqrt(variance + epsilon) and beta = mean, to rounding?"""
+        ulp = float_limits(self.dtype).eps
         root = np.sqrt(self.variance + self.epsilon)
         scale_off = np.abs(self.gamma - root) > ulp * np.abs(root)
         shift_off = np.abs(self.beta - self.mean) > ulp * np.maximum(np.abs(self.beta), np.abs(self.mean))
@@ -67,10 +68,8 @@ class AffineFacts(Facts):
         own = self.as_affine(node)
         if isinstance(own, Refusal):
             return own
-        affine = affines.get(self.data_slot(node))
-        if affine is None or len(affines) != 1:
-            return node.refuse("dynamic-parameters", "gets the affine in a parameter")
-        return self._become(node, affine, own)
+        # The other inputs are constants, which carry none.
+        return self._become(node, affines[self.data_slot(node)], own)
 
     def convolution(self, node: Node) -> Convolution | None:
         """One tap and one group a channel, for images."""
@@ -80,10 +79,7 @@ class AffineFacts(Facts):
     def _become(self, node: Node, first: Affine, second: Affine) -> Absorbed:
         if not first.composes(second):
             return node.refuse("other-axis", "is an affine along another axis")
-        total = first.then(second)
-        if not total.is_finite:
-            return node.refuse("not-finite", "would get parameters that are not finite")
-        return Rewrite(becomes=total)
+        return Rewrite(becomes=first.then(second))
 
 
 def batchnorm(graph: ModelGraph, op: Op) -> BatchNorm | Refusal | None:
@@ -104,8 +100,7 @@ class BatchNormFacts(AffineFacts, KeepsShape):
 
     def is_identity(self, node: Node) -> bool:
         numbers = self.batchnorm(node)
-        dtypes = [param.dtype for slot in range(1, 5) if (param := node.const(slot)) is not None]
-        return isinstance(numbers, BatchNorm) and bool(dtypes) and numbers.is_identity(dtypes[0])
+        return isinstance(numbers, BatchNorm) and numbers.is_identity
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         numbers = self.batchnorm(node)
@@ -114,7 +109,7 @@ class BatchNormFacts(AffineFacts, KeepsShape):
         if not numbers.channels:
             return node.refuse("empty", "has no channels")
         affine = numbers.affine
-        if not affine.is_finite or bool((numbers.variance + numbers.epsilon <= 0).any()):
+        if not affine.is_finite:
             return node.refuse("invalid-statistics", "has a negative variance, a NaN or an infinity in its parameters")
         return affine
 
@@ -126,7 +121,7 @@ class OnnxBatchNorm(BatchNormFacts):
     def batchnorm(self, node: Node) -> BatchNorm | Refusal:
         if is_training(node):
             return node.refuse("training-mode", "is in training mode: it normalises with the statistics of each batch")
-        vectors: list[NDArray[np.float64]] = []
+        params: list[Param] = []
         for slot in range(1, 5):
             param = node.const(slot)
             if param is None:
@@ -134,7 +129,8 @@ class OnnxBatchNorm(BatchNormFacts):
                 if tensor in node.graph.overridable:
                     return node.refuse("overridable", f"has a parameter ({tensor}) that the caller may override")
                 return node.refuse("dynamic-parameters", f"has a parameter ({tensor}) that is computed at run time")
-            vectors.append(param.exact())
+            params.append(param)
+        vectors = [param.exact() for param in params]
         if any(vector.ndim != 1 for vector in vectors) or len({vector.size for vector in vectors}) != 1:
             return node.refuse("per-activation", "keeps statistics by activation, not by channel (spatial=0)")
         rank = node.rank(0)
@@ -143,7 +139,7 @@ class OnnxBatchNorm(BatchNormFacts):
         gamma, beta, mean, variance = vectors
         if rank == 1 and mean.size != 1:
             return node.refuse("size-mismatch", f"normalises a vector with {mean.size} statistics")
-        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", 1e-5)), 1)
+        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", 1e-5)), 1, params[2].dtype)
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         param = node.const(1)

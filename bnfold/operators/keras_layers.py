@@ -64,6 +64,7 @@ class KerasBatchNorm(BatchNormFacts):
             variance.exact(),
             float(node.attr("epsilon", 1e-3)),
             axis,
+            mean.dtype,
         )
 
 

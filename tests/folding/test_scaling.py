@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
-from typing import Any
-
 import numpy as np
 import pytest
-from helpers import Net
+from helpers import Net, lines_of
 
-import bnfold
 from bnfold.folding import fold_graph
 from bnfold.formats import load
 
 C = 4
-PACKAGE = str(Path(bnfold.__file__).parent)
-
-
-def lines_of(function: Callable[[], Any]) -> int:
-    """How many lines of the package a call executes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: Any) -> Any:
-        nonlocal count
-        if not frame.f_code.co_filename.startswith(PACKAGE):
-            return None
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        function()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 def plain(net: Net, y: str, size: int) -> str:

@@ -86,7 +86,7 @@ def _changes(tree: ast.Module) -> Iterator[_Change]:
 
 
 def _not_code(tree: ast.Module) -> set[ast.AST]:
-    """Annotations, docstrings, f-strings, decorators, imports, and bounds that only save work."""
+    """Annotations, docstrings, f-strings, decorators, imports, assertions."""
     found: set[ast.AST] = set()
     for node in ast.walk(tree):
         roots: list[ast.AST | None] = []
@@ -96,8 +96,12 @@ def _not_code(tree: ast.Module) -> set[ast.AST]:
             roots += [node.returns, *(arg.annotation for arg in [*node.args.args, *node.args.kwonlyargs])]
         if isinstance(node, ast.AnnAssign):
             roots.append(node.annotation)
+        if isinstance(node, ast.Assert):
+            roots.append(node)
         if isinstance(node, (ast.JoinedStr, ast.Import, ast.ImportFrom)):
             roots.append(node)
+        if isinstance(node, ast.keyword) and node.arg == "strict":
+            roots.append(node.value)  # zip's own check of what is known to be of one length
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             roots.append(node.value)
         for root in roots:

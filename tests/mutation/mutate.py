@@ -2,6 +2,7 @@
 
     python tests/mutation/mutate.py --sample 100 --seed 1
     python tests/mutation/mutate.py --module pooling --module affine --jobs 2
+    python tests/mutation/mutate.py --module layout --own
 
 Changes one condition, constant or operator at a time in ``bnfold/operators/*.py`` and
 ``bnfold/affine.py``, as they are imported (no file changes), and runs the tests of operators and folding
@@ -39,7 +40,7 @@ from mutants import Mutant, mutants  # noqa: E402
 
 EQUIVALENT = HERE / "equivalent.txt"
 #: The tests that are to notice what those of the module itself did not.
-OTHERS = ("tests/operators", "tests/test_affine.py", "tests/folding")
+OTHERS = ("tests/operators", "tests/test_affine.py", "tests/folding", "tests/analysis")
 #: Modules whose own tests have another name.
 OWN = {
     "base": ("test_batchnorm", "test_arithmetic"),
@@ -122,7 +123,7 @@ def own_tests(case: Case) -> list[str]:
     return [str(path.relative_to(ROOT)) for stem in stems for path in sorted((ROOT / "tests").glob(f"**/{stem}*.py"))]
 
 
-def fork(case: Case, folder: Path) -> int:
+def fork(case: Case, folder: Path, own: bool) -> int:
     """Start the tests in a process of their own, which exits with 0 if all of them pass; its number."""
     child = os.fork()
     if child:
@@ -132,37 +133,37 @@ def fork(case: Case, folder: Path) -> int:
         os.dup2(quiet, stream)
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT, CPU_LIMIT))
     try:
-        os._exit(_test(case, folder))
+        os._exit(_test(case, folder, own))
     except BaseException:  # noqa: BLE001 - whatever it is, the mutant was noticed
         os._exit(1)
 
 
-def _test(case: Case, folder: Path) -> int:
+def _test(case: Case, folder: Path, own: bool) -> int:
     sys.dont_write_bytecode = True
     sys.meta_path.insert(0, Mutation(case.file, case.mutant.source))
     options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(folder)]
     if "keras" not in case.file:
         options.append("--ignore-glob=*keras*")
-    own = own_tests(case)
-    codes = (int(pytest.main([*options, *tests])) for tests in (own, OTHERS) if tests)
+    rounds = (own_tests(case), () if own else OTHERS)
+    codes = (int(pytest.main([*options, *tests])) for tests in rounds if tests)
     return next((code for code in codes if code), 0)
 
 
-def run(chosen: list[Case], jobs: int) -> Iterator[tuple[Case, bool]]:
+def run(chosen: list[Case], jobs: int, own: bool) -> Iterator[tuple[Case, bool]]:
     """Each case and whether it survived, as they end."""
     waiting, running = list(reversed(chosen)), dict[int, tuple[Case, Path]]()
     with tempfile.TemporaryDirectory() as base:
         while waiting or running:
             while waiting and len(running) < jobs:
                 case, folder = waiting.pop(), Path(base, str(len(waiting)))
-                running[fork(case, folder)] = (case, folder)
+                running[fork(case, folder, own)] = (case, folder)
             child, status = os.wait()
             case, folder = running.pop(child)
             shutil.rmtree(folder, ignore_errors=True)
             yield case, status == 0
 
 
-def prepare(chosen: list[Case]) -> None:
+def prepare(chosen: list[Case], own: bool) -> None:
     """Import what the forks need, and see that the tests pass without any mutant."""
     os.chdir(ROOT)
     keras = any("keras" in case.file for case in chosen)
@@ -170,7 +171,7 @@ def prepare(chosen: list[Case]) -> None:
         importlib.import_module(name)
     first = {"keras" in case.file: case for case in chosen}
     unchanged = [case._replace(mutant=Mutant(0, "", (ROOT / case.file).read_text("utf-8"))) for case in first.values()]
-    wrong = [case.file for case, passed in run(unchanged, 1) if not passed]
+    wrong = [case.file for case, passed in run(unchanged, 1, own) if not passed]
     if wrong:
         sys.exit(f"the tests of {', '.join(wrong)} fail without any mutant")
 
@@ -180,10 +181,12 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="how many mutants, drawn at random; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--module", action="append", default=[], help="only this module, by its name without .py")
+    parser.add_argument("--match", default="", help="only mutants in whose key this text stands")
+    parser.add_argument("--own", action="store_true", help="run the module's own tests alone: a quick first look")
     parser.add_argument("--jobs", type=int, default=1, help="how many at once")
     options = parser.parse_args()
     known = equivalent()
-    found = [case for case in cases(options.module) if case.key() not in known]
+    found = [case for case in cases(options.module) if case.key() not in known and options.match in case.key()]
     chosen = found
     if options.sample is not None and options.sample < len(found):
         chosen = random.Random(options.seed).sample(found, options.sample)
@@ -191,9 +194,9 @@ def main() -> int:
         f"{len(chosen)} of {len(found)} mutants, seed {options.seed}; {len(known)} known to be equivalent", flush=True
     )
     started = time.perf_counter()
-    prepare(chosen)
+    prepare(chosen, options.own)
     killed: Counter[bool] = Counter()
-    for number, (case, survived) in enumerate(run(chosen, options.jobs), 1):
+    for number, (case, survived) in enumerate(run(chosen, options.jobs, options.own), 1):
         killed[not survived] += 1
         if survived:
             print(f"survived: {case.file}:{case.mutant.line} ({case.mutant.change})")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from helpers import BFLOAT16, Net, assert_gone, assert_stays, fold
+from helpers import BFLOAT16, Net, assert_gone, assert_stays, fold, fold_unrun
 from onnx import helper
 
 from bnfold.folding import fold_graph
 from bnfold.formats import load
-from bnfold.operators import batchnorm
+from bnfold.operators import as_affine, batchnorm
+from bnfold.operators.batchnorm import BatchNorm
 from bnfold.refusal import Refusal
 
 NEWEST = onnx.defs.onnx_opset_version()
+EPS = 2.0**-23
 #: The newest operator set that the installed onnxruntime promises to run.
 RUNNABLE = min(NEWEST, 23)
 
@@ -110,9 +112,35 @@ def test_invalid_statistics_refuse(values, slot):
     net = Net()
     vectors = [net.positive(4), net.draw(4), net.draw(4), net.positive(4)]
     vectors[slot][2] = values
-    folded = fold(net.build(net.op("BatchNormalization", conv(net), *vectors)))
+    folded = fold(net.build(net.op("BatchNormalization", conv(net), *vectors, name="bn")))
     assert not folded.plan.steps
     assert folded.count("BatchNormalization") == 1
+    graph = load(folded.after).graph
+    refusal = as_affine(graph, graph.op("bn"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "invalid-statistics"
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0])
+def test_no_variance_and_no_epsilon_refuse(gamma):
+    net = Net()
+    vectors = [np.full(4, gamma, np.float32), net.draw(4), net.draw(4), np.zeros(4, np.float32)]
+    graph = load(net.build(net.op("BatchNormalization", conv(net), *vectors, epsilon=0.0, name="bn"))).graph
+    assert isinstance(as_affine(graph, graph.op("bn")), Refusal)
+
+
+def test_no_channels_refuse():
+    net = Net()
+    y = net.op("Conv", net.input("N", 3, 6, 6), net.draw(0, 3, 3, 3))
+    plan = fold_unrun(net.build(net.bn(y, 0, name="bn"))).plan
+    assert not plan.steps
+
+
+def test_scales_whose_product_overflows_are_not_composed():
+    net = Net(dtype=np.float64)
+    y = net.op("Mul", net.op("Tanh", net.input("N", 4)), np.float64(1e200))
+    y = net.op("Sigmoid", net.op("Mul", y, net.positive(4) * 1e200))
+    assert fold(net.build(y)).count("Mul") == 2
 
 
 def test_a_variance_below_zero_that_epsilon_lifts_is_what_the_runtime_computes():
@@ -294,6 +322,22 @@ def test_a_batchnorm_that_does_nothing_is_removed():
     folded = fold(net.build(net.op("Tanh", net.op("BatchNormalization", y, gamma, mean, mean, variance))))
     assert folded.count() == 2
     assert folded.plan.steps[0].kind == "identity"
+
+
+@pytest.mark.parametrize(("gamma", "beta", "mean", "does_nothing"), [
+    (2.0, 2.0, 2.0, True),
+    (2.0 + 2 * EPS, 2.0, 2.0, True),
+    (2.0 + 3 * EPS, 2.0, 2.0, False),
+    (2.0 - 3 * EPS, 2.0, 2.0, False),
+    (2.0, 2.0, 2.0 - 2 * EPS, True),
+    (2.0, 2.0 - 2 * EPS, 2.0, True),
+    (2.0, 2.0, 2.0 - 3 * EPS, False),
+    (2.0, 0.0, EPS, False),
+])  # fmt: skip
+def test_what_does_nothing_to_rounding(gamma, beta, mean, does_nothing):
+    """Off by one unit in the last place of the statistics, relative to the larger of two values."""
+    vectors = [np.array([plain, value]) for plain, value in ((1.0, gamma), (0.0, beta), (0.0, mean), (1.0, 4.0))]
+    assert BatchNorm(*vectors, 0.0, 1, np.dtype(np.float32)).is_identity == does_nothing
 
 
 def test_a_batchnorm_that_does_next_to_nothing_is_not_removed():
