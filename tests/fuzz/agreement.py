@@ -77,4 +77,4 @@ def _jittered(value: Any) -> Any:
         return value
     signs = np.random.default_rng(0).choice([-1.0, 1.0], array.shape)
     eps = float(np.finfo(array.dtype).eps)
-    return (array * (1 + 4 * eps * signs)).astype(array.dtype)
+    return np.asarray(array * (1 + 4 * eps * signs), array.dtype)

@@ -504,6 +504,25 @@ def activation(growth: Growth, x: str) -> str | None:
     return growth.add(growth.shapes[x], kind, x, *extra)
 
 
+@rule("activation")
+def normalization(growth: Growth, x: str) -> str | None:
+    """Takes a shift away. A large epsilon, so that it makes little of rounding errors."""
+    shape = growth.shapes[x]
+    kind = growth.pick(["Softmax", "LogSoftmax", "InstanceNormalization", "LayerNormalization"])
+    if "max" in kind:
+        return growth.add(shape, kind, x, axis=growth.choices.integer(1, len(shape) - 1))
+    size = shape[1] if kind.startswith("Instance") else shape[-1]
+    if not isinstance(size, int) or (kind.startswith("Instance") and len(shape) < 3):
+        return None
+    return growth.add(shape, kind, x, growth.vector(size), growth.net.draw(size), epsilon=0.1)
+
+
+@rule("through")
+def cast(growth: Growth, x: str) -> str | None:
+    """Like another tensor, which is of the same type."""
+    return growth.add(growth.shapes[x], "CastLike", x, growth.pick(list(growth.shapes)))
+
+
 # -- joins -------------------------------------------------------------------------------------------
 
 
@@ -612,7 +631,19 @@ def product(growth: Growth, x: str) -> str | None:
 def choice(growth: Growth, x: str) -> str | None:
     shape = growth.shapes[x]
     mask = np.arange(shape[-1]) % 2 == 0 if isinstance(shape[-1], int) else np.array(True)
-    return growth.add(shape, "Where", mask, x, partner(growth, shape))
+    other = number(growth) if growth.chance(40) else partner(growth, shape)
+    return growth.add(shape, "Where", mask, *growth.pick([(x, other), (other, x)]))
+
+
+@rule("join")
+def bound(growth: Growth, x: str) -> str | None:
+    """With one number."""
+    operands = growth.pick([(x, number(growth)), (number(growth), x)])
+    return growth.add(growth.shapes[x], growth.pick(["Max", "Min", "Mean"]), *operands)
+
+
+def number(growth: Growth) -> np.ndarray:
+    return np.full([1] * growth.choices.integer(0, 2), growth.pick([0.0, -0.5, 1.5]), growth.net.dtype)
 
 
 # -- subgraphs ---------------------------------------------------------------------------------------
