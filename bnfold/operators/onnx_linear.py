@@ -62,6 +62,8 @@ class Conv(_WithBiasSlot):
         kernel = weight.shape[2:]
         ones = (1,) * len(kernel)
         strides, dilations = tuple(node.ints("strides", ones)), tuple(node.ints("dilations", ones))
+        if len(strides) != len(kernel) or len(dilations) != len(kernel):
+            return None  # in a subgraph, nobody has compared the weight's rank with the attributes
         padding = _padding(node, kernel, strides, dilations)
         if padding is None:
             return None
@@ -89,8 +91,8 @@ def _padding(
     if mode == "VALID":
         return (0,) * spatial, (0,) * spatial, free
     if mode in ("NOTSET", ""):
-        pads = node.ints("pads", (0,) * (2 * spatial))
-        return tuple(pads[:spatial]), tuple(pads[spatial:]), known
+        pads = tuple(node.ints("pads", (0,) * (2 * spatial)))
+        return (pads[:spatial], pads[spatial:], known) if len(pads) == 2 * spatial else None
     padding = same_padding(known, kernel, strides, dilations, lower=mode == "SAME_LOWER")
     return None if padding is None else (*padding, known)
 
