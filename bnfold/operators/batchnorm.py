@@ -46,7 +46,8 @@ class BatchNorm:
     def is_identity(self) -> bool:
         """Are gamma = sqrt(variance + epsilon) and beta = mean, to rounding?"""
         ulp = float_limits(self.dtype).eps
-        root = np.sqrt(self.variance + self.epsilon)
+        with np.errstate(invalid="ignore"):
+            root = np.sqrt(self.variance + self.epsilon)
         scale_off = np.abs(self.gamma - root) > ulp * np.abs(root)
         shift_off = np.abs(self.beta - self.mean) > ulp * np.maximum(np.abs(self.beta), np.abs(self.mean))
         return not (scale_off.any() or shift_off.any())
@@ -129,6 +130,8 @@ class OnnxBatchNorm(BatchNormFacts):
                 if tensor in node.graph.overridable:
                     return node.refuse("overridable", f"has a parameter ({tensor}) that the caller may override")
                 return node.refuse("dynamic-parameters", f"has a parameter ({tensor}) that is computed at run time")
+            if not param.is_float:
+                return node.refuse("invalid-statistics", f"has a parameter ({param.name}) of type {param.dtype}")
             params.append(param)
         vectors = [param.exact() for param in params]
         if any(vector.ndim != 1 for vector in vectors) or len({vector.size for vector in vectors}) != 1:
