@@ -27,55 +27,44 @@ def idiom_members(graph: ModelGraph) -> frozenset[str]:
 
 
 def _readers(graph: ModelGraph, op: Op) -> list[Op]:
-    return [graph.op(use.op) for use in graph.uses(op.outputs[0]) if use.slot >= 0]
+    return [graph.op(use.op) for use in graph.uses(op.outputs[0])]
 
 
-def _uniform(graph: ModelGraph, op: Op | None) -> Affine | None:
-    """The scalar map that an operator is, if it is one."""
-    affine = _arithmetic(graph, op)
-    return affine if affine is not None and affine.axis is None else None
+def _producers(graph: ModelGraph, op: Op) -> list[Op]:
+    return [producer for tensor in op.inputs if (producer := graph.producer(tensor)) is not None]
 
 
-def _arithmetic(graph: ModelGraph, op: Op | None) -> Affine | None:
+def _arithmetic(graph: ModelGraph, op: Op) -> Affine | None:
     """The map that an arithmetic operator is with its constant, if it is one (a BatchNormalization is none)."""
-    if op is None or facts_of(op).role not in (Role.AFFINE, Role.JOIN):
-        return None
-    affine = facts_of(op).as_affine(Node(graph, op))
+    facts = facts_of(op)
+    affine = None if facts.role is Role.BATCHNORM else facts.as_affine(Node(graph, op))
     return affine if isinstance(affine, Affine) else None
+
+
+def _factor(graph: ModelGraph, op: Op) -> float | None:
+    """The number that an operator multiplies by, if that is what it does."""
+    affine = _arithmetic(graph, op)
+    return float(affine.scale[0]) if affine is not None and affine.axis is None and affine.is_scale else None
 
 
 def _gelu(graph: ModelGraph, nonlinear: Op) -> Iterator[str]:
     """``0.5 x (1 + erf(x / sqrt 2))`` and its tanh form, the half before, between or behind the product."""
     for one in _readers(graph, nonlinear):
-        plus = _uniform(graph, one)
-        if plus is None or not plus.is_shift or float(plus.shift[0]) != 1.0:
+        plus = _arithmetic(graph, one)
+        if plus is None or not plus.is_shift or not (plus.shift == 1.0).all():
             continue
         yield one.name
-        inside = graph.producer(nonlinear.input(0))
-        if inside is not None and _uniform(graph, inside) is not None:
-            yield inside.name
+        yield from (op.name for op in _producers(graph, nonlinear) if _factor(graph, op) is not None)
         for gate in _readers(graph, one):
-            half = _uniform(graph, gate)
-            if half is not None:
-                yield gate.name
-            for product in _readers(graph, gate) if half is not None else [gate]:
-                yield from _halves(graph, product)
-
-
-def _halves(graph: ModelGraph, product: Op) -> Iterator[str]:
-    """Multiplications by one half next to the product of a GELU."""
-    beside = [graph.producer(tensor) for tensor in product.inputs]
-    for op in [*beside, *_readers(graph, product)]:
-        affine = _uniform(graph, op)
-        if op is not None and affine is not None and affine.is_scale and abs(float(affine.scale[0]) - 0.5) < 1e-6:
-            yield op.name
+            for product in [gate] if _factor(graph, gate) is None else _readers(graph, gate):
+                beside = [*_producers(graph, product), *_readers(graph, product)]
+                yield from (op.name for op in beside if _factor(graph, op) == 0.5)
 
 
 def _layer_norm(graph: ModelGraph, root: Op) -> Iterator[str]:
     """``(x - mean) / sqrt(variance + epsilon)`` with variance and mean of x itself, then scale and bias."""
-    inside = graph.producer(root.input(0))
-    reduced = None if inside is None else [graph.producer(tensor) for tensor in inside.inputs]
-    if not any(op is not None and op.type == "ReduceMean" for op in reduced or []):
+    reduced = [op.type for inside in _producers(graph, root) for op in _producers(graph, inside)]
+    if "ReduceMean" not in reduced:
         return
     for quotient in _readers(graph, root):
         scaled = [quotient, *_readers(graph, quotient)] if quotient.type in ("Div", "Mul") else []

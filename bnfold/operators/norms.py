@@ -24,19 +24,9 @@ from bnfold.operators.base import (
 _BEYOND = 1 << 10
 
 
-def _rescaled(node: Node, affine: Affine, channels: int, scale_slot: int, bias_slot: int) -> Absorbed:
-    gamma, beta = node.const(scale_slot), node.const(bias_slot)
-    if gamma is None or (node.has(bias_slot) and beta is None):
-        return node.refuse("dynamic-parameters", "has parameters that are computed at run time")
-    scale, shift = vectors(affine, channels)
-    inputs: dict[int, Param] = {}
-    if not affine.is_shift:
-        inputs[scale_slot] = Param.of(gamma.name, gamma.exact() * scale, gamma.dtype)
-    if beta is not None:
-        inputs[bias_slot] = Param.of(beta.name, beta.exact() * scale + shift, beta.dtype)
-    elif shift.any():
-        inputs[bias_slot] = Param.of(f"{node.op.outputs[0]}_bias", shift, gamma.dtype)
-    return Rewrite(inputs)
+def _from(axis: int, rank: int | None) -> Collection[int]:
+    """This axis and all behind it; all there are, where it may count from an end that is not known."""
+    return range(axis % rank, _BEYOND) if rank else range(_BEYOND)
 
 
 def _cancelled(affines: Mapping[int, Affine], over: Collection[int]) -> bool:
@@ -48,11 +38,34 @@ def _cancelled(affines: Mapping[int, Affine], over: Collection[int]) -> bool:
 
 
 class Normalization(Facts):
-    """Takes away the mean over some axes, and a shift with it."""
+    """Takes away the mean over some axes, and a shift with it; then applies its scale and its bias."""
 
     def over(self, node: Node) -> Collection[int] | None:
-        """The axes whose mean it takes away; None where they are not known."""
+        """The axes whose mean it takes away; None where somebody sees the mean."""
         raise AssertionError("every normalisation has its own")
+
+    def channel_axis(self, node: Node) -> int | None:
+        """The axis along which a scale runs that is a vector; None where it is not known."""
+        raise AssertionError("every normalisation has its own")
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        gamma, beta = node.const(1), node.const(2)
+        if gamma is None or (node.has(2) and beta is None):
+            return node.refuse("dynamic-parameters", "has parameters that are computed at run time")
+        if len(gamma.shape) != 1:
+            return node.refuse("other-axis", "has a scale that runs over more than one axis")
+        misfit = channels_fit(node, affine, self.channel_axis(node), gamma.size)
+        if misfit is not None:
+            return misfit
+        scale, shift = vectors(affine, gamma.size)
+        inputs: dict[int, Param] = {}
+        if not affine.is_shift:
+            inputs[1] = Param.of(gamma.name, gamma.exact() * scale, gamma.dtype)
+        if beta is not None:
+            inputs[2] = Param.of(beta.name, beta.exact() * scale + shift, beta.dtype)
+        elif not affine.is_scale:
+            inputs[2] = Param.of(f"{node.op.outputs[0]}_bias", shift, gamma.dtype)
+        return Rewrite(inputs)
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         over = self.over(node)
@@ -68,11 +81,8 @@ class InstanceNormalization(Normalization):
     def over(self, node: Node) -> Collection[int]:
         return range(2, _BEYOND)
 
-    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
-        gamma = node.const(1)
-        if gamma is None or len(gamma.shape) != 1:
-            return node.refuse("dynamic-parameters", "has parameters that are computed at run time")
-        return channels_fit(node, affine, 1, gamma.size) or _rescaled(node, affine, gamma.size, 1, 2)
+    def channel_axis(self, node: Node) -> int | None:
+        return 1
 
 
 @register("GroupNormalization")
@@ -85,22 +95,14 @@ class GroupNormalization(InstanceNormalization):
 
 @register("LayerNormalization")
 class LayerNormalization(Normalization):
-    """Over the last axes. Scale and bias that run along the last axis alone take in an affine."""
+    """Over the last axes. Whichever they are, a scale that is a vector runs along the last one."""
 
     def over(self, node: Node) -> Collection[int] | None:
-        axis, rank = int(node.attr("axis", -1)), node.rank(0)
-        if node.used(1) or (axis < 0 and rank is None):  # the mean is an output too
-            return None
-        return range(axis if rank is None else axis % rank, _BEYOND)
+        return None if node.used(1) else _from(int(node.attr("axis", -1)), node.rank(0))
 
-    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
-        rank, gamma = node.rank(0), node.const(1)
-        axis = int(node.attr("axis", -1))
-        if gamma is None or node.used(1) or node.used(2):
-            return node.refuse("dynamic-parameters", "has parameters that are computed at run time, or more outputs")
-        if len(gamma.shape) != 1 or rank is None or axis % rank != rank - 1:
-            return node.refuse("other-axis", "normalises over more than the last axis")
-        return channels_fit(node, affine, rank - 1, gamma.size) or _rescaled(node, affine, gamma.size, 1, 2)
+    def channel_axis(self, node: Node) -> int | None:
+        rank = node.rank(0)
+        return None if rank is None else rank - 1
 
 
 @register("Softmax", "LogSoftmax")
@@ -110,14 +112,9 @@ class Softmax(KeepsShape):
     role = Role.ACTIVATION
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        over = self._over(node)
-        return Crossing({}) if over is not None and _cancelled(affines, over) else self.blocks(node)
+        return Crossing({}) if _cancelled(affines, self._over(node)) else self.blocks(node)
 
-    def _over(self, node: Node) -> Collection[int] | None:
+    def _over(self, node: Node) -> Collection[int]:
         axis, rank = int(node.attr("axis", -1 if node.opset >= 13 else 1)), node.rank(0)
-        if axis < 0:
-            if rank is None:
-                return None
-            axis += rank
         # Before opset 13 the input counts as a matrix: all axes from this one on are one.
-        return (axis,) if node.opset >= 13 else range(axis, _BEYOND)
+        return (axis % rank,) if node.opset >= 13 and rank else _from(axis, rank)

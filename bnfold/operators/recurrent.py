@@ -25,7 +25,7 @@ class Recurrent(Facts):
         weight = node.const(1)
         if set(affines) != {0}:
             return node.refuse("state", "gets the affine in its state, not in its input")
-        if weight is None or not weight.is_float:
+        if weight is None:
             return node.refuse("dynamic-weights", "has weights that are computed at run time")
         affine = affines[0]
         directions, rows, channels = weight.shape

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from helpers import Net, assert_gone, assert_stays, fold, op_counts
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.folding import fold_graph
@@ -85,3 +86,106 @@ def test_scale_and_bias_of_a_layer_normalisation_stay(variance_of_x: bool, folds
     graph, plan = fold_graph(load(model).graph)
     assert len(graph) == len(nodes) - (2 if folds else 0)
     assert bool(plan.steps) is folds
+
+
+# -- what belongs to them, and what is beside them ---------------------------------------------------
+
+VECTOR = np.array([0.5, 0.7, 0.5, 0.5], np.float32)
+
+
+def gelu(net: Net, x: str, *, place: str = "behind", half: object = 0.5, one: float = 1.0, kind: str = "Erf") -> str:
+    """The function written out, the half before, between or behind its product."""
+    half = np.asarray(half, np.float32)
+    factor = net.op("Mul", x, half) if place == "before" else x
+    gate = net.op("Add", net.op(kind, net.op("Div", x, np.float32(np.sqrt(2.0)))), np.float32(one))
+    gate = net.op("Mul", gate, half) if place == "between" else gate
+    y = net.op("Mul", factor, gate)
+    return str(net.op("Mul", y, half)) if place == "behind" else str(y)
+
+
+def dense(net: Net, x: str) -> str:
+    return str(net.op("MatMul", x, net.draw(CHANNELS, CHANNELS)))
+
+
+@pytest.mark.parametrize("place", ["before", "between", "behind"])
+@pytest.mark.parametrize("kind", ["Erf", "Tanh"])
+def test_the_half_of_a_gelu_stays_wherever_it_stands(place: str, kind: str) -> None:
+    net = Net()
+    model = net.build(dense(net, gelu(net, dense(net, net.input("N", CHANNELS)), place=place, kind=kind)))
+    assert op_counts(fold(model).after) == op_counts(model)
+
+
+def test_the_half_of_a_gelu_of_the_models_input_stays() -> None:
+    net = Net()
+    model = net.build(dense(net, gelu(net, net.input("N", CHANNELS))))
+    assert op_counts(fold(model).after) == op_counts(model)
+
+
+@pytest.mark.parametrize(
+    ("place", "one", "half"),
+    [
+        ("behind", 2.0, 0.5),
+        ("behind", 1.0, 0.7),
+        ("between", 1.0, 0.7),
+        ("behind", 1.0, VECTOR),
+        ("between", 1.0, VECTOR),
+    ],
+)
+def test_other_numbers_make_no_gelu(place: str, one: float, half: object) -> None:
+    net = Net()
+    model = net.build(dense(net, gelu(net, dense(net, net.input("N", CHANNELS)), place=place, one=one, half=half)))
+    assert fold(model).count("Mul") == 1
+
+
+@pytest.mark.parametrize("kind", ["complement", "bare", "more"])
+def test_other_terms_make_no_gelu(kind: str) -> None:
+    """``1 - erf``, ``erf`` itself, ``1 + erf + 3``."""
+    net = Net()
+    x = dense(net, net.input("N", CHANNELS))
+    gate = net.op("Erf", x)
+    if kind == "complement":
+        gate = net.op("Sub", np.float32(1), gate)
+    elif kind == "more":
+        gate = net.op("Add", net.op("Add", gate, np.float32(1)), np.float32(3))
+    y = net.op("Mul", net.op("Mul", x, gate), np.float32(0.5))
+    assert fold(net.build(dense(net, y))).count("Mul") == 1
+
+
+@pytest.mark.parametrize(("one", "stays"), [(1.0, True), (2.0, False)])
+def test_a_scale_before_a_gelu_does_not_go_into_it(one: float, stays: bool) -> None:
+    net = Net()
+    x = net.op("Mul", net.op("Tanh", net.input("N", CHANNELS)), net.positive(CHANNELS))
+    folded = fold(net.build(dense(net, gelu(net, x, one=one))))
+    if stays:
+        assert_stays(folded, "nonlinear", "(Erf)")
+    else:
+        assert folded.count("Mul") == 2  # the product, and the division that took it in
+
+
+def normalised(net: Net, x: str) -> str:
+    """``(x - mean) / sqrt(variance + epsilon)`` over the last axis."""
+    away = net.op("Sub", x, net.op("ReduceMean", x, axes=[-1]))
+    variance = net.op("ReduceMean", net.op("Mul", away, away), axes=[-1])
+    return str(net.op("Div", away, net.op("Sqrt", net.op("Add", variance, np.float32(1e-5)))))
+
+
+@pytest.mark.parametrize("kind", ["Mul", "Add"])
+def test_an_affine_behind_the_scale_of_a_layer_normalisation_folds_unless_it_is_its_bias(kind: str) -> None:
+    net = Net()
+    y = net.op("Mul", normalised(net, net.input("N", CHANNELS)), net.positive(CHANNELS))
+    y = net.op("Gemm", net.op(kind, y, net.draw(CHANNELS), name="next"), net.draw(CHANNELS, 2))
+    model = net.build(y)
+    assert fold(model).count() == len(model.graph.node) - (kind == "Mul")
+
+
+def test_the_scale_of_a_layer_normalisation_without_a_bias_stays() -> None:
+    net = Net()
+    y = net.op("Mul", normalised(net, net.input("N", CHANNELS)), net.positive(CHANNELS))
+    model = net.build(dense(net, y))
+    assert op_counts(fold(model).after) == op_counts(model)
+
+
+def test_a_batch_normalization_is_no_part_of_a_layer_normalisation() -> None:
+    net = Net()
+    y = net.bn(normalised(net, net.input("N", CHANNELS)), CHANNELS)
+    assert_gone(fold(net.build(net.op("Gemm", y, net.draw(CHANNELS, 2)))), "BatchNormalization")

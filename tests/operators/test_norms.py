@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_stays, fold
+from helpers import Net, assert_stays, fold, fold_unrun
 
 C = 4
 
@@ -24,10 +24,26 @@ def test_instance_normalization_refuses_an_affine_along_another_axis():
     assert_stays(folded, "other-axis", "norm (InstanceNormalization)")
 
 
-def test_instance_normalization_with_computed_parameters_refuses():
+@pytest.mark.parametrize("slot", [1, 2])
+@pytest.mark.parametrize("kind", ["InstanceNormalization", "LayerNormalization"])
+def test_parameters_that_are_computed_refuse(kind, slot):
     net = Net()
-    y = net.op("InstanceNormalization", net.input("N", C, 6), net.input(C), net.draw(C), name="norm")
-    assert_stays(fold(net.build(net.op("Tanh", net.bn(y, C)))), "dynamic-parameters", "norm")
+    operands = [net.input("N", C, C), net.positive(C), net.draw(C)]
+    operands[slot] = net.input(C)
+    y = net.op(kind, *operands, name="norm")
+    assert_stays(fold(net.build(net.op("Tanh", net.op("Mul", y, np.float32(2))))), "dynamic-parameters", "norm")
+
+
+def test_a_scale_that_is_no_vector_refuses():
+    net = Net()
+    y = net.op("InstanceNormalization", net.input("N", C, 6), net.positive(C, 1), net.draw(C), name="norm")
+    assert_stays(fold_unrun(net.build(net.op("Tanh", net.bn(y, C)))), "other-axis", "norm (InstanceNormalization)")
+
+
+def test_instance_normalization_takes_a_uniform_affine():
+    net = Net()
+    folded = fold(net.build(net.op("Tanh", net.op("Mul", instance(net), np.float32(2)))))
+    assert folded.count() == 2
 
 
 def test_an_affine_before_instance_normalization_stays():
@@ -46,13 +62,42 @@ def test_group_normalization_takes_an_affine():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("axis", [-1, 2])
-def test_layer_normalization_takes_an_affine_along_the_last_axis(axis, bias):
+@pytest.mark.parametrize("attrs", [{}, {"axis": -1}, {"axis": 2}], ids=str)
+def test_layer_normalization_takes_an_affine_along_the_last_axis(attrs, bias):
     net = Net()
     operands = [net.positive(C)] + ([net.draw(C)] if bias else [])
-    y = net.op("LayerNormalization", net.input("B", 3, C), *operands, axis=axis)
+    y = net.op("LayerNormalization", net.input("B", 3, C), *operands, **attrs)
     y = net.op("Add", net.op("Mul", y, net.draw(C)), net.draw(C))
     assert fold(net.build(net.op("Tanh", y))).count() == 2
+
+
+@pytest.mark.parametrize("kind", ["Mul", "Add"])
+def test_layer_normalization_gets_a_bias_from_a_shift_alone(kind):
+    net = Net()
+    y = net.op("LayerNormalization", net.input("B", 3, C), net.positive(C))
+    folded = fold(net.build(net.op("Tanh", net.op(kind, y, net.draw(C)))))
+    assert folded.count() == 2
+    assert len(folded.node("LayerNormalization").input) == (3 if kind == "Add" else 2)
+
+
+def test_a_vector_runs_along_the_last_axis_whatever_is_normalised():
+    net = Net()
+    y = net.op("LayerNormalization", net.input("B", C, 1, C), net.positive(C), net.draw(C), axis=-2)
+    y = net.op("Add", net.op("Mul", y, net.draw(C)), net.draw(C))
+    assert fold(net.build(net.op("Tanh", y))).count() == 2
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_layer_normalization_of_a_tensor_of_unknown_rank_takes_a_uniform_affine_alone(uniform):
+    net = Net()
+    y = net.op("LayerNormalization", net.unknown_rank(net.input(2, C), [2, C]), net.positive(C), name="norm")
+    y = net.op("Mul", y, np.float32(2)) if uniform else net.exact_bn(y, net.positive(C), net.draw(C))
+    net.output(net.op("Tanh", y), shape=[None, None])
+    folded = fold(net.build(), feeds=net.feeds)
+    if uniform:
+        assert folded.count("Mul") == 0
+    else:
+        assert_stays(folded, "unknown-rank", "norm (LayerNormalization)")
 
 
 def test_layer_normalization_over_several_axes_refuses():
@@ -69,12 +114,12 @@ def test_layer_normalization_refuses_an_affine_along_another_axis():
     assert_stays(folded, "other-axis", "norm (LayerNormalization)")
 
 
-def test_layer_normalization_whose_mean_is_used_refuses():
+def test_mean_and_deviation_of_a_layer_normalization_do_not_depend_on_its_scale():
     net = Net()
-    y, mean = net.op("LayerNormalization", net.input("B", 3, C), net.positive(C), outputs=2, name="norm")
-    net.output(mean, shape=["B", 3, 1])
-    folded = fold(net.build(net.op("Tanh", net.op("Mul", y, net.draw(C)))))
-    assert_stays(folded, "dynamic-parameters", "norm (LayerNormalization)")
+    y, *others = net.op("LayerNormalization", net.input("B", 3, C), net.positive(C), outputs=3)
+    net.output(*others, shape=["B", 3, 1])
+    y = net.op("Add", net.op("Mul", y, net.draw(C)), net.draw(C))
+    assert fold(net.build(net.op("Tanh", y))).count() == 2
 
 
 # -- a shift that is taken away again ----------------------------------------------------------------
@@ -150,16 +195,31 @@ def test_a_shift_that_the_mean_shows_stays():
     assert_stays(fold(net.build(y)), "normalised", "norm")
 
 
-@pytest.mark.parametrize(("kind", "count"), [("LayerNormalization", 3), ("Softmax", 3)])
+@pytest.mark.parametrize("kind", ["LayerNormalization", "Softmax"])
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_an_axis_that_counts_from_an_unknown_end(kind, count, axis):
+@pytest.mark.parametrize("uniform", [True, False])
+def test_of_a_tensor_of_unknown_rank_a_uniform_shift_alone_goes(kind, axis, uniform):
     net = Net()
-    x = net.op("Add", net.op("Tanh", net.unknown_rank(net.input(2, C), [2, C])), np.float32(0.5))
+    x = net.op("Tanh", net.unknown_rank(net.input(2, C), [2, C]))
+    x = net.op("Add", x, np.float32(0.5)) if uniform else net.exact_bn(x, np.ones(C), net.draw(C))
     y = net.op(kind, x, *([net.positive(C)] if kind == "LayerNormalization" else []), axis=axis, name="norm")
     net.output(y, shape=[None, None])
     folded = fold(net.build(), feeds=net.feeds)
-    assert folded.count("Add") == (0 if axis == 1 else 1)
-    assert folded.count() == count + (axis < 0)
+    assert folded.count() == (3 if uniform else 4)
+
+
+@pytest.mark.parametrize("kind", ["LayerNormalization", "Softmax"])
+@pytest.mark.parametrize("axis", [0, -3])
+def test_the_first_axis(kind, axis):
+    net = Net()
+    y = net.op(kind, shifted(net, 2, 1, 1), *([net.positive(C)] if kind == "LayerNormalization" else []), axis=axis)
+    assert not fold(net.build(y)).plan.steps
+
+
+def test_a_shift_that_varies_along_several_axes_stays():
+    net = Net()
+    normalised(net, shifted(net, 3, C), "InstanceNormalization")
+    assert_stays(fold(net.build()), "several-axes", "norm (InstanceNormalization)")
 
 
 @pytest.mark.parametrize(
@@ -171,10 +231,12 @@ def test_softmax_of_old_takes_all_axes_from_its_own_on_as_one(opset, shape, stay
     assert fold(net.build(y)).count("Add") == stays
 
 
-@pytest.mark.parametrize(("opset", "stays"), [(11, 1), (13, 0)])
-def test_the_axis_of_softmax_by_default(opset, stays):
+@pytest.mark.parametrize(
+    ("opset", "shape", "stays"), [(11, (2, 1, 1), 0), (11, (3, 1), 1), (13, (3, 1), 0), (13, (C,), 1)]
+)
+def test_the_axis_of_softmax_by_default(opset, shape, stays):
     net = Net(opset=opset)
-    y = net.op("Softmax", shifted(net, 3, 1))
+    y = net.op("Softmax", shifted(net, *shape))
     assert fold(net.build(y)).count("Add") == stays
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_stays, fold
+from helpers import Net, assert_stays, fold, fold_unrun
 
 IN, HIDDEN, STEPS = 4, 3, 5
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -87,3 +87,17 @@ def test_nothing_goes_back_into_a_recurrent_cell():
     y = net.op("Squeeze", recurrent(net, net.input(STEPS, "B", IN), "LSTM"), np.array([1]))
     folded = fold(net.build(net.op("Tanh", net.op("Mul", y, net.draw(HIDDEN)))))
     assert_stays(folded, "unknown-operator", "cell (LSTM)")
+
+
+@pytest.mark.parametrize("small", [1.0, 1e-3])
+def test_the_weights_of_each_gate_have_to_survive_rounding(small):
+    net = Net(dtype=np.float16)
+    weight = np.ones((1, HIDDEN, IN), np.float16)
+    weight[0, 1] = small
+    x = net.op("Mul", net.op("Tanh", net.input(STEPS, 2, IN)), np.full(IN, 1e-3, np.float16))
+    y, _ = net.op("RNN", x, weight, net.draw(1, HIDDEN, HIDDEN), hidden_size=HIDDEN, outputs=["y", "h"], name="cell")
+    folded = fold_unrun(net.build(y))
+    if small == 1.0:
+        assert folded.count() == 2
+    else:
+        assert_stays(folded, "fp16-overflow", "cell (RNN)", "vanish")
