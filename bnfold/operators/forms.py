@@ -42,10 +42,8 @@ def cheapest_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtyp
     return _BUILDERS[graph.format](graph, tensor, affine, dtype)
 
 
-def _operand(affine: Affine, values: NDArray[np.float64], rank: int | None, dtype: np.dtype[Any], name: str) -> Param:
+def _operand(affine: Affine, values: NDArray[np.float64], rank: int, dtype: np.dtype[Any], name: str) -> Param:
     """A constant that broadcasts from the right against a tensor of that rank."""
-    if affine.axis is None or rank is None:
-        return Param.of(name, values.reshape(()), dtype)
     shape = [1] * rank
     for axis, size in affine.axes:
         shape[axis] = size
@@ -56,8 +54,9 @@ def _operand(affine: Affine, values: NDArray[np.float64], rank: int | None, dtyp
 @builder("onnx")
 def onnx_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[Any]) -> Form | Refusal:
     """Mul, Add, one BatchNormalization where the channels are on axis 1, or Mul and Add."""
-    rank = rank_of(graph, tensor)
-    if affine.axis is not None and rank is None:
+    # A number needs no rank to be broadcast against.
+    rank = 0 if affine.axis is None else rank_of(graph, tensor)
+    if rank is None:
         return Refusal("unknown-rank", f"{tensor} has an unknown rank, so no constant can be shaped for it")
     if graph.opsets.get("", 99) < 7:
         return Refusal("old-opset", "before opset 7 constants broadcast by other rules")
@@ -67,11 +66,11 @@ def onnx_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[An
         return [NewOp("Mul", (DATA, scale))]
     if affine.is_shift:
         return [NewOp("Add", (DATA, shift))]
-    channels = _batchnorm_channels(graph, tensor, affine, rank, dtype)
-    if channels is None:
+    # Two numbers are no normalisation: a scaled input or a decomposed activation stays what it was.
+    if affine.axis != 1 or affine.grid or dtype.name not in ("float16", "float32", "float64"):
         return [NewOp("Mul", (DATA, scale)), NewOp("Add", (DATA, shift))]
-    gamma, beta = (np.broadcast_to(vector, (channels,)).copy() for vector in (affine.scale, affine.shift))
-    vectors = {"scale": gamma, "bias": beta, "mean": np.zeros(channels), "variance": np.ones(channels)}
+    vectors = {"scale": affine.scale, "bias": affine.shift}
+    vectors |= {"mean": np.zeros(affine.size), "variance": np.ones(affine.size)}
     params = [Param.of(f"{tensor}_{name}", vector, dtype) for name, vector in vectors.items()]
     return [NewOp("BatchNormalization", (DATA, *params), {"epsilon": 0.0})]
 
@@ -89,13 +88,3 @@ def sum_form(format: str, tensors: Sequence[str], sign: float) -> NewOp:
 def can_add(graph: ModelGraph, tensor: str, rank: int | None) -> bool:
     """Can :func:`sum_form` read this tensor, in a sum of that rank? Keras's layers read no constants."""
     return graph.format != "keras" or (graph.constant(tensor) is None and graph.rank(tensor) == rank)
-
-
-def _batchnorm_channels(
-    graph: ModelGraph, tensor: str, affine: Affine, rank: int | None, dtype: np.dtype[Any]
-) -> int | None:
-    """The number of channels of the BatchNormalization that could stand here; None if none can."""
-    if rank is None or rank < 2 or dtype.name not in ("float16", "float32", "float64"):
-        return None
-    # Two numbers are no normalisation: a scaled input or a decomposed activation stays what it was.
-    return affine.size if affine.axis == 1 and not affine.grid else None

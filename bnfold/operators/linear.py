@@ -158,7 +158,7 @@ def vector_bias(node: Node, layout: Layout, slot: int, scale: Vector, shift: Vec
         old = constant_values(node, slot)
         if old is None:
             return node.refuse("dynamic-bias", "has a bias that is computed at run time")
-        if old.reshape(-1).size != layout.out_channels:
+        if old.size != layout.out_channels:
             return node.refuse("bias-shape", f"has a bias of {old.size} values for {layout.out_channels} channels")
         values = (scale * old.reshape(-1) + shift).reshape(old.shape)
         name, dtype = node.op.input(slot), getattr(node.const(slot), "dtype", layout.weight.float_dtype)

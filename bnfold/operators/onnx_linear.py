@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
@@ -55,15 +56,16 @@ class Conv(_WithBiasSlot):
         return Layout(weight, 1, 0, 1, 1, 0, 1, out, within * groups, groups, no_shift=no_shift)
 
     def convolution(self, node: Node) -> Convolution | None:
-        weight = node.const(1)
-        bias = node.const(2)
+        weight, bias = node.const(1), node.const(2)
         if weight is None or not weight.is_float or len(weight.shape) < 3 or (node.has(2) and bias is None):
             return None
+        values = np.zeros(weight.shape[0]) if bias is None else bias.exact()
         kernel = weight.shape[2:]
         ones = (1,) * len(kernel)
         strides, dilations = tuple(node.ints("strides", ones)), tuple(node.ints("dilations", ones))
-        if len(strides) != len(kernel) or len(dilations) != len(kernel):
-            return None  # in a subgraph, nobody has compared the weight's rank with the attributes
+        # In a subgraph, nobody has compared the weight's shape with the attributes and the bias.
+        if {len(strides), len(dilations)} != {len(kernel)} or values.shape != weight.shape[:1]:
+            return None
         padding = _padding(node, kernel, strides, dilations)
         if padding is None:
             return None
@@ -72,7 +74,6 @@ class Conv(_WithBiasSlot):
             begin + end - dilation * (size - 1)
             for begin, end, dilation, size in zip(begins, ends, dilations, kernel, strict=True)
         )
-        values = np.zeros(weight.shape[0]) if bias is None else bias.exact()
         groups = int(node.attr("group", 1))
         macs = float(weight.size)
         return Convolution(
@@ -83,13 +84,12 @@ class Conv(_WithBiasSlot):
 def _padding(
     node: Node, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int | None, ...]] | None:
-    """Zeros before and after each spatial axis, and the static sizes that decided them, if they did."""
+    """Zeros before and after each spatial axis, and the static sizes of the input; None where that cannot be told."""
     spatial = len(kernel)
     mode = node.text("auto_pad", "NOTSET")
-    free: tuple[int | None, ...] = (None,) * spatial
     known = tuple(node.dim(0, axis) for axis in range(2, 2 + spatial))
     if mode == "VALID":
-        return (0,) * spatial, (0,) * spatial, free
+        return (0,) * spatial, (0,) * spatial, known
     if mode in ("NOTSET", ""):
         pads = tuple(node.ints("pads", (0,) * (2 * spatial)))
         return (pads[:spatial], pads[spatial:], known) if len(pads) == 2 * spatial else None
@@ -146,20 +146,19 @@ class Gemm(LinearFacts):
     """``alpha * A' B' + beta * C``: B constant (channels are columns), or A constant (channels are rows)."""
 
     def layout(self, node: Node) -> Layout | Refusal:
-        alpha = float(node.attr("alpha", 1.0))
+        trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
+        gain = float(node.attr("alpha", 1.0))
         right = weight_of(node, 1)
         if not isinstance(right, Refusal):
-            trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
             columns, rows = (0, 1) if trans_b else (1, 0)
             shape = right.shape
-            return Layout(right, 1, 0, 1, int(not trans_a), columns, rows, shape[columns], shape[rows], gain=alpha)
+            return Layout(right, 1, 0, 1, int(not trans_a), columns, rows, shape[columns], shape[rows], gain=gain)
         left = weight_of(node, 0)
         if isinstance(left, Refusal):
             return right
-        trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
         rows, columns = (1, 0) if trans_a else (0, 1)
         shape = left.shape
-        return Layout(left, 0, 1, 0, int(trans_b), rows, columns, shape[rows], shape[columns], gain=alpha)
+        return Layout(left, 0, 1, 0, int(trans_b), rows, columns, shape[rows], shape[columns], gain=gain)
 
     def bias_param(self, node: Node) -> Param | None:
         return node.const(2)
@@ -168,7 +167,6 @@ class Gemm(LinearFacts):
         if node.opset < 7:
             return node.refuse("old-opset", "broadcasts its bias by rules of before opset 7")
         beta = float(node.attr("beta", 1.0))
-        along = (1, -1) if layout.out_axis == 1 else (-1, 1)
         if node.has(2) and beta != 0.0:
             old = node.const(2)
             if old is None:
@@ -179,17 +177,15 @@ class Gemm(LinearFacts):
             return Rewrite()
         else:
             values, name, dtype = np.zeros(1), f"{node.op.outputs[0]}_bias", layout.weight.float_dtype
-        one_row = values.size == (values.shape[-1] if values.ndim else 1)
-        if layout.out_axis == 1 and one_row:
-            bias = scale * values.reshape(-1) + shift
-        else:
-            bias = scale.reshape(along) * values + shift.reshape(along)
+        along = (-1,) if layout.out_axis == 1 else (-1, 1)
+        bias = scale.reshape(along) * values + shift.reshape(along)
         return Rewrite({2: Param.of(name, bias, dtype)}, {} if beta == 1.0 else {"beta": 1.0})
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         layout = self.layout(node)
-        if isinstance(layout, Refusal) or layout.out_axis is None:
+        if isinstance(layout, Refusal):
             return 2, {}
+        assert layout.out_axis is not None
         return 2, {layout.out_axis: layout.out_channels}
 
 
@@ -214,8 +210,6 @@ class MatMul(LinearFacts):
         if ndim < 2:
             return node.refuse("vector-weight", "multiplies by a single vector, which leaves no channel axis")
         rank, out_rank = node.rank(0), node.out_rank()
-        if rank == 1 and ndim == 2:
-            out_rank = 1
         in_axis = None if rank is None else rank - 1
         out_axis = None if out_rank is None else out_rank - 1
         no_shift = self._batched(node, weight)
@@ -255,14 +249,23 @@ class MatMul(LinearFacts):
             shift = shift[:1]
         return Rewrite(residual=Affine.of(np.ones_like(shift), shift, layout.out_axis))
 
+    @staticmethod
+    def _matrices(node: Node) -> tuple[int, int, int] | Refusal:
+        """The ranks of the operands and of the product, all of them at least 2."""
+        left, right = node.rank(0) or 0, node.rank(1) or 0
+        if min(left, right) < 2:
+            return node.refuse("unknown-rank", "has an operand that is a single vector or of unknown rank")
+        return left, right, max(left, right)
+
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         """Of two matrices computed at run time, either can carry a scale: of its own rows or columns, or of all."""
         affine = affines[0]
         if not affine.is_scale:
             return node.refuse("product", "multiplies two tensors, so no shift passes")
-        left, right, out = node.rank(0), node.rank(1), node.out_rank()
-        if left is None or right is None or out is None or left < 2 or right < 2:
-            return node.refuse("unknown-rank", "has operands of unknown rank")
+        ranks = self._matrices(node)
+        if isinstance(ranks, Refusal):
+            return ranks
+        left, right, out = ranks
         if affine.axis is None:
             return [Crossing({0: affine}), Crossing({1: affine})]
         if affine.axis == out - 1:
@@ -273,9 +276,10 @@ class MatMul(LinearFacts):
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Crossing | Refusal:
         scale: Affine | None = None
-        left, right, out = node.rank(0), node.rank(1), node.out_rank()
-        if left is None or right is None or out is None or left < 2 or right < 2:
-            return node.refuse("unknown-rank", "has operands of unknown rank")
+        ranks = self._matrices(node)
+        if isinstance(ranks, Refusal):
+            return ranks
+        left, right, out = ranks
         for slot, affine in affines.items():
             if not affine.is_scale:
                 return node.refuse("product", "multiplies two tensors, so no shift passes")
@@ -302,17 +306,11 @@ class Einsum(LinearFacts):
         if isinstance(parsed, Refusal):
             return parsed
         slot, weight, own, _, out = parsed
-        if affine.axis is None:
-            factor = affine.scale.reshape([1] * len(own))
-        else:
-            label = out[affine.axis] if affine.axis < len(out) else ""
-            if label not in own:
-                return node.refuse("other-axis", "has no weights along the affine's axis")
-            if weight.shape[own.index(label)] != affine.size:
-                return node.refuse("size-mismatch", "has another number of channels than the affine")
-            factor = affine.scale.reshape([-1 if at == label else 1 for at in own])
+        vectors = _over_labels(node, affine, out, own, weight)
+        if isinstance(vectors, Refusal):
+            return vectors
         residual = None if affine.is_scale else affine.shift_part()
-        inputs = {} if affine.is_shift else {slot: weight.scaled(factor)}
+        inputs = {} if affine.is_shift else {slot: weight.scaled(vectors[0])}
         return Rewrite(inputs, residual=residual)
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
@@ -323,32 +321,37 @@ class Einsum(LinearFacts):
         if set(affines) != {1 - slot}:
             return node.refuse("dynamic-weights", "gets the affine in an input that is not its data")
         affine = affines[1 - slot]
-        if affine.axis is None:
-            factor = affine.scale.reshape([1] * len(own))
-        else:
-            label = other[affine.axis]
-            if label not in own:
-                return node.refuse("other-axis", "has no weights along the affine's axis")
-            if weight.shape[own.index(label)] != affine.size:
-                return node.refuse("size-mismatch", "has another number of channels than the affine")
-            factor = affine.scale.reshape([-1 if at == label else 1 for at in own])
+        vectors = _over_labels(node, affine, other, own, weight)
+        if isinstance(vectors, Refusal):
+            return vectors
+        scale, shift = vectors
         residual = None
         if not affine.is_scale:
-            free = [at for at in own if at not in other]
-            shared = [at for at in own if at in other]
-            summed = [at for at in other if at not in out]
+            shared = {at for at in own if at in other}
+            kept = [at for at in own if at in out]
             # An axis of size 1 in the weight may be broadcast: then it stands for more taps than it has.
             narrow = any(weight.shape[own.index(at)] != node.dim(1 - slot, other.index(at)) for at in shared)
-            one_channel_axis = len(free) == 1 and free[0] in out
-            if not one_channel_axis or narrow or any(at in out for at in shared) or any(at not in own for at in summed):
+            if narrow or len(kept) != 1 or shared != set(other) - set(out):
                 return node.refuse("uneven-taps", "would not turn the shift into one value per channel")
-            size = 1 if affine.axis is None else affine.size
-            shape = [size if affine.axis is not None and at == other[affine.axis] else 1 for at in own]
-            values = weight.exact() * affine.shift.reshape(shape)
-            total = values.sum(axis=tuple(i for i, at in enumerate(own) if at != free[0]))
-            residual = Affine.of(np.ones_like(total), total, out.index(free[0]))
-        inputs = {} if affine.is_shift else {slot: weight.scaled(factor)}
+            total = (weight.exact() * shift).sum(axis=tuple(i for i, at in enumerate(own) if at not in kept))
+            residual = Affine.of(np.ones_like(total), total, out.index(kept[0]))
+        inputs = {} if affine.is_shift else {slot: weight.scaled(scale)}
         return Rewrite(inputs, residual=residual)
+
+
+def _over_labels(
+    node: Node, affine: Affine, labels: str, own: str, weight: Param
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | Refusal:
+    """Scale and shift of an affine on a tensor of ``labels``, shaped to broadcast against the weight of ``own``."""
+    shape = [1] * len(own)
+    if affine.axis is not None:
+        at = own.find(labels[affine.axis]) if affine.axis < len(labels) else -1
+        if at < 0:
+            return node.refuse("other-axis", "has no weights along the affine's axis")
+        if weight.shape[at] != affine.size:
+            return node.refuse("size-mismatch", "has another number of channels than the affine")
+        shape[at] = affine.size
+    return affine.scale.reshape(shape), affine.shift.reshape(shape)
 
 
 def _equation(node: Node) -> tuple[int, Param, str, str, str] | Refusal:

@@ -68,7 +68,8 @@ class QuantizedWeight:
     """``(integers - zero_point) * scale`` by a DequantizeLinear, per tensor or per channel of ``axis``.
 
     Scaling it changes the quantisation scale alone; a negative factor also mirrors the integers
-    about their zero point, which must stay within the integer type.
+    about their zero point, which must stay within the integer type. ``scale`` and ``zero_point`` are
+    vectors of one length: 1, or the size of ``axis``.
     """
 
     node: Node
@@ -92,15 +93,14 @@ class QuantizedWeight:
 
     def _along(self, vector: NDArray[Any]) -> NDArray[Any]:
         shape = [1] * len(self.shape)
-        if vector.size > 1:
-            shape[self.axis] = vector.size
+        shape[self.axis] = vector.size
         return vector.reshape(shape)
 
     def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
         rows = self.integers.exact_rows(start, stop)
         scale, zero = self._along(self.scale), self._along(self.zero_point)
-        if self.axis == 0 and self.scale.size > 1:
-            scale, zero = scale[start:stop], zero[start:stop] if zero.size > 1 else zero
+        if scale.shape[0] > 1:
+            scale, zero = scale[start:stop], zero[start:stop]
         return np.asarray((rows - zero) * scale, dtype=np.float64)
 
     def scaled(self, factor: Factor) -> Param | NewOp | Refusal:
@@ -113,38 +113,34 @@ class QuantizedWeight:
         axis = varies[0] if varies else self.axis
         if varies and self.node.opset < 13:
             return self.node.refuse("old-opset", "cannot quantise per channel before opset 13")
-        channels = factor.size if varies else self.scale.size
+        channels = max(factor.size, self.scale.size)
         vector = np.broadcast_to(factor.reshape(-1), (channels,))
         if not vector.all():
             return self.node.refuse("zero-scale", "cannot carry a quantisation scale of zero")
         scale = np.broadcast_to(self.scale, (channels,)) * np.abs(vector)
         zero = np.broadcast_to(self.zero_point, (channels,))
-        integers = self._mirrored(vector, zero, axis)
+        integers = self._mirrored(np.signbit(vector), zero, axis)
         if isinstance(integers, Refusal):
             return integers
-        shape: tuple[int, ...] = (channels,) if varies or per_channel else ()
+        shape: tuple[int, ...] = (channels,) if channels > 1 else ()
         original = self.node.const(1)
         assert original is not None
         inputs: list[Param | str] = [integers, Param.of(original.name, scale.reshape(shape), original.dtype)]
-        if self.node.has(2):
-            point = self.node.const(2)
-            assert point is not None
+        point = self.node.const(2)
+        if point is not None:
             inputs.append(Param.of(point.name, zero.reshape(shape).astype(point.dtype)))
-        attributes = {**dict(self.node.op.attributes)}
-        if shape:
-            attributes["axis"] = axis
+        attributes = {**self.node.op.attributes, **({"axis": axis} if shape else {})}
         return NewOp("DequantizeLinear", tuple(inputs), attributes)
 
-    def _mirrored(self, factor: Factor, zero: NDArray[np.int64], axis: int) -> Param | Refusal:
-        if (factor > 0).all():
+    def _mirrored(self, negative: NDArray[np.bool_], zero: NDArray[np.int64], axis: int) -> Param | Refusal:
+        if not negative.any():
             return self.integers
         values = self.integers.array().astype(np.int64)
         shape = [1] * values.ndim
-        shape[axis] = factor.size
-        negative, point = (factor < 0).reshape(shape), zero.reshape(shape)
-        mirrored = np.where(negative, 2 * point - values, values)
+        shape[axis] = negative.size
+        mirrored = np.where(negative.reshape(shape), 2 * zero.reshape(shape) - values, values)
         limits = np.iinfo(self.integers.dtype)
-        if mirrored.min(initial=0) < limits.min or mirrored.max(initial=0) > limits.max:
+        if mirrored.min() < limits.min or mirrored.max() > limits.max:
             return self.node.refuse("integer-overflow", f"holds integers whose mirror images do not fit {limits.dtype}")
         return Param.of(self.integers.name, mirrored.astype(self.integers.dtype))
 
@@ -169,14 +165,14 @@ def _quantized(node: Node) -> Weight | Refusal:
     integers, scale, zero = node.const(0), node.const(1), node.const(2)
     if integers is None or scale is None or (node.has(2) and zero is None):
         return node.refuse("dynamic-weights", "dequantises values that are computed at run time")
-    if integers.dtype.kind not in "iu" or node.attr("block_size", 0):
-        return node.refuse("quantized-form", f"dequantises {integers.dtype} in blocks or of a type that is not handled")
     rank = len(integers.shape)
-    axis = int(node.attr("axis", 1))
-    axis = axis + rank if axis < 0 else axis
+    if integers.dtype.kind not in "iu" or 0 in (rank, integers.size) or node.attr("block_size", 0):
+        return node.refuse("quantized-form", f"dequantises {integers.dtype} in blocks or of a type that is not handled")
     factors = scale.exact().reshape(-1)
-    points = np.zeros(1, np.int64) if zero is None else zero.array().astype(np.int64).reshape(-1)
-    if factors.size > 1 and (axis >= rank or integers.shape[axis] != factors.size):
+    points = np.zeros_like(factors, np.int64) if zero is None else zero.array().astype(np.int64).reshape(-1)
+    axis = int(node.attr("axis", 1)) if factors.size != 1 else 0
+    axis = axis + rank if axis < 0 else axis
+    if points.size != factors.size or (factors.size != 1 and (axis, factors.size) not in enumerate(integers.shape)):
         return node.refuse("quantized-form", "has a quantisation scale that does not fit its axis")
     return QuantizedWeight(node, integers, factors, points, axis)
 
@@ -189,4 +185,4 @@ def constant_values(node: Node, slot: int) -> NDArray[np.float64] | None:
     weight = weight_of(node, slot)
     if isinstance(weight, Refusal):
         return None
-    return np.concatenate([weight.exact_rows(a, b) for a, b in weight.row_blocks()] or [np.zeros(0)])
+    return weight.exact_rows(0, weight.shape[0])

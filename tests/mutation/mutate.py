@@ -44,8 +44,8 @@ OTHERS = ("tests/operators", "tests/test_affine.py", "tests/folding", "tests/ana
 #: Modules whose own tests have another name.
 OWN = {
     "base": ("test_batchnorm", "test_arithmetic"),
-    "forms": ("test_batchnorm", "test_arithmetic", "test_fewest"),
-    "linear": ("test_conv", "test_matmul"),
+    "forms": ("test_forms", "test_batchnorm"),
+    "linear": ("test_linear", "test_conv", "test_matmul"),
     "onnx_linear": ("test_matmul", "test_conv"),
     "placement": ("test_placement",),
 }

@@ -11,6 +11,7 @@ from onnx import helper
 from bnfold.folding import fold_graph
 from bnfold.formats import load
 from bnfold.operators import as_affine, batchnorm
+from bnfold.operators.base import dim_of
 from bnfold.operators.batchnorm import BatchNorm
 from bnfold.refusal import Refusal
 
@@ -88,6 +89,42 @@ def test_before_opset_14_the_extra_outputs_mean_training_where_they_are_used(use
     graph, plan = fold_graph(load(net.build(y)).graph)
     assert len(graph) == (2 if used else 1)
     assert bool(plan.steps) is not used
+
+
+@pytest.mark.parametrize(
+    ("opset", "outputs", "attrs", "used", "training"),
+    [
+        (6, 1, {}, (), True),
+        (6, 1, {"is_test": 0}, (), True),
+        (6, 1, {"is_test": 1}, (), False),
+        (6, 5, {"is_test": 1}, (4,), True),
+        (7, 1, {}, (), False),
+        (7, 5, {}, (), False),
+        (7, 5, {}, (1,), True),
+        (13, 5, {}, (4,), True),
+        (14, 1, {}, (), False),
+        (14, 1, {"training_mode": 0}, (), False),
+        (14, 1, {"training_mode": 1}, (), True),
+        (14, 3, {}, (), False),
+        (14, 3, {}, (1,), True),
+        (14, 3, {}, (2,), True),
+    ],
+)
+def test_what_tells_training(opset, outputs, attrs, used, training):
+    net = Net(opset=opset)
+    names = ["y", *(f"statistics_{index}" for index in range(1, outputs))]
+    net.nodes.append(helper.make_node("BatchNormalization", ["x", *"sbmv"], names, name="bn", **attrs))
+    net.input(2, 4, 5, name="x")
+    for name in "sbmv":
+        net.const(net.positive(4), name)
+    net.output("y", shape=[2, 4, 5])
+    for index in used:
+        net.output(names[index], shape=[4])
+    model = helper.make_model(net.graph(), opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    graph = load(model).graph
+    numbers = batchnorm(graph, graph.op("bn"))
+    assert isinstance(numbers, Refusal) == training
+    assert not isinstance(numbers, Refusal) or numbers.code == "training-mode"
 
 
 # -- parameters --------------------------------------------------------------------------------------
@@ -212,6 +249,40 @@ def test_by_activation_and_by_channel_are_the_same_for_a_matrix():
     y = net.op("Gemm", net.input(2, 3), net.draw(3, 4), net.draw(4))
     graph, _ = fold_graph(load(per_activation(net, y, (4,))).graph)
     assert [op.type for op in graph.ops()] == ["Gemm"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "spatial", "code"),
+    [
+        ((2, 4, 5), (4, 4, 4, 4), 1, ""),
+        ((2, 4, 5), (4, 4, 4, 4), 0, "per-activation"),
+        ((2, 4), (4, 4, 4, 4), 0, ""),
+        ((2, 4, 5), ((4, 5),) * 4, 1, "per-activation"),
+        ((2, 4, 5), (4, 4, 4, 1), 1, "per-activation"),
+        ((2, 4, 5), (4, 4, 4, (4, 1)), 1, "per-activation"),
+        ((4,), (4, 4, 4, 4), 1, "size-mismatch"),
+        ((4,), (1, 1, 1, 1), 1, ""),
+    ],
+)
+def test_which_statistics_are_those_of_channels(shape, sizes, spatial, code):
+    net = Net(opset=8)
+    vectors = [net.positive(*np.atleast_1d(size)) for size in sizes]
+    y = net.op("BatchNormalization", net.input(*shape), *vectors, spatial=spatial, name="bn")
+    net.output(y, shape=shape)
+    graph = load(net.build()).graph
+    numbers = batchnorm(graph, graph.op("bn"))
+    assert (numbers.code if isinstance(numbers, Refusal) else "") == code
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_statistics_tell_the_channels_where_the_shape_is_unknown(channels):
+    """One statistic may be that of a vector."""
+    net = Net()
+    x = net.unknown_rank(net.input("N", 4 * channels), (-1, channels, 2, 2))
+    y = net.op("BatchNormalization", x, *(net.positive(channels) for _ in range(4)), name="bn")
+    graph = load(net.build(net.op("Reshape", y, np.array([-1])))).graph
+    assert dim_of(graph, graph.op("bn").outputs[0], 1) == (channels if channels > 1 else None)
+    assert dim_of(graph, graph.op("bn").outputs[0], 0) is None
 
 
 # -- the channel axis --------------------------------------------------------------------------------

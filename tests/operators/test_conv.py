@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_stays, fold
+from helpers import Net, assert_stays, fold, fold_unrun
+
+from bnfold.formats import load
+from bnfold.operators import linear_bias, output_channels_axis
 
 SIZE = 5
 
@@ -112,6 +115,56 @@ def test_an_affine_along_the_width_stays():
     assert_stays(fold(net.build(net.op("Mul", y, net.positive(4)))), "other-axis", "axis 3")
 
 
+KINDS = {"Conv": conv, "ConvTranspose": conv_transpose}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_convolution_tells_of_itself(kind):
+    net = Net()
+    x = net.input("N", 4, 6, 6)
+    biased, bare = (KINDS[kind](net, x, 4, 6, 2, bias=bias, name=f"bias {bias}") for bias in (True, False))
+    graph = load(net.build(biased, bare)).graph
+    bias = linear_bias(graph, graph.op("bias True"))
+    assert bias is not None
+    assert bias.shape == (6,)
+    assert linear_bias(graph, graph.op("bias False")) is None
+    assert output_channels_axis(graph, graph.op("bias True")) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_weight_tells_rank_and_channels_where_the_input_is_of_unknown_rank(kind):
+    net = Net()
+    x = net.unknown_rank(net.input("N", 64), (-1, 4, 4, 4))
+    y = net.op("Mul", KINDS[kind](net, x, 4, 6, 2), net.draw(6, 1, 1))
+    folded = fold(net.build(net.op("Reshape", y, np.array([-1]))), feeds=net.feeds)
+    assert folded.count("Mul") == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_weight_computed_at_run_time_tells_nothing(kind):
+    net = Net()
+    x = net.unknown_rank(net.input("N", 64), (-1, 4, 4, 4))
+    y = net.op(kind, x, net.op("Tanh", net.input(4, 4, 3, 3)))
+    folded = fold(net.build(net.op("Reshape", net.op("Mul", y, net.draw(4, 1, 1)), np.array([-1]))), feeds=net.feeds)
+    assert folded.count("Mul") == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bias_of_another_length_refuses(kind):
+    """The checker lets it pass; no runtime does."""
+    net = Net()
+    y = net.op(kind, net.input("N", 4, 6, 6), net.draw(4, 4, 3, 3), net.draw(1), name="first")
+    assert_stays(fold_unrun(net.build(net.bn(y, 4))), "bias-shape", "first", "a bias of 1 values for 4 channels")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scale_of_a_bias_computed_at_run_time_stays(kind):
+    net = Net()
+    x = net.input("N", 4, 6, 6)
+    y = net.op(kind, x, net.draw(4, 4, 3, 3), net.op("Mul", net.op("Tanh", net.input(4)), net.positive(4)), name="sum")
+    assert_stays(fold(net.build(y)), "dynamic-weights", "sum", "an input that is not its data")
+
+
 # -- an affine that precedes -------------------------------------------------------------------------
 
 AHEAD = {
@@ -135,7 +188,17 @@ def test_an_unpadded_conv_takes_an_affine_that_precedes(dims, attrs):
     assert folded.count() == 2
 
 
-@pytest.mark.parametrize("attrs", [{"pads": [1, 1, 1, 1]}, {"pads": [0, 0, 0, 1]}, {"auto_pad": "SAME_LOWER"}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_group_is_the_default(kind):
+    net = Net()
+    x = net.op("Relu", net.input("N", 4, 6, 6))
+    assert fold(net.build(net.op("Tanh", net.bn(net.op(kind, net.bn(x, 4), net.draw(4, 4, 1, 1)), 4)))).count() == 3
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [{"pads": [1, 1, 1, 1]}, {"auto_pad": "", "pads": [1] * 4}, {"pads": [0, 0, 0, 1]}, {"auto_pad": "SAME_LOWER"}],
+)
 def test_a_padded_conv_refuses_a_shift_that_precedes(attrs):
     net = Net()
     x = net.op("Relu", net.input("N", 6, 6, 6))

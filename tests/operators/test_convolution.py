@@ -8,6 +8,7 @@ from itertools import product
 from math import ceil
 
 import numpy as np
+import onnx
 import pytest
 from helpers import Net, run
 from hypothesis import given, settings
@@ -15,6 +16,9 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from bnfold.affine import Affine
+from bnfold.formats import load
+from bnfold.graph import ModelGraph, Op
+from bnfold.operators import Node, facts_of
 from bnfold.operators.convolution import Convolution, add, add_plain, chain, per_channel, same_padding, write
 
 FLOAT = np.dtype(np.float32)
@@ -68,6 +72,16 @@ def apply(conv: Convolution, x: np.ndarray) -> np.ndarray:
             mine, theirs = slice(group * rows, (group + 1) * rows), slice(group * within, (group + 1) * within)
             result[mine] += np.tensordot(weight[(mine, slice(None), *tap)], seen[theirs], axes=1)
     return result
+
+
+def convolution_of(graph: ModelGraph, op: Op) -> Convolution | None:
+    """An operator of a graph as a value."""
+    return facts_of(op).convolution(Node(graph, op))
+
+
+def unchecked(net: Net) -> onnx.ModelProto:
+    """A model as it may stand in a subgraph, where the checker does not look at shapes."""
+    return onnx.helper.make_model(net.graph(), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
 def image(channels: int, *size: int, seed: int = 1) -> np.ndarray:
@@ -322,6 +336,83 @@ def test_the_operator_computes_the_convolution(spatial, groups):
     np.testing.assert_allclose(actual[0], apply(conv, data.astype(np.float64)), rtol=1e-4, atol=1e-5)
     (reference,) = ReferenceEvaluator(model).run(None, {"x": data[None]})
     np.testing.assert_allclose(actual, reference, rtol=1e-4, atol=1e-5)
+
+
+IN_A_GRAPH = {
+    "plain": ((4, 3, 3, 3), {}),
+    "one axis": ((4, 3, 2), {"strides": [2], "pads": [1, 0]}),
+    "three axes": ((4, 3, 1, 2, 3), {"strides": [1, 2, 1], "dilations": [1, 2, 2], "pads": [0, 1, 2, 1, 0, 1]}),
+    "groups": ((6, 1, 3, 3), {"group": 3, "pads": [0, 1, 2, 0]}),
+    "explicit": ((4, 3, 3, 3), {"auto_pad": "NOTSET", "pads": [0, 1, 2, 0]}),
+    "explicit, by no name": ((4, 3, 3, 3), {"auto_pad": "", "pads": [0, 1, 2, 0]}),
+    "valid": ((4, 3, 3, 3), {"auto_pad": "VALID", "strides": [2, 1]}),
+    "same": ((4, 3, 2, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 3]}),
+    "same, more zeros before": ((4, 3, 2, 4), {"auto_pad": "SAME_LOWER", "strides": [1, 3]}),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("shape", "attrs"), IN_A_GRAPH.values(), ids=IN_A_GRAPH)
+def test_a_conv_of_a_graph_as_a_value(shape, attrs, bias):
+    sizes = (7, 6, 8)[: len(shape) - 2]
+    net = Net()
+    x = net.input("N", 3, *sizes, name="x")
+    y = net.op("Conv", x, net.draw(*shape), *([net.draw(shape[0])] if bias else []), name="conv", **attrs)
+    model = net.build(y)
+    graph = load(model).graph
+    conv = convolution_of(graph, graph.op("conv"))
+    assert conv is not None
+    assert (conv.sizes, conv.channel_axis, conv.plain) == (sizes, 1, None)
+    assert conv.macs == np.prod(shape)
+    data = image(3, *sizes).astype(np.float32)
+    (expected,) = run(model, {"x": data[None]})
+    np.testing.assert_allclose(apply(conv, data.astype(np.float64)), expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slot", [1, 2])
+def test_a_conv_that_is_computed_at_run_time_is_no_value(slot):
+    net = Net()
+    operands = [net.const(net.draw(4, 3, 3, 3)), net.const(net.draw(4))]
+    operands[slot - 1] = net.op("Tanh", net.input(*((4, 3, 3, 3), (4,))[slot - 1]))
+    graph = load(net.build(net.op("Conv", net.input("N", 3, 6, 6), *operands, name="conv"))).graph
+    assert convolution_of(graph, graph.op("conv")) is None
+
+
+MISFITS = {
+    "none": ((4, 3, 3, 3), (4,), {"strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4}, True),
+    "strides": ((4, 3, 3, 3), (4,), {"strides": [1]}, False),
+    "dilations": ((4, 3, 3, 3), (4,), {"dilations": [1]}, False),
+    "pads": ((4, 3, 3, 3), (4,), {"pads": [0, 0]}, False),
+    "bias": ((4, 3, 3, 3), (1,), {}, False),
+    "no taps": ((4, 3), (4,), {}, False),
+    "one axis": ((4, 3, 1), (4,), {}, True),
+}
+
+
+@pytest.mark.parametrize(("weight", "bias", "attrs", "fits"), MISFITS.values(), ids=MISFITS)
+def test_a_conv_whose_parts_do_not_fit_is_no_value(weight, bias, attrs, fits):
+    net = Net()
+    net.output(
+        net.op("Conv", net.input("N", 3, 6, 6), net.draw(*weight), net.draw(*bias), name="conv", **attrs), shape=()
+    )
+    graph = load(unchecked(net)).graph
+    assert (convolution_of(graph, graph.op("conv")) is not None) == fits
+
+
+def test_a_conv_of_integers_is_no_value():
+    net = Net(dtype=np.int8)
+    net.output(net.op("Conv", net.input("N", 3, 6, 6), np.ones((4, 3, 3, 3), np.int8), name="conv"), shape=())
+    graph = load(unchecked(net)).graph
+    assert convolution_of(graph, graph.op("conv")) is None
+
+
+@pytest.mark.parametrize(("stride", "found"), [(1, True), (2, False)])
+def test_padding_to_the_same_size_needs_the_size_where_there_is_a_stride(stride, found):
+    net = Net()
+    x = net.input("N", 3, "H", "W")
+    y = net.op("Conv", x, net.draw(4, 3, 3, 3), auto_pad="SAME_UPPER", strides=[stride, stride], name="conv")
+    graph = load(net.build(y)).graph
+    assert (convolution_of(graph, graph.op("conv")) is not None) == found
 
 
 def test_a_bias_of_zeros_is_not_written():
