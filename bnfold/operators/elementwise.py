@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from bnfold.affine import Affine
 from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
 from bnfold.operators.convolution import Convolution, of_affine
@@ -119,22 +121,19 @@ class Clip(Homogeneous):
     """A Clip from zero upward is a ReLU; any other bound stops everything."""
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
-        low = self._bound(node, 1, "min")
-        high = self._bound(node, 2, "max")
-        if low != 0.0 or high != float("inf"):
+        if self._bound(node, 1, "min") != 0.0 or self._bound(node, 2, "max") != float("inf"):
             return node.refuse("nonlinear", "is nonlinear")
         return super().allows(node, affine)
 
     @staticmethod
     def _bound(node: Node, slot: int, attribute: str) -> float | None:
         """The bound, infinite where there is none, None where it is computed at run time."""
-        absent = float("-inf") if slot == 1 else float("inf")
         if node.opset < 11:
-            value = float(node.attr(attribute, absent))
+            value = float(node.attr(attribute, float("inf")))
             # Before opset 11 the defaults were the largest float32 numbers.
-            return float("inf") if slot == 2 and value >= 3.4028234e38 else value
+            return float("inf") if value >= np.finfo(np.float32).max else value
         if not node.has(slot):
-            return absent
+            return float("inf")
         param = node.const(slot)
         return None if param is None or param.size != 1 else float(param.array().reshape(()))
 

@@ -55,7 +55,7 @@ class Transpose(Rearrangement):
             if rank is None:
                 return node.refuse("unknown-rank", "reverses the axes of an input of unknown rank")
             perm = list(range(rank))[::-1]
-        if any(axis >= len(perm) for axis, _ in affine.grid or ((affine.axis or 0, 0),)):
+        if any(axis >= len(perm) for axis, _ in affine.axes):
             return node.refuse("rank", "has fewer axes than the affine needs")
         return perm
 
@@ -142,7 +142,7 @@ def _refine(affine: Affine, left: int, factors: list[tuple[int, int, int]], targ
 
 def _as_long_as(affine: Affine, shape: Shape) -> Shape:
     """The shape of a tensor that the affine fits: unknown sizes along its axes are its own."""
-    sizes = dict(affine.grid or (((affine.axis or 0, affine.size),) if affine.axis is not None else ()))
+    sizes = dict(affine.axes)
     return tuple(dim if isinstance(dim, int) else sizes.get(axis, dim) for axis, dim in enumerate(shape))
 
 
@@ -153,8 +153,6 @@ class Reshape(Rearrangement):
     def shapes(self, node: Node) -> tuple[Shape | None, Shape | None]:
         """Input and output shape, completed by what the operator itself says."""
         source, target = node.shape(0), node.out_shape()
-        if node.op.type == "Flatten":
-            return source, target if target is not None else _flattened(node, source)
         wanted = node.const_ints(1, "shape")
         if wanted is None:
             return source, target
@@ -186,21 +184,6 @@ class Reshape(Rearrangement):
         return self._move(node, affine, upward=False)
 
 
-def _flattened(node: Node, source: Shape | None) -> Shape | None:
-    if source is None:
-        return None
-    axis = int(node.attr("axis", 1))
-    axis = axis + len(source) if axis < 0 else axis
-
-    def product(dims: Shape) -> Dim:
-        if len(dims) == 1:
-            return dims[0]
-        sizes = [dim for dim in dims if isinstance(dim, int)]
-        return int(np.prod(sizes)) if len(sizes) == len(dims) else None
-
-    return product(source[:axis]), product(source[axis:])
-
-
 @register("Squeeze", "Unsqueeze")
 class Squeeze(Rearrangement):
     """Axes of size 1 go or come; the others are renamed."""
@@ -213,26 +196,29 @@ class Squeeze(Rearrangement):
 
     def _move(self, node: Node, affine: Affine, *, upward: bool) -> Affine | Refusal:
         squeeze = node.op.type == "Squeeze"
-        rank = node.rank(0) if squeeze else node.out_rank()
-        axes = node.const_ints(1, "axes")
-        if axes is None and squeeze and not node.has(1):
-            shape = node.shape(0)
-            if shape is not None and None not in shape and all(isinstance(dim, int) for dim in shape):
-                axes = [axis for axis, dim in enumerate(shape) if dim == 1]
-        if rank is None and not squeeze and axes is not None:
-            source = node.rank(0)
-            rank = None if source is None else source + len(axes)
+        axes, rank = self._axes(node), node.rank(0)
         if axes is None or rank is None:
             return node.refuse("dynamic-axes", "removes or adds axes that are not known")
+        if not squeeze:
+            rank += len(axes)
         thin = {axis % rank for axis in axes}
         wide = [axis for axis in range(rank) if axis not in thin]
         varying, scale, shift = affine.arrays()
-        from_wide_rank = squeeze != upward  # the affine lies on the tensor that has all the axes
-        if from_wide_rank:
+        from_wide = squeeze != upward  # the affine lies on the tensor that has all the axes
+        if from_wide:
             if any(axis in thin for axis in varying):
                 return node.refuse("squeezed-axis", "removes the affine's axis")
             return Affine.over([wide.index(axis) for axis in varying], scale, shift)
         return Affine.over([wide[axis] for axis in varying], scale, shift)
+
+    @staticmethod
+    def _axes(node: Node) -> list[int] | None:
+        if node.has(1) or "axes" in node.op.attributes:
+            return node.const_ints(1, "axes")
+        shape = node.shape(0)
+        if shape is None or not all(isinstance(dim, int) for dim in shape):
+            return None
+        return [axis for axis, dim in enumerate(shape) if dim == 1]
 
 
 class BlockMove(Rearrangement):

@@ -35,8 +35,6 @@ class Pool(Facts):
         return self._checked(node, affines[0]) or [Crossing({0: affines[0]})]
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        if set(affines) != {0}:
-            return self.blocks(node)
         return self._checked(node, affines[0]) or Crossing({0: affines[0]})
 
 
@@ -118,39 +116,31 @@ class Reduction(Facts):
         return moved if isinstance(moved, Refusal) else Crossing({0: moved})
 
     def _move(self, node: Node, affine: Affine, *, upward: bool) -> Affine | Refusal:
-        axes = reduced_axes(node)
-        if axes is None:
+        if affine.axis is None:
+            return self.through(node, affine, upward=upward)
+        axes, rank = reduced_axes(node), node.rank(0)
+        if axes is None or rank is None:
             return node.refuse("dynamic-axes", "reduces over axes that are not known")
-        if affine.axis is not None:
-            rank = node.rank(0)
-            if rank is None:
-                return node.refuse("unknown-rank", "has an input of unknown rank")
-            kept = [axis for axis in range(rank) if axis not in axes]
-            keepdims = bool(node.attr("keepdims", 1))
-            if upward and not keepdims:
-                affine = affine.on_axis(kept[affine.axis])
-            if affine.axis in axes:
-                return node.refuse("reduced-axis", f"reduces over axis {affine.axis}, along which the affine runs")
-            moved = self.through(node, affine, upward=upward)
-            if isinstance(moved, Refusal) or upward or keepdims:
-                return moved
-            return moved.on_axis(kept.index(affine.axis if affine.axis is not None else 0))
-        return self.through(node, affine, upward=upward)
+        # Where each axis of the smaller tensor is in the larger one.
+        places = [axis for axis in range(rank) if axis not in axes or node.attr("keepdims", 1)]
+        axis = places[affine.axis] if upward else affine.axis
+        if axis in axes:
+            return node.refuse("reduced-axis", f"reduces over axis {axis}, along which the affine runs")
+        moved = self.through(node, affine, upward=upward)
+        if isinstance(moved, Refusal):
+            return moved
+        return moved.on_axis(axis if upward else places.index(axis))
 
 
 def reduced_axes(node: Node) -> list[int] | None:
     """The axes a Reduce operator works on, counted from the left; None where they are not known."""
     axes = node.const_ints(1, "axes") if node.has(1) or "axes" in node.op.attributes else []
     rank = node.rank(0)
-    if axes is None:
+    if axes is None or rank is None:
         return None
-    if not axes:
-        if node.attr("noop_with_empty_axes", 0):
-            return []
-        return None if rank is None else list(range(rank))
-    if rank is None:
-        return None if any(axis < 0 for axis in axes) else axes
-    return sorted(axis % rank for axis in axes)
+    if not axes and not node.attr("noop_with_empty_axes", 0):
+        return list(range(rank))
+    return [axis % rank for axis in axes]
 
 
 @register("ReduceMean")
@@ -186,11 +176,21 @@ class ReduceSum(Reduction):
     def through(self, node: Node, affine: Affine, *, upward: bool) -> Affine | Refusal:
         if affine.is_scale:
             return affine
-        sizes = [node.dim(0, axis) for axis in reduced_axes(node) or []]
-        if None in sizes:
+        count = _summed(node)
+        if count is None:
             return node.refuse("unknown-shape", "sums over an unknown number of elements, so no shift passes")
-        count = float(np.prod([float(size or 0) for size in sizes]))
         if count == 0:
             return node.refuse("empty", "sums over no elements")
-        factor = 1.0 / count if upward else count
-        return Affine(affine.scale, affine.shift * factor, affine.axis, affine.grid)
+        factor = 1.0 / count if upward else float(count)
+        return Affine(affine.scale, affine.shift * factor, affine.axis)
+
+
+def _summed(node: Node) -> int | None:
+    """The number of elements that a reduction makes one of; None where it is not known."""
+    count = 1
+    axes = reduced_axes(node)
+    for size in [None] if axes is None else [node.dim(0, axis) for axis in axes]:
+        if size is None:
+            return None
+        count *= size
+    return count

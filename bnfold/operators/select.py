@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -11,31 +11,39 @@ from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, regi
 from bnfold.refusal import Refusal
 
 
-def _parts(affine: Affine, sizes: list[int]) -> list[Affine]:
-    """Slices of an affine, one for each of the consecutive ``sizes``."""
+def _axis(node: Node, default: int) -> int | None:
+    """The attribute ``axis``, counted from the left; None where that takes a rank that is not known."""
+    axis, rank = int(node.attr("axis", default)), node.rank(0)
+    if axis < 0:
+        return None if rank is None else axis + rank
+    return axis
+
+
+def _parts(affine: Affine, sizes: Sequence[int | None]) -> list[Affine] | None:
+    """Slices of an affine, one for each of the consecutive ``sizes``; None where they are not all of it."""
     parts, start = [], 0
     for size in sizes:
+        if size is None:
+            return None
         parts.append(_simplified(affine.take(slice(start, start + size))))
         start += size
-    return parts
+    return parts if start == affine.size else None
 
 
 def _simplified(affine: Affine) -> Affine:
     return affine.as_uniform() if affine.size and affine.is_uniform else affine
 
 
-def _joined(node: Node, parts: list[Affine], sizes: list[int | None], axis: int) -> Affine | Refusal:
+def _joined(node: Node, parts: list[Affine], sizes: Sequence[int | None], axis: int) -> Affine | Refusal:
     """One affine over consecutive parts along ``axis``; the same one for all may run along another axis."""
     first = parts[0]
-    if all(part.same_as(first) for part in parts[1:]) and first.axis != axis:
+    if all(part.same_as(first) for part in parts) and first.axis != axis:
         return first
-    if any(part.grid or part.axis not in (None, axis) for part in parts):
+    if any(part.axis not in (None, axis) for part in parts):
         return node.refuse("unequal-parts", "has parts that do not carry the same affine along the same axis")
-    if None in sizes:
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(parts) or any(part.size not in (1, size) for part, size in zip(parts, known, strict=True)):
         return node.refuse("unknown-shape", f"has parts of unknown size along axis {axis}")
-    known = [size or 0 for size in sizes]
-    if any(part.axis is not None and part.size != size for part, size in zip(parts, known, strict=True)):
-        return node.refuse("size-mismatch", "has a part of another size than its affine")
     return _simplified(concatenate(parts, known, axis))
 
 
@@ -45,31 +53,22 @@ class Concat(Facts):
 
     role = Role.JOIN
 
-    @staticmethod
-    def axis(node: Node) -> int | None:
-        axis = int(node.attr("axis", 1))
-        rank = node.out_rank()
-        if rank is None:
-            rank = node.rank(0)
-        if axis >= 0:
-            return axis
-        return None if rank is None else axis + rank
-
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        affine, axis = affines[0], self.axis(node)
+        affine, axis = affines[0], _axis(node, 1)
         slots = range(len(node.op.inputs))
-        if affine.axis is None or (axis is not None and affine.axis != axis):
+        if affine.axis is None:
             return [Crossing(dict.fromkeys(slots, affine))]
         if axis is None:
             return node.refuse("unknown-rank", "joins tensors of unknown rank")
-        sizes = [node.dim(slot, axis) for slot in slots]
-        if None in sizes or sum(size or 0 for size in sizes) != affine.size:
+        if affine.axis != axis:
+            return [Crossing(dict.fromkeys(slots, affine))]
+        parts = _parts(affine, [node.dim(slot, axis) for slot in slots])
+        if parts is None:
             return node.refuse("unknown-shape", f"joins parts of unknown size along axis {axis}")
-        parts = _parts(affine, [size or 0 for size in sizes])
-        return [Crossing({slot: part for slot, part in zip(slots, parts, strict=True) if not part.is_identity})]
+        return [Crossing(dict(enumerate(parts)))]
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        axis = self.axis(node)
+        axis = _axis(node, 1)
         if axis is None:
             return node.refuse("unknown-rank", "joins tensors of unknown rank")
         slots = range(len(node.op.inputs))
@@ -84,51 +83,36 @@ class Split(Facts):
 
     role = Role.SHAPE
 
-    @staticmethod
-    def axis(node: Node) -> int | None:
-        axis = int(node.attr("axis", 0))
-        rank = node.rank(0)
-        if axis >= 0:
-            return axis
-        return None if rank is None else axis + rank
-
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        axis = self.axis(node)
+        axis = _axis(node, 0)
         if axis is None:
             return node.refuse("unknown-rank", "splits a tensor of unknown rank")
-        used = [index for index in range(len(node.op.outputs)) if node.used(index)]
-        parts = [affines.get(index, Affine.identity()) for index in used]
-        if len(used) == len(node.op.outputs):
-            joined = _joined(node, parts, self.sizes(node, axis), axis)
-        else:
-            every = [affines.get(index, Affine.identity()) for index in range(len(node.op.outputs))]
-            same = all(part.same_as(parts[0]) for part in parts) and parts[0].axis != axis
-            joined = parts[0] if same else _joined(node, every, self.sizes(node, axis), axis)
+        # What nobody reads may carry anything: along another axis, the same as the others.
+        first, identity = next(iter(affines.values())), Affine.identity()
+        unused = identity if first.axis == axis else first
+        outputs = range(len(node.op.outputs))
+        parts = [affines.get(index, identity if node.used(index) else unused) for index in outputs]
+        joined = _joined(node, parts, self.sizes(node, axis), axis)
         return joined if isinstance(joined, Refusal) else [Crossing({0: joined})]
 
     @staticmethod
-    def sizes(node: Node, axis: int) -> list[int | None]:
-        sizes: list[int | None] = []
-        for index in range(len(node.op.outputs)):
-            shape = node.out_shape(index) if node.op.outputs[index] else None
-            size = shape[axis] if shape is not None and axis < len(shape) else None
-            sizes.append(size if isinstance(size, int) else None)
-        declared = node.const_ints(1, "split") if node.has(1) or "split" in node.op.attributes else None
-        return list(declared) if declared and len(declared) == len(sizes) else sizes
+    def sizes(node: Node, axis: int) -> Sequence[int | None]:
+        declared = node.const_ints(1, "split")
+        if declared is not None and len(declared) == len(node.op.outputs):
+            return declared
+        return [node.graph.dim(output, axis) for output in node.op.outputs]
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        axis = self.axis(node)
+        axis = _axis(node, 0)
         if set(affines) != {0} or axis is None:
             return node.refuse("unknown-rank", "splits a tensor of unknown rank")
         affine = affines[0]
-        outputs = [index for index, name in enumerate(node.op.outputs) if name]
         if affine.axis != axis:
-            return Crossing(dict.fromkeys(outputs, affine))
-        sizes = self.sizes(node, axis)
-        if None in sizes or sum(size or 0 for size in sizes) != affine.size:
+            return Crossing(dict.fromkeys(range(len(node.op.outputs)), affine))
+        parts = _parts(affine, self.sizes(node, axis))
+        if parts is None:
             return node.refuse("unknown-shape", f"splits into parts of unknown size along axis {axis}")
-        parts = _parts(affine, [size or 0 for size in sizes])
-        return Crossing({index: parts[index] for index in outputs if not parts[index].is_identity})
+        return Crossing(dict(enumerate(parts)))
 
 
 class Selection(Facts):
@@ -159,14 +143,12 @@ class Selection(Facts):
             return taken
         place = self.to_output(node, affine.axis)
         if taken is not None:
-            if taken.size and (taken.min() < -affine.size or taken.max() >= affine.size):
+            if not _exist(taken, affine.size):
                 return node.refuse("out-of-range", "takes entries that do not exist")
-            affine = affine.take(taken.reshape(-1))
-        if place is None:
-            if affine.size != 1:
-                return node.refuse("not-per-channel", "spreads the affine's axis over several")
-            return Crossing({0: Affine(affine.scale, affine.shift, None)})
-        return Crossing({0: _simplified(affine).on_axis(place)})
+            affine = _simplified(affine.take(taken.reshape(-1)))
+        if place is None and affine.axis is not None:
+            return node.refuse("not-per-channel", "spreads the affine's axis over several, or nobody knows where to")
+        return Crossing({0: affine.on_axis(place)})
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         affine = affines[0]
@@ -182,7 +164,7 @@ class Selection(Facts):
             return [Crossing({0: affine.on_axis(axis)})]
         size = node.dim(0, axis)
         taken = taken.reshape(-1)
-        if size is None or taken.size != affine.size or (taken.size and (taken.min() < -size or taken.max() >= size)):
+        if size is None or taken.size != affine.size or not _exist(taken, size):
             return node.refuse("unknown-shape", f"takes entries of axis {axis}, whose size is not known")
         scale, shift = np.ones(size), np.zeros(size)
         scale[taken], shift[taken] = affine.scale, affine.shift
@@ -192,22 +174,23 @@ class Selection(Facts):
         return [Crossing({0: lifted})]
 
 
+def _exist(taken: np.ndarray, size: int) -> bool:
+    """Are these indices, from the left or the right, of an axis of that size?"""
+    return bool(((taken >= -size) & (taken < size)).all())
+
+
 @register("Slice")
 class Slice(Selection):
     """A range with a step along each of some axes."""
 
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         rank = node.rank(0)
-        starts, ends = node.const_ints(1, "starts"), node.const_ints(2, "ends")
-        axes = node.const_ints(3, "axes") if node.has(3) or "axes" in node.op.attributes else None
-        if axes is None and node.has(3):
-            return node.refuse("dynamic-axes", "slices axes that are chosen at run time")
-        steps = node.const_ints(4) if node.has(4) else None
+        starts, ends, axes = (node.const_ints(slot, name) for slot, name in ((1, "starts"), (2, "ends"), (3, "axes")))
+        steps = node.const_ints(4)
         if axes is None:
-            count = len(starts or ends or [])
-            if not count:
-                return node.refuse("dynamic-range", "slices a range that is chosen at run time")
-            axes = list(range(count))
+            if node.has(3) or starts is None:
+                return node.refuse("dynamic-axes", "slices axes that are chosen at run time")
+            axes = list(range(len(starts)))
         if rank is None and any(a < 0 for a in axes):
             return node.refuse("unknown-rank", "slices a tensor of unknown rank")
         axes = [a % rank if rank is not None else a for a in axes]
@@ -232,16 +215,8 @@ def _python_slice(start: int, end: int, step: int, size: int) -> slice:
 class Gather(Selection):
     """Entries by index along one axis; the indices' axes take its place."""
 
-    @staticmethod
-    def axis(node: Node) -> int | None:
-        axis = int(node.attr("axis", 0))
-        rank = node.rank(0)
-        if axis >= 0:
-            return axis
-        return None if rank is None else axis + rank
-
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
-        if axis != self.axis(node):
+        if axis != _axis(node, 0):
             return None
         param = node.const(1)
         if param is None:
@@ -249,7 +224,7 @@ class Gather(Selection):
         return np.asarray(param.array(), dtype=np.int64)
 
     def to_output(self, node: Node, axis: int) -> int | None:
-        at, depth = self.axis(node), node.rank(1)
+        at, depth = _axis(node, 0), node.rank(1)
         if at is None or depth is None:
             return None
         if axis == at:
@@ -257,7 +232,7 @@ class Gather(Selection):
         return axis if axis < at else axis + depth - 1
 
     def to_input(self, node: Node, axis: int) -> int | None:
-        at, depth = self.axis(node), node.rank(1)
+        at, depth = _axis(node, 0), node.rank(1)
         if at is None or depth is None:
             return None
         if axis < at:
@@ -265,11 +240,6 @@ class Gather(Selection):
         if axis < at + depth:
             return at if depth == 1 else None
         return axis - depth + 1
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        if self.axis(node) is None or node.rank(1) is None:
-            return node.refuse("unknown-rank", "takes entries of a tensor of unknown rank")
-        return super().sink(node, affines)
 
 
 @register("Expand", "Tile")
@@ -307,7 +277,7 @@ class Repeat(Facts):
         if isinstance(times, Refusal):
             return times
         lifted = affine.take(slice(0, size)).on_axis(axis)
-        if affine.size != size * times or not lifted.tile(times).same_as(affine.on_axis(axis)):
+        if not lifted.tile(times).same_as(affine.on_axis(axis)):
             return node.refuse("unequal-copies", "repeats entries that carry different maps")
         return [Crossing({0: _simplified(lifted)})]
 

@@ -52,10 +52,9 @@ class Pad(Facts):
         with np.errstate(invalid="ignore", divide="ignore"):
             lifted, sunk = affine.scale * value + affine.shift, (value - affine.shift) / affine.scale
         borders = lifted if upward else sunk
-        if np.isnan(borders).any() or not (borders == borders[0]).all():
+        if not (borders == borders[0]).all():  # nor is one that is not a number equal to itself
             return node.refuse("uneven-border", "pads with one constant, which would have to differ by channel")
-        # Minus zero is zero: the border of a scaled zero is unchanged.
-        return float(borders[0]) + 0.0
+        return float(borders[0])
 
     @staticmethod
     def _is_padded(node: Node, axis: int) -> bool | Refusal:
@@ -64,15 +63,12 @@ class Pad(Facts):
             return node.refuse("dynamic-pads", "pads by amounts that are chosen at run time")
         axes = list(range(len(pads) // 2))
         if node.has(3):
-            given = node.const_ints(3)
-            rank = node.rank(0)
-            if given is None or (rank is None and any(a < 0 for a in given)):
+            given, rank = node.const_ints(3), node.rank(0)
+            if given is None or rank is None:
                 return node.refuse("dynamic-axes", "pads axes that are chosen at run time")
-            axes = [a if a >= 0 else a + (rank or 0) for a in given]
-        if axis not in axes:
-            return False
-        k = axes.index(axis)
-        return bool(pads[k] or pads[k + len(axes)])
+            axes = [a % rank for a in given]
+        # The amounts before every axis stand in front of those behind.
+        return axis in axes and any(pads[axes.index(axis) :: len(axes)])
 
     @staticmethod
     def _value(node: Node) -> float | None:
@@ -81,7 +77,9 @@ class Pad(Facts):
         if not node.has(2):
             return 0.0
         param = node.const(2)
-        return None if param is None or not param.is_float else float(param.exact().reshape(()))
+        if param is None or not param.is_float or param.size != 1:
+            return None
+        return float(param.exact().reshape(()))
 
     @staticmethod
     def _with_value(node: Node, value: float) -> Rewrite | None:
@@ -126,14 +124,16 @@ class Resize(Facts):
             if axis not in axes:
                 return True
         place = axes.index(axis) if axes is not None else axis
-        if node.op.type == "Upsample" or node.opset < 11:
-            scales = node.attr("scales") if "scales" in node.op.attributes else None
-            param = node.const(1) if scales is None else None
-        else:
-            scales, param = None, node.const(2)
-        if scales is None and param is not None and param.size:
-            scales = param.array().reshape(-1)
-        if scales is not None and place < len(scales):
-            return float(scales[place]) == 1.0
-        shape, size = node.out_shape(), node.dim(0, axis)
-        return shape is not None and size is not None and axis < len(shape) and shape[axis] == size
+        scales = _scales(node)
+        if place < len(scales):
+            return scales[place] == 1.0
+        size = node.dim(0, axis)
+        return size is not None and node.graph.dim(node.op.outputs[0], axis) == size
+
+
+def _scales(node: Node) -> list[float]:
+    """How many times as long the axes become; none where sizes are given, or where it is not known."""
+    if "scales" in node.op.attributes:
+        return [float(scale) for scale in node.attr("scales")]
+    param = node.const(1 if node.opset < 11 else 2)
+    return [] if param is None else [float(scale) for scale in param.array().reshape(-1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_stays, fold
+from helpers import Net, assert_gone, assert_stays, fold, fold_unrun
 
 from bnfold.folding import fold_graph
 from bnfold.formats import load
@@ -56,6 +56,40 @@ def test_an_affine_passes_a_dropout_whose_mask_is_an_output():
     assert fold(net.build(behind(net, y))).count("BatchNormalization") == 0
 
 
+@pytest.mark.parametrize(("attrs", "left"), [({}, 1), ({"is_test": 0}, 1), ({"is_test": 1}, 0)])
+def test_the_oldest_dropouts_say_whether_they_are_in_training(attrs, left):
+    net = Net(opset=6)
+    y = net.op("Dropout", conv(net), name="drop", **attrs)
+    folded = fold_unrun(net.build(net.op("Tanh", net.bn(y, C, is_test=1))))
+    assert folded.count("BatchNormalization") == left
+    assert ("training-mode" in folded.codes) == bool(left)
+
+
+@pytest.mark.parametrize(("mode", "merged"), [(False, True), (True, False)])
+def test_a_dropout_is_a_branch_of_a_sum_at_inference_alone(mode, merged):
+    net = Net()
+    x = net.op("Relu", net.input("N", C, 6, 6))
+    dropped = net.op("Dropout", x, np.float32(0.5), np.array(mode))
+    y = net.op("Add", net.op("Conv", x, net.draw(C, C, 1, 1)), dropped)
+    folded = fold_unrun(net.build(net.op("Relu", y)))
+    assert folded.count("Add") == (0 if merged else 1)
+
+
+def test_an_affine_over_two_axes_passes_an_activation():
+    net = Net()
+    y = net.op("Relu", net.op("Reshape", conv(net), np.array([0, 2, 2, 16])))
+    y = net.op("Mul", y, net.positive(2, 2, 1))
+    assert_gone(fold(net.build(net.op("Tanh", y))))
+
+
+def test_an_affine_behind_the_mask_of_a_dropout_stays():
+    """Before opset 10 masks were numbers."""
+    net = Net(opset=7)
+    _, mask = net.op("Dropout", conv(net), outputs=2, name="drop")
+    net.output(behind(net, mask), shape=["N", C, 4, 4])
+    assert_stays(fold_unrun(net.build()), "unknown-operator", "drop (Dropout)")
+
+
 @pytest.mark.parametrize("mode", ["constant", "input"])
 def test_a_dropout_in_training_stops_everything(mode):
     net = Net()
@@ -71,6 +105,22 @@ def test_an_affine_passes_a_cast_between_floats():
     net = Net()
     y = net.op("Cast", net.op("Cast", conv(net), to=11), to=1)
     assert fold(net.build(behind(net, y))).count("BatchNormalization") == 0
+
+
+def test_an_affine_passes_a_cast_to_bfloat16():
+    net = Net()
+    y = net.op("Cast", net.op("Cast", conv(net), to=16), to=1)
+    assert_gone(fold_unrun(net.build(behind(net, y))))
+
+
+def test_an_affine_does_not_pass_a_cast_from_what_is_not_known():
+    net = Net()
+    net.domains["com.example"] = 1
+    y = net.op("Cast", net.op("Mystery", conv(net), domain="com.example"), to=1, name="cast")
+    net.output(behind(net, y), shape=["N", C, 4, 4])
+    plan = fold_graph(load(net.build()).graph)[1]
+    assert not plan.steps
+    assert plan.remaining[0].backward.code == "cast"
 
 
 def test_an_affine_does_not_pass_a_cast_from_integers():
@@ -99,6 +149,13 @@ def test_a_positive_scale_passes_a_prelu():
     net = Net()
     y = net.op("PRelu", conv(net), net.draw(C, 1, 1))
     assert fold(net.build(net.op("Tanh", net.op("Mul", y, net.positive(C, 1, 1))))).count("Mul") == 0
+
+
+def test_an_affine_on_the_slope_of_a_prelu_stays():
+    net = Net()
+    slope = net.op("Mul", net.op("Tanh", net.input(C, 1, 1)), net.positive(C, 1, 1))
+    y = net.op("PRelu", conv(net), slope, name="act")
+    assert_stays(fold(net.build(net.op("Tanh", y))), "parameter", "act (PRelu)")
 
 
 def test_a_zero_scale_passes_a_relu():
@@ -166,6 +223,24 @@ def test_a_clip_is_a_relu_only_from_zero_upward(case, opset):
     assert folded.count("Mul") == (0 if passes else 1)
     if not passes:
         assert "clip (Clip)" in folded.sentences
+
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(("low", "high", "left"), [(0.0, LARGEST, 0), (LARGEST, LARGEST, 1), (0.0, 3e38, 1)])
+def test_the_largest_number_was_no_bound_in_older_opsets(low, high, left):
+    net = Net(opset=10)
+    y = net.op("Clip", conv(net), min=low, max=high, name="clip")
+    assert fold(net.build(net.op("Tanh", net.op("Mul", y, net.positive(C, 1, 1))))).count("Mul") == left
+
+
+@pytest.mark.parametrize("low", [[0.0], [0.0, 0.0]])
+def test_a_bound_of_a_clip_is_one_number(low):
+    net = Net()
+    y = net.op("Clip", conv(net), np.array(low, np.float32), name="clip")
+    plan = fold_graph(load(net.build(net.op("Tanh", net.op("Mul", y, net.positive(C, 1, 1))))).graph)[1]
+    assert bool(plan.steps) == (len(low) == 1)
 
 
 def test_a_clip_with_a_bound_computed_at_run_time_stops_everything():
@@ -254,6 +329,16 @@ def test_a_tensor_that_others_are_cast_like_is_not_seen_by_them():
     y = net.op("Conv", net.op("Tanh", scaled), net.draw(5, C, 3, 3), zeros)
     folded = fold(net.build(net.op("Tanh", net.bn(y, 5)), net.op("Tanh", net.op("CastLike", x, scaled))))
     assert folded.count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize(("slot", "left"), [(0, 1), (1, 0)])
+def test_a_cast_like_sees_the_values_of_its_first_input_alone(slot, left):
+    net = Net(opset=18)
+    y, other = conv(net), net.input("N", 2)
+    seen = net.op("CastLike", *((y, other) if slot == 0 else (other, y)), name="cast")
+    folded = fold(net.build(behind(net, y), net.op("Sigmoid", seen)))
+    assert folded.count("BatchNormalization") == left
+    assert ("observed" in folded.codes) == bool(left)
 
 
 @pytest.mark.parametrize(("dtype", "stays"), [(np.float32, 0), (np.int64, 1)])

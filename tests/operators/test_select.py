@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_gone, assert_stays, fold
+from helpers import Net, assert_gone, assert_stays, fold, fold_unrun
+
+from bnfold.affine import Affine
+from bnfold.graph import ModelGraph, Op, Param, Tensor
+from bnfold.operators import Node, facts_of
+from bnfold.refusal import Refusal
 
 C = 6
 #: Slice's ends that mean "as far as it goes", forward and backward.
@@ -22,6 +27,32 @@ def ints(*values: int) -> np.ndarray:
 def ahead(net: Net, channels: int = C) -> str:
     """A BatchNormalization that can only go forward."""
     return net.bn(net.op("Tanh", net.input("N", channels, 4, 4)), channels)
+
+
+def node_of(kind: str, *inputs: tuple | np.ndarray | None, outputs: int = 1, opset: int = 17, **attrs) -> Node:
+    """An operator alone: an input is a constant, or data of a shape, or of an unknown one."""
+    graph, names = ModelGraph(opsets={"": opset}), [f"in_{slot}" for slot in range(len(inputs))]
+    given = dict(zip(names, inputs, strict=True))
+    graph.params = {name: Param.of(name, value) for name, value in given.items() if isinstance(value, np.ndarray)}
+    graph.inputs = [Tensor(name, np.dtype(np.float32), given[name]) for name in names if name not in graph.params]
+    op = Op("op", kind, tuple(names), tuple(f"out_{index}" for index in range(outputs)), attrs)
+    graph.put(op)
+    return Node(graph, op)
+
+
+def plain(found) -> dict[int, Affine] | str:
+    """The affines of a crossing, or the code of a refusal."""
+    if isinstance(found, Refusal):
+        return found.code
+    return dict((found[0] if isinstance(found, list) else found).affines)
+
+
+def lifted(node: Node, affine: Affine, index: int = 0) -> dict[int, Affine] | str:
+    return plain(facts_of(node.op).lift(node, {index: affine}))
+
+
+def sunk(node: Node, affine: Affine, slot: int = 0) -> dict[int, Affine] | str:
+    return plain(facts_of(node.op).sink(node, {slot: affine}))
 
 
 # -- Concat ------------------------------------------------------------------------------------------
@@ -105,6 +136,93 @@ def test_sinking_through_a_concat_with_a_constant_part():
     assert fold(net.build(net.op("Conv", y, net.draw(2, 5, 1)))).count("BatchNormalization") == 0
 
 
+def test_parts_that_carry_the_same_along_the_joined_axis_sink_one_after_the_other():
+    net = Net()
+    x = net.op("Tanh", net.input("N", 2, 4, 4))
+    scale, shift = net.draw(2), net.draw(2)
+    y = net.op("Concat", net.exact_bn(x, scale, shift), net.exact_bn(x, scale, shift), axis=1)
+    assert fold(net.build(net.op("Conv", y, net.draw(2, 4, 1, 1)))).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+def test_an_affine_along_the_batch_goes_with_the_parts_joined_there(direction):
+    net = Net()
+    parts = [net.op("Gemm", net.input(size, 3), net.draw(3, C)) for size in (2, 3)]
+    if direction == "backward":
+        y = net.op("Tanh", net.op("Mul", net.op("Concat", *parts, axis=0), net.draw(5, 1)))
+        folded = fold(net.build(y))
+        assert_stays(folded, "other-axis")
+    else:
+        scaled = net.op("Mul", net.op("Tanh", parts[0]), net.draw(2, 1))
+        y = net.op("MatMul", net.draw(4, 5), net.op("Concat", scaled, net.op("Tanh", parts[1]), axis=0))
+        assert_gone(fold(net.build(y)))
+
+
+#: Of a tensor with C channels.
+ALONG = Affine.of(np.arange(1.0, C + 1), 1.0, 1)
+UNIFORM = Affine.of(2.0, 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("axis", "affine", "found"),
+    [
+        (-3, ALONG, "unknown-rank"),
+        (-3, UNIFORM, {0: UNIFORM, 1: UNIFORM}),
+        (2, ALONG, {0: ALONG, 1: ALONG}),
+        (1, ALONG, "unknown-shape"),
+    ],
+)
+def test_a_concat_of_unknown_rank_lifts_what_does_not_run_along_the_joined_axis(axis, affine, found):
+    assert lifted(node_of("Concat", None, None, axis=axis), affine) == found
+
+
+@pytest.mark.parametrize(("axis", "code"), [(-3, "unknown-rank"), (0, "unequal-parts"), (1, "unknown-shape")])
+def test_a_concat_of_unknown_rank_sinks_nothing(axis, code):
+    assert sunk(node_of("Concat", None, None, axis=axis), ALONG) == code
+
+
+def test_a_concat_along_the_batch_counts_it_from_the_left():
+    affine = Affine.of([1.0, 2.0, 3.0], 0.0, 0)
+    node = node_of("Concat", (1, 2), (2, 2), axis=0)
+    (parts,) = facts_of(node.op).lift(node, {0: affine})
+    assert [part.size for part in parts.affines.values()] == [1, 2]
+
+
+def test_a_concat_of_the_first_opsets_joins_channels():
+    net = Net(opset=3)
+    y = net.op("Concat", conv(net, 2), conv(net, 3))
+    y = net.bn(y, 5, is_test=1, consumed_inputs=[0, 0, 0, 1, 1])
+    net.output(net.op("Tanh", y), shape=["N", 5, 4, 4])
+    assert fold_unrun(net.build()).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+def test_a_part_without_entries_has_no_say(direction):
+    net = Net()
+    nothing = net.op("Slice", conv(net, 2), ints(1), ints(1), ints(1))
+    if direction == "backward":
+        y = net.op("Tanh", net.bn(net.op("Concat", nothing, conv(net), axis=1), C))
+    else:
+        y = net.op("Conv", net.op("Concat", nothing, ahead(net), axis=1), net.draw(2, C, 1, 1))
+    assert fold(net.build(y)).count("BatchNormalization") == 0
+
+
+def test_vectors_of_another_size_than_the_parts_refuse():
+    assert lifted(node_of("Concat", (1, 2), (1, 3), axis=1), ALONG) == "unknown-shape"
+    assert sunk(node_of("Concat", (1, 2), (1, 3), axis=1), ALONG) == "unknown-shape"
+
+
+def test_a_part_of_unknown_size_does_not_sink():
+    net = Net()
+    x = ahead(net, 2)
+    y = net.op("Concat", x, net.op("Tanh", net.input("N", "C", 4, 4, name="other")), axis=1, name="join")
+    folded = fold(
+        net.build(net.op("Conv", y, net.draw(2, 5, 1, 1))),
+        feeds={net.inputs[0].name: net.draw(2, 2, 4, 4), "other": net.draw(2, 3, 4, 4)},
+    )
+    assert_stays(folded, "unknown-shape", "join (Concat)")
+
+
 def test_both_parts_of_a_concat_sink():
     net = Net()
     y = net.op("Concat", ahead(net, 2), ahead(net, 3), axis=1)
@@ -170,6 +288,63 @@ def test_an_output_of_a_split_that_is_seen_elsewhere_keeps_its_part():
     first, second = net.op("Split", conv(net), ints(2, 4), axis=1, outputs=2)
     folded = fold(net.build(net.op("Tanh", net.bn(first, 2)), net.op("Sigmoid", second)))
     assert folded.count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "axis", "affine", "found"),
+    [
+        (None, -1, ALONG, "unknown-rank"),
+        (None, 1, ALONG, "unknown-shape"),
+        (ints(2, 4), 1, ALONG, {0: 2, 1: 4}),
+        (ints(2, 3), 1, ALONG, "unknown-shape"),
+        (ints(1, 2, 3), 1, ALONG, "unknown-shape"),
+        (ints(2, 4), 0, ALONG, {0: C, 1: C}),
+        (None, 2, UNIFORM, {0: 1, 1: 1}),
+    ],
+)
+def test_a_split_of_unknown_rank_sinks_what_it_knows(split, axis, affine, found):
+    node = node_of("Split", None, *([] if split is None else [split]), outputs=2, axis=axis)
+    parts = sunk(node, affine)
+    assert (parts if isinstance(parts, str) else {index: part.size for index, part in parts.items()}) == found
+
+
+def test_a_split_of_unknown_rank_lifts_nothing_along_an_axis_that_counts_from_the_right():
+    assert lifted(node_of("Split", None, outputs=2, axis=-1), ALONG) == "unknown-rank"
+
+
+def test_an_affine_on_the_sizes_of_a_split_stays():
+    assert sunk(node_of("Split", (2, C), (2,), outputs=2), UNIFORM, 1) == "unknown-rank"
+
+
+def test_a_split_counts_from_the_right_and_along_the_batch_if_it_does_not_say():
+    net = Net()
+    parts = net.op("Split", ahead(net), ints(2, 4), axis=-3, outputs=2)
+    y = [net.op("Conv", part, net.draw(2, width, 1, 1)) for part, width in zip(parts, (2, 4), strict=True)]
+    assert fold(net.build(*y)).count("BatchNormalization") == 0
+    net = Net()
+    parts = net.op("Split", net.op("Mul", net.op("Tanh", net.input(3, 4)), net.draw(3, 1)), ints(1, 2), outputs=2)
+    y = [net.op("MatMul", net.draw(2, height), part) for part, height in zip(parts, (1, 2), strict=True)]
+    assert_gone(fold(net.build(*y)))
+
+
+def test_a_part_of_a_split_may_be_empty():
+    net = Net()
+    nothing, everything = net.op("Split", ahead(net), ints(0, C), axis=1, outputs=2)
+    net.output(nothing)
+    y = net.op("Conv", everything, net.draw(2, C, 1, 1))
+    assert fold(net.build(y)).count("BatchNormalization") == 0
+
+
+@pytest.mark.parametrize("read", [1, 2])
+def test_a_split_lifts_one_map_along_another_axis_where_nobody_reads_the_rest(read):
+    net = Net()
+    parts = net.op("Split", conv(net), ints(1, 1, 2), axis=2, outputs=3, name="cut")
+    y = [net.op("Tanh", net.bn(part, C)) for part in parts[:read]]
+    folded = fold(net.build(*y))
+    if read == 1:
+        assert folded.count("BatchNormalization") == 0
+    else:
+        assert_stays(folded, "unequal-parts", "cut (Split)")
 
 
 # -- Slice and Gather --------------------------------------------------------------------------------
@@ -298,6 +473,120 @@ def test_a_gather_that_spreads_the_channels_over_two_axes_refuses():
     assert_stays(fold(net.build(net.op("MatMul", y, net.draw(4, 2)))), "not-per-channel", "pick (Gather)")
 
 
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+@pytest.mark.parametrize("kind", ["Slice", "Gather"])
+def test_a_uniform_affine_passes_what_takes_entries_chosen_at_run_time(kind, direction):
+    net = Net()
+    index = net.input(1, name="index", dtype=np.int64)
+    more = [index, ints(FAR), ints(1)] if kind == "Slice" else [index]
+    attrs = {} if kind == "Slice" else {"axis": 1}
+    if direction == "backward":
+        y = net.op("Tanh", net.op("Mul", net.op(kind, conv(net), *more, **attrs), np.float32(2)))
+    else:
+        x = net.op("Mul", net.op("Tanh", net.input("N", C, 4, 4)), np.float32(2))
+        y = net.op("MatMul", net.op(kind, x, *more, **attrs), net.draw(4, 2))
+    net.output(net.op("Reshape", y, ints(-1)))
+    assert_gone(fold(net.build(), feeds={"index": ints(2)}))
+
+
+@pytest.mark.parametrize("indices", [[0, C], [0, -C - 1]])
+def test_entries_that_do_not_exist_refuse(indices):
+    node = node_of("Gather", (2, C), ints(*indices), axis=1)
+    assert sunk(node, ALONG) == "out-of-range"
+    assert lifted(node, Affine.of([1.0, 2.0], 0.0, 1)) == "unknown-shape"
+
+
+def test_the_first_and_the_last_entry_exist():
+    node = node_of("Gather", (2, C), ints(-C, C - 1), axis=1)
+    assert sunk(node, ALONG)[0].scale.tolist() == [1.0, C]
+    assert lifted(node, Affine.of([2.0, 3.0], 0.0, 1))[0].scale.tolist() == [2.0, 1.0, 1.0, 1.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("kind", ["Slice", "Gather"])
+def test_a_selection_of_an_unknown_or_another_size_refuses(kind):
+    more = [ints(0), ints(2), ints(1)] if kind == "Slice" else [ints(0, 1)]
+    attrs = {} if kind == "Slice" else {"axis": 1}
+    code = "dynamic-range" if kind == "Slice" else "unknown-shape"
+    two = Affine.of([1.0, 2.0], 0.0, 1)
+    assert lifted(node_of(kind, (2, None), *more, **attrs), two) == code
+    assert lifted(node_of(kind, (2, C), *more, **attrs), ALONG) == "unknown-shape"
+    assert lifted(node_of(kind, (2, C), *more, **attrs), two)[0].size == C
+
+
+@pytest.mark.parametrize("kind", ["Slice", "Gather", "Tile", "Expand"])
+def test_an_affine_on_what_is_not_the_data_stays(kind):
+    assert sunk(node_of(kind, (2, C), (1,)), UNIFORM, 1) == "parameter"
+
+
+def test_a_selection_without_entries_leaves_nothing():
+    node = node_of("Slice", (2, C), ints(3), ints(3), ints(1))
+    assert sunk(node, ALONG)[0].size == 0
+
+
+@pytest.mark.parametrize(
+    ("slots", "direction", "found"),
+    [
+        ((ints(0), ints(2), ints(-1)), "sink", "unknown-rank"),
+        ((ints(0), ints(2), ints(0)), "sink", True),
+        ((ints(0), ints(2), ints(1)), "sink", "dynamic-range"),
+        ((ints(0), ints(2), (1,)), "sink", "dynamic-axes"),
+        ((ints(0), ints(2), (1,)), "lift", "dynamic-axes"),
+        (((1,), ints(2)), "sink", "dynamic-axes"),
+        ((ints(0), ints(2)), "sink", True),
+    ],
+)
+def test_a_slice_of_unknown_rank_passes_what_it_does_not_cut(slots, direction, found):
+    crossed = (sunk if direction == "sink" else lifted)(node_of("Slice", None, *slots), ALONG)
+    assert (crossed if isinstance(crossed, str) else crossed[0].same_as(ALONG)) == found
+
+
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
+def test_a_slice_of_the_channels_needs_its_whole_range(which):
+    slots = [ints(0), ints(4), ints(1), ints(2)]
+    assert sunk(node_of("Slice", (2, C), *slots), ALONG)[0].scale.tolist() == [1.0, 3.0]
+    slots[which] = (1,)
+    assert sunk(node_of("Slice", (2, C), *slots), ALONG) == ("dynamic-axes" if which == 2 else "dynamic-range")
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_a_slice_names_its_channels_in_the_attribute_or_the_input(opset):
+    if opset < 10:
+        node = node_of("Slice", (2, C), opset=opset, starts=[1], ends=[3], axes=[1])
+    else:
+        node = node_of("Slice", (2, C), ints(1), ints(3), ints(1))
+    assert sunk(node, ALONG)[0].scale.tolist() == [2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "depth", "axis", "along", "down"),
+    [
+        ((2, C, 4), (3,), 0, 1, 1),
+        ((2, C, 4), (), 0, 1, 0),
+        ((2, C, 4), (3, 2), 0, 1, 2),
+        ((2, C, 4), (3, 2), 2, 1, 1),
+        ((2, C, 4), (3, 2), -1, 1, 1),
+        (None, (3, 2), 2, 1, 1),
+        (None, (3, 2), -1, 1, "not-per-channel"),
+        ((2, C, 4), None, 0, 1, "not-per-channel"),
+    ],
+)
+def test_a_gather_along_another_axis_puts_the_axes_of_its_indices_in_place_of_it(shape, depth, axis, along, down):
+    node = node_of("Gather", shape, depth, axis=axis)
+    affine = ALONG.on_axis(along)
+    found = sunk(node, affine)
+    assert (found if isinstance(found, str) else found[0].axis) == down
+    if isinstance(down, int):
+        assert lifted(node, affine.on_axis(down))[0].axis == along
+    else:
+        assert lifted(node, affine) == "new-axis"
+
+
+def test_an_affine_on_an_axis_that_a_gather_makes_is_not_lifted():
+    node = node_of("Gather", (5, C), (3, 4))
+    assert [lifted(node, ALONG.on_axis(axis)) for axis in (0, 1)] == ["new-axis"] * 2
+    assert lifted(node, ALONG.on_axis(2))[0].axis == 1
+
+
 # -- embedding tables --------------------------------------------------------------------------------
 
 
@@ -379,3 +668,34 @@ def test_tile_by_counts_chosen_at_run_time_refuses():
     y = net.op("Tile", ahead(net), net.input(4, name="times", dtype=np.int64), name="copies")
     folded = fold(net.build(net.op("ReduceMean", y)), feeds={"times": ints(1, 2, 1, 1)})
     assert_stays(folded, "dynamic-repeats", "copies (Tile)")
+
+
+@pytest.mark.parametrize(("source", "target"), [(None, (2, C)), ((2, C), None), ((2, C), (2, C))])
+@pytest.mark.parametrize("kind", ["Tile", "Expand"])
+def test_a_repetition_of_unknown_rank_passes_a_uniform_affine_alone(kind, source, target):
+    node = node_of(kind, source, ints(1, 1))
+    node.graph.declare(Tensor("out_0", np.dtype(np.float32), target))
+    assert lifted(node, UNIFORM) == {0: UNIFORM}
+    assert sunk(node, UNIFORM) == {0: UNIFORM}
+    for found in (lifted(node, ALONG), sunk(node, ALONG)):
+        assert found == "unknown-rank" if None in (source, target) else found[0].same_as(ALONG)
+
+
+def test_tile_by_fewer_counts_than_axes_refuses():
+    node = node_of("Tile", (2, C), ints(1))
+    node.graph.declare(Tensor("out_0", np.dtype(np.float32), (2, C)))
+    assert sunk(node, ALONG) == "dynamic-repeats"
+
+
+def test_an_affine_along_the_first_axis_passes_a_repetition():
+    node = node_of("Tile", (C, 2), ints(1, 3))
+    node.graph.declare(Tensor("out_0", np.dtype(np.float32), (C, 6)))
+    affine = ALONG.on_axis(0)
+    assert lifted(node, affine)[0].same_as(affine)
+    assert sunk(node, affine)[0].same_as(affine)
+
+
+def test_one_map_for_all_copies_becomes_uniform():
+    node = node_of("Expand", (2, C), ints(2, C))
+    node.graph.declare(Tensor("out_0", np.dtype(np.float32), (2, C)))
+    assert lifted(node, Affine.of(np.full(C, 2.0), 0.0, 1))[0].axis is None

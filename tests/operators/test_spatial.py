@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from helpers import Net, assert_gone, assert_stays, fold
 
+from bnfold.folding import fold_graph
+from bnfold.formats import load
+
 C = 4
 
 
@@ -111,30 +114,93 @@ def test_a_mirrored_or_repeated_border_passes_all(mode, direction):
     assert fold(net.build(y)).count("BatchNormalization") == 0
 
 
+@pytest.mark.parametrize(("before", "behind"), [(1, 1), (2, 0), (0, 2)])
 @pytest.mark.parametrize("mode", ["constant", "edge"])
-def test_padded_channels_refuse(mode):
+def test_padded_channels_refuse(mode, before, behind):
     net = Net()
     y = pad(
         net,
         net.op("Mul", net.op("Tanh", net.input("N", C, 6, 6)), net.draw(C, 1, 1)),
-        pads=[0, 1, 0, 0, 0, 1, 0, 0],
+        pads=[0, before, 0, 0, 0, behind, 0, 0],
         mode=mode,
     )
     assert_stays(fold(net.build(net.op("Conv", y, net.draw(2, C + 2, 1, 1)))), "padded-channels", "pad (Pad)")
 
 
-def test_the_axes_input_of_pad_is_read():
+@pytest.mark.parametrize(
+    ("axes", "pads", "more"),
+    [
+        ([-1, 2], [1, 0, 1, 0], 0),
+        ([1, 2], [1, 0, 1, 0], 2),
+        ([1, 2], [0, 1, 0, 1], 0),
+        ([-3, 2], [1, 0, 0, 0], 1),
+        ([2, 1], [0, 0, 0, 1], 1),
+        ([0, 3], [0, 1, 0, 0], 0),
+    ],
+)
+def test_the_axes_input_of_pad_is_read(axes, pads, more):
     net = Net(opset=18)
-    for axes, passes in (([-1, 2], True), ([1, 2], False)):
-        net = Net(opset=18)
-        x = net.op("Mul", net.op("Tanh", net.input("N", C, 6, 6)), net.draw(C, 1, 1))
-        y = net.op("Pad", x, ints(1, 0, 1, 0), "", ints(*axes), name="pad")
-        weight = net.draw(2, C if passes else C + 2, 1, 1)
-        folded = fold(net.build(net.op("Conv", y, weight)))
-        if passes:
-            assert_gone(folded)
-        else:
-            assert_stays(folded, "padded-channels", "pad (Pad)")
+    x = net.op("Mul", net.op("Tanh", net.input("N", C, 6, 6)), net.draw(C, 1, 1))
+    y = net.op("Pad", x, ints(*pads), "", ints(*axes), name="pad")
+    folded = fold(net.build(net.op("Conv", y, net.draw(2, C + more, 1, 1))))
+    if more:
+        assert_stays(folded, "padded-channels", "pad (Pad)")
+    else:
+        assert_gone(folded)
+
+
+def test_an_affine_along_a_padded_batch_stays():
+    net = Net(opset=18)
+    x = net.op("Mul", net.op("Tanh", net.input(5, C, 6, 6)), net.draw(5, 1, 1, 1))
+    y = net.op("Pad", x, ints(1, 0), "", ints(0), name="pad")
+    y = net.op("Conv", net.op("Transpose", y, perm=[1, 0, 2, 3]), net.draw(2, 6, 1, 1))
+    assert_stays(fold(net.build(y)), "padded-channels", "pad (Pad)")
+
+
+@pytest.mark.parametrize("what", ["axes", "rank"])
+def test_padding_along_axes_that_are_not_known_refuses(what):
+    net = Net(opset=18)
+    x, axes = net.op("Tanh", net.input("N", C, 6, 6)), ints(2, 3)
+    if what == "axes":
+        axes = net.input(2, name="axes", dtype=np.int64)
+        net.feeds["axes"] = ints(2, 3)
+    else:
+        x = net.unknown_rank(x, (-1, C, 6, 6))
+    y = net.op("Pad", net.op("Mul", net.bn(x, C), np.float32(2)), ints(1, 1, 1, 1), "", axes, name="pad")
+    folded = fold(net.build(net.op("Reshape", y, ints(-1))), feeds=net.feeds)
+    assert folded.count("BatchNormalization") == 1
+    assert "dynamic-axes" in folded.codes, folded.sentences
+
+
+def test_a_zero_scale_goes_back_through_a_constant_border():
+    net = Net()
+    scale = np.array([1, 0, 2, 0], np.float32).reshape(C, 1, 1)
+    assert_gone(fold(net.build(net.op("Tanh", net.op("Mul", pad(net, conv(net)), scale)))))
+
+
+def test_a_border_that_would_be_no_number_refuses():
+    """Zero times infinity."""
+    net = Net()
+    y = net.op("Mul", pad(net, conv(net), np.inf), np.float32(0))
+    plan = fold_graph(load(net.build(net.op("Tanh", y))).graph)[1]
+    assert not plan.steps
+    assert plan.remaining[0].backward.code == "uneven-border"
+
+
+@pytest.mark.parametrize("value", [np.array(1), np.array([1.0, 2.0], np.float32)], ids=["integer", "two"])
+def test_a_border_that_no_runtime_would_take_refuses(value):
+    net = Net()
+    y = net.op("Pad", conv(net), ints(0, 0, 1, 1, 0, 0, 1, 1), value, name="pad")
+    plan = fold_graph(load(net.build(net.op("Tanh", net.op("Mul", y, np.float32(2))))).graph)[1]
+    assert not plan.steps
+    assert plan.remaining[0].backward.code == "dynamic-value"
+
+
+def test_an_affine_on_the_value_of_a_border_stays():
+    net = Net()
+    value = net.op("Mul", net.op("Tanh", net.input(name="value")), np.float32(2))
+    y = net.op("Pad", conv(net), ints(0, 0, 1, 1, 0, 0, 1, 1), value, name="pad")
+    assert_stays(fold(net.build(net.op("Tanh", y))), "parameter", "pad (Pad)")
 
 
 @pytest.mark.parametrize("what", ["value", "pads"])
@@ -231,6 +297,96 @@ def test_a_resize_by_scales_chosen_at_run_time_refuses_a_vector():
     y = net.op("Resize", x, "", net.input(4, name="scales"), mode="nearest", name="up")
     folded = fold(net.build(net.op("ReduceMean", y)), feeds={"scales": np.array([1, 1, 2, 2], np.float32)})
     assert_stays(folded, "resized-axis", "up (Resize)")
+
+
+def test_a_resize_by_scales_chosen_at_run_time_passes_a_uniform_affine():
+    net = Net()
+    y = net.op("Resize", conv(net), "", net.input(4, name="scales"), mode="nearest")
+    y = net.op("Reshape", net.op("Tanh", net.op("Mul", y, np.float32(2))), ints(-1))
+    assert_gone(fold(net.build(y), feeds={"scales": np.array([1, 1, 2, 2], np.float32)}))
+
+
+def test_an_affine_on_the_scales_of_a_resize_stays():
+    net = Net()
+    scales = net.op("Mul", net.op("Abs", net.input(4, name="scales")), np.float32(2))
+    y = net.op("Reshape", net.op("Resize", conv(net), "", scales, mode="nearest", name="up"), ints(-1))
+    folded = fold(net.build(y), feeds={"scales": np.array([0.5, 0.5, 1, 1], np.float32)})
+    assert folded.count("Mul") == 1
+
+
+#: (opset, type, the inputs behind the data, attributes) that leave the channels of [?, C, 6, 6] as they are.
+FOUR = np.array([1, 1, 2, 3], np.float32)
+FORMS = {
+    "Upsample 7": (7, "Upsample", [], {"scales": [1.0, 1.0, 2.0, 3.0]}),
+    "Upsample 9": (9, "Upsample", [FOUR], {}),
+    "Resize 10": (10, "Resize", [FOUR], {}),
+    "Resize 11": (11, "Resize", [np.zeros(0, np.float32), FOUR], {}),
+    "Resize 13": (13, "Resize", ["", FOUR], {}),
+    "Resize 18, axes": (18, "Resize", ["", np.array([2, 1, 3], np.float32)], {"axes": [3, -3, 2]}),
+}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["shape", "rank alone"])
+@pytest.mark.parametrize("form", FORMS)
+def test_scales_of_one_leave_an_axis_as_it_is(form, known):
+    opset, kind, more, attrs = FORMS[form]
+    net = Net(opset=opset)
+    x = net.input("N", 3, 6, 6)
+    if not known:
+        x = net.unknown_rank(x, (-1, 3, 6, 6))
+        if "axes" in attrs:
+            x = net.op("Reshape", x, ints(0, 3, 6, -1))
+    y = net.op(kind, net.op("Conv", x, net.draw(C, 3, 1, 1)), *more, **attrs)
+    y = net.op("Tanh", net.bn(y, C))
+    net.output(y, shape=["N", C, "H", "W"])
+    folded = fold(net.build(), feeds=net.feeds)
+    assert folded.count("BatchNormalization", "Mul", "Add") == 0
+
+
+@pytest.mark.parametrize(("axes", "stays"), [([2, 3], False), ([-3, 2], True), ([1, 2], True)])
+def test_a_resize_of_some_axes_stops_what_runs_along_them(axes, stays):
+    net = Net(opset=18)
+    x = net.bn(net.op("Tanh", net.input("N", C, 6, 6)), C)
+    y = net.op("Resize", x, "", np.array([2, 1], np.float32), axes=axes, name="up")
+    folded = fold(net.build(net.op("Conv", y, net.draw(2, 2 * C if stays else C, 1, 1))))
+    if stays:
+        assert_stays(folded, "resized-axis", "up (Resize)")
+    else:
+        assert_gone(folded)
+
+
+@pytest.mark.parametrize("size", [C, 2 * C])
+def test_a_resize_to_sizes_passes_what_runs_along_an_axis_that_keeps_its_own(size):
+    net = Net(opset=11)
+    x = net.bn(net.op("Tanh", net.input(2, C, 6, 6)), C)
+    none = np.zeros(0, np.float32)
+    y = net.op("Resize", x, none, none, ints(2, size, 9, 9), mode="nearest", name="up")
+    folded = fold(net.build(net.op("Conv", y, net.draw(2, size, 1, 1))))
+    if size == C:
+        assert_gone(folded)
+    else:
+        assert_stays(folded, "resized-axis", "up (Resize)")
+
+
+def test_a_resize_to_sizes_passes_what_runs_along_the_batch():
+    net = Net(opset=11)
+    none = np.zeros(0, np.float32)
+    x = net.op("Conv", net.input(2, 3, 6, 6), net.draw(C, 3, 1, 1))
+    y = net.op("Transpose", net.op("Resize", x, none, none, ints(2, C, 9, 9), mode="nearest"), perm=[1, 0, 2, 3])
+    folded = fold(net.build(net.op("Tanh", net.bn(y, 2))))
+    assert_stays(folded, "other-axis", "Conv")
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+@pytest.mark.parametrize("attrs", [{}, {"axes": [2, 3]}], ids=["all", "axes"])
+def test_a_resize_of_unknown_rank_refuses_a_vector(attrs, direction):
+    net = Net(opset=18)
+    x = net.unknown_rank(net.op("Tanh", net.input("N", C, 6, 6)), (-1, C, 6, 6))
+    scales = net.input(len(attrs.get("axes", range(4))), name="scales")
+    y = net.op("Resize", net.bn(x, C) if direction == "forward" else x, "", scales, mode="nearest", name="up", **attrs)
+    y = net.op("Reshape", net.op("Tanh", net.bn(y, C)) if direction == "backward" else y, ints(-1))
+    net.feeds["scales"] = np.array([1, 1, 2, 2], np.float32)[-len(attrs.get("axes", range(4))) :]
+    assert_stays(fold(net.build(y), feeds=net.feeds), "resized-axis", "up (Resize)")
 
 
 def test_a_resize_that_extrapolates_refuses():
