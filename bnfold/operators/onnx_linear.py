@@ -177,7 +177,10 @@ class Gemm(LinearFacts):
             return Rewrite()
         else:
             values, name, dtype = np.zeros(1), f"{node.op.outputs[0]}_bias", layout.weight.float_dtype
-        along = (-1,) if layout.out_axis == 1 else (-1, 1)
+        rows, columns = (1, 1, *values.shape)[-2:]
+        size, along = (columns, (-1,)) if layout.out_axis == 1 else (rows, (-1, 1))
+        if size not in (1, layout.out_channels):
+            return node.refuse("bias-shape", f"has a bias of {size} values for {layout.out_channels} channels")
         bias = scale.reshape(along) * values + shift.reshape(along)
         return Rewrite({2: Param.of(name, bias, dtype)}, {} if beta == 1.0 else {"beta": 1.0})
 
@@ -205,10 +208,8 @@ class MatMul(LinearFacts):
             return right
         return self._left(node, left)
 
-    def _right(self, node: Node, weight: Weight) -> Layout | Refusal:
+    def _right(self, node: Node, weight: Weight) -> Layout:
         ndim = len(weight.shape)
-        if ndim < 2:
-            return node.refuse("vector-weight", "multiplies by a single vector, which leaves no channel axis")
         rank, out_rank = node.rank(0), node.out_rank()
         in_axis = None if rank is None else rank - 1
         out_axis = None if out_rank is None else out_rank - 1
@@ -220,7 +221,7 @@ class MatMul(LinearFacts):
     def _left(self, node: Node, weight: Weight) -> Layout | Refusal:
         ndim = len(weight.shape)
         rank, out_rank = node.rank(1), node.out_rank()
-        if ndim < 2 or rank == 1:
+        if rank == 1:
             return node.refuse("vector-weight", "multiplies with a single vector, which leaves no channel axis")
         in_axis = None if rank is None else rank - 2
         out_axis = None if out_rank is None else out_rank - 2

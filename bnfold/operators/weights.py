@@ -145,8 +145,15 @@ class QuantizedWeight:
         return Param.of(self.integers.name, mirrored.astype(self.integers.dtype))
 
 
-def weight_of(node: Node, slot: int) -> Weight | Refusal:
-    """The constant weight in a slot, plain or dequantised, or why there is none."""
+def weight_of(node: Node, slot: int, rank: int = 2) -> Weight | Refusal:
+    """The constant weight in a slot, plain or dequantised, of at least ``rank`` dimensions, or why there is none."""
+    weight = _weight(node, slot)
+    if not isinstance(weight, Refusal) and len(weight.shape) < rank:
+        return node.refuse("vector-weight", "multiplies by a single vector or number, which leaves no channel axis")
+    return weight
+
+
+def _weight(node: Node, slot: int) -> Weight | Refusal:
     tensor = node.op.input(slot)
     producer = node.graph.producer(tensor)
     if producer is not None and producer.type == "DequantizeLinear" and not producer.domain:
@@ -178,11 +185,8 @@ def _quantized(node: Node) -> Weight | Refusal:
 
 
 def constant_values(node: Node, slot: int) -> NDArray[np.float64] | None:
-    """The exact values of a constant slot, through a DequantizeLinear if need be; None if dynamic."""
-    param = node.const(slot)
-    if param is not None:
-        return param.exact() if param.is_float else None
-    weight = weight_of(node, slot)
+    """The exact values of a constant vector, through a DequantizeLinear if need be; None if there is none."""
+    weight = weight_of(node, slot, rank=1)
     if isinstance(weight, Refusal):
         return None
     return weight.exact_rows(0, weight.shape[0])

@@ -43,6 +43,7 @@ EQUIVALENT = HERE / "equivalent.txt"
 OTHERS = ("tests/operators", "tests/test_affine.py", "tests/folding", "tests/analysis")
 #: Modules whose own tests have another name.
 OWN = {
+    "batchnorm": ("test_batchnorm", "test_arithmetic"),
     "base": ("test_batchnorm", "test_arithmetic"),
     "forms": ("test_forms", "test_batchnorm"),
     "linear": ("test_linear", "test_conv", "test_matmul"),

@@ -10,7 +10,7 @@ from onnx import helper
 
 from bnfold.folding import fold_graph
 from bnfold.formats import load
-from bnfold.operators import as_affine, batchnorm
+from bnfold.operators import Node, as_affine, batchnorm, facts_of
 from bnfold.operators.base import dim_of
 from bnfold.operators.batchnorm import BatchNorm
 from bnfold.refusal import Refusal
@@ -142,6 +142,57 @@ def test_a_parameter_computed_at_run_time_refuses(slot):
     assert isinstance(numbers, Refusal)
     assert numbers.code == "dynamic-parameters"
     assert "fed" in numbers.sentence
+
+
+def test_a_parameter_computed_at_run_time_is_no_identity_and_tells_no_channels():
+    net = Net()
+    x = net.unknown_rank(net.input("N", 16), (-1, 4, 2, 2))
+    fed = net.input(4, name="fed")
+    y = net.op("BatchNormalization", x, fed, *(net.positive(4) for _ in range(3)), name="bn")
+    graph = load(net.build(net.op("Reshape", y, np.array([-1])))).graph
+    op = graph.op("bn")
+    assert not facts_of(op).is_identity(Node(graph, op))
+    assert dim_of(graph, op.outputs[0], 1) is None
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_parameter_that_the_caller_may_override(frozen):
+    net = Net()
+    vectors = [net.const(net.positive(4)) for _ in range(4)]
+    net.input(4, name=vectors[2])
+    model = net.build(net.op("BatchNormalization", conv(net), *vectors, name="bn"))
+    folded = fold_unrun(model, keep_overridable=not frozen)
+    assert folded.count("BatchNormalization") == (0 if frozen else 1)
+    graph = load(model).graph
+    graph.freeze_overridable = frozen
+    numbers = batchnorm(graph, graph.op("bn"))
+    assert isinstance(numbers, BatchNorm) == frozen
+    assert not isinstance(numbers, Refusal) or numbers.code == "overridable"
+
+
+@pytest.mark.parametrize("slot", [1, 2, 3, 4])
+def test_parameters_that_are_no_floating_point_numbers_refuse(slot):
+    """As they may stand in a subgraph, where the checker does not look at types."""
+    net = Net()
+    vectors = [net.positive(4) for _ in range(4)]
+    vectors[slot - 1] = np.ones(4, np.int32)
+    net.output(net.op("BatchNormalization", net.input(2, 4), *vectors, name="bn"), shape=(2, 4))
+    opsets = [helper.make_opsetid("", 17)]
+    graph = load(helper.make_model(net.graph(), opset_imports=opsets, ir_version=8)).graph
+    numbers = batchnorm(graph, graph.op("bn"))
+    assert isinstance(numbers, Refusal)
+    assert numbers.code == "invalid-statistics"
+
+
+def test_the_type_of_the_numbers_is_that_of_the_statistics():
+    net = Net(opset=15)
+    vectors = [net.positive(4).astype(dtype) for dtype in ("float16", "float16", "float32", "float32")]
+    x = net.input(2, 4, dtype=np.float16)
+    net.output(net.op("BatchNormalization", x, *vectors, name="bn"), shape=(2, 4), dtype=np.float16)
+    graph = load(net.build()).graph
+    numbers = batchnorm(graph, graph.op("bn"))
+    assert isinstance(numbers, BatchNorm)
+    assert numbers.dtype == np.float32
 
 
 @pytest.mark.parametrize(("values", "slot"), [(-1.0, 3), (np.nan, 0), (np.inf, 1), (np.nan, 3)])

@@ -189,6 +189,22 @@ def test_an_unpadded_conv_takes_an_affine_that_precedes(dims, attrs):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_scale_that_precedes_leaves_a_bias_computed_at_run_time_alone(kind):
+    net = Net()
+    x = net.op("Mul", net.op("Relu", net.input("N", 4, 6, 6)), net.draw(4, 1, 1))
+    folded = fold(net.build(net.op(kind, x, net.draw(4, 4, 3, 3), net.op("Tanh", net.input(4)))))
+    assert folded.count("Mul") == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_affine_along_the_width_that_precedes_stays(kind):
+    net = Net()
+    x = net.op("Mul", net.op("Tanh", net.input("N", 4, 6, 4)), net.positive(4))
+    folded = fold(net.build(KINDS[kind](net, x, 4, 6, 2, name="first")))
+    assert_stays(folded, "other-axis", "first", "axis 3")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_group_is_the_default(kind):
     net = Net()
     x = net.op("Relu", net.input("N", 4, 6, 6))

@@ -87,6 +87,16 @@ def test_gemm_refuses_with_a_bias_computed_at_run_time():
     assert_stays(fold(net.build(net.bn(y, N))), "dynamic-bias", "gemm (Gemm)")
 
 
+@pytest.mark.parametrize("kind", ["bias", "scale"])
+def test_a_scale_that_precedes_leaves_the_bias_alone(kind):
+    net = Net()
+    x = net.op("Mul", net.op("Relu", net.input(M, K)), net.draw(K))
+    bias = net.op("Tanh", net.input(N)) if kind == "bias" else net.const(net.draw(N), "bias")
+    folded = fold(net.build(net.op("Gemm", x, net.draw(K, N), bias)))
+    assert folded.count("Mul") == 0
+    assert folded.node("Gemm").input[2] == bias
+
+
 def test_gemm_of_two_run_time_operands_refuses():
     net = Net()
     y = net.op("Gemm", net.input(M, K), net.input(K, N), name="gemm")
@@ -130,6 +140,29 @@ def test_gemm_before_opset_7_keeps_its_bias(opset, left):
     folded = fold_unrun(net.build(y))
     assert folded.count("BatchNormalization") == left
     assert not left or "old-opset" in folded.codes
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_gemm_refuses_a_bias_that_does_not_fit(left):
+    """As it may stand behind an operator whose types are not known."""
+    net = Net()
+    operands = [net.draw(N, K), net.input(K, N)] if left else [net.input(N, K), net.draw(K, N)]
+    net.output(net.op("Gemm", *operands, net.draw(2, 2), name="gemm"), shape=(N, N))
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    graph = load(onnx.helper.make_model(net.graph(), opset_imports=opsets, ir_version=8)).graph
+    affine = Affine.of(np.arange(1.0, N + 1), np.ones(N), 0 if left else 1)
+    assert ask(graph, graph.op("gemm"), affine).code == "bias-shape"
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_gemm_refuses_a_vector(left):
+    net = Net()
+    operands = [net.draw(N), net.input(K, N)] if left else [net.input(N, K), net.draw(N)]
+    net.output(net.op("Gemm", *operands, name="gemm"), shape=(N, N))
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    graph = load(onnx.helper.make_model(net.graph(), opset_imports=opsets, ir_version=8)).graph
+    code = ask(graph, graph.op("gemm"), Affine.of(2.0, 0.0, None)).code
+    assert code == ("dynamic-weights" if left else "vector-weight")
 
 
 def test_what_gemm_tells_of_itself():
@@ -249,7 +282,7 @@ def test_matmul_with_a_vector_refuses(slot):
     net = Net()
     operands = [net.draw(K), net.input(2, K, N)] if slot == 0 else [net.draw(N, K), net.input(K)]
     y = net.op("Mul", net.op("MatMul", *operands, name="dot"), net.draw(N))
-    assert_stays(fold(net.build(y)), "vector-weight", "dot (MatMul)")
+    assert_stays(fold(net.build(y)), "unknown-rank" if slot == 0 else "vector-weight", "dot (MatMul)")
 
 
 @pytest.mark.parametrize(("opset", "kinds"), [(6, ["MatMul", "BatchNormalization"]), (7, ["Gemm"])])

@@ -256,9 +256,10 @@ def test_a_quantised_bias_becomes_a_float_one():
     assert folded.count() == 2
 
 
-def test_a_bias_of_integers_is_no_bias():
+@pytest.mark.parametrize("bias", [np.ones(C, np.int8), np.float32(1.0)], ids=["integers", "a single number"])
+def test_only_a_vector_of_floats_is_a_bias(bias):
     net = Net()
-    y = net.op("Conv", net.input("N", 3, 5, 5), net.draw(C, 3, 3, 3), integers(net, C), name="conv")
+    y = net.op("Conv", net.input("N", 3, 5, 5), net.draw(C, 3, 3, 3), bias, name="conv")
     net.output(y, shape=("N", C, 3, 3))
     opsets = [onnx.helper.make_opsetid("", 17)]
     graph = load(onnx.helper.make_model(net.graph(), opset_imports=opsets, ir_version=8)).graph
