@@ -123,6 +123,13 @@ class TestDropout:
         graph = loaded(net, net.op("Dropout", net.input(2, 4)))
         assert facts.drops(graph, last(graph, "Dropout"))
 
+    @pytest.mark.parametrize("rates", [[], [0.0, 0.0]])
+    def test_a_list_is_no_rate(self, rates: list[float]) -> None:
+        net = Net()
+        net.output(net.op("Dropout", net.input(2, 4), np.array(rates, np.float32)), shape=(2, 4))
+        graph = loaded(net)
+        assert facts.drops(graph, last(graph, "Dropout"))
+
 
 class TestScales:
     @pytest.mark.parametrize(
