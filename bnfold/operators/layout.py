@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import groupby, pairwise
+from math import prod
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -70,8 +75,12 @@ class Transpose(Rearrangement):
         return rename_axes(affine, {axis: place for place, axis in enumerate(perm)})
 
 
-def _same(a: Dim, b: Dim) -> bool:
-    return a is not None and a == b
+class _Factor(NamedTuple):
+    """A part of an axis of the source that is a part of an axis of the target too."""
+
+    source: int
+    target: int
+    size: int
 
 
 def regroup(affine: Affine, source: Shape, target: Shape) -> Affine | None:
@@ -82,62 +91,55 @@ def regroup(affine: Affine, source: Shape, target: Shape) -> Affine | None:
     factors; factors that are merged repeat the affine over those it does not vary along. Exact
     comparison then drops what does not vary, so a split and a merge undo each other.
     """
-    left = 0
-    while left < min(len(source), len(target)) and _same(source[left], target[left]):
-        left += 1
-    # Factors counted from the right: (source axis, target axis, size), innermost first.
-    factors: list[tuple[int, int, int]] = []
-    i, j = len(source) - 1, len(target) - 1
-    rest_i = source[i] if i >= left else None
-    rest_j = target[j] if j >= left else None
-    while i >= left and j >= left and isinstance(rest_i, int) and isinstance(rest_j, int):
-        if rest_i <= 0 or rest_j <= 0:
-            return None
-        size = min(rest_i, rest_j)
-        if rest_i % size or rest_j % size:
-            break
-        factors.append((i, j, size))
-        rest_i, rest_j = rest_i // size, rest_j // size
-        if rest_i == 1:
-            i -= 1
-            rest_i = source[i] if i >= left else None
-        if rest_j == 1:
-            j -= 1
-            rest_j = target[j] if j >= left else None
-    factors.reverse()
-    return _refine(affine, left, factors, target)
-
-
-def _refine(affine: Affine, left: int, factors: list[tuple[int, int, int]], target: Shape) -> Affine | None:
-    """Split the affine over the common factors and merge them into the target's axes."""
-    axes, scale, shift = affine.arrays()
-    for axis, size in zip(axes, scale.shape, strict=True):
-        if axis >= left and int(np.prod([f[2] for f in factors if f[0] == axis] or [0])) != size and size != 1:
-            return None
+    same = [a is not None and a == b for a, b in zip(source, target, strict=False)]
+    left = [*same, False].index(False)
+    factors = _common_factors(source, target, left)
+    sizes = dict(affine.axes)
+    if any(axis >= left and prod(f.size for f in factors if f.source == axis) != size for axis, size in sizes.items()):
+        return None
     # One dimension for each common leading axis and each factor, 1 where the affine does not vary.
-    split_sizes: list[int] = []
-    for axis, size in zip(axes, scale.shape, strict=True):
-        split_sizes += [size] if axis < left else [f[2] for f in factors if f[0] == axis]
-    split = iter(split_sizes)
-    full = [next(split) if axis in axes else 1 for axis in range(left)]
-    full += [next(split) if f[0] in axes else 1 for f in factors]
-    scale, shift = scale.reshape(full), shift.reshape(full)
-    # Merge: within one target axis every factor is needed in full as soon as one varies.
-    merged: list[tuple[int, int]] = [(axis, full[axis]) for axis in range(left) if full[axis] != 1]
-    reach = list(full)
-    for target_axis in sorted({f[1] for f in factors}):
-        members = [left + k for k, f in enumerate(factors) if f[1] == target_axis]
-        if all(full[m] == 1 for m in members):
-            continue
-        whole = int(np.prod([factors[m - left][2] for m in members]))
-        if target[target_axis] != whole:
+    split = [sizes.get(axis, 1) for axis in range(left)]
+    split += [factor.size if factor.source in sizes else 1 for factor in factors]
+    merged, reach = split[:left], split[:left]
+    targets = list(range(left))
+    for axis, parts in groupby(factors, key=attrgetter("target")):
+        members = list(parts)
+        # Within one target axis every factor is needed in full as soon as one varies.
+        varies = any(factor.source in sizes for factor in members)
+        if varies and prod(factor.size for factor in members) != target[axis]:
             return None  # part of the axis lies beyond the known factors
-        for m in members:
-            reach[m] = factors[m - left][2]
-        merged.append((target_axis, whole))
-    scale, shift = np.broadcast_to(scale, reach), np.broadcast_to(shift, reach)
-    shape = [size for _, size in merged]
-    return Affine.over([axis for axis, _ in merged], scale.reshape(shape), shift.reshape(shape))
+        spread = [factor.size if varies else 1 for factor in members]
+        targets.append(axis)
+        reach += spread
+        merged.append(prod(spread))
+    scale, shift = (
+        np.broadcast_to(vector.reshape(split), reach).reshape(merged) for vector in (affine.scale, affine.shift)
+    )
+    return Affine.over(targets, scale, shift)
+
+
+def _common_factors(source: Shape, target: Shape, left: int) -> list[_Factor]:
+    """What the axes from ``left`` on are both made of, outermost first, as far from the right as it is known."""
+    own, other = _places(source[left:]), _places(target[left:])
+    reach = min(own[-1], other[-1])
+    factors = []
+    for inner, outer in pairwise(sorted({place for place in (*own, *other) if place <= reach})):
+        if outer % inner:
+            break
+        # The last axis that begins there: those before it have size 1.
+        axes = len(source) - bisect_right(own, inner), len(target) - bisect_right(other, inner)
+        factors.append(_Factor(*axes, outer // inner))
+    return factors[::-1]
+
+
+def _places(shape: Shape) -> list[int]:
+    """How many elements lie apart along each axis, from the right, as long as sizes are known."""
+    places = [1]
+    for dim in reversed(shape):
+        if not isinstance(dim, int) or dim < 1:
+            break
+        places.append(places[-1] * dim)
+    return places
 
 
 def _as_long_as(affine: Affine, shape: Shape) -> Shape:
@@ -224,48 +226,36 @@ class Squeeze(Rearrangement):
 class BlockMove(Rearrangement):
     """DepthToSpace and SpaceToDepth: channels are repeated or must repeat in the blocks' order."""
 
-    def _blocks(self, node: Node, affine: Affine) -> int | Refusal:
-        if affine.axis is not None and (affine.grid or affine.axis > 1):
+    def _move(self, node: Node, affine: Affine, *, spread: bool, inner: bool = False) -> Affine | Refusal:
+        """``spread``: every channel once for each place in a block; otherwise one for all places.
+
+        The places of a block run inside or outside of the channels.
+        """
+        if affine.grid or affine.axis not in (0, 1):
             return node.refuse("spatial-axis", "moves elements between the affine's axis and the channels")
-        return int(node.attr("blocksize", 1)) ** 2
-
-    @staticmethod
-    def spread(affine: Affine, count: int, *, inner: bool) -> Affine:
-        """Every channel of the small tensor, for each of ``count`` places in a block."""
-        return affine.repeat(count) if inner else affine.tile(count)
-
-    @staticmethod
-    def gather(node: Node, affine: Affine, count: int, *, inner: bool) -> Affine | Refusal:
-        if affine.size % count:
-            return node.refuse("size-mismatch", f"has channels that are no multiple of {count}")
-        shape = (-1, count) if inner else (count, -1)
-        along = 1 if inner else 0
-        scale, shift = affine.scale.reshape(shape), affine.shift.reshape(shape)
-        first = (slice(None), slice(0, 1)) if inner else (slice(0, 1), slice(None))
-        if not ((scale == scale[first]).all() and (shift == shift[first]).all()):
+        if affine.axis == 0:
+            return affine
+        block = int(node.attr("blocksize")) ** 2
+        if spread:
+            return affine.repeat(block) if inner else affine.tile(block)
+        if affine.size % block:
+            return node.refuse("size-mismatch", f"has channels that are no multiple of {block}")
+        shape, axes = ((-1, block), (1, 2)) if inner else ((block, -1), (2, 1))
+        moved = Affine.over(axes, affine.scale.reshape(shape), affine.shift.reshape(shape))
+        if 2 in dict(moved.axes):  # the places
             return node.refuse("not-per-channel", "moves channels of different maps into one")
-        return Affine.over((1,), scale.take(0, along), shift.take(0, along))
+        return moved
 
 
 @register("DepthToSpace")
 class DepthToSpace(BlockMove):
     """DCR: input channel ``k * C + c``; CRD: input channel ``c * blocks + k``, for output channel c."""
 
-    @staticmethod
-    def inner(node: Node) -> bool:
-        return node.text("mode", "DCR") == "CRD"
-
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
-        count = self._blocks(node, affine)
-        if isinstance(count, Refusal) or affine.axis == 0:
-            return count if isinstance(count, Refusal) else affine
-        return self.spread(affine, count, inner=self.inner(node))
+        return self._move(node, affine, spread=True, inner=node.text("mode") == "CRD")
 
     def down(self, node: Node, affine: Affine) -> Affine | Refusal:
-        count = self._blocks(node, affine)
-        if isinstance(count, Refusal) or affine.axis == 0:
-            return count if isinstance(count, Refusal) else affine
-        return self.gather(node, affine, count, inner=self.inner(node))
+        return self._move(node, affine, spread=False, inner=node.text("mode") == "CRD")
 
 
 @register("SpaceToDepth")
@@ -273,13 +263,7 @@ class SpaceToDepth(BlockMove):
     """Output channel ``k * C + c`` for input channel c."""
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
-        count = self._blocks(node, affine)
-        if isinstance(count, Refusal) or affine.axis == 0:
-            return count if isinstance(count, Refusal) else affine
-        return self.gather(node, affine, count, inner=False)
+        return self._move(node, affine, spread=False)
 
     def down(self, node: Node, affine: Affine) -> Affine | Refusal:
-        count = self._blocks(node, affine)
-        if isinstance(count, Refusal) or affine.axis == 0:
-            return count if isinstance(count, Refusal) else affine
-        return self.spread(affine, count, inner=False)
+        return self._move(node, affine, spread=True)

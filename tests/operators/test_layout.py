@@ -5,6 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import Net, assert_gone, assert_stays, fold
+from one_operator import lifted, node_of, sunk
+
+from bnfold.affine import Affine
+from bnfold.graph import Tensor
+from bnfold.operators.layout import regroup
 
 C = 6
 
@@ -43,6 +48,30 @@ def test_a_transpose_without_perm_of_unknown_rank_refuses():
     y = net.op("Transpose", net.bn(net.op("Tanh", x), C), name="turn")
     folded = fold(net.build(net.op("Reshape", net.op("MatMul", net.draw(2, C), y), ints(-1))), feeds=net.feeds)
     assert_stays(folded, "unknown-rank", "turn (Transpose)")
+
+
+#: Of a tensor with C channels.
+ALONG = Affine.of(np.arange(1.0, C + 1), 1.0, 1)
+UNIFORM = Affine.of(2.0, 1.0, None)
+
+
+@pytest.mark.parametrize(("perm", "found"), [([1, 0], 0), ([0], "rank")])
+def test_a_transpose_of_fewer_axes_than_the_affine_needs_refuses(perm, found):
+    node = node_of("Transpose", None, perm=perm)
+    for crossed in (lifted(node, ALONG), sunk(node, ALONG)):
+        assert (crossed if isinstance(crossed, str) else crossed[0].axis) == found
+
+
+@pytest.mark.parametrize("kind", ["Reshape", "Squeeze"])
+def test_an_affine_on_what_is_not_the_data_stays(kind):
+    assert sunk(node_of(kind, (2, C), (1,)), UNIFORM, 1) == "parameter"
+
+
+@pytest.mark.parametrize("kind", ["Transpose", "Reshape", "Squeeze", "Unsqueeze", "DepthToSpace"])
+def test_a_uniform_affine_passes_whatever_is_not_known(kind):
+    node = node_of(kind, None, (1,))
+    assert lifted(node, UNIFORM) == {0: UNIFORM}
+    assert sunk(node, UNIFORM) == {0: UNIFORM}
 
 
 # -- Reshape and Flatten -----------------------------------------------------------------------------
@@ -197,6 +226,118 @@ def test_a_batch_size_folded_into_rows_is_followed():
     assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count("BatchNormalization", "Mul") == 0
 
 
+SYMBOLS = {"N": 3, "T": 5, None: 7}
+REGROUPED = {
+    "nothing changes": (("N", 6, "T"), ("N", 6, "T"), [1]),
+    "unknown, but at its place": ((None, 6, 4), (None, 6, 4), [1]),
+    "split": (("N", 6, 4), ("N", 2, 3, 4), [1]),
+    "split behind a symbol": (("T", 6), ("T", 3, 2), [1]),
+    "merged": (("N", 6, 4), ("N", 24), [1]),
+    "merged, inner": (("N", 4, 6), ("N", 24), [2]),
+    "merged beside ones": (("N", 1, 6, 1, 4, 1), ("N", 24), [2]),
+    "split into ones too": (("N", 6), ("N", 1, 2, 1, 3, 1), [1]),
+    "several axes to one": (("N", 2, 3, 4), ("N", 6, 4), [1, 2]),
+    "several axes, merged in part": (("N", 2, 3, 4), ("N", 2, 12), [1, 2]),
+    "split and merged": (("N", 6, 4), ("N", 2, 12), [1]),
+    "an outer axis": ((2, 6, 4), (12, 4), [0]),
+    "the outer axes": ((2, 6, 4), (12, 2, 2), [0, 1]),
+    "an axis in front of symbols": ((6, "N", 4), (6, "N", 2, 2), [0]),
+    "between symbols": (("N", 6, "T", 4), ("N", 6, "T", 2, 2), [1]),
+    "behind what is unknown": ((None, 6, 4), (None, 3, 4, 6, 4), [1]),
+    "more symbols in front": (("N", "T", 6), (None, 6), [2]),
+    "both sides of a symbol": ((6, "N", 4), (6, "N", 4), [0, 2]),
+    "one axis alone": ((6,), (2, 3), [0]),
+    "the outer part of a target axis": ((2, 6), (4, 3), [0]),
+}
+
+
+def regrouped(source: tuple, target: tuple, axes: list[int]) -> tuple[Affine, Affine | None]:
+    rng = np.random.default_rng(0)
+    sizes = [source[axis] for axis in axes]
+    affine = Affine.over(axes, rng.normal(size=sizes), rng.normal(size=sizes))
+    return affine, regroup(affine, source, target)
+
+
+@pytest.mark.parametrize("case", REGROUPED)
+def test_a_reshape_moves_every_scale_and_shift_with_its_element(case):
+    source, target, axes = REGROUPED[case]
+    affine, moved = regrouped(source, target, axes)
+    assert moved is not None
+    before = [SYMBOLS.get(size, size) for size in source]
+    after = [SYMBOLS.get(size, size) for size in target]
+    if case == "more symbols in front":
+        after[0] = before[0] * before[1]
+    if case == "behind what is unknown":
+        before[0] = 12 * after[0]
+    for old, new in zip(affine.broadcastable(len(source)), moved.broadcastable(len(target)), strict=True):
+        np.testing.assert_array_equal(np.broadcast_to(old, before).reshape(after), np.broadcast_to(new, after))
+
+
+NOT_REGROUPED = {
+    "unknown sizes on both sides": ((None, 6, None), (None, 6, None), [1]),
+    "a symbol behind": (("N", 6, "T"), ("T", 6, "N"), [1]),
+    "no common factor": (("N", 4, 3), ("N", 3, 4), [1]),
+    "no common factor of the last": (("N", 4, 3), ("N", 3, 4), [2]),
+    "split in part": (("N", 6, 4), ("N", "T", 8), [1]),
+    "merged with what is unknown": (("N", 6), (None,), [1]),
+    "a part of a target axis": ((6, 6), (4, 9), [1]),
+    "a source axis beyond what is known": ((2, 6, 4), ("T", 4), [1]),
+    "beside nothing": ((3, 6, 0), (6, 3, 0), [1]),
+}
+
+
+@pytest.mark.parametrize("case", NOT_REGROUPED)
+def test_a_reshape_that_cannot_be_followed(case):
+    assert regrouped(*NOT_REGROUPED[case])[1] is None
+
+
+def test_equal_values_beside_an_axis_that_goes_are_dropped():
+    affine = Affine.over([1], np.tile([1.0, 2.0], 3), np.zeros(6))
+    moved = regroup(affine, ("N", 6), ("N", 3, 2))
+    assert moved.axis == 2
+    assert moved.scale.tolist() == [1.0, 2.0]
+
+
+def reshape(source: tuple | None, wanted: np.ndarray | tuple, target: tuple | None, **attrs):
+    node = node_of("Reshape", source, wanted, **attrs)
+    node.graph.declare(Tensor("out_0", np.dtype(np.float32), target))
+    return node
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted", "target", "found"),
+    [
+        (("N", C, 4), ints(0, 2, 3, 4), None, ((1, 2), (2, 3))),
+        (("N", C, 4), ints(0, 0, -1), None, ((1, C),)),
+        (("N", C, "T"), ints(0, 0, -1), ("N", C, "T"), ((1, C),)),
+        (("N", C, "T"), ints(0, 0, -1), None, ((1, C),)),
+        (("N", C, "T"), ints(-1, C, 0), ("N", C), "reshape"),
+        (("N", C, 4), (3,), ("N", 2, 3, 4), ((1, 2), (2, 3))),
+        (("N", C, 4), (3,), None, "unknown-shape"),
+        ((None, "C", 4), ints(0, 0, 2, 2), None, "reshape"),
+        (("N", "C", 4), ints(0, 0, 4), None, "reshape"),
+        (("N", "C", 4), ints(-1, 2, 3, 4), None, ((1, 2), (2, 3))),
+        (("N", "C", 4), ints(0, 2, 3, 4), None, ((1, 2), (2, 3))),
+        (None, ints(0, 2, 3, 4), ("N", 2, 3, 4), "unknown-shape"),
+    ],
+)
+def test_what_a_reshape_says_itself_completes_its_shape(source, wanted, target, found):
+    crossed = sunk(reshape(source, wanted, target), ALONG)
+    assert (crossed if isinstance(crossed, str) else crossed[0].axes) == found
+
+
+@pytest.mark.parametrize(("source", "found"), [(("N", 2, 3, 4), ((1, 2), (2, 3))), (None, "unknown-shape")])
+def test_a_reshape_lifts_into_the_shape_of_its_input(source, found):
+    crossed = lifted(reshape(source, ints(0, C, 4), None), ALONG)
+    assert (crossed if isinstance(crossed, str) else crossed[0].axes) == found
+
+
+@pytest.mark.parametrize(("allowzero", "found"), [(0, ((1, C),)), (1, "reshape")])
+def test_a_zero_in_a_shape_may_be_a_size(allowzero, found):
+    crossed = sunk(reshape((0, C), ints(C, 0), None, allowzero=allowzero), ALONG)
+    assert (crossed if isinstance(crossed, str) else crossed[0].axes) == found
+
+
 # -- Squeeze and Unsqueeze ---------------------------------------------------------------------------
 
 
@@ -238,6 +379,41 @@ def test_an_affine_along_a_squeezed_axis_is_uniform():
     y = net.op("Conv", net.input("N", 3, 5), net.draw(1, 3, 1))
     y = net.op("Squeeze", net.bn(y, 1), ints(1))
     assert fold(net.build(y)).count("BatchNormalization") == 0
+
+
+THIN = Affine.of([1.0, 2.0, 3.0], 0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "axes", "below", "above"),
+    [
+        ("Squeeze", (1, 3, 1), ints(0), 1, 0),
+        ("Squeeze", (1, 3, 1), ints(-1), 1, 1),
+        ("Squeeze", (1, 3, 1), None, 1, 0),
+        ("Squeeze", ("N", 3, 1), None, 1, "dynamic-axes"),
+        ("Squeeze", None, None, 1, "dynamic-axes"),
+        ("Squeeze", (1, 3, 1), (1,), 1, "dynamic-axes"),
+        ("Squeeze", None, ints(0), 1, "dynamic-axes"),
+        ("Squeeze", (1, 3, 1), ints(1), 1, "squeezed-axis"),
+        ("Unsqueeze", (2, 3), ints(0), 1, 2),
+        ("Unsqueeze", (2, 3), ints(1, -1), 1, 2),
+        ("Unsqueeze", (2, 3), ints(-1), 1, 1),
+        ("Unsqueeze", (2, 3), (1,), 1, "dynamic-axes"),
+        ("Unsqueeze", None, ints(0), 1, "dynamic-axes"),
+    ],
+)
+def test_axes_of_size_one_rename_the_others(kind, source, axes, below, above):
+    node = node_of(kind, source, *([] if axes is None else [axes]))
+    crossed = sunk(node, THIN.on_axis(below))
+    assert (crossed if isinstance(crossed, str) else crossed[0].axis) == above
+    if isinstance(above, int):
+        assert lifted(node, THIN.on_axis(above))[0].same_as(THIN.on_axis(below))
+
+
+@pytest.mark.parametrize("opset", [11, 17])
+def test_an_unsqueeze_names_its_axes_in_the_attribute_or_the_input(opset):
+    node = node_of("Unsqueeze", (2, 3), axes=[0]) if opset < 13 else node_of("Unsqueeze", (2, 3), ints(0))
+    assert sunk(node, THIN)[0].axis == 2
 
 
 # -- DepthToSpace and SpaceToDepth -------------------------------------------------------------------
@@ -299,3 +475,16 @@ def test_block_moves_pass_an_affine_along_the_batch():
     x = net.op("Transpose", net.op("Conv", net.input(8, 3, 4, 4), net.draw(2, 3, 1, 1)), perm=[1, 0, 2, 3])
     y = net.op("DepthToSpace", x, blocksize=2)
     assert fold(net.build(net.op("Tanh", net.op("Mul", y, net.draw(2, 1, 1, 1))))).count("Mul") == 0
+
+
+@pytest.mark.parametrize("kind", ["DepthToSpace", "SpaceToDepth"])
+def test_block_moves_of_two_axes_or_of_uneven_channels_refuse(kind):
+    node = node_of(kind, (1, 6, 4, 4), blocksize=2)
+    grid = Affine.over([1, 2], np.arange(24.0).reshape(6, 4), np.zeros((6, 4)))
+    gathers = sunk if kind == "DepthToSpace" else lifted
+    assert {lifted(node, grid), sunk(node, grid)} == {"spatial-axis"}
+    assert gathers(node, ALONG) == "size-mismatch"
+
+
+def test_a_block_whose_channels_all_carry_one_map_leaves_a_uniform_one():
+    assert sunk(node_of("DepthToSpace", (1, 8, 4, 4), blocksize=2), Affine.of(np.full(8, 2.0), 1.0, 1))[0].axis is None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import Net, assert_gone, assert_stays, fold, fold_unrun
+from one_operator import lifted, node_of, sunk
 
 from bnfold.affine import Affine
-from bnfold.graph import ModelGraph, Op, Param, Tensor
-from bnfold.operators import Node, facts_of
-from bnfold.refusal import Refusal
+from bnfold.graph import Tensor
+from bnfold.operators import facts_of
 
 C = 6
 #: Slice's ends that mean "as far as it goes", forward and backward.
@@ -27,32 +27,6 @@ def ints(*values: int) -> np.ndarray:
 def ahead(net: Net, channels: int = C) -> str:
     """A BatchNormalization that can only go forward."""
     return net.bn(net.op("Tanh", net.input("N", channels, 4, 4)), channels)
-
-
-def node_of(kind: str, *inputs: tuple | np.ndarray | None, outputs: int = 1, opset: int = 17, **attrs) -> Node:
-    """An operator alone: an input is a constant, or data of a shape, or of an unknown one."""
-    graph, names = ModelGraph(opsets={"": opset}), [f"in_{slot}" for slot in range(len(inputs))]
-    given = dict(zip(names, inputs, strict=True))
-    graph.params = {name: Param.of(name, value) for name, value in given.items() if isinstance(value, np.ndarray)}
-    graph.inputs = [Tensor(name, np.dtype(np.float32), given[name]) for name in names if name not in graph.params]
-    op = Op("op", kind, tuple(names), tuple(f"out_{index}" for index in range(outputs)), attrs)
-    graph.put(op)
-    return Node(graph, op)
-
-
-def plain(found) -> dict[int, Affine] | str:
-    """The affines of a crossing, or the code of a refusal."""
-    if isinstance(found, Refusal):
-        return found.code
-    return dict((found[0] if isinstance(found, list) else found).affines)
-
-
-def lifted(node: Node, affine: Affine, index: int = 0) -> dict[int, Affine] | str:
-    return plain(facts_of(node.op).lift(node, {index: affine}))
-
-
-def sunk(node: Node, affine: Affine, slot: int = 0) -> dict[int, Affine] | str:
-    return plain(facts_of(node.op).sink(node, {slot: affine}))
 
 
 # -- Concat ------------------------------------------------------------------------------------------
@@ -179,6 +153,22 @@ def test_a_concat_of_unknown_rank_lifts_what_does_not_run_along_the_joined_axis(
 @pytest.mark.parametrize(("axis", "code"), [(-3, "unknown-rank"), (0, "unequal-parts"), (1, "unknown-shape")])
 def test_a_concat_of_unknown_rank_sinks_nothing(axis, code):
     assert sunk(node_of("Concat", None, None, axis=axis), ALONG) == code
+
+
+def test_a_concat_that_does_not_say_joins_channels():
+    node = node_of("Concat", (1, 2), (1, 4), opset=3)
+    assert [part.size for part in lifted(node, ALONG).values()] == [2, 4]
+    two = Affine.of([2.0, 3.0], 0.0, 1)
+    assert sunk(node, two)[0].scale.tolist() == [2.0, 3.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_equal_maps_along_the_joined_axis_are_joined():
+    node, two = node_of("Concat", (1, 2), (1, 2), axis=1), Affine.of([2.0, 3.0], 0.0, 1)
+    assert facts_of(node.op).sink(node, {0: two, 1: two}).affines[0].scale.tolist() == [2.0, 3.0, 2.0, 3.0]
+
+
+def test_one_tensor_alone_is_joined_to_nothing():
+    assert sunk(node_of("Concat", (1, C), axis=0), ALONG)[0].same_as(ALONG)
 
 
 def test_a_concat_along_the_batch_counts_it_from_the_left():
@@ -310,6 +300,12 @@ def test_a_split_of_unknown_rank_sinks_what_it_knows(split, axis, affine, found)
 
 def test_a_split_of_unknown_rank_lifts_nothing_along_an_axis_that_counts_from_the_right():
     assert lifted(node_of("Split", None, outputs=2, axis=-1), ALONG) == "unknown-rank"
+
+
+def test_a_split_that_does_not_say_lifts_along_the_batch():
+    node = node_of("Split", (3, 2), ints(1, 2), outputs=2)
+    node.graph.outputs = node.op.outputs
+    assert lifted(node, Affine.of([2.0, 3.0], 0.0, 0), 1)[0].scale.tolist() == [1.0, 2.0, 3.0]
 
 
 def test_an_affine_on_the_sizes_of_a_split_stays():
