@@ -153,9 +153,7 @@ class Affine:
 
     def then(self, after: Affine) -> Affine:
         """First this map, then ``after``: ``after(self(x))``. Axes must agree where both have one."""
-        if None not in (self.axis, after.axis) and (
-            (self.axis, self.grid) != (after.axis, after.grid) or self.size != after.size
-        ):
+        if not self.composes(after):
             raise ValueError(f"{self!r} and {after!r} do not compose")
         which = self if self.axis is not None else after
         with np.errstate(over="ignore", invalid="ignore"):

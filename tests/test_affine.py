@@ -108,6 +108,7 @@ def test_over_drops_axes_along_which_nothing_varies():
     assert not affine.grid
     assert affine.size == SIZE
     assert Affine.over((0, 2), np.full((SIZE, SIZE), 2.0), np.zeros((SIZE, SIZE))).axis is None
+    assert Affine.over((0, 2), values[:, :1], values[:, :1]).axes == ((0, SIZE),)
 
 
 def test_over_keeps_an_axis_along_which_the_shift_alone_varies():
@@ -138,6 +139,15 @@ def test_a_map_over_several_axes_composes_with_its_like_and_with_uniform_ones_al
     assert grid.composes(Affine.of(2.0, 1.0, None))
     assert not grid.composes(Affine.over((0, 2), values, values))
     assert not grid.composes(Affine.of(values[0], values[0], 0))
+
+
+@pytest.mark.parametrize("other", [Affine.of(np.ones(SIZE - 1), 0.0, 1), Affine.of([2.0], 0.0, 1)], ids=repr)
+def test_maps_with_other_numbers_of_channels_do_not_compose(other):
+    affine = Affine.of(np.arange(SIZE), 0.0, 1)
+    for first, second in ((affine, other), (other, affine)):
+        assert not first.composes(second)
+        with pytest.raises(ValueError, match="do not compose"):
+            first.then(second)
 
 
 def test_a_map_over_several_axes_cannot_be_put_on_one():
@@ -200,6 +210,9 @@ def test_concatenation_is_numpys():
 def test_what_a_map_says_of_itself():
     assert Affine.identity().is_identity
     assert Affine.of([1.0, 1.0], 0.0, 1).is_identity
+    assert not Affine.of(1.0, [0.0, 1.0], 1).is_identity
+    assert not Affine.of([1.0, 2.0], 0.0, 1).is_identity
+    assert Affine.of([2.0], 1.0, 1).is_uniform
     assert Affine.of([2.0, 2.0], 1.0, 1).is_uniform
     assert not Affine.of([2.0, 1.0], 1.0, 1).is_uniform
     assert not Affine.of([2.0, 2.0], [1.0, 0.0], 1).is_uniform
@@ -215,6 +228,7 @@ def test_sameness_is_exact():
     assert affine.same_as(along())
     assert not affine.same_as(along(1))
     assert not affine.same_as(Affine.of(np.nextafter(affine.scale, 9), affine.shift, 0))
+    assert not affine.same_as(Affine.of(affine.scale, np.nextafter(affine.shift, 9), 0))
 
 
 def test_a_broadcastable_map_has_ones_on_other_axes():

@@ -60,13 +60,13 @@ FAMILIES = (
 )
 
 
-def role(op: Op, graph: ModelGraph | None = None) -> Role:
+def role(op: Op, graph: ModelGraph) -> Role:
     """What an operator is to the placement of a BatchNormalization.
 
-    Mul, Add, Sub and Div are affines or joins: only the ``graph`` can tell, without it they are joins.
+    Mul, Add, Sub and Div are affines or joins: only the ``graph`` can tell.
     """
     facts = facts_of(op)
-    if graph is not None and facts.role is Role.JOIN and isinstance(facts.as_affine(Node(graph, op)), Affine):
+    if facts.role is Role.JOIN and isinstance(facts.as_affine(Node(graph, op)), Affine):
         return Role.AFFINE
     return facts.role
 

@@ -77,7 +77,7 @@ def lift_sum(node: Node, signs: Mapping[int, float], affine: Affine) -> Lifts:
     carried = {slot: onto_operand(node, slot, affine) for slot in signs}
     if not affine.is_shift and None in carried.values():
         return node.refuse("broadcast", "adds an operand that is broadcast along the affine's axis")
-    scales = {slot: part.scale_part() for slot, part in carried.items() if part is not None and not affine.is_shift}
+    scales = {slot: part.scale_part() for slot, part in carried.items() if part is not None}
     if affine.is_scale:
         return [Crossing(scales)]
     ways = []
@@ -94,22 +94,17 @@ def sink_sum(node: Node, signs: Mapping[int, float], affines: Mapping[int, Affin
     """Shifts add up; a scale passes when every operand carries the same one."""
     total: Affine | None = None
     for slot, sign in signs.items():
-        part = affines.get(slot, Affine.identity())
-        moved = onto_output(node, slot, part)
+        moved = onto_output(node, slot, affines.get(slot, Affine.identity()))
         if isinstance(moved, Refusal):
             return moved
         moved = replace(moved, shift=sign * moved.shift)
         if total is None:
             total = moved
             continue
-        same = total.composes(moved) and bool((total.scale == moved.scale).all())
-        both_shifts = total.is_shift and moved.is_shift and total.composes(moved)
-        if not both_shifts and not (same and (total.axis == moved.axis or total.is_shift)):
+        if not total.composes(moved) or (total.scale != moved.scale).any():
             return node.refuse("unequal-scales", "adds operands that do not carry the same scale")
         wide = total if total.axis is not None else moved
-        total = Affine(
-            np.broadcast_to(total.scale, wide.scale.shape).copy(), total.shift + moved.shift, wide.axis, wide.grid
-        )
+        total = replace(wide, shift=total.shift + moved.shift)
     assert total is not None
     return Crossing({0: total})
 
@@ -142,8 +137,8 @@ def sink_gate(node: Node, affines: Mapping[int, Affine], divisor: int | None = N
 
 
 def _old_broadcasting(node: Node) -> Refusal | None:
-    """Before opset 7 two attributes said how the second operand was broadcast."""
-    if "broadcast" in node.op.attributes or "axis" in node.op.attributes:
+    """Before opset 7 an attribute let the second operand be broadcast, from an axis that another one gave."""
+    if node.attr("broadcast", 0):
         return node.refuse("old-opset", "broadcasts by rules of before opset 7")
     return None
 
@@ -280,12 +275,11 @@ def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:
     carried: dict[int, Affine] = {}
     numbers: dict[int, Param] = {}
     for slot in slots:
-        part = onto_operand(node, slot, affine)
-        number = _mapped_number(node, slot, affine) if part is None else None
+        part, number = onto_operand(node, slot, affine), _number(node, slot)
         if part is not None:
             carried[slot] = part
-        elif number is not None:
-            numbers[slot] = number
+        elif number is not None and node.out_rank() is not None:
+            numbers[slot] = _mapped_number(node, number, affine)
         else:
             return node.refuse("broadcast", "has an operand that is broadcast along the affine's axis")
     return [Crossing(carried, Rewrite(dict(numbers)) if numbers else None)]
@@ -293,7 +287,8 @@ def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:
 
 def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
     """What every operand carries alike, the output carries."""
-    numbers = [slot for slot in slots if slot not in affines and _is_number(node, slot)]
+    found = {slot: _number(node, slot) for slot in slots if slot not in affines}
+    numbers = {slot: number for slot, number in found.items() if number is not None}
     first: Affine | None = None
     for slot in slots:
         if slot in numbers:
@@ -309,32 +304,22 @@ def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
         return Crossing({0: first})
     if not first.scale.all():
         return node.refuse("zero-scale", "has a constant operand, which no value stands for where the scale is zero")
-    inputs: dict[int, Param] = {}
-    for slot in numbers:
-        mapped = _mapped_number(node, slot, first.inverse())
-        if mapped is None:
-            return node.refuse("unknown-rank", "has operands of unknown rank")
-        inputs[slot] = mapped
-    return Crossing({0: first}, Rewrite(dict(inputs)))
+    back = first.inverse()
+    return Crossing({0: first}, Rewrite({slot: _mapped_number(node, number, back) for slot, number in numbers.items()}))
 
 
-def _is_number(node: Node, slot: int) -> bool:
-    """Is the operand a constant with one value?"""
+def _number(node: Node, slot: int) -> Param | None:
+    """The operand, if it is a constant with one value."""
     param = node.const(slot)
-    return param is not None and param.is_float and param.size == 1
+    return param if param is not None and param.size == 1 else None
 
 
-def _mapped_number(node: Node, slot: int, affine: Affine) -> Param | None:
-    """An operand that is one number, with an affine along an axis of the output applied: one number a channel."""
-    param = node.const(slot)
-    rank = 0 if affine.axis is None else node.out_rank()
-    if param is None or rank is None or not _is_number(node, slot):
-        return None
-    rank = max(rank, len(param.shape))
+def _mapped_number(node: Node, number: Param, affine: Affine) -> Param:
+    """A number with an affine of the output applied to it: one number a channel."""
+    rank = len(number.shape) if affine.axis is None else node.out_rank()
+    assert rank is not None, "a tensor of unknown rank carries nothing along an axis"
     scale, shift = affine.broadcastable(rank)
-    values = param.exact().reshape(()) * scale + shift
-    least = 0 if affine.axis is None else rank - affine.axis
-    return Param.of(param.name, values.reshape(values.shape[rank - max(least, len(param.shape)) :]), param.dtype)
+    return Param.of(number.name, number.exact().reshape(()) * scale + shift, number.dtype)
 
 
 def rising(node: Node, affine: Affine) -> Refusal | None:
@@ -371,6 +356,4 @@ class Where(Facts):
         return lift_same(node, range(1, 3), affines[0])
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        if 0 in affines:
-            return node.refuse("condition", "gets the affine in its condition")
         return sink_same(node, range(1, 3), affines)

@@ -76,18 +76,18 @@ class Node:
 
     def const_ints(self, slot: int, attribute: str = "") -> list[int] | None:
         """A list of integers from a constant input or, in older opsets, from an attribute."""
-        if attribute and attribute in self.op.attributes:
+        if attribute in self.op.attributes:
             return self.ints(attribute)
         param = self.const(slot)
         return None if param is None else [int(value) for value in np.atleast_1d(param.array()).ravel()]
 
-    def shape(self, slot: int = 0) -> Shape | None:
+    def shape(self, slot: int) -> Shape | None:
         return self.graph.tensor(self.op.input(slot)).shape
 
     def out_shape(self, index: int = 0) -> Shape | None:
         return self.graph.tensor(self.op.outputs[index]).shape
 
-    def rank(self, slot: int = 0) -> int | None:
+    def rank(self, slot: int) -> int | None:
         return rank_of(self.graph, self.op.input(slot))
 
     def out_rank(self, index: int = 0) -> int | None:

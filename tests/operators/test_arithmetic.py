@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
-from helpers import Net, assert_gone, assert_stays, fold
+from helpers import Folded, Net, assert_gone, assert_stays, fold, fold_unrun
 
 from bnfold.affine import Affine
 from bnfold.formats import load
-from bnfold.operators import Role, as_affine, role
+from bnfold.operators import Node, Role, as_affine, facts_of, role
 from bnfold.refusal import Refusal
 
 C = 4
@@ -16,6 +18,13 @@ C = 4
 
 def conv(net: Net, channels: int = C, **attrs) -> str:
     return net.op("Conv", net.input("N", 3, 6, 6), net.draw(channels, 3, 3, 3), **attrs)
+
+
+def assert_stuck(folded: Folded, code: str, word: str) -> None:
+    """Like ``assert_stays``, but a BatchNormalization may have become something simpler in its place."""
+    assert {step.kind for step in folded.plan.steps} <= {"cheaper"}
+    assert code in folded.codes, folded.sentences
+    assert word in folded.sentences
 
 
 def answer(net: Net, *outputs: str) -> Affine | Refusal:
@@ -55,6 +64,28 @@ def test_division_by_zero_is_no_affine():
     assert found.code == "not-finite"
 
 
+def test_a_constant_without_values_is_no_affine():
+    net = Net()
+    found = answer(net, net.op("Mul", net.op("Relu", net.input("N", 0)), np.zeros(0, np.float32)))
+    assert isinstance(found, Refusal)
+    assert found.code == "integer"
+
+
+def test_of_two_constants_the_second_is_the_parameter():
+    net = Net()
+    found = answer(net, net.op("Div", net.positive(C), np.float32(4)))
+    assert isinstance(found, Affine)
+    assert found.scale.tolist() == [0.25]
+
+
+def test_the_first_operand_of_a_join_is_its_data():
+    net = Net()
+    x = net.input("N", C)
+    graph = load(net.build(net.op("Add", net.op("Exp", x), net.op("Relu", x), name="join"))).graph
+    node = Node(graph, graph.op("join"))
+    assert facts_of(node.op).data_slot(node) == 0
+
+
 def test_negation_folds():
     net = Net()
     assert fold(net.build(net.op("Relu", net.op("Neg", conv(net))))).count() == 2
@@ -65,6 +96,19 @@ def test_negation_of_integers_is_left_alone():
     x = net.op("Neg", net.input("N", C, dtype=np.int64))
     folded = fold(net.build(net.op("Cast", x, to=1)))
     assert not folded.plan.steps
+
+
+@pytest.mark.parametrize("kind", ["integer", "unknown"])
+def test_negation_of_anything_but_floating_point_is_no_affine(kind):
+    net = Net()
+    net.domains = {"custom": 1}
+    x = net.input("N", C, dtype=np.int64)
+    x = net.op("Own", x, domain="custom") if kind == "unknown" else x
+    net.output(net.op("Cast", net.op("Neg", x, name="minus"), to=1), shape=["N", C])
+    graph = load(net.build()).graph
+    found = as_affine(graph, graph.op("minus"))
+    assert isinstance(found, Refusal)
+    assert found.code == "integer"
 
 
 def test_integer_arithmetic_is_left_alone():
@@ -173,6 +217,32 @@ def test_the_broadcast_attribute_of_old_opsets_is_not_guessed_at(opset):
         assert found.code == "old-opset"
     else:
         assert isinstance(found, Affine)
+
+
+@pytest.mark.parametrize("kind", ["Add", "Sub", "Mul", "Div"])
+@pytest.mark.parametrize("behind", [True, False])
+def test_nothing_passes_a_join_that_broadcasts_by_old_rules(kind, behind):
+    net = Net(opset=6)
+    parameters = [net.positive(C), *[np.zeros(C, np.float32)] * 2, net.positive(C)]
+    if behind:
+        y = net.op(kind, conv(net), conv(net), name="join", broadcast=1)
+        y = net.op("BatchNormalization", y, *parameters, is_test=1)
+    else:
+        x = net.op("BatchNormalization", net.op("Tanh", net.input("N", C, 4, 4)), *parameters, is_test=1)
+        y = net.op(kind, x, x, name="join", broadcast=1)
+        y = net.op("Conv", y, net.draw(2, C, 1, 1))
+    model = net.build(net.op("Tanh", y))
+    assert_stays(fold_unrun(model), "old-opset", f"join ({kind})")
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("Add", 1.0), ("Sub", -1.0)])
+def test_the_terms_of_a_sum_and_none_by_old_rules(kind, sign):
+    for attrs, expected in (({}, {0: 1.0, 1: sign}), ({"broadcast": 0}, {0: 1.0, 1: sign}), ({"broadcast": 1}, None)):
+        net = Net(opset=6)
+        x = net.input("N", C)
+        graph = load(net.build(net.op(kind, net.op("Exp", x), net.op("Relu", x), name="join", **attrs))).graph
+        node = Node(graph, graph.op("join"))
+        assert facts_of(node.op).addends(node) == expected
 
 
 @pytest.mark.parametrize(
@@ -384,6 +454,106 @@ def test_shifts_of_both_operands_meet_behind_a_sum():
     assert folded.count("Add") == 1
 
 
+def test_a_number_on_one_operand_and_the_same_for_each_channel_on_the_other_sink_through_a_sum():
+    net = Net()
+    one = net.op("Mul", net.op("Tanh", net.input("N", C)), np.float32(2))
+    two = net.exact_bn(net.op("Sin", net.input("N", C)), 2 * np.ones(C), net.draw(C))
+    for operands in ([one, two], [two, one]):
+        trial = copy.deepcopy(net)
+        folded = fold(trial.build(trial.op("Gemm", trial.op("Add", *operands), trial.draw(C, 2))))
+        assert folded.count() == 4
+
+
+def test_shifts_along_two_axes_do_not_meet_behind_a_sum():
+    net = Net()
+    parts = [net.op("Add", net.op("Tanh", net.input("N", C, C)), net.draw(*shape)) for shape in ((C,), (C, 1))]
+    assert not fold(net.build(net.op("Tanh", net.op("Add", *parts)))).plan.steps
+
+
+def test_a_scale_has_one_way_through_a_sum_and_a_shift_one_for_each_operand():
+    net = Net()
+    graph = load(net.build(net.op("Add", conv(net), conv(net), name="join"))).graph
+    node = Node(graph, graph.op("join"))
+    vector = net.positive(C)
+    for affine, ways in (
+        (Affine.of(vector, 0.0, 1), 1),
+        (Affine.of(1.0, vector, 1), 2),
+        (Affine.of(2.0, vector, 1), 2),
+    ):
+        lifts = facts_of(node.op).lift(node, {0: affine})
+        assert isinstance(lifts, list)
+        assert len(lifts) == ways
+
+
+@pytest.mark.parametrize(("kind", "scale", "shift"), [("Add", 1.0, 0.5), ("Mul", 2.0, 0.0)])
+def test_operands_whose_channels_are_not_known_take_no_vector(kind, scale, shift):
+    net = Net()
+    x = net.input("N", "C", 5)
+    graph = load(net.build(net.op(kind, net.op("Tanh", x), net.op("Sin", x), name="join"))).graph
+    node = Node(graph, graph.op("join"))
+    lifts = facts_of(node.op).lift(node, {0: Affine.of(scale * np.ones(C), shift * np.ones(C), 1)})
+    assert isinstance(lifts, Refusal)
+    assert lifts.code == "broadcast"
+
+
+# -- of unknown rank ---------------------------------------------------------------------------------
+
+
+def of_unknown_rank(net: Net) -> str:
+    """A tensor [2, C] of which only the caller knows that."""
+    return net.unknown_rank(net.input(2, C), [2, C])
+
+
+@pytest.mark.parametrize("kind", ["Add", "Sub", "Sum", "Mul", "Div", "Mean", "Max"])
+def test_a_uniform_scale_passes_a_join_of_unknown_rank(kind):
+    net = Net()
+    parts = [net.op("MatMul", of_unknown_rank(net), net.draw(C, C)) for _ in range(2)]
+    y = net.op("Mul", net.op(kind, *parts), np.float32(2))
+    net.output(net.op("Tanh", y), shape=[None, None])
+    folded = fold(net.build(), feeds=net.feeds, branches=False, slack=10)
+    assert folded.count() == 6
+
+
+def with_rank(model, tensor: str, known: bool):
+    """The model, and in it the rank of a tensor [2, C] that inference cannot find."""
+    if known:
+        model.graph.value_info.append(Net().info(tensor, [2, C]))
+    return model
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("kind", ["Add", "Mean", "Max"])
+def test_a_vector_behind_a_join_of_unknown_rank_stays(kind, declared):
+    net = Net()
+    parts = [net.op("MatMul", x, net.draw(C, C)) for x in (net.input(2, C), of_unknown_rank(net))]
+    join = net.op(kind, *parts, name="join")
+    net.output(net.op("Tanh", net.exact_bn(join, net.positive(C), 0.0)), shape=[None, None])
+    folded = fold(with_rank(net.build(), join, declared), feeds=net.feeds)
+    assert_stuck(folded, "broadcast", f"join ({kind})")
+
+
+@pytest.mark.parametrize("number_first", [True, False])
+def test_a_vector_behind_a_number_and_a_tensor_of_unknown_rank_stays(number_first):
+    net = Net()
+    operands = [net.op("MatMul", of_unknown_rank(net), net.draw(C, C)), np.float32(0.25)]
+    y = net.op("Max", *(reversed(operands) if number_first else operands), name="join")
+    net.output(net.op("Tanh", net.exact_bn(y, net.positive(C), 0.0)), shape=[None, None])
+    assert_stays(fold(net.build(), feeds=net.feeds), "broadcast", "join (Max)")
+
+
+@pytest.mark.parametrize(("carrier", "declared"), [("known", False), ("unknown", False), ("unknown", True)])
+@pytest.mark.parametrize("kind", ["Add", "Mul", "Max"])
+def test_a_vector_before_a_join_of_unknown_rank_stays(kind, carrier, declared):
+    net = Net()
+    parts = [net.op("Tanh", net.input(2, C)), net.op("Tanh", of_unknown_rank(net))]
+    slot = 0 if carrier == "known" else 1
+    parts[slot] = net.exact_bn(parts[slot], net.positive(C), 0.0)
+    join = net.op(kind, *(parts if slot == 0 else reversed(parts)), name="join")
+    net.output(net.op("MatMul", join, net.draw(C, 2)), shape=[None, None])
+    folded = fold(with_rank(net.build(), join, declared), feeds=net.feeds)
+    assert_stuck(folded, "unknown-rank", f"join ({kind})")
+
+
 # -- gates -------------------------------------------------------------------------------------------
 
 
@@ -428,6 +598,28 @@ def test_a_scale_sinks_through_a_gate(kind, slot):
     assert folded.count("Mul", "Div") == 1
 
 
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_scale_behind_a_quotient_goes_into_the_dividend(slot):
+    net = Net()
+    parts = [net.op("Exp", net.input("N", C, 4, 4)) for _ in range(2)]
+    parts[slot] = conv(net)
+    folded = fold(net.build(net.op("Tanh", net.op("Mul", net.op("Div", *parts), net.positive(C, 1, 1)))), slack=100)
+    assert folded.count("Mul") == slot
+
+
+def test_a_shift_does_not_sink_through_a_gate():
+    net = Net()
+    x = net.exact_bn(net.op("Tanh", net.input("N", C)), net.positive(C), net.draw(C))
+    y = net.op("Mul", x, net.op("Exp", net.input("N", C)), name="gate")
+    assert_stays(fold(net.build(net.op("Gemm", y, net.draw(C, 2)))), "product", "gate (Mul)")
+
+
+def test_scales_along_two_axes_do_not_sink_through_a_gate():
+    net = Net()
+    parts = [net.op("Mul", net.op("Tanh", net.input("N", C, C)), net.positive(*shape)) for shape in ((C,), (C, 1))]
+    assert not fold(net.build(net.op("Tanh", net.op("Mul", *parts)))).plan.steps
+
+
 def test_a_zero_scale_does_not_sink_through_a_divisor():
     net = Net()
     y = net.op(
@@ -463,6 +655,38 @@ def test_a_negative_scale_does_not_pass_an_extreme(kind):
     y = net.op(kind, conv(net), conv(net), name="extreme")
     folded = fold(net.build(net.op("Tanh", net.exact_bn(y, -net.positive(C), net.draw(C)))))
     assert_stays(folded, "negative-scale", "extreme")
+
+
+@pytest.mark.parametrize("kind", ["Max", "Min"])
+def test_a_negative_scale_does_not_sink_through_an_extreme(kind):
+    net = Net()
+    x = net.exact_bn(net.op("Tanh", net.input("N", C)), -net.positive(C), net.draw(C))
+    y = net.op(kind, x, net.op("Reshape", x, np.array([-1, C])), name="extreme")
+    assert_stays(fold(net.build(net.op("Gemm", y, net.draw(C, 2)))), "negative-scale", f"extreme ({kind})")
+
+
+def test_a_scale_of_zero_passes_an_extreme():
+    net = Net()
+    y = net.op("Max", conv(net), conv(net))
+    assert fold(net.build(net.op("Tanh", net.exact_bn(y, [0.0, 1.5, 2.0, 0.5], net.draw(C))))).count() == 4
+
+
+@pytest.mark.parametrize("kind", ["Max", "Mean"])
+def test_a_scale_of_zero_that_all_operands_carry_sinks(kind):
+    net = Net()
+    x = net.exact_bn(net.op("Tanh", net.input("N", C)), [0.0, 1.5, 2.0, 0.5], net.draw(C))
+    y = net.op(kind, x, net.op("Reshape", x, np.array([-1, C])))
+    assert fold(net.build(net.op("Gemm", y, net.draw(C, 2)))).count("BatchNormalization") == 0
+
+
+def test_a_number_that_carries_an_affine_itself_counts_like_a_tensor():
+    net = Net()
+    graph = load(net.build(net.op("Max", net.op("Tanh", net.input("N", C)), np.float32(1), name="join"))).graph
+    node, affine = Node(graph, graph.op("join")), Affine.of(2.0, 1.0, None)
+    alike = facts_of(node.op).sink(node, {0: affine, 1: affine})
+    assert not isinstance(alike, Refusal)
+    assert alike.affines[0].same_as(affine)
+    assert alike.rewrite is None
 
 
 def test_a_negative_scale_passes_a_mean():
