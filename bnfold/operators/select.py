@@ -186,7 +186,6 @@ class Slice(Selection):
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         rank = node.rank(0)
         starts, ends, axes = (node.const_ints(slot, name) for slot, name in ((1, "starts"), (2, "ends"), (3, "axes")))
-        steps = node.const_ints(4)
         if axes is None:
             if node.has(3) or starts is None:
                 return node.refuse("dynamic-axes", "slices axes that are chosen at run time")
@@ -196,19 +195,12 @@ class Slice(Selection):
         axes = [a % rank if rank is not None else a for a in axes]
         if axis not in axes:
             return None
-        size = node.dim(0, axis)
-        if starts is None or ends is None or (node.has(4) and steps is None) or size is None:
+        size, steps = node.dim(0, axis), node.const_ints(4) if node.has(4) else [1] * len(axes)
+        if size is None or starts is None or ends is None or steps is None or 0 in steps:
             return node.refuse("dynamic-range", f"slices axis {axis} by a range that is not known")
         k = axes.index(axis)
-        step = steps[k] if steps is not None else 1
-        return np.arange(size)[_python_slice(starts[k], ends[k], step, size)]
-
-
-def _python_slice(start: int, end: int, step: int, size: int) -> slice:
-    """ONNX clamps an end below -size to "past the first", which Python writes as None."""
-    if step < 0 and end < -size:
-        return slice(start, None, step)
-    return slice(start, end, step)
+        # As in ONNX, what lies beyond either end means that end.
+        return np.arange(size)[slice(starts[k], ends[k], steps[k])]
 
 
 @register("Gather")

@@ -352,13 +352,16 @@ SLICES = {
     "from the end": (-2, FAR, 1),
     "backward": (-1, BACK, -1),
     "backward step": (4, 0, -2),
+    "backward to the first": (4, -C, -1),
+    "backward past the first": (4, -C - 1, -1),
+    "forward from beyond": (-100, 2, 1),
     "backward from beyond": (100, -100, -1),
 }
 
 
 def taken(start: int, end: int, step: int) -> int:
     """The number of entries of C that a SLICES row takes, counted one by one."""
-    here = min(start if start >= 0 else start + C, C - 1)
+    here = min(start if start >= 0 else max(start + C, 0), C - 1)
     stop = -1 if end < -C else (end + C if end < 0 else min(end, C))
     count = 0
     while (here < stop) if step > 0 else (here > stop):
@@ -542,6 +545,10 @@ def test_a_slice_of_the_channels_needs_its_whole_range(which):
     assert sunk(node_of("Slice", (2, C), *slots), ALONG)[0].scale.tolist() == [1.0, 3.0]
     slots[which] = (1,)
     assert sunk(node_of("Slice", (2, C), *slots), ALONG) == ("dynamic-axes" if which == 2 else "dynamic-range")
+
+
+def test_a_slice_in_steps_of_nothing_refuses():
+    assert sunk(node_of("Slice", (2, C), ints(0), ints(4), ints(1), ints(0)), ALONG) == "dynamic-range"
 
 
 @pytest.mark.parametrize("opset", [9, 17])
