@@ -15,24 +15,23 @@ from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
 from bnfold.operators.convolution import Convolution, of_affine
 from bnfold.operators.elementwise import Homogeneous, Transparent
 from bnfold.operators.forms import DATA, Form, builder
-from bnfold.operators.keras_linear import DOMAIN, channel_axis
+from bnfold.operators.keras_linear import DOMAIN, channel_axis, shape_of, weight_of
 from bnfold.operators.layout import Rearrangement, regroup, rename_axes
 from bnfold.refusal import Refusal
 
 
 def conversion(node: Node, slot: int = 0) -> Refusal | None:
-    """Refuse an affine that also converts its input to another type, where nobody else would.
+    """Refuse an affine of integers, and one that converts between types where nobody else would.
 
     Layers convert floating-point numbers to the type they compute in by themselves, but no integers;
     operations convert nothing, and what the model returns keeps its type.
     """
     graph, output = node.graph, node.op.outputs[0]
     source, target = graph.tensor(node.op.input(slot)).dtype, graph.tensor(output).dtype
-    if source == target:
-        return None
-    if source is None or target is None or "float" not in source.name:
-        return node.refuse("cast", "also converts what is not floating point")
-    if graph.is_output(output) or any(graph.op(use.op).type.startswith("ops.") for use in graph.uses(output)):
+    if "float" not in str(source):
+        return node.refuse("cast", "reads what is not floating point")
+    seen = graph.is_output(output) or any(graph.op(use.op).type.startswith("ops.") for use in graph.uses(output))
+    if source != target and seen:
         return node.refuse("cast", f"also converts {source} to {target}, the type in which its output is used")
     return None
 
@@ -51,19 +50,16 @@ class KerasBatchNorm(BatchNormFacts):
     def batchnorm(self, node: Node) -> BatchNorm | Refusal:
         if node.attr("training"):
             return node.refuse("training-mode", "is called in training mode: it normalises with batch statistics")
-        mean, variance = node.const(3), node.const(4)
-        axis = node.attr("axis")
-        if mean is None or variance is None or not isinstance(axis, int):
-            return node.refuse("dynamic-parameters", "has parameters that are computed at run time")
         gamma, beta = node.const(1), node.const(2)
+        mean, variance = weight_of(node, 3), weight_of(node, 4)
         channels = mean.size
         return BatchNorm(
             np.ones(channels) if gamma is None else gamma.exact(),
             np.zeros(channels) if beta is None else beta.exact(),
             mean.exact(),
             variance.exact(),
-            float(node.attr("epsilon", 1e-3)),
-            axis,
+            float(node.attr("epsilon")),
+            node.attr("axis"),
             mean.dtype,
         )
 
@@ -71,12 +67,12 @@ class KerasBatchNorm(BatchNormFacts):
 @builder("keras")
 def keras_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[Any]) -> Form | Refusal:
     """One BatchNormalization along the affine's axis, the last one for a uniform map."""
-    shape = graph.tensor(tensor).shape
-    if shape is None or affine.grid:
+    if affine.grid:
         return Refusal("no-form", f"no Keras layer computes the map that {tensor} would need")
+    shape = shape_of(graph, tensor)
     axis = len(shape) - 1 if affine.axis is None else affine.axis
     size = shape[axis]
-    if not isinstance(size, int) or axis == 0:
+    if not isinstance(size, int):
         return Refusal("unknown-shape", f"{tensor} has an unknown number of channels")
     vectors = {
         "gamma": np.broadcast_to(affine.scale, (size,)).copy(),
@@ -84,7 +80,7 @@ def keras_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[A
         "moving_mean": np.zeros(size),
         "moving_variance": np.ones(size),
     }
-    kind = np.dtype(np.float32) if dtype.itemsize < 4 else dtype
+    kind = np.promote_types(dtype, np.float32)
     params = [Param.of(f"{tensor}/{name}", vector, kind) for name, vector in vectors.items()]
     return [NewOp("BatchNormalization", (DATA, *params), {"axis": axis, "epsilon": 0.0}, DOMAIN)]
 
@@ -94,22 +90,18 @@ class Normalization(AffineFacts, KeepsShape):
     """``(x - mean) / max(sqrt(variance), 1e-7)``, or the inverse of that."""
 
     def as_affine(self, node: Node) -> Affine | Refusal:
-        mean, variance, rank = node.const(1), node.const(2), node.rank(0)
-        if mean is None or variance is None or rank is None or node.attr("training"):
-            return node.refuse("dynamic-parameters", "has statistics that are not known")
         converted = conversion(node)
         if converted is not None:
             return converted
-        root = np.maximum(np.sqrt(variance.exact()), 1e-7)
-        middle = mean.exact()
+        middle, root = weight_of(node, 1).exact(), np.maximum(np.sqrt(weight_of(node, 2).exact()), 1e-7)
         scale, shift = (root, middle) if node.attr("invert") else (1.0 / root, -middle / root)
         scale, shift = np.broadcast_arrays(scale, shift)
-        wide = [axis for axis, size in enumerate(scale.shape) if size != 1]
-        axes = [axis + rank - scale.ndim for axis in wide]
-        shape = [scale.shape[axis] for axis in wide]
-        if any(node.dim(0, axis) != size for axis, size in zip(axes, shape, strict=True)):
+        shape = shape_of(node.graph, node.op.input(0))
+        # A layer that is called twice has the statistics that fitted the input of its first call.
+        first = len(shape) - scale.ndim
+        if first < 0 or any(size not in (1, own) for size, own in zip(scale.shape, shape[first:], strict=True)):
             return node.refuse("broadcast", "has statistics that do not fit its input")
-        return Affine.over(axes, scale.reshape(shape), shift.reshape(shape))
+        return Affine.over(range(first, len(shape)), scale, shift)
 
 
 @register("Rescaling", domain=DOMAIN)
@@ -117,7 +109,7 @@ class Rescaling(AffineFacts, KeepsShape):
     """``scale * x + offset``."""
 
     def as_affine(self, node: Node) -> Affine | Refusal:
-        scale, offset = node.attr("scale"), node.attr("offset", 0.0)
+        scale, offset = node.attr("scale"), node.attr("offset")
         if np.ndim(scale) or np.ndim(offset):
             return node.refuse("several-axes", "scales by more than one number")
         return conversion(node) or Affine.of(float(scale), float(offset), None)
@@ -183,7 +175,7 @@ class ChannelPassing(Facts):
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         return None
 
-    def out_axis(self, node: Node) -> int | None:
+    def out_axis(self, node: Node) -> int:
         """The channel axis of the output."""
         return channel_axis(node)
 
@@ -195,11 +187,11 @@ class ChannelPassing(Facts):
         moved = self._move(node, affines[0], channel_axis(node), self.out_axis(node))
         return moved if isinstance(moved, Refusal) else Crossing({0: moved})
 
-    def _move(self, node: Node, affine: Affine, start: int | None, end: int | None) -> Affine | Refusal:
+    def _move(self, node: Node, affine: Affine, start: int, end: int) -> Affine | Refusal:
         refusal = self.allows(node, affine)
-        if refusal is not None or affine.axis is None:
-            return refusal or affine
-        if affine.axis != start:
+        if refusal is not None:
+            return refusal
+        if affine.axis not in (None, start):
             return node.refuse("other-axis", f"works on axis {affine.axis}, along which the affine runs")
         return affine.on_axis(end)
 
@@ -241,7 +233,7 @@ class GlobalPooling(ChannelPassing):
 
     role = Role.POOL
 
-    def out_axis(self, node: Node) -> int | None:
+    def out_axis(self, node: Node) -> int:
         return channel_axis(node) if node.attr("keepdims") else 1
 
 
@@ -258,48 +250,32 @@ class GlobalMax(GlobalPooling):
         return rising(node, affine)
 
 
-def _batch(shape: Shape | None) -> Shape | None:
-    """The shape with its batch size by name, so that two unknown ones are the same."""
-    return None if shape is None else ("batch", *shape[1:])
-
-
 @register("Flatten", "Reshape", domain=DOMAIN)
 class KerasReshape(Rearrangement):
     """Row-major order stays; a Flatten of ``channels_first`` data moves the channels last before."""
 
-    def _moves_channels(self, node: Node) -> bool:
-        return node.op.type == "Flatten" and node.attr("data_format") == "channels_first" and (node.rank(0) or 0) > 2
-
-    def _shapes(self, node: Node) -> tuple[Shape, Shape] | Refusal:
-        source, target = _batch(node.shape(0)), _batch(node.out_shape())
-        if source is None or target is None:
-            return node.refuse("unknown-shape", "reshapes between shapes that are not known")
-        if self._moves_channels(node):
-            source = (source[0], *source[2:], source[1])
-        return source, target
+    def _flow(self, node: Node) -> tuple[list[int], Shape, Shape]:
+        """The input's axes in the order in which its elements are laid out, its shape in that order, the output's."""
+        source, target = (shape_of(node.graph, tensor) for tensor in (node.op.input(0), node.op.outputs[0]))
+        order = list(range(len(source)))
+        if node.attr("data_format") == "channels_first":
+            order = order[:1] + order[2:] + order[1:2]
+        # The batch by name: two unknown sizes are the same one.
+        return order, ("batch", *(source[axis] for axis in order[1:])), ("batch", *target[1:])
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
-        shapes = self._shapes(node)
-        if isinstance(shapes, Refusal):
-            return shapes
-        source, target = shapes
+        order, source, target = self._flow(node)
         moved = regroup(affine, target, source)
-        if moved is None:
-            return node.refuse("reshape", "mixes the affine's axis with others in a way that cannot be followed")
-        last = len(source) - 1
-        renamed = {0: 0, last: 1, **{axis: axis + 1 for axis in range(1, last)}}
-        return rename_axes(moved, renamed) if self._moves_channels(node) else moved
+        return self._mixes(node) if moved is None else rename_axes(moved, order)
 
     def down(self, node: Node, affine: Affine) -> Affine | Refusal:
-        shapes = self._shapes(node)
-        if isinstance(shapes, Refusal):
-            return shapes
-        source, target = shapes
-        last = len(source) - 1
-        if self._moves_channels(node):
-            affine = rename_axes(affine, {0: 0, 1: last, **{axis: axis - 1 for axis in range(2, last + 1)}})
-        moved = regroup(affine, source, target)
-        return moved or node.refuse("reshape", "mixes the affine's axis with others in a way that cannot be followed")
+        order, source, target = self._flow(node)
+        places = {axis: place for place, axis in enumerate(order)}
+        return regroup(rename_axes(affine, places), source, target) or self._mixes(node)
+
+    @staticmethod
+    def _mixes(node: Node) -> Refusal:
+        return node.refuse("reshape", "mixes the affine's axis with others in a way that cannot be followed")
 
 
 @register("Permute", domain=DOMAIN)
@@ -318,9 +294,9 @@ class RepeatVector(Rearrangement):
     """[batch, features] to [batch, n, features]."""
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
-        if affine.grid or affine.axis == 1:
+        if any(axis == 1 for axis, _ in affine.axes):
             return node.refuse("new-axis", "makes the affine's axis by repetition")
-        return affine.on_axis(1)
+        return rename_axes(affine, {0: 0, 2: 1})
 
     def down(self, node: Node, affine: Affine) -> Affine | Refusal:
-        return affine.on_axis(2)
+        return rename_axes(affine, (0, 2))

@@ -1,7 +1,8 @@
 """Keras's linear layers: Dense, EinsumDense, the convolutions, Embedding and the recurrent layers.
 
 Input slots and attributes are those that ``bnfold.formats.keras.layers`` documents: the data first,
-then the weights, with every axis counted from the left.
+then the weights, with every axis counted from the left. Unlike ONNX's, all weights of these layers are
+constants of a floating-point type.
 """
 
 from __future__ import annotations
@@ -13,32 +14,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import Param
+from bnfold.graph import ModelGraph, Param, Shape
 from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, mapped, register, vectors
 from bnfold.operators.convolution import Convolution, same_padding, writer
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
-from bnfold.operators.weights import weight_of
+from bnfold.operators.weights import PlainWeight, Weight
 from bnfold.refusal import Refusal
 
 DOMAIN = "keras"
 
 
-def channel_axis(node: Node) -> int | None:
-    """The channel axis of a layer with a ``data_format``: 1, or the last; None for an unknown rank."""
-    if node.attr("data_format") == "channels_first":
-        return 1
-    rank = node.rank(0)
-    return None if rank is None else rank - 1
+def weight_of(node: Node, slot: int) -> Param:
+    """A weight that every layer of its class has."""
+    param = node.const(slot)
+    assert param is not None, f"{node.name} has no weight in slot {slot}"
+    return param
+
+
+def shape_of(graph: ModelGraph, tensor: str) -> Shape:
+    """The shape of a tensor: Keras knows that of each, apart from some sizes."""
+    shape = graph.tensor(tensor).shape
+    assert shape is not None, f"{tensor} has no shape"
+    return shape
+
+
+def channel_axis(node: Node) -> int:
+    """The channel axis of a layer: 1 with ``channels_first``, else the last."""
+    return 1 if node.attr("data_format") == "channels_first" else len(shape_of(node.graph, node.op.input(0))) - 1
 
 
 class KerasLinear(LinearFacts):
-    """Kernel in slot 1, bias vector in slot 2."""
+    """A kernel in ``kernel_slot`` and, in the slot after it, a bias vector, where the layer has one."""
+
+    kernel_slot = 1
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
-        return vector_bias(node, layout, 2, scale, shift)
+        return vector_bias(node, layout, self.kernel_slot + 1, scale, shift)
 
     def bias_param(self, node: Node) -> Param | None:
-        return node.const(2)
+        return node.const(self.kernel_slot + 1)
 
 
 @register("Dense", domain=DOMAIN)
@@ -46,11 +60,9 @@ class Dense(KerasLinear):
     """Kernel [in, out], channels on the last axis."""
 
     def layout(self, node: Node) -> Layout | Refusal:
-        weight, rank = weight_of(node, 1), node.rank(0)
-        if isinstance(weight, Refusal):
-            return weight
-        axis = None if rank is None else rank - 1
-        return Layout(weight, 1, 0, axis, axis, 1, 0, weight.shape[1], weight.shape[0])
+        kernel, axis = PlainWeight(weight_of(node, 1)), channel_axis(node)
+        inside, out = kernel.shape
+        return Layout(kernel, 1, 0, axis, axis, 1, 0, out, inside)
 
 
 @register("EinsumDense", domain=DOMAIN)
@@ -58,24 +70,21 @@ class EinsumDense(KerasLinear):
     """A kernel of one input and one output label, such as ``...x,xy->...y``."""
 
     def layout(self, node: Node) -> Layout | Refusal:
-        weight, rank = weight_of(node, 1), node.rank(0)
-        if isinstance(weight, Refusal):
-            return weight
-        terms, _, out = str(node.attr("equation")).replace(" ", "").partition("->")
+        weight, last = PlainWeight(weight_of(node, 1)), channel_axis(node)
+        terms, _, result = str(node.attr("equation")).replace(" ", "").partition("->")
         data, kernel = terms.split(",")
-        new = [label for label in kernel if label not in data]
-        summed = [label for label in kernel if label not in out]
-        if rank is None or len(kernel) != 2 or len(new) != 1 or len(summed) != 1 or summed[0] not in data:
+        made, summed = set(kernel) - set(data), set(kernel) & set(data)
+        if (len(kernel), len(made), len(summed)) != (2, 1, 1):
             return node.refuse("einsum", f"has an equation that is not handled ({node.attr('equation')})")
-        if not out.endswith(new[0]):
+        (out,), (inside,) = made, summed
+        if not result.endswith(out):
             return node.refuse("einsum", "has its output channels on another axis than the last")
-        if sorted(out) != sorted(data.replace(summed[0], new[0])):
+        if sorted(result) != sorted(data.replace(inside, out)):
             return node.refuse("einsum", "sums over more axes than that of its channels, or repeats one")
-        at = data.replace("...", "." * (rank - len(data.replace("...", "")))).index(summed[0])
-        places = kernel.index(new[0]), kernel.index(summed[0])
+        labels = data.replace("...", "." * (last + 1 - len(data.replace("...", ""))))
+        places = kernel.index(out), kernel.index(inside)
         sizes = weight.shape[places[0]], weight.shape[places[1]]
-        out_rank = node.out_rank()
-        return Layout(weight, 1, 0, None if out_rank is None else out_rank - 1, at, *places, *sizes)
+        return Layout(weight, 1, 0, last, labels.index(inside), *places, *sizes)
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
         bias = node.const(2)
@@ -84,66 +93,105 @@ class EinsumDense(KerasLinear):
         return super().add_bias(node, layout, scale, shift)
 
 
-@register("Conv1D", "Conv2D", "Conv3D", domain=DOMAIN)
-class Conv(KerasLinear):
-    """Kernel [*window, in/groups, out]."""
+class Windowed(KerasLinear):
+    """Convolutions with a kernel [*window, …, …] that may be padded with zeros."""
 
-    def layout(self, node: Node) -> Layout | Refusal:
-        weight = weight_of(node, 1)
-        if isinstance(weight, Refusal):
-            return weight
-        *window, within, out = weight.shape
-        groups, axis, last = int(node.attr("groups", 1)), channel_axis(node), len(weight.shape) - 1
-        no_shift = _zero_padding(node, tuple(window))
-        return Layout(weight, 1, 0, axis, axis, last, last - 1, out, within * groups, groups, no_shift=no_shift)
+    def layout(self, node: Node) -> Layout:
+        raise AssertionError("every kind has its own")
 
     def convolution(self, node: Node) -> Convolution | None:
-        kernel = node.const(1)
-        if kernel is None:
+        layout, bias, padding = self.layout(node), node.const(2), _padding(node)
+        if padding is None:
             return None
-        return _convolution(node, kernel, _last_first(len(kernel.shape)), int(node.attr("groups", 1)))
+        begins, ends = padding
+        window = layout.weight.shape[:-2]
+        shape = (layout.out_channels, layout.in_channels // layout.groups, *window)
+        strides, dilations = tuple(node.ints("strides")), tuple(node.ints("dilation_rate"))
+        slack = tuple(b + e - d * (k - 1) for b, e, d, k in zip(begins, ends, dilations, window, strict=True))
+        kernel = weight_of(node, 1)
+
+        def load() -> NDArray[np.float64]:
+            # A depthwise [*window, in, multiplier] is [*window, 1, in * multiplier] for as many groups.
+            values = kernel.exact().reshape(*window, shape[1], shape[0])
+            return np.ascontiguousarray(np.moveaxis(values, (-1, -2), (0, 1)))
+
+        return Convolution(
+            shape,
+            load,
+            np.zeros(shape[0]) if bias is None else bias.exact(),
+            layout.groups,
+            strides,
+            dilations,
+            begins,
+            slack,
+            _sizes(node),
+            kernel.dtype,
+            float(kernel.size),
+            channel_axis=channel_axis(node),
+        )
 
 
-def _last_first(rank: int) -> tuple[int, ...]:
-    """The axes of [*window, in, out] in the order [out, in, *window]."""
-    return (rank - 1, rank - 2, *range(rank - 2))
+@register("Conv1D", "Conv2D", "Conv3D", domain=DOMAIN)
+class Conv(Windowed):
+    """Kernel [*window, in/groups, out]."""
+
+    def layout(self, node: Node) -> Layout:
+        weight, axis, groups = PlainWeight(weight_of(node, 1)), channel_axis(node), int(node.attr("groups"))
+        *_, within, out = weight.shape
+        last = len(weight.shape) - 1
+        no_shift = _zero_padding(node, weight)
+        return Layout(weight, 1, 0, axis, axis, last, last - 1, out, within * groups, groups, no_shift=no_shift)
 
 
-def _zero_padding(node: Node, window: tuple[int, ...]) -> Refusal | None:
-    if node.attr("padding") == "valid" or all(size == 1 for size in window):
+@register("DepthwiseConv1D", "DepthwiseConv2D", domain=DOMAIN)
+class DepthwiseConv(Windowed):
+    """Kernel [*window, in, multiplier]; output channel ``c * multiplier + m`` reads input channel c."""
+
+    def layout(self, node: Node) -> Layout:
+        return _depthwise(node)
+
+    def _change(
+        self, node: Node, layout: Layout, affine: Affine, factor: NDArray[np.float64], scale: Vector, shift: Vector
+    ) -> Absorbed:
+        return _by_input_channel(super()._change(node, layout, affine, factor, scale, shift), layout)
+
+
+def _by_input_channel(change: Absorbed, layout: Layout) -> Absorbed:
+    """A change of a depthwise kernel: rounding is judged by input channel, each of which may have but one output."""
+    return change if isinstance(change, Refusal) else replace(change, channel_axis={1: layout.weight_in})
+
+
+def _depthwise(node: Node) -> Layout:
+    """The depthwise kernel in slot 1."""
+    weight, axis = PlainWeight(weight_of(node, 1)), channel_axis(node)
+    *_, inside, multiplier = weight.shape
+    last = len(weight.shape) - 1
+    no_shift = _zero_padding(node, weight)
+    return Layout(weight, 1, 0, axis, axis, last, last - 1, inside * multiplier, inside, inside, no_shift=no_shift)
+
+
+def _zero_padding(node: Node, kernel: Weight) -> Refusal | None:
+    """Why the padding lets no shift through, if there is any."""
+    if node.attr("padding") == "valid" or all(size == 1 for size in kernel.shape[:-2]):
         return None
     return node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
 
 
-def _convolution(node: Node, kernel: Param, order: tuple[int, ...], groups: int) -> Convolution | None:
-    axis, bias = channel_axis(node), node.const(2)
-    if axis is None or (node.has(2) and bias is None) or not kernel.is_float:
-        return None
-    shape = tuple(kernel.shape[place] for place in order)
-    window = shape[2:]
-    strides, dilations = tuple(node.ints("strides")), tuple(node.ints("dilation_rate"))
-    first = 2 if axis == 1 else 1
-    sizes = tuple(node.dim(0, first + place) for place in range(len(window)))
-    mode = node.attr("padding")
-    if mode == "valid":
-        begins = ends = (0,) * len(window)
-    elif mode == "same":
-        padding = same_padding(sizes, window, strides, dilations)
-        if padding is None:
-            return None
-        begins, ends = padding
-    else:
-        return None
-    slack = tuple(b + e - d * (k - 1) for b, e, d, k in zip(begins, ends, dilations, window, strict=True))
-    values = np.zeros(shape[0]) if bias is None else bias.exact()
+def _sizes(node: Node) -> tuple[int | None, ...]:
+    """The sizes of the spatial axes of the data, as far as they are known."""
+    channels = channel_axis(node)
+    return tuple(node.dim(0, axis) for axis in range(1, len(weight_of(node, 1).shape)) if axis != channels)
 
-    def load() -> NDArray[np.float64]:
-        return np.ascontiguousarray(kernel.exact().transpose(order))
 
-    macs = float(kernel.size)
-    return Convolution(
-        shape, load, values, groups, strides, dilations, begins, slack, sizes, kernel.dtype, macs, channel_axis=axis
-    )
+def _padding(node: Node) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Zeros before and after each spatial axis; None where they are not known, and for a causal one."""
+    window = weight_of(node, 1).shape[:-2]
+    if node.attr("padding") == "valid":
+        none = (0,) * len(window)
+        return none, none
+    if node.attr("padding") != "same":
+        return None
+    return same_padding(_sizes(node), window, node.ints("strides"), node.ints("dilation_rate"))
 
 
 def _padding_name(convolution: Convolution) -> str | None:
@@ -196,12 +244,10 @@ def conv_layer(data: str, convolution: Convolution, stem: str) -> NewOp | None:
 class ConvTranspose(KerasLinear):
     """Kernel [*window, out, in]."""
 
-    def layout(self, node: Node) -> Layout | Refusal:
-        weight = weight_of(node, 1)
-        if isinstance(weight, Refusal):
-            return weight
+    def layout(self, node: Node) -> Layout:
+        weight, axis = PlainWeight(weight_of(node, 1)), channel_axis(node)
         *window, out, inside = weight.shape
-        axis, last = channel_axis(node), len(weight.shape) - 1
+        last = len(weight.shape) - 1
         no_shift = None
         if any(size > 1 for size in window) or any(stride > 1 for stride in node.ints("strides")):
             no_shift = node.refuse(
@@ -210,80 +256,34 @@ class ConvTranspose(KerasLinear):
         return Layout(weight, 1, 0, axis, axis, last - 1, last, out, inside, no_shift=no_shift)
 
 
-@register("DepthwiseConv1D", "DepthwiseConv2D", domain=DOMAIN)
-class DepthwiseConv(KerasLinear):
-    """Kernel [*window, in, multiplier]; output channel ``c * multiplier + m`` reads input channel c."""
-
-    def layout(self, node: Node) -> Layout | Refusal:
-        weight = weight_of(node, 1)
-        if isinstance(weight, Refusal):
-            return weight
-        *window, inside, multiplier = weight.shape
-        axis, last = channel_axis(node), len(weight.shape) - 1
-        no_shift = _zero_padding(node, tuple(window))
-        return Layout(weight, 1, 0, axis, axis, last, last - 1, inside * multiplier, inside, inside, no_shift=no_shift)
-
-    def convolution(self, node: Node) -> Convolution | None:
-        kernel = node.const(1)
-        if kernel is None:
-            return None
-        *window, inside, multiplier = kernel.shape
-        rank = len(kernel.shape)
-        moved = _convolution(node, kernel, (rank - 2, rank - 1, *range(rank - 2)), inside)
-        if moved is None:
-            return None
-        load = moved.load
-        shape = (inside * multiplier, 1, *window)
-        bias = moved.bias if node.has(2) else np.zeros(inside * multiplier)
-        return replace(moved, shape=shape, load=lambda: load().reshape(shape), bias=bias)
-
-
 @register("SeparableConv1D", "SeparableConv2D", domain=DOMAIN)
-class SeparableConv(LinearFacts):
+class SeparableConv(KerasLinear):
     """A depthwise kernel in slot 1, then a pointwise one [1, …, in * multiplier, out] in slot 2, bias in slot 3."""
 
-    def layout(self, node: Node) -> Layout | Refusal:
+    kernel_slot = 2
+
+    def layout(self, node: Node) -> Layout:
         """Seen from its output, it is its pointwise kernel."""
-        weight = weight_of(node, 2)
-        if isinstance(weight, Refusal):
-            return weight
-        axis, last = channel_axis(node), len(weight.shape) - 1
-        return Layout(weight, 2, 0, axis, axis, last, last - 1, weight.shape[-1], weight.shape[-2])
+        weight, axis = PlainWeight(weight_of(node, 2)), channel_axis(node)
+        *_, inside, out = weight.shape
+        last = len(weight.shape) - 1
+        return Layout(weight, 2, 0, axis, axis, last, last - 1, out, inside)
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
-        return vector_bias(node, layout, 3, scale, shift)
-
-    def bias_param(self, node: Node) -> Param | None:
-        return node.const(3)
+        """The bias has the channels of the pointwise kernel, whichever of the two ``layout`` describes."""
+        return super().add_bias(node, self.layout(node), scale, shift)
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
-        depthwise, pointwise = weight_of(node, 1), self.layout(node)
-        if isinstance(depthwise, Refusal) or isinstance(pointwise, Refusal):
-            return node.refuse("dynamic-weights", "has weights that are computed at run time")
-        *window, inside, multiplier = depthwise.shape
-        axis, last = channel_axis(node), len(depthwise.shape) - 1
-        first = Layout(depthwise, 1, 0, axis, axis, last, last - 1, inside * multiplier, inside, inside)
-        affine = affines.get(0)
-        if affine is None or len(affines) != 1:
-            return node.refuse("dynamic-weights", "gets the affine in an input that is not its data")
-        misfit = channels_fit(node, affine, axis, inside)
+        first, second, affine = _depthwise(node), self.layout(node), affines[0]
+        misfit = channels_fit(node, affine, first.in_axis, first.in_channels)
         if misfit is not None:
             return misfit
-        padded = _zero_padding(node, tuple(window))
-        if not affine.is_scale and padded is not None:
-            return padded
-        scale, shift = vectors(affine, inside)
-        inputs: dict[int, Param | NewOp | str] = {}
-        if not affine.is_shift:
-            scaled = depthwise.scaled(first.in_factor(scale))
-            if isinstance(scaled, Refusal):
-                return scaled
-            inputs[1] = scaled
-        if affine.is_scale:
-            return Rewrite(inputs, channel_axis={1: last - 1})
-        extra = pointwise.through(first.through(shift))
-        bias = self.add_bias(node, pointwise, np.ones_like(extra), extra)
-        return bias if isinstance(bias, Refusal) else Rewrite({**inputs, **bias.inputs}, channel_axis={1: last - 1})
+        if not affine.is_scale and first.no_shift is not None:
+            return first.no_shift
+        scale, shift = vectors(affine, first.in_channels)
+        extra = np.zeros(second.out_channels) if affine.is_scale else second.through(first.through(shift))
+        change = self._change(node, first, affine, first.in_factor(scale), np.ones_like(extra), extra)
+        return _by_input_channel(change, first)
 
 
 @register("Embedding", domain=DOMAIN)
@@ -293,10 +293,8 @@ class Embedding(Facts):
     role = Role.LINEAR
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
-        table, rank = node.const(1), node.out_rank()
-        if table is None or rank is None:
-            return node.refuse("dynamic-weights", "has a table that is computed at run time")
-        misfit = channels_fit(node, affine, rank - 1, table.shape[1])
+        table, last = weight_of(node, 1), channel_axis(node) + 1
+        misfit = channels_fit(node, affine, last, table.shape[1])
         if misfit is not None:
             return misfit
         changed = mapped(table, affine.on_axis(1))
@@ -311,10 +309,9 @@ class Recurrent(Facts):
     role = Role.RECURRENT
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
-        kernel, bias = node.const(1), node.const(3)
-        if set(affines) != {0} or kernel is None or (node.has(3) and bias is None):
-            return node.refuse("dynamic-weights", "gets the affine in its state, or has weights computed at run time")
-        affine = affines[0]
+        if set(affines) != {0}:
+            return node.refuse("dynamic-weights", "gets the affine in its state, which has no weights of its own")
+        kernel, bias, affine = weight_of(node, 1), node.const(3), affines[0]
         misfit = channels_fit(node, affine, 2, kernel.shape[0])
         if misfit is not None:
             return misfit

@@ -246,6 +246,11 @@ def test_a_quantized_layer_is_not_the_plain_one() -> None:
     assert op.type == "Dense[lora]"
 
 
+def test_a_layer_that_computes_in_integers_is_not_the_plain_one() -> None:
+    graph = read(sequential((8,), layers.Rescaling(2, dtype="int32"), layers.Identity(dtype="float16"))).graph
+    assert [op.type for op in graph.ops()] == ["Rescaling[int32]", "Identity"]
+
+
 def test_operations_on_tensors_list_their_constant() -> None:
     x = Input((4,), name="x")
     y = 3.0 - x * np.float32([1, 2, 3, 4])

@@ -11,8 +11,10 @@ from keras import Layer, Model, layers
 from keras_folding import assert_gone, assert_stays, fold, functional, positive
 from keras_models import randomised, read
 
+from bnfold.affine import Affine
 from bnfold.folding import fold_graph
-from bnfold.operators import as_affine
+from bnfold.operators import Node, as_affine, facts_of
+from bnfold.operators.base import Crossing
 from bnfold.refusal import Refusal
 
 BN = layers.BatchNormalization
@@ -295,6 +297,20 @@ def test_a_repetition_passes_both_ways():
     assert_gone(fold(functional((5,), lambda x: layers.Softmax()(BN()(layers.RepeatVector(3)(layers.Dense(4)(x)))))))
 
 
+def test_a_repetition_moves_the_channels_and_not_the_batch():
+    graph = read(Model(image := keras.Input(batch_shape=(3, 4)), layers.RepeatVector(5)(image))).graph
+    (op,) = graph.ops()
+    node, facts = Node(graph, op), facts_of(op)
+    for axis, size, moved in ((0, 3, 0), (1, 4, 2)):
+        affine = Affine.of(np.arange(size), 0.0, axis)
+        there = facts.sink(node, {0: affine})
+        assert isinstance(there, Crossing)
+        assert there.affines[0].axis == moved
+        back = facts.lift(node, there.affines)
+        assert isinstance(back, list)
+        assert [crossing.affines[0].axis for crossing in back] == [axis]
+
+
 def test_an_affine_along_the_repetition_stays():
     def body(x):
         return layers.Softmax()(BN(axis=1)(layers.RepeatVector(4)(layers.Dense(4)(x))))
@@ -313,7 +329,8 @@ def test_a_reshape_to_other_channels_stays():
     def body(x):
         return layers.Softmax()(BN()(layers.Reshape((2, 6))(layers.Conv1D(4, 1)(x))))
 
-    assert not fold(functional((3, 4), body)).plan.steps
+    assert_stays(fold(functional((3, 4), body)), "reshape")
+    assert_stays(fold(ahead((3, 4), lambda: layers.Reshape((2, 6)), BN)), "reshape")
 
 
 # -- the normalisations themselves -------------------------------------------------------------------
@@ -331,6 +348,34 @@ KINDS = {
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 def test_every_kind_of_batchnorm(options):
     assert_gone(fold(functional((3, 4), lambda x: layers.Softmax()(BN(**options)(layers.Conv1D(4, 1)(x))))))
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_a_batchnorm_of_equal_channels_is_a_convolution_along_its_axis(axis):
+    graph = read(functional((4, 5, 4), BN(axis=axis))).graph
+    (op,) = graph.ops()
+    convolution = facts_of(op).convolution(Node(graph, op))
+    assert convolution is not None
+    assert (convolution.channel_axis, convolution.channels, convolution.macs) == (axis, (4, 4), 4)
+
+
+def test_a_batchnorm_in_training_mode_is_no_convolution():
+    graph = read(functional((4, 5, 4), lambda x: BN()(x, training=True))).graph
+    (op,) = graph.ops()
+    assert facts_of(op).convolution(Node(graph, op)) is None
+
+
+def test_two_affines_stay_where_no_one_layer_computes_both():
+    def grid():
+        return layers.Normalization(axis=(1, 2), mean=np.arange(12.0).reshape(3, 4), variance=np.full((3, 4), 2.0))
+
+    def twice(make):
+        return lambda x: layers.Activation("tanh")(make()(make()(layers.Activation("tanh")(x))))
+
+    assert not fold(functional((3, 4), twice(grid))).plan.steps
+    # A BatchNormalization needs to know how many channels there are.
+    assert not fold_graph(read(functional((None,), twice(positive))).graph)[1].steps
+    assert fold(functional((3,), twice(positive))).types == ["Activation", "BatchNormalization", "Activation"]
 
 
 def vectors(*values: float) -> np.ndarray:
@@ -358,13 +403,29 @@ def test_a_normalization_along_several_axes_stays_before_a_dense_and_goes_into_o
     assert_gone(fold(functional((3, 4), lambda x: layers.Dense(3)(layers.Flatten()(make()(x))))))
 
 
+def test_a_normalization_that_is_called_twice_has_the_statistics_of_its_first_call():
+    """They may be those of another shape than a later input has."""
+    norm = layers.Normalization(axis=(1, 2), mean=np.arange(12.0).reshape(3, 4), variance=np.ones((3, 4)))
+    images = [keras.Input(shape) for shape in ((3, 4), (2, 3, 4), (1, 4), (3, 1), (4,))]
+    graph = read(Model(images, [norm(image) for image in images])).graph
+    first, second, *others = (as_affine(graph, op) for op in graph.ops() if op.type == "Normalization")
+    assert isinstance(first, Affine)
+    assert first.axes == ((1, 3), (2, 4))
+    assert isinstance(second, Affine)
+    assert second.axes == ((2, 3), (3, 4))
+    assert [found.code for found in others if isinstance(found, Refusal)] == ["broadcast"] * 3
+
+
 @pytest.mark.parametrize("offset", [0.0, -1, np.float32(2.5)])
 def test_a_rescaling_on_the_input_goes_forward(offset):
     assert_gone(fold(functional(IMAGE, lambda x: layers.Conv2D(3, 2)(layers.Rescaling(0.5, offset)(x)))), "Conv2D")
 
 
-def test_a_rescaling_by_several_numbers_stays():
-    folded = fold(functional((3,), lambda x: layers.Dense(2)(layers.Rescaling([1.0, 2.0, 3.0])(x))))
+@pytest.mark.parametrize(
+    "make", [lambda: layers.Rescaling([1.0, 2.0, 3.0]), lambda: layers.Rescaling(2.0, [0.0, 1.0, 2.0])]
+)
+def test_a_rescaling_by_several_numbers_stays(make):
+    folded = fold(functional((3,), lambda x: layers.Dense(2)(make()(x))))
     assert not folded.plan.steps
 
 
@@ -382,6 +443,28 @@ def test_an_affine_that_makes_numbers_of_integers_stays(affine):
     found = as_affine(folded.after.graph, op)
     assert isinstance(found, Refusal)
     assert found.code == "cast"
+
+
+INTEGERS: dict[str, tuple[Make, Make]] = {
+    "Rescaling, which cuts its scale": (lambda: layers.Rescaling(2.5, dtype="int32"), lambda: layers.Dense(3)),
+    "BatchNormalization": (lambda: BN(dtype="int32"), lambda: layers.Dense(3)),
+    "ReLU": (positive, lambda: layers.ReLU(dtype="int32")),
+    "Embedding": (lambda: layers.Embedding(5, 4, "ones", dtype="int32"), lambda: positive(0.5)),
+}
+
+
+@pytest.mark.parametrize(("first", "second"), INTEGERS.values(), ids=INTEGERS)
+def test_a_layer_that_computes_in_integers_takes_no_part(first, second):
+    model = functional((4,), lambda x: layers.Dense(2)(second()(first()(x))), dtype="int32")
+    assert not fold(model).plan.steps
+
+
+def test_a_table_of_integers_beside_one_of_numbers_takes_nothing_in():
+    def body(x):
+        tables = [layers.Embedding(5, 4, "ones", dtype=dtype)(x) for dtype in ("int32", "float32")]
+        return layers.Softmax()(BN()(layers.Concatenate()(tables)))
+
+    assert_stays(fold(functional((4,), body, dtype="int32")), "unknown-operator")
 
 
 def test_what_the_model_returns_keeps_its_type():

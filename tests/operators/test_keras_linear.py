@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from keras_models import randomised, read
 
 from bnfold.affine import Affine
 from bnfold.folding import fold_graph
-from bnfold.operators import Node, facts_of
+from bnfold.operators import Node, facts_of, linear_bias
 from bnfold.operators.convolution import Convolution, write
 
 BN = layers.BatchNormalization
@@ -114,6 +115,40 @@ def test_a_fused_activation_stands_between():
     assert_gone(relu)
 
 
+@pytest.mark.parametrize(("shape", "make"), LAYERS.values(), ids=LAYERS)
+def test_the_bias_of_a_layer(shape, make):
+    layer = make()
+    graph = read(randomised(functional(shape, layer))).graph
+    bias = linear_bias(graph, graph.ops()[0])
+    assert (bias is None) == (layer.bias is None)
+    if bias is not None:
+        np.testing.assert_array_equal(bias.array(), layer.bias)
+
+
+def vanishing(x):
+    """Times a vector of ones, the first three of them too small for a normal float32."""
+    factors = np.ones(x.shape[-1], np.float32)
+    factors[:3] = 1e-39
+    return x * factors
+
+
+@pytest.mark.parametrize(("shape", "make"), EVERY.values(), ids=EVERY)
+def test_an_output_channel_that_would_vanish_stays(shape, make):
+    model = functional(shape, lambda x: layers.Activation("sigmoid")(vanishing(make()(x))))
+    assert_stays(fold(model), "overflow")
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name.startswith(("Depthwise", "Separable"))])
+def test_an_input_channel_that_would_vanish_stays_where_each_has_outputs_of_its_own(name):
+    shape, make = EVERY[name]
+    assert_stays(fold(ahead(shape, make, lambda: vanishing)), "overflow")
+
+
+@pytest.mark.parametrize("make", [lambda: layers.Conv1D(6, 3), lambda: layers.GRU(3)])
+def test_an_input_channel_may_vanish_beside_others(make):
+    assert_gone(fold(ahead((7, 4), make, lambda: vanishing)))
+
+
 OTHER_AXES = {
     "Dense": ((5, 5), lambda: layers.Dense(5)),
     "Conv2D": ((5, 5, 5), lambda: layers.Conv2D(5, 3, padding="same")),
@@ -145,7 +180,17 @@ def test_an_einsum_that_sums_over_another_axis_as_well_stays():
 
 @pytest.mark.parametrize(
     ("equation", "shape", "output"),
-    [("abx,bxy->ay", (4, 6), (5,)), ("abx,bxy->aby", (4, 6), (4, 5)), ("abx,xy->ayb", (4, 6), (5, 4))],
+    [
+        ("abx,bxy->ay", (4, 6), (5,)),
+        ("abx,bxy->aby", (4, 6), (4, 5)),
+        ("abx,xy->ayb", (4, 6), (5, 4)),
+        ("abx,xy->abxy", (4, 6), (4, 6, 5)),
+        ("abx,yyx->aby", (4, 6), (4, 5)),
+        ("abx,xx->abx", (4, 6), (4, 6)),
+        ("abx,yz->abxyz", (4, 6), (4, 6, 5, 2)),
+        ("abx,xb->axb", (4, 6), (6, 4)),
+        ("abx,y->abxy", (4, 6), (4, 6, 5)),
+    ],
 )
 def test_other_equations_stay(equation, shape, output):
     folded = fold(behind(shape, lambda: layers.EinsumDense(equation, output)))
@@ -231,6 +276,13 @@ def test_a_table_takes_in_what_follows(affine):
     assert_gone(fold(functional((5,), body, dtype="int32")), "Embedding", "ReLU")
 
 
+def test_no_column_of_a_table_may_vanish():
+    def body(x):
+        return layers.ReLU()(vanishing(layers.Embedding(7, 4)(x)))
+
+    assert_stays(fold(functional((5,), body, dtype="int32")), "overflow")
+
+
 def test_a_table_takes_in_nothing_along_another_axis():
     def body(x):
         return layers.ReLU()(BN(axis=1)(layers.Embedding(7, 4)(x)))
@@ -272,19 +324,24 @@ def convolution_of(shape: tuple[int, ...], layer: Layer) -> tuple[Model, Convolu
 
 
 @pytest.mark.parametrize(
-    "layer",
+    ("shape", "layer"),
     [
-        lambda: layers.Conv2D(6, 3),
-        lambda: layers.Conv2D(6, (2, 3), padding="same", use_bias=False),
-        lambda: layers.Conv2D(6, 3, padding="same", strides=2),
-        lambda: layers.Conv2D(6, 3, padding="same", dilation_rate=2, groups=2),
-        lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same"),
-        lambda: layers.DepthwiseConv2D((1, 3), use_bias=False),
+        ((7, 8, 4), lambda: layers.Conv2D(6, 3)),
+        ((7, 8, 4), lambda: layers.Conv2D(6, (2, 3), padding="same", use_bias=False)),
+        ((7, 8, 4), lambda: layers.Conv2D(6, 3, padding="same", strides=2)),
+        ((7, 8, 4), lambda: layers.Conv2D(6, 3, padding="same", dilation_rate=2, groups=2)),
+        ((4, 7, 8), lambda: layers.Conv2D(6, 3, padding="same", strides=(3, 2), data_format="channels_first")),
+        ((7, 8, 1), lambda: layers.Conv2D(6, 3, strides=2)),
+        ((7, 2), lambda: layers.Conv1D(6, 3, dilation_rate=2)),
+        ((6, 6, 6, 2), lambda: layers.Conv3D(4, 2, groups=2)),
+        ((7, 8, 4), lambda: layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")),
+        ((7, 8, 4), lambda: layers.DepthwiseConv2D((1, 3), use_bias=False)),
+        ((7, 2), lambda: layers.DepthwiseConv1D(3, depth_multiplier=3)),
     ],
 )
-def test_a_layer_is_written_as_it_was_read(layer):
+def test_a_layer_is_written_as_it_was_read(shape, layer):
     made = layer()
-    model, convolution = convolution_of((7, 8, 4), made)
+    model, convolution = convolution_of(shape, made)
     assert convolution is not None
     new = write("keras", "x", convolution, "stem")
     assert new is not None
@@ -296,6 +353,45 @@ def test_a_layer_is_written_as_it_was_read(layer):
     assert len(bias) == made.use_bias
     for values in bias:
         np.testing.assert_array_equal(values, model.layers[1].bias)
+
+
+@pytest.mark.parametrize(
+    ("begins", "slack", "strides", "sizes", "padding"),
+    [
+        ((1, 1), (0, 0), (1, 1), (8, 8), "same"),
+        ((1, 1), (0, 0), (1, 1), (None, None), "same"),
+        ((2, 1), (0, 0), (1, 1), (8, 8), None),
+        ((1, 0), (0, 0), (1, 1), (8, 8), None),
+        ((1, 1), (0, 1), (1, 1), (8, 8), None),
+        ((1, 1), (-1, 0), (1, 1), (8, None), None),
+        ((1, 1), (0, 1), (1, 1), (8, None), None),
+        ((0, 0), (-2, -2), (1, 1), (8, 8), "valid"),
+        ((0, 0), (-2, -2), (2, 2), (None, None), "valid"),
+        ((0, 0), (0, 0), (1, 1), (8, 8), None),
+        ((1, 1), (-1, -1), (1, 1), (8, 8), None),
+        # As many positions for either slack: the last zeros are never read.
+        ((0, 0), (-1, 0), (2, 2), (8, 8), "same"),
+        ((0, 0), (-1, 1), (2, 2), (8, 8), None),
+        ((0, 0), (-1, -1), (2, 2), (8, None), None),
+    ],
+)
+def test_a_padding_is_written_if_keras_has_a_name_for_it(begins, slack, strides, sizes, padding):
+    _, convolution = convolution_of((8, 8, 3), layers.Conv2D(4, 3))
+    assert convolution is not None
+    other = replace(convolution, begins=begins, slack=slack, strides=strides, sizes=sizes)
+    new = write("keras", "x", other, "stem")
+    assert (new and new.attributes["padding"]) == padding
+
+
+@pytest.mark.parametrize(
+    ("strides", "dilations", "written"), [((2, 1), (1, 1), True), ((1, 1), (1, 2), True), ((2, 1), (1, 2), False)]
+)
+def test_strides_are_written_beside_no_dilations(strides, dilations, written):
+    _, convolution = convolution_of((8, 8, 3), layers.Conv2D(4, 2))
+    assert convolution is not None
+    slack = tuple(-dilation for dilation in dilations)
+    other = replace(convolution, strides=strides, dilations=dilations, slack=slack)
+    assert (write("keras", "x", other, "stem") is not None) == written
 
 
 @pytest.mark.parametrize("layer", [layers.Conv1D(4, 3, padding="causal"), layers.Conv2DTranspose(4, 3)])

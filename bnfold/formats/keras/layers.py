@@ -122,8 +122,8 @@ BINARY_OPERATIONS = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide")
 def type_of(keras: Any, layer: Any) -> str:
     """The operator type of a layer or operation: its class name, unless it computes something else than that says.
 
-    That is so for a custom class of the same name, and for a quantized layer or one with a LoRA
-    adapter, which have more weights: such types are not in :data:`SPECS`.
+    That is so for a custom class of the same name, for a quantized layer or one with a LoRA adapter,
+    which have more weights, and for one that computes in integers: such types are not in :data:`SPECS`.
     """
     cls = type(layer)
     if not isinstance(layer, keras.layers.Layer):
@@ -131,6 +131,8 @@ def type_of(keras: Any, layer: Any) -> str:
     if cls.__name__ in SPECS and cls is not getattr(keras.layers, cls.__name__, None):
         return f"{cls.__module__}.{cls.__name__}"
     variant = getattr(layer, "quantization_mode", None) or ("lora" if getattr(layer, "lora_enabled", False) else "")
+    if not variant and cls.__name__ in SPECS and "float" not in str(layer.compute_dtype):
+        variant = layer.compute_dtype
     return f"{cls.__name__}[{variant}]" if variant else cls.__name__
 
 
