@@ -72,9 +72,8 @@ class Convolution:
 
     @property
     def is_pointwise(self) -> bool:
-        """One tap, every position, no padding (of which a single tap's slack is the sum)."""
-        one = all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides)
-        return one and not any(self.slack)
+        """One tap, every position, no padding."""
+        return all(k == 1 for k in self.kernel) and all(s == 1 for s in self.strides) and not self.is_padded
 
     @property
     def is_padded(self) -> bool:
@@ -211,7 +210,7 @@ def add(parts: Sequence[Convolution]) -> Convolution | None:
         macs=float(prod(shape)),
         plain=None,
     )
-    return total if min(total.ends, default=0) >= 0 else None
+    return total if all(end >= 0 for end in total.ends) else None
 
 
 def add_plain(parts: Sequence[Convolution]) -> Affine | None:
@@ -256,7 +255,7 @@ def chain(first: Convolution, second: Convolution) -> Convolution | None:
         return None
     if not (first.is_pointwise or second.is_pointwise) or first.channel_axis != second.channel_axis:
         return None
-    if first.is_pointwise and not second.is_pointwise and first.bias.any() and second.is_padded:
+    if first.bias.any() and second.is_padded:
         return None  # the padding would have to hold the first one's bias
     groups = gcd(first.groups, second.groups)
     outer = second if first.is_pointwise else first
@@ -286,12 +285,8 @@ def chain(first: Convolution, second: Convolution) -> Convolution | None:
         groups=groups,
         dtype=second.dtype if first.plain is not None else first.dtype,
         macs=first.macs * strides + second.macs,
-        plain=_composed(first.plain, second.plain),
+        plain=None if first.plain is None or second.plain is None else first.plain.then(second.plain),
     )
-
-
-def _composed(first: Affine | None, second: Affine | None) -> Affine | None:
-    return None if first is None or second is None or not first.composes(second) else first.then(second)
 
 
 def _constant_output(convolution: Convolution, values: Kernel) -> Kernel:

@@ -17,9 +17,18 @@ from onnx.reference import ReferenceEvaluator
 
 from bnfold.affine import Affine
 from bnfold.formats import load
-from bnfold.graph import ModelGraph, Op
+from bnfold.graph import ModelGraph, Op, Tensor
 from bnfold.operators import Node, facts_of
-from bnfold.operators.convolution import Convolution, add, add_plain, chain, per_channel, same_padding, write
+from bnfold.operators.convolution import (
+    Convolution,
+    add,
+    add_plain,
+    chain,
+    of_affine,
+    per_channel,
+    same_padding,
+    write,
+)
 
 FLOAT = np.dtype(np.float32)
 
@@ -192,15 +201,26 @@ def test_channels_on_different_axes_have_no_sum():
     assert add([replace(maps[0], plain=None), replace(maps[1], plain=None)]) is None
 
 
-@pytest.mark.parametrize(("size", "found"), [(8, True), (7, False), (None, False)])
-def test_a_known_size_makes_paddings_agree(size, found):
-    parts = [convolution((6, 6, 3), strides=(2,), begins=(1,), ends=(end,), sizes=(size,), seed=end) for end in (1, 0)]
+@pytest.mark.parametrize(
+    ("stride", "size", "found"), [(2, 8, True), (2, 7, False), (2, None, False), (3, 8, True), (3, 7, False)]
+)
+def test_a_known_size_makes_paddings_agree(stride, size, found):
+    parts = [
+        convolution((6, 6, 3), strides=(stride,), begins=(1,), ends=(end,), sizes=(size,), seed=end) for end in (1, 0)
+    ]
     total = add(parts)
     assert (total is not None) == found
     if total is not None:
         x = image(6, 8)
         np.testing.assert_allclose(apply(total, x), apply(parts[0], x) + apply(parts[1], x), rtol=1e-12)
         assert total.sizes == (8,)
+
+
+def test_a_kernel_that_starts_behind_the_border_has_no_sum():
+    """It would need padding of less than nothing."""
+    parts = [convolution((6, 6, 2), begins=(-1,), ends=(1,), seed=seed) for seed in range(2)]
+    assert add(parts) is None
+    assert add([*parts, convolution((6, 6, 3), begins=(0,), ends=(1,))]) is not None
 
 
 def test_one_part_that_knows_the_size_is_enough():
@@ -221,6 +241,38 @@ def test_maps_of_single_channels_add_up_to_one():
     np.testing.assert_array_equal(total.shift, shift + 0.5)
     assert total.axis == 1
     assert add_plain([per_channel(maps[0], 4, 2, FLOAT, 0.0), convolution((4, 4, 1, 1))]) is None
+
+
+CHANNELS_OF = Affine.of(np.arange(4.0), np.ones(4), 1)
+OF_AFFINES = {
+    "a map of channels": ("onnx", (2, 4, 5), FLOAT, CHANNELS_OF, None, 1),
+    "a map of all": ("onnx", (2, 4, 5), FLOAT, Affine.of(2.0, 1.0, None), None, 1),
+    "a map of all in Keras": ("keras", (2, 5, 4), FLOAT, Affine.of(2.0, 1.0, None), None, 2),
+    "a map of all, on a given axis": ("keras", (2, 4, 5), FLOAT, Affine.of(2.0, 1.0, None), 1, 1),
+    "a map of rows": ("onnx", (2, 5, 4), FLOAT, Affine.of(np.arange(4.0), np.ones(4), 2), None, 2),
+    "vectors": ("onnx", (2, 4), FLOAT, CHANNELS_OF, None, None),
+    "unknown rank": ("onnx", None, FLOAT, CHANNELS_OF, None, None),
+    "unknown size": ("onnx", (2, "C", 5), FLOAT, CHANNELS_OF, None, None),
+    "unknown type": ("onnx", (2, 4, 5), None, CHANNELS_OF, None, None),
+    "several axes": ("onnx", (2, 4, 5), FLOAT, Affine.over((1, 2), image(4, 5), np.ones((4, 5))), None, None),
+}
+
+
+@pytest.mark.parametrize(("format", "shape", "dtype", "affine", "given", "axis"), OF_AFFINES.values(), ids=OF_AFFINES)
+def test_which_maps_are_convolutions(format, shape, dtype, affine, given, axis):
+    graph = ModelGraph(format=format)
+    graph.put(Op("op", "Any", ("x",), ("y",)))
+    graph.declare(Tensor("y", dtype, shape))
+    found = of_affine(Node(graph, graph.op("op")), affine, 3.0, given)
+    assert (None if found is None else found.channel_axis) == axis
+    if found is not None:
+        assert found.shape == (4, 1, 1)
+        assert found.channels == (4, 4)
+        assert found.macs == 12.0
+        assert found.plain is affine
+        x = image(4, 5)
+        scale, shift = (np.broadcast_to(vector, 4).reshape(4, 1) for vector in (affine.scale, affine.shift))
+        np.testing.assert_allclose(apply(found, x), scale * x + shift)
 
 
 # -- chains ------------------------------------------------------------------------------------------
@@ -279,11 +331,35 @@ def test_a_chain_of_maps_of_single_channels_is_one():
     assert whole.plain.same_as(first.then(second))
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_map_of_single_channels_takes_the_type_of_the_weights_beside_it(order):
+    plain = per_channel(Affine.of(2.0, 0.0, None), 6, 2, FLOAT, 6.0)
+    whole = chain(*[plain, convolution((6, 6, 3, 3), dtype=np.dtype(np.float16))][::order])
+    assert whole is not None
+    assert whole.dtype == np.float16
+
+
+POINTWISE = {
+    "one tap": ({}, True),
+    "two taps": ({"shape": (6, 6, 1, 2)}, False),
+    "a stride": ({"strides": (1, 2)}, False),
+    "padding": ({"begins": (0, 1)}, False),
+    "padding behind": ({"ends": (1, 0)}, False),
+    "moved by one": ({"begins": (1, 0), "ends": (-1, 0)}, False),
+}
+
+
+@pytest.mark.parametrize(("options", "pointwise"), POINTWISE.values(), ids=POINTWISE)
+def test_what_is_pointwise(options, pointwise):
+    assert convolution(**{"shape": (6, 6, 1, 1), **options}).is_pointwise == pointwise
+
+
 def test_parts_that_do_not_fit_have_no_chain():
     assert chain(convolution((6, 6, 1, 1)), convolution((6, 12, 3, 3))) is None
     assert chain(convolution((6, 6, 1)), convolution((6, 6, 1, 1))) is None
     assert chain(convolution((6, 6, 1, 1)), convolution((6, 6, 1, 1), dtype=np.dtype(np.float16))) is None
     assert chain(convolution((6, 6, 3, 3)), convolution((6, 6, 3, 3))) is None
+    assert chain(convolution((6, 6, 1, 1)), replace(convolution((6, 6, 1, 1)), channel_axis=3)) is None
 
 
 def test_the_bias_of_a_chain_needs_no_dense_weight():
