@@ -32,6 +32,14 @@ class _WithBiasSlot(LinearFacts):
         return len(layout.weight.shape), {1: layout.out_channels}
 
 
+def group_count(node: Node, weight: Weight | Param) -> int | Refusal:
+    """The number of groups. Nobody has compared it with the weight where the checker does not look."""
+    groups = int(node.attr("group", 1))
+    if groups < 1 or weight.shape[0] % groups:
+        return node.refuse("weight-shape", f"has a weight of shape {weight.shape}, which {groups} groups do not share")
+    return groups
+
+
 def pads_zeros(node: Node, kernel: Sequence[int]) -> bool:
     """May a window of that size reach over the border, where zeros stand?"""
     auto_pad = node.text("auto_pad", "NOTSET")
@@ -48,7 +56,9 @@ class Conv(_WithBiasSlot):
         weight = weight_of(node, 1)
         if isinstance(weight, Refusal):
             return weight
-        groups = int(node.attr("group", 1))
+        groups = group_count(node, weight)
+        if isinstance(groups, Refusal):
+            return groups
         out, within = weight.shape[0], weight.shape[1]
         no_shift = None
         if pads_zeros(node, weight.shape[2:]):
@@ -63,18 +73,18 @@ class Conv(_WithBiasSlot):
         kernel = weight.shape[2:]
         ones = (1,) * len(kernel)
         strides, dilations = tuple(node.ints("strides", ones)), tuple(node.ints("dilations", ones))
+        groups = group_count(node, weight)
         # In a subgraph, nobody has compared the weight's shape with the attributes and the bias.
         if {len(strides), len(dilations)} != {len(kernel)} or values.shape != weight.shape[:1]:
             return None
         padding = _padding(node, kernel, strides, dilations)
-        if padding is None:
+        if padding is None or isinstance(groups, Refusal):
             return None
         begins, ends, sizes = padding
         slack = tuple(
             begin + end - dilation * (size - 1)
             for begin, end, dilation, size in zip(begins, ends, dilations, kernel, strict=True)
         )
-        groups = int(node.attr("group", 1))
         macs = float(weight.size)
         return Convolution(
             weight.shape, weight.exact, values, groups, strides, dilations, begins, slack, sizes, weight.dtype, macs
@@ -124,7 +134,9 @@ class ConvTranspose(_WithBiasSlot):
         weight = weight_of(node, 1)
         if isinstance(weight, Refusal):
             return weight
-        groups = int(node.attr("group", 1))
+        groups = group_count(node, weight)
+        if isinstance(groups, Refusal):
+            return groups
         no_shift = None
         pointwise = (
             all(size == 1 for size in weight.shape[2:])

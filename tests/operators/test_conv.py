@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import Net, assert_stays, fold, fold_unrun
 
+from bnfold.folding import fold_graph
 from bnfold.formats import load
 from bnfold.operators import linear_bias, output_channels_axis
 
@@ -262,3 +263,13 @@ def test_conv_transpose_refuses_a_shift_where_positions_see_different_taps(attrs
     x = net.op("Tanh", net.input("N", 4, 5, 6))
     folded = fold(net.build(conv_transpose(net, net.bn(x, 4), 4, 6, 2, name="up", **attrs)))
     assert_stays(folded, "uneven-taps", "up (ConvTranspose)", "different taps")
+
+
+@pytest.mark.parametrize("kind", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("group", [0, -1, 4, 5])
+def test_groups_that_do_not_share_the_weight_are_left_alone(kind, group):
+    """No runtime runs this, but a file may hold it."""
+    net = Net()
+    y = net.bn(net.op(kind, net.input("N", 3, 5, 5), net.draw(3, 3, 3, 3), group=group, name="conv"), 3)
+    net.output(net.op("Tanh", y), shape=["N", 3, "H", "W"])
+    assert not fold_graph(load(net.build()).graph)[1].steps
