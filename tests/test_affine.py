@@ -141,6 +141,13 @@ def test_a_map_over_several_axes_composes_with_its_like_and_with_uniform_ones_al
     assert not grid.composes(Affine.of(values[0], values[0], 0))
 
 
+def test_a_uniform_map_composes_with_any():
+    uniform, vector = Affine.of(2.0, 1.0, None), along(1)
+    for first, second in ((uniform, vector), (vector, uniform), (uniform, uniform)):
+        assert first.composes(second)
+        np.testing.assert_array_equal(first.then(second).scale, first.scale * second.scale)
+
+
 @pytest.mark.parametrize("other", [Affine.of(np.ones(SIZE - 1), 0.0, 1), Affine.of([2.0], 0.0, 1)], ids=repr)
 def test_maps_with_other_numbers_of_channels_do_not_compose(other):
     affine = Affine.of(np.arange(SIZE), 0.0, 1)

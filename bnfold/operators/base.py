@@ -98,7 +98,7 @@ class Node:
 
     def used(self, index: int) -> bool:
         """Does anyone read this output?"""
-        if index >= len(self.op.outputs) or not self.op.outputs[index]:
+        if index >= len(self.op.outputs):
             return False
         tensor = self.op.outputs[index]
         return self.graph.use_count(tensor) > 0 or self.graph.is_output(tensor)

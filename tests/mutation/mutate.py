@@ -44,7 +44,7 @@ OTHERS = ("tests/operators", "tests/test_affine.py", "tests/folding", "tests/ana
 #: Modules whose own tests have another name.
 OWN = {
     "batchnorm": ("test_batchnorm", "test_arithmetic"),
-    "__init__": ("test_base",),
+    "__init__": ("test_base", "test_arithmetic"),
     "base": ("test_base", "test_batchnorm", "test_arithmetic"),
     "forms": ("test_forms", "test_batchnorm"),
     "linear": ("test_linear", "test_conv", "test_matmul"),
