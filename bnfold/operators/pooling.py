@@ -119,8 +119,9 @@ class Reduction(Facts):
         if affine.axis is None:
             return self.through(node, affine, upward=upward)
         axes, rank = reduced_axes(node), node.rank(0)
-        if axes is None or rank is None:
+        if axes is None:
             return node.refuse("dynamic-axes", "reduces over axes that are not known")
+        assert rank is not None  # or the axes would not be known
         # Where each axis of the smaller tensor is in the larger one.
         places = [axis for axis in range(rank) if axis not in axes or node.attr("keepdims", 1)]
         axis = places[affine.axis] if upward else affine.axis

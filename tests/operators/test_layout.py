@@ -247,6 +247,7 @@ REGROUPED = {
     "more symbols in front": (("N", "T", 6), (None, 6), [2]),
     "both sides of a symbol": ((6, "N", 4), (6, "N", 4), [0, 2]),
     "one axis alone": ((6,), (2, 3), [0]),
+    "beside an axis that is known in part": (("T", 2, 6), (10, 6), [2]),
     "the outer part of a target axis": ((2, 6), (4, 3), [0]),
 }
 
@@ -336,6 +337,14 @@ def test_a_reshape_lifts_into_the_shape_of_its_input(source, found):
 def test_a_zero_in_a_shape_may_be_a_size(allowzero, found):
     crossed = sunk(reshape((0, C), ints(C, 0), None, allowzero=allowzero), ALONG)
     assert (crossed if isinstance(crossed, str) else crossed[0].axes) == found
+
+
+def test_a_size_of_zero_in_front_of_the_channels_stays_in_front():
+    assert sunk(reshape((0, C, "T"), ints(0, C, 3), None, allowzero=1), ALONG)[0].same_as(ALONG)
+
+
+def test_a_zero_that_copies_no_axis_is_an_unknown_size():
+    assert sunk(reshape((2, C), ints(2, C, 0), None), ALONG)[0].same_as(ALONG)
 
 
 # -- Squeeze and Unsqueeze ---------------------------------------------------------------------------
