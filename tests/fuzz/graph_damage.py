@@ -26,7 +26,7 @@ def _meaning(change: Callable[[random.Random, ModelProto], None]) -> Mutator:
             model.ParseFromString(data)
             change(rng, model)
             return model.SerializeToString()
-        except (DecodeError, EncodeError, ValueError, TypeError, IndexError, OverflowError):
+        except (DecodeError, EncodeError, ValueError, TypeError, LookupError, OverflowError):
             return data  # nothing there to change
 
     return mutator
