@@ -219,9 +219,9 @@ class Gather(Selection):
         at, depth = _axis(node, 0), node.rank(1)
         if at is None or depth is None:
             return None
-        if axis == at:
-            return axis if depth == 1 else None
-        return axis if axis < at else axis + depth - 1
+        if axis > at:
+            return axis + depth - 1
+        return axis if axis < at or depth == 1 else None
 
     def to_input(self, node: Node, axis: int) -> int | None:
         at, depth = _axis(node, 0), node.rank(1)

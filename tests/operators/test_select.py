@@ -588,6 +588,7 @@ def test_an_affine_on_an_axis_that_a_gather_makes_is_not_lifted():
     node = node_of("Gather", (5, C), (3, 4))
     assert [lifted(node, ALONG.on_axis(axis)) for axis in (0, 1)] == ["new-axis"] * 2
     assert lifted(node, ALONG.on_axis(2))[0].axis == 1
+    assert sunk(node, ALONG)[0].axis == 2
 
 
 # -- embedding tables --------------------------------------------------------------------------------
@@ -702,3 +703,10 @@ def test_one_map_for_all_copies_becomes_uniform():
     node = node_of("Expand", (2, C), ints(2, C))
     node.graph.declare(Tensor("out_0", np.dtype(np.float32), (2, C)))
     assert lifted(node, Affine.of(np.full(C, 2.0), 0.0, 1))[0].axis is None
+
+
+def test_an_expansion_to_more_axes_keeps_those_it_had():
+    node = node_of("Expand", (C, 1), ints(2, C, 4))
+    node.graph.declare(Tensor("out_0", np.dtype(np.float32), (2, C, 4)))
+    assert lifted(node, ALONG)[0].same_as(ALONG.on_axis(0))
+    assert sunk(node, ALONG.on_axis(0))[0].same_as(ALONG)
