@@ -10,7 +10,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding.search import Move
-from bnfold.graph import CAPTURE, Derived, ModelGraph, Op, Param, Use
+from bnfold.graph import CAPTURE, Derived, ModelGraph, Op, Param, Tensor, Use
 from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
 from bnfold.operators.base import NewOp
 from bnfold.operators.forms import DATA, cheapest_form
@@ -46,7 +46,7 @@ class Editor:
         ops = {name: self.graph.op(name) for name in sorted(names, key=lambda n: (self.levels[n], n))}
         for op in ops.values():
             self._pin(op)
-        described = {tensor: self.graph.tensor(tensor) for tensor in rename}
+        described = {old: _merged(self.graph.tensor(old), self.graph.tensor(new)) for old, new in rename.items()}
         for name in ops:
             self._detach(name)
         for tensor, known in described.items():
@@ -59,6 +59,7 @@ class Editor:
         """Remove operators; constants that only they read become loose."""
         for name in names:
             op = self.graph.op(name)
+            self._pin(op)
             self.loose.update(tensor for tensor in op.inputs if tensor)
             self.dirty.add(name)
             for tensor in op.inputs:
@@ -79,12 +80,15 @@ class Editor:
 
     def _pin(self, op: Op) -> None:
         """Write down shapes that only the producers tell, before these are taken apart."""
-        for tensor in (*op.inputs, *op.outputs):
+        for tensor in filter(None, (*op.inputs, *op.outputs)):
             known = self.graph.tensor(tensor)
-            rank = rank_of(self.graph, tensor) if tensor and known.shape is None else None
+            if known.shape is not None and None not in known.shape:
+                continue
+            rank = rank_of(self.graph, tensor)
             if rank is not None:
-                shape = tuple(dim_of(self.graph, tensor, axis) for axis in range(rank))
-                self.graph.declare(replace(known, name=tensor, shape=shape))
+                sizes = known.shape or (None,) * rank
+                shape = (dim_of(self.graph, tensor, axis) if size is None else size for axis, size in enumerate(sizes))
+                self.graph.declare(replace(known, name=tensor, shape=tuple(shape)))
 
     def _detach(self, name: str) -> None:
         """Let go of an operator's outputs, so that names can be exchanged, but keep its place."""
@@ -259,6 +263,14 @@ class Editor:
                 continue
             queue.extend(t for t in op.inputs if t)
             self.graph.remove(op.name)
+
+
+def _merged(first: Tensor, second: Tensor) -> Tensor:
+    """What either knows of one tensor."""
+    if first.shape is None or second.shape is None:
+        return replace(first, shape=first.shape or second.shape)
+    pairs = zip(first.shape, second.shape, strict=True)
+    return replace(first, shape=tuple(b if a is None or isinstance(b, int) else a for a, b in pairs))
 
 
 def _identity(param: Param) -> tuple[object, ...] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -258,34 +258,38 @@ _MAX_WALK = 64
 
 def rank_of(graph: ModelGraph, tensor: str) -> int | None:
     """The rank of a tensor: inferred, or from the operators that made it."""
-    return _walk_shape(graph, tensor)[0]
+    for rank, _ in _shapes(graph, tensor):
+        if rank is not None:
+            return rank
+    return None
 
 
 def dim_of(graph: ModelGraph, tensor: str, axis: int) -> int | None:
     """The static size of an axis: inferred, or from the weights of the operator that made it."""
-    size = graph.dim(tensor, axis)
-    return size if size is not None else _walk_shape(graph, tensor)[1].get(axis)
+    for _, sizes in _shapes(graph, tensor):
+        if axis in sizes:
+            return sizes[axis]
+    return None
 
 
-def _walk_shape(graph: ModelGraph, tensor: str) -> tuple[int | None, dict[int, int]]:
-    # Models may come without input shapes; a convolution's weights still tell rank and channels.
-    known: dict[int, int] = {}
+def _shapes(graph: ModelGraph, tensor: str) -> Iterator[tuple[int | None, Mapping[int, int]]]:
+    """What one after the other knows of a tensor: rank, and sizes by axis.
+
+    Models may come without input shapes, and inference loses what is computed: a convolution's
+    weights still tell rank and channels.
+    """
     for _ in range(_MAX_WALK):
         shape = graph.tensor(tensor).shape
         if shape is not None:
-            return len(shape), known | {axis: size for axis, size in enumerate(shape) if isinstance(size, int)}
+            yield len(shape), {axis: size for axis, size in enumerate(shape) if isinstance(size, int)}
         op = graph.producer(tensor)
         if op is None or op.outputs[0] != tensor:
-            break
+            return
         facts = facts_of(op)
-        rank, sizes = facts.output_shape(Node(graph, op))
-        known = sizes | known
-        if rank is not None:
-            return rank, known
+        yield facts.output_shape(Node(graph, op))
         if not isinstance(facts, KeepsShape):
-            break
+            return
         tensor = op.input(facts.data_slot(Node(graph, op)))
-    return None, known
 
 
 class KeepsShape(Facts):

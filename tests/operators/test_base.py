@@ -134,7 +134,7 @@ def test_statistics_tell_channels_but_no_rank():
 def test_a_declared_shape_is_believed_and_completed():
     graph = graph_of(CONV, BATCHNORM, params=WEIGHTS, shapes={"c": (2, None, 5, "W"), "n": (2, None, 5, "W")})
     assert rank_of(graph, "n") == 4
-    assert [dim_of(graph, "n", axis) for axis in range(5)] == [2, None, 5, None, None]
+    assert [dim_of(graph, "n", axis) for axis in range(5)] == [2, C, 5, None, None]
     beside = graph_of(BATCHNORM, params=WEIGHTS, shapes={"c": (2, "C", 5)})
     assert rank_of(beside, "n") == 3
     assert [dim_of(beside, "n", axis) for axis in range(3)] == [2, C, 5]
