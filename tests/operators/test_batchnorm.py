@@ -433,6 +433,13 @@ def test_products_that_overflow_in_between_are_composed_where_the_result_is_fini
     assert sum(op.type == "Mul" for op in graph.ops()) == 1
 
 
+def test_an_affine_over_several_axes_is_taken_in_by_another():
+    net = Net()
+    y = net.op("Relu", net.op("Mul", net.op("Tanh", net.input(2, 4, 5)), net.draw(4, 5)))
+    folded = fold(net.build(net.op("Sigmoid", net.op("Mul", y, net.positive(4, 5)))))
+    assert folded.count("Mul") == 1
+
+
 # -- what does nothing -------------------------------------------------------------------------------
 
 

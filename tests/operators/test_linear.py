@@ -29,7 +29,7 @@ LAYOUTS = {
     "out, in of a group of several blocks": ((300, 2, 100), 0, 1, 300, 100),
     "in, out of several blocks": ((300, 200), 1, 0, 200, 300),
     "taps, in, out of several blocks": ((300, 20, 10), 2, 1, 10, 20),
-    "taps, in of a group, out of several blocks": ((3000, 2, 6), 2, 1, 6, 6),
+    "taps, in, out of a group of several blocks": ((3000, 6, 2), 2, 1, 12, 6),
     "one of each": ((1, 1, 2), 0, 1, 1, 1),
 }
 Case = tuple[tuple[int, ...], int, int, int, int]

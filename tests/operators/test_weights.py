@@ -354,6 +354,35 @@ def test_weights_quantised_in_blocks_refuse():
     assert_stays(folded, "quantized-form", "dequantize (DequantizeLinear)")
 
 
+def test_weights_quantised_in_blocks_refuse_where_there_are_as_many_blocks_as_channels():
+    net = Net(opset=21)
+    weight = net.op(
+        "DequantizeLinear", integers(net, C, C), 0.01 * net.positive(1, C), axis=0, block_size=C, name="dequantize"
+    )
+    x = net.op("Mul", net.op("Tanh", net.input("N", C)), net.positive(C))
+    folded = fold(net.build(net.op("MatMul", x, weight)))
+    assert folded.count("Mul") == 1
+
+
+def test_the_second_axis_has_the_scales_by_default():
+    net = Net()
+    weight = net.op("DequantizeLinear", integers(net, 3, C), 0.01 * net.positive(C))
+    folded = fold(net.build(net.op("Mul", net.op("MatMul", net.input("N", 3), weight), net.positive(C))))
+    assert folded.count("Mul") == 0
+
+
+@pytest.mark.parametrize("shape", [(), (C,)])
+def test_weights_without_an_axis_of_channels_refuse(shape):
+    net = Net()
+    net.output(net.op("Conv", net.input("N", 3, 5, 5), net.draw(*shape), name="conv"), shape=())
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    graph = load(onnx.helper.make_model(net.graph(), opset_imports=opsets, ir_version=8)).graph
+    op = graph.op("conv")
+    answer = facts_of(op).absorb_output(Node(graph, op), Affine.of(2.0, 0.0, None))
+    assert isinstance(answer, Refusal)
+    assert answer.code == "vector-weight"
+
+
 def test_integer_weights_without_a_scale_are_no_weights():
     net = Net()
     x = net.op("Cast", net.input("N", 3), to=6)
