@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Vector = NDArray[np.float64]
 
+#: Vectors that a repetition would make longer than this stay where they are: a file may claim any size.
+MAX_CHANNELS = 1 << 24
+
 
 def _vector(values: ArrayLike) -> Vector:
     vector = np.atleast_1d(np.asarray(values, dtype=np.float64))

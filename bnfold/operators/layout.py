@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import MAX_CHANNELS, Affine
 from bnfold.graph import Dim, Shape
 from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.refusal import Refusal
@@ -112,6 +112,8 @@ def regroup(affine: Affine, source: Shape, target: Shape) -> Affine | None:
         targets.append(axis)
         reach += spread
         merged.append(prod(spread))
+    if prod(reach) > MAX_CHANNELS:
+        return None
     scale, shift = (
         np.broadcast_to(vector.reshape(split), reach).reshape(merged) for vector in (affine.scale, affine.shift)
     )
@@ -236,6 +238,8 @@ class BlockMove(Rearrangement):
         if affine.axis == 0:
             return affine
         block = int(node.attr("blocksize")) ** 2
+        if spread and affine.size * block > MAX_CHANNELS:
+            return node.refuse("too-many", f"would repeat {affine.size} channels {block} times")
         if spread:
             return affine.repeat(block) if inner else affine.tile(block)
         if affine.size % block:

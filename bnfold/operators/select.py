@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bnfold.affine import Affine, concatenate
+from bnfold.affine import MAX_CHANNELS, Affine, concatenate
 from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.refusal import Refusal
 
@@ -280,5 +280,7 @@ class Repeat(Facts):
             repeats = node.const_ints(1)
             if repeats is None or axis >= len(repeats):
                 return node.refuse("dynamic-repeats", "repeats by counts that are chosen at run time")
+            if size * repeats[axis] > MAX_CHANNELS:
+                return node.refuse("too-many", f"repeats {size} entries {repeats[axis]} times")
             return repeats[axis]
         return 1 if size > 1 else node.refuse("broadcast", "broadcasts along the affine's axis")

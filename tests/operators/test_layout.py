@@ -497,3 +497,18 @@ def test_block_moves_of_two_axes_or_of_uneven_channels_refuse(kind):
 
 def test_a_block_whose_channels_all_carry_one_map_leaves_a_uniform_one():
     assert sunk(node_of("DepthToSpace", (1, 8, 4, 4), blocksize=2), Affine.of(np.full(8, 2.0), 1.0, 1))[0].axis is None
+
+
+@pytest.mark.parametrize(("length", "passes"), [(1 << 20, True), (1 << 21, False)])
+def test_no_vector_gets_longer_than_memory_allows(length, passes):
+    """A file may claim a tensor of any size."""
+    affine = Affine.of(np.arange(1.0, 17.0), 0.0, 1)
+    reshape = node_of("Reshape", (1, 16, length), np.array([1, 16 * length]))
+    reshape.graph.declare(Tensor("out_0", np.dtype(np.float32), (1, 16 * length)))
+    assert (sunk(reshape, affine) != "reshape") == passes
+
+
+def test_no_block_is_larger_than_memory_allows():
+    affine = Affine.of(np.arange(1.0, 17.0), 0.0, 1)
+    assert lifted(node_of("DepthToSpace", (1, 16, 1, 1), blocksize=1 << 11), affine) == "too-many"
+    assert lifted(node_of("DepthToSpace", (1, 64, 1, 1), blocksize=2), affine) != "too-many"

@@ -710,3 +710,12 @@ def test_an_expansion_to_more_axes_keeps_those_it_had():
     node.graph.declare(Tensor("out_0", np.dtype(np.float32), (2, C, 4)))
     assert lifted(node, ALONG)[0].same_as(ALONG.on_axis(0))
     assert sunk(node, ALONG.on_axis(0))[0].same_as(ALONG)
+
+
+@pytest.mark.parametrize(("times", "passes"), [(1 << 20, True), (1 << 21, False)])
+def test_no_vector_gets_longer_than_memory_allows(times, passes):
+    """A file may claim any number of copies."""
+    affine = Affine.of(np.arange(1.0, 17.0), 0.0, 1)
+    node = node_of("Tile", (1, 16), np.array([1, times]))
+    node.graph.declare(Tensor("out_0", np.dtype(np.float32), (1, 16 * times)))
+    assert (sunk(node, affine) != "too-many") == passes
