@@ -8,7 +8,7 @@ Changes one condition, constant or operator at a time in ``bnfold/operators/*.py
 ``bnfold/affine.py``, as they are imported (no file changes), and runs the tests of operators and folding
 until one fails: each mutant in a fork of one process that has imported everything else. Prints
 every mutant that no test noticed, and the share that was. Those that cannot be noticed, because
-they compute the same, are listed with the reason in ``equivalent.txt`` and are not counted.
+they compute the same, are listed with the reason in ``equivalent-MODULE.txt`` and are not counted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 
 from mutants import Mutant, mutants  # noqa: E402
 
-EQUIVALENT = HERE / "equivalent.txt"
 #: The tests that are to notice what those of the module itself did not.
 OTHERS = ("tests/operators", "tests/test_affine.py", "tests/folding", "tests/analysis")
 #: Modules whose own tests have another name.
@@ -72,7 +71,7 @@ class Case(NamedTuple):
         return Path(self.file).stem
 
     def key(self) -> str:
-        """What names it in ``equivalent.txt``: the file and the lines as they are in the mutant."""
+        """What names it in ``equivalent-MODULE.txt``: the file and the lines as they are in the mutant."""
         return f"{self.file} | {' '.join(line[1:].strip() for line in self.diff() if line[0] == '+')}"
 
     def diff(self) -> list[str]:
@@ -91,7 +90,7 @@ def cases(modules: Sequence[str]) -> list[Case]:
 
 def equivalent() -> set[str]:
     """The keys of mutants that compute the same as the original; the reason follows each on its own line."""
-    lines = EQUIVALENT.read_text(encoding="utf-8").splitlines() if EQUIVALENT.exists() else []
+    lines = (line for file in HERE.glob("equivalent-*.txt") for line in file.read_text("utf-8").splitlines())
     return {line for line in lines if line.startswith("bnfold/")}
 
 
