@@ -12,6 +12,8 @@ from onnx import numpy_helper
 from bnfold.affine import Affine
 from bnfold.formats import load
 from bnfold.operators import Node, facts_of
+from bnfold.operators.base import NewOp
+from bnfold.operators.weights import PlainWeight, QuantizedWeight, weight_of
 from bnfold.refusal import Refusal
 
 C = 4
@@ -199,6 +201,7 @@ ROWS_AND_TAPS = {
     "a scale of each input": ((C, 3, 2, 2), 3, 1),
     "a scale of each tap": ((C, 3, 2, 2), 2, -1),
     "read in several pieces": ((C, 3, 90, 90), C, 0),
+    "one scale, read in several pieces": ((C, 3, 90, 90), None, 0),
 }
 
 
@@ -267,6 +270,29 @@ def test_only_a_vector_of_floats_is_a_bias(bias):
     answer = facts_of(op).absorb_output(Node(graph, op), Affine.of(2.0, 0.0, None))
     assert isinstance(answer, Refusal)
     assert answer.code == "dynamic-bias"
+
+
+def test_a_positive_scale_needs_no_integers():
+    """They may be larger than all the rest of the model: they stay where they are."""
+    net = Net()
+    net.output(net.op("MatMul", net.input(2, 3), quantized(net, integers(net, 3, C), np.float32(0.1)), name="dense"))
+    graph = load(net.build()).graph
+    op = graph.op("dense")
+    weight = weight_of(Node(graph, op), 1)
+    assert isinstance(weight, QuantizedWeight)
+    positive = weight.scaled(np.full((1, C), 2.0))
+    assert isinstance(positive, NewOp)
+    assert positive.inputs[0] is weight.integers
+    negative = weight.scaled(np.full((1, C), -2.0))
+    assert isinstance(negative, NewOp)
+    assert negative.inputs[0] is not weight.integers
+
+
+def test_a_weight_that_is_computed_from_constants_is_one():
+    net = Net()
+    weight = net.op("Transpose", net.draw(C, 3))
+    graph = load(net.build(net.op("MatMul", net.input(2, 3), weight, name="dense"))).graph
+    assert isinstance(weight_of(Node(graph, graph.op("dense")), 1), PlainWeight)
 
 
 def test_a_weight_that_two_layers_share_is_copied():
