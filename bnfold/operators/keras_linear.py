@@ -203,9 +203,9 @@ def _padding_name(convolution: Convolution) -> str | None:
     if same is None or same[0] != convolution.begins:
         return None
     for size, stride, slack in zip(sizes, strides, convolution.slack, strict=True):
-        # Without a stride both have as many positions only where the slack is none.
-        positions = slack if size is None else (size + slack - 1) // stride + 1 - -(-size // stride)
-        if positions != 0:
+        # As many positions as Keras has. Without a stride any size will do, so that it may be unknown.
+        last = (size or stride) - 1
+        if (last + slack) // stride != last // stride:
             return None
     return "same"
 
