@@ -460,6 +460,7 @@ MISFITS = {
     "dilations": ((4, 3, 3, 3), (4,), {"dilations": [1]}, False),
     "pads": ((4, 3, 3, 3), (4,), {"pads": [0, 0]}, False),
     "bias": ((4, 3, 3, 3), (1,), {}, False),
+    "groups": ((4, 3, 3, 3), (4,), {"group": 3}, False),
     "no taps": ((4, 3), (4,), {}, False),
     "one axis": ((4, 3, 1), (4,), {}, True),
 }
