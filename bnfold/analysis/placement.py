@@ -133,7 +133,7 @@ class Foldability:
         if not self.folds:
             reasons = dict.fromkeys(text for text in (self.backward, self.forward) if text)
             return "stays: " + "; ".join(reasons) if reasons else "stays"
-        text = _DIRECTIONS.get(self.direction, "goes into")
+        text = _DIRECTIONS[self.direction]
         text = f"{text} {', '.join(self.into)}" if self.into else text
         return f"{text} through {', '.join(self.through)}" if self.through else text
 
@@ -159,6 +159,7 @@ _DIRECTIONS = {
     "constant": "folds into the constant",
     "identity": "is removed: it does nothing",
     "cheaper": "becomes",
+    "cancelled": "is cancelled by",
     "branch": "merges with its parallel branches into",
     "chain": "merges with the convolution after it into",
 }
