@@ -378,6 +378,12 @@ def test_two_affines_stay_where_no_one_layer_computes_both():
     assert fold(functional((3,), twice(positive))).types == ["Activation", "BatchNormalization", "Activation"]
 
 
+def test_two_affines_along_a_batch_of_fixed_size_become_one():
+    image = keras.Input(batch_shape=(3, 4))
+    folded = fold(Model(image, layers.Softmax()(BN(axis=0)(BN(axis=0)(layers.Softmax()(image))))))
+    assert folded.types == ["Softmax", "BatchNormalization", "Softmax"]
+
+
 def vectors(*values: float) -> np.ndarray:
     return np.asarray(values, np.float32)
 
