@@ -40,7 +40,6 @@ __all__ = [
     "facts_of",
     "known_types",
     "linear_bias",
-    "output_channels_axis",
     "rank_of",
     "role",
     "value_readers",
@@ -87,12 +86,3 @@ def linear_bias(graph: ModelGraph, op: Op) -> Param | None:
     """The constant bias of a linear operator, None where it has none."""
     facts = facts_of(op)
     return facts.bias_param(Node(graph, op)) if isinstance(facts, LinearFacts) else None
-
-
-def output_channels_axis(graph: ModelGraph, op: Op) -> int | None:
-    """The axis of a linear operator's output that counts its channels, None where it is not known."""
-    facts = facts_of(op)
-    if not isinstance(facts, LinearFacts):
-        return None
-    found = facts.layout(Node(graph, op))
-    return None if isinstance(found, Refusal) else found.out_axis

@@ -75,14 +75,21 @@ def onnx_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[An
     return [NewOp("BatchNormalization", (DATA, *params), {"epsilon": 0.0})]
 
 
-#: For each format the operators for ``a + b``, ``a - b`` and ``a + b + c``, and their domain.
-_SUMS = {"onnx": ("Add", "Sub", "Sum", ""), "keras": ("Add", "Subtract", "Add", "keras")}
+#: For each format the operators for ``a + b``, ``a - b`` and ``a + b + c``.
+_SUMS = {"onnx": ("Add", "Sub", "Sum"), "keras": ("Add", "Subtract", "Add")}
+_DOMAINS = {"onnx": "", "keras": "keras"}
+
+
+def identity_form(format: str) -> NewOp:
+    """The operator that does nothing, where one has to stand."""
+    return NewOp("Identity", (DATA,), domain=_DOMAINS[format])
 
 
 def sum_form(format: str, tensors: Sequence[str], sign: float) -> NewOp:
     """The operator that adds tensors or, for a negative sign, subtracts the second one from the first."""
-    plus, minus, many, domain = _SUMS[format]
-    return NewOp((many if len(tensors) > 2 else plus) if sign > 0 else minus, tuple(tensors), domain=domain)
+    plus, minus, many = _SUMS[format]
+    kind = (many if len(tensors) > 2 else plus) if sign > 0 else minus
+    return NewOp(kind, tuple(tensors), domain=_DOMAINS[format])
 
 
 def can_add(graph: ModelGraph, tensor: str, rank: int | None) -> bool:

@@ -17,7 +17,6 @@ from bnfold.operators import (
     facts_of,
     known_types,
     linear_bias,
-    output_channels_axis,
     rank_of,
     role,
     value_readers,
@@ -226,12 +225,9 @@ def test_who_reads_the_values_of_a_tensor():
     assert list(value_readers(graph, "x")) == [Use("reads", 0), Use("body", CAPTURE)]
 
 
-def test_the_bias_and_the_channels_of_a_linear_operator():
+def test_the_bias_of_a_linear_operator():
     biased = Op("biased", "Conv", ("x", "w", "a"), ("y",))
     graph = graph_of(biased, CONV, BATCHNORM, Op("dynamic", "Conv", ("x", "n"), ("z",)), params=WEIGHTS)
     assert linear_bias(graph, biased) is graph.params["a"]
     assert linear_bias(graph, CONV) is None
     assert linear_bias(graph, BATCHNORM) is None
-    assert output_channels_axis(graph, biased) == 1
-    assert output_channels_axis(graph, BATCHNORM) is None
-    assert output_channels_axis(graph, graph.op("dynamic")) is None

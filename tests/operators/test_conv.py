@@ -8,7 +8,7 @@ from helpers import Net, assert_stays, fold, fold_unrun
 
 from bnfold.folding import fold_graph
 from bnfold.formats import load
-from bnfold.operators import linear_bias, output_channels_axis
+from bnfold.operators import linear_bias
 
 SIZE = 5
 
@@ -129,7 +129,6 @@ def test_what_a_convolution_tells_of_itself(kind):
     assert bias is not None
     assert bias.shape == (6,)
     assert linear_bias(graph, graph.op("bias False")) is None
-    assert output_channels_axis(graph, graph.op("bias True")) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

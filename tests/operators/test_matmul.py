@@ -12,7 +12,7 @@ from helpers import Net, assert_gone, assert_stays, fold, fold_unrun
 from bnfold.affine import Affine
 from bnfold.formats import load
 from bnfold.graph import ModelGraph, Op
-from bnfold.operators import Node, facts_of, linear_bias, output_channels_axis
+from bnfold.operators import Node, facts_of, linear_bias
 from bnfold.refusal import Refusal
 
 M, K, N = 3, 4, 5
@@ -175,8 +175,6 @@ def test_what_gemm_tells_of_itself():
     assert bias is not None
     assert bias.shape == (N,)
     assert linear_bias(graph, graph.op("bare")) is None
-    axes = [output_channels_axis(graph, graph.op(name)) for name in ("biased", "bare", "unknown")]
-    assert axes == [1, 0, None]
 
 
 @pytest.mark.parametrize(("constant", "left"), [((N,), 0), ((M, 1), 1)], ids=["columns", "rows"])
@@ -654,7 +652,6 @@ def test_only_a_matrix_of_floats_is_what_einsum_multiplies_by(shape, dtype):
 def test_einsum_has_no_layout():
     net = Net()
     graph = load(net.build(net.op("Einsum", net.input(2, K), net.draw(K, N), equation="bk,kn->bn", name="mix"))).graph
-    assert output_channels_axis(graph, graph.op("mix")) is None
     assert linear_bias(graph, graph.op("mix")) is None
 
 
