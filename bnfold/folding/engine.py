@@ -18,7 +18,7 @@ from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewOp, mapped
 from bnfold.operators.forms import cheapest_form
-from bnfold.operators.idioms import idiom_members
+from bnfold.operators.onnx.idioms import idiom_members
 from bnfold.refusal import Refusal
 
 

@@ -10,30 +10,14 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Param, Shape
 from bnfold.operators.arithmetic import rising
+from bnfold.operators.axes import Rearrangement, regroup, rename_axes
 from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, NewOp, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
 from bnfold.operators.convolution import Convolution, of_affine
-from bnfold.operators.elementwise import Homogeneous, Transparent
+from bnfold.operators.passing import Homogeneous, Transparent
 from bnfold.operators.forms import DATA, Form, builder
-from bnfold.operators.keras_linear import DOMAIN, channel_axis, shape_of, weight_of
-from bnfold.operators.layout import Rearrangement, regroup, rename_axes
+from bnfold.operators.keras.layer import DOMAIN, channel_axis, conversion, shape_of, weight_of
 from bnfold.refusal import Refusal
-
-
-def conversion(node: Node, slot: int = 0) -> Refusal | None:
-    """Refuse an affine of integers, and one that converts between types where nobody else would.
-
-    Layers convert floating-point numbers to the type they compute in by themselves, but no integers;
-    operations convert nothing, and what the model returns keeps its type.
-    """
-    graph, output = node.graph, node.op.outputs[0]
-    source, target = graph.tensor(node.op.input(slot)).dtype, graph.tensor(output).dtype
-    if "float" not in str(source):
-        return node.refuse("cast", "reads what is not floating point")
-    seen = graph.is_output(output) or any(graph.op(use.op).type.startswith("ops.") for use in graph.uses(output))
-    if source != target and seen:
-        return node.refuse("cast", f"also converts {source} to {target}, the type in which its output is used")
-    return None
 
 
 @register("BatchNormalization", domain=DOMAIN)

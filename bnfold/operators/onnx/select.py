@@ -6,75 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bnfold.affine import MAX_CHANNELS, Affine, concatenate
+from bnfold.affine import MAX_CHANNELS, Affine
 from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.concatenation import axis_of, joined_parts, parts_of, simplified
 from bnfold.refusal import Refusal
-
-
-def _axis(node: Node, default: int) -> int | None:
-    """The attribute ``axis``, counted from the left; None where that takes a rank that is not known."""
-    axis, rank = int(node.attr("axis", default)), node.rank(0)
-    if axis < 0:
-        return None if rank is None else axis + rank
-    return axis
-
-
-def _parts(affine: Affine, sizes: Sequence[int | None]) -> list[Affine] | None:
-    """Slices of an affine, one for each of the consecutive ``sizes``; None where they are not all of it."""
-    parts, start = [], 0
-    for size in sizes:
-        if size is None:
-            return None
-        parts.append(_simplified(affine.take(slice(start, start + size))))
-        start += size
-    return parts if start == affine.size else None
-
-
-def _simplified(affine: Affine) -> Affine:
-    return affine.as_uniform() if affine.size and affine.is_uniform else affine
-
-
-def _joined(node: Node, parts: list[Affine], sizes: Sequence[int | None], axis: int) -> Affine | Refusal:
-    """One affine over consecutive parts along ``axis``; the same one for all may run along another axis."""
-    first = parts[0]
-    if all(part.same_as(first) for part in parts) and first.axis != axis:
-        return first
-    if any(part.axis not in (None, axis) for part in parts):
-        return node.refuse("unequal-parts", "has parts that do not carry the same affine along the same axis")
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(parts) or any(part.size not in (1, size) for part, size in zip(parts, known, strict=True)):
-        return node.refuse("unknown-shape", f"has parts of unknown size along axis {axis}")
-    return _simplified(concatenate(parts, known, axis))
-
-
-@register("Concat")
-class Concat(Facts):
-    """Along the joined axis each part has its slice, along another one all parts have the same map."""
-
-    role = Role.JOIN
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        affine, axis = affines[0], _axis(node, 1)
-        slots = range(len(node.op.inputs))
-        if affine.axis is None:
-            return [Crossing(dict.fromkeys(slots, affine))]
-        if axis is None:
-            return node.refuse("unknown-rank", "joins tensors of unknown rank")
-        if affine.axis != axis:
-            return [Crossing(dict.fromkeys(slots, affine))]
-        parts = _parts(affine, [node.dim(slot, axis) for slot in slots])
-        if parts is None:
-            return node.refuse("unknown-shape", f"joins parts of unknown size along axis {axis}")
-        return [Crossing(dict(enumerate(parts)))]
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        axis = _axis(node, 1)
-        if axis is None:
-            return node.refuse("unknown-rank", "joins tensors of unknown rank")
-        slots = range(len(node.op.inputs))
-        parts = [affines.get(slot, Affine.identity()) for slot in slots]
-        joined = _joined(node, parts, [node.dim(slot, axis) for slot in slots], axis)
-        return joined if isinstance(joined, Refusal) else Crossing({0: joined})
 
 
 @register("Split")
@@ -84,7 +19,7 @@ class Split(Facts):
     role = Role.SHAPE
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        axis = _axis(node, 0)
+        axis = axis_of(node, 0)
         if axis is None:
             return node.refuse("unknown-rank", "splits a tensor of unknown rank")
         # What nobody reads may carry anything: along another axis, the same as the others.
@@ -92,7 +27,7 @@ class Split(Facts):
         unused = identity if first.axis == axis else first
         outputs = range(len(node.op.outputs))
         parts = [affines.get(index, identity if node.used(index) else unused) for index in outputs]
-        joined = _joined(node, parts, self.sizes(node, axis), axis)
+        joined = joined_parts(node, parts, self.sizes(node, axis), axis)
         return joined if isinstance(joined, Refusal) else [Crossing({0: joined})]
 
     @staticmethod
@@ -103,13 +38,13 @@ class Split(Facts):
         return [node.graph.dim(output, axis) for output in node.op.outputs]
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        axis = _axis(node, 0)
+        axis = axis_of(node, 0)
         if set(affines) != {0} or axis is None:
             return node.refuse("unknown-rank", "splits a tensor of unknown rank")
         affine = affines[0]
         if affine.axis != axis:
             return Crossing(dict.fromkeys(range(len(node.op.outputs)), affine))
-        parts = _parts(affine, self.sizes(node, axis))
+        parts = parts_of(affine, self.sizes(node, axis))
         if parts is None:
             return node.refuse("unknown-shape", f"splits into parts of unknown size along axis {axis}")
         return Crossing(dict(enumerate(parts)))
@@ -145,7 +80,7 @@ class Selection(Facts):
         if taken is not None:
             if not _exist(taken, affine.size):
                 return node.refuse("out-of-range", "takes entries that do not exist")
-            affine = _simplified(affine.take(taken.reshape(-1)))
+            affine = simplified(affine.take(taken.reshape(-1)))
         if place is None and affine.axis is not None:
             return node.refuse("not-per-channel", "spreads the affine's axis over several, or nobody knows where to")
         return Crossing({0: affine.on_axis(place)})
@@ -208,7 +143,7 @@ class Gather(Selection):
     """Entries by index along one axis; the indices' axes take its place."""
 
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
-        if axis != _axis(node, 0):
+        if axis != axis_of(node, 0):
             return None
         param = node.const(1)
         if param is None:
@@ -216,7 +151,7 @@ class Gather(Selection):
         return np.asarray(param.array(), dtype=np.int64)
 
     def to_output(self, node: Node, axis: int) -> int | None:
-        at, depth = _axis(node, 0), node.rank(1)
+        at, depth = axis_of(node, 0), node.rank(1)
         if at is None or depth is None:
             return None
         if axis > at:
@@ -224,7 +159,7 @@ class Gather(Selection):
         return axis if axis < at or depth == 1 else None
 
     def to_input(self, node: Node, axis: int) -> int | None:
-        at, depth = _axis(node, 0), node.rank(1)
+        at, depth = axis_of(node, 0), node.rank(1)
         if at is None or depth is None:
             return None
         if axis < at:
@@ -271,7 +206,7 @@ class Repeat(Facts):
         lifted = affine.take(slice(0, size)).on_axis(axis)
         if not lifted.tile(times).same_as(affine.on_axis(axis)):
             return node.refuse("unequal-copies", "repeats entries that carry different maps")
-        return [Crossing({0: _simplified(lifted)})]
+        return [Crossing({0: simplified(lifted)})]
 
     @staticmethod
     def _times(node: Node, axis: int, size: int) -> int | Refusal:

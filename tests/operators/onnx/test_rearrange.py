@@ -9,7 +9,7 @@ from one_operator import lifted, node_of, sunk
 
 from bnfold.affine import Affine
 from bnfold.graph import Tensor
-from bnfold.operators.layout import regroup
+from bnfold.operators.axes import regroup
 
 C = 6
 

@@ -20,9 +20,8 @@ from bnfold.operators.arithmetic import (
     sink_sum,
 )
 from bnfold.operators.base import Facts, Lifts, Node, Role, Sunk, register
-from bnfold.operators.keras_layers import conversion
-from bnfold.operators.keras_linear import DOMAIN
-from bnfold.operators.select import Concat
+from bnfold.operators.keras.layer import DOMAIN, conversion
+from bnfold.operators.concatenation import Concat
 from bnfold.refusal import Refusal
 
 

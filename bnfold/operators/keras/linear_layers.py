@@ -14,33 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Param, Shape
+from bnfold.graph import Param
 from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, mapped, register, vectors
 from bnfold.operators.convolution import Convolution, same_padding, writer
+from bnfold.operators.keras.layer import DOMAIN, channel_axis, weight_of
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import PlainWeight, Weight
 from bnfold.refusal import Refusal
-
-DOMAIN = "keras"
-
-
-def weight_of(node: Node, slot: int) -> Param:
-    """A weight that every layer of its class has."""
-    param = node.const(slot)
-    assert param is not None, f"{node.name} has no weight in slot {slot}"
-    return param
-
-
-def shape_of(graph: ModelGraph, tensor: str) -> Shape:
-    """The shape of a tensor: Keras knows that of each, apart from some sizes."""
-    shape = graph.tensor(tensor).shape
-    assert shape is not None, f"{tensor} has no shape"
-    return shape
-
-
-def channel_axis(node: Node) -> int:
-    """The channel axis of a layer: 1 with ``channels_first``, else the last."""
-    return 1 if node.attr("data_format") == "channels_first" else len(shape_of(node.graph, node.op.input(0))) - 1
 
 
 class KerasLinear(LinearFacts):

@@ -11,7 +11,7 @@ from helpers import Net
 from bnfold.formats import load
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, role
-from bnfold.operators import placement as facts
+from bnfold.operators import patterns as facts
 
 
 def loaded(net: Net, *outputs: str) -> ModelGraph:

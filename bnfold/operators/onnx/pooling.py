@@ -11,7 +11,7 @@ from bnfold.affine import Affine
 from bnfold.operators.arithmetic import rising
 from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.convolution import Convolution
-from bnfold.operators.onnx_linear import pads_zeros
+from bnfold.operators.onnx.conv import pads_zeros
 from bnfold.refusal import Refusal
 
 
