@@ -6,8 +6,8 @@ from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 from bnfold.folding.branches import Merger
-from bnfold.folding.engine import Engine
 from bnfold.folding.plan import FoldStep, Plan, Remaining
+from bnfold.folding.worklist import Engine
 from bnfold.graph import ModelGraph, Op
 
 __all__ = ["FoldStep", "Plan", "Remaining", "fold_graph"]

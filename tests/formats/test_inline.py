@@ -78,7 +78,7 @@ def test_large_constants_in_functions_are_shared_not_copied(tmp_path):
     inlined = load(tmp_path / "model.onnx").inlined()
     constants = [op.outputs[0] for op in inlined.graph.ops() if op.type == "Constant"]
     first, second = (inlined.graph.constant(name) for name in constants)
-    assert first.source.payload is second.source.payload
+    assert first.data.payload is second.data.payload
     np.testing.assert_array_equal(first.array(), WEIGHT)
     inlined.save(tmp_path / "out.onnx", external_data=True)
     assert (tmp_path / "out.onnx.data").stat().st_size == WEIGHT.nbytes

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnfold.folding.sums import broadcast
+from bnfold.folding.sum_trees import broadcast
 
 SHAPES = {
     "alike": ([("N", 4, 5), ("N", 4, 5)], ("N", 4, 5)),

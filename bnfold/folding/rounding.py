@@ -33,7 +33,7 @@ def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:
     if not param.is_float or not param.size:
         return None
     limits = float_limits(param.dtype)
-    if isinstance(param.source, Derived) and _clearly_safe(param.source, limits, channel_axis):
+    if isinstance(param.data, Derived) and _clearly_safe(param.data, limits, channel_axis):
         return None
     peaks = _channel_peaks(param, channel_axis)
     name = param.dtype.name
@@ -72,7 +72,7 @@ def _clearly_safe(source: Derived, limits: Limits, channel_axis: int) -> bool:
         low, high = low * float(size.min()), high * float(size.max())
     top, bottom = 0.0, np.inf
     for start, stop in source.base.row_blocks():
-        peaks = _row_peaks(source.base.source.rows(start, stop))
+        peaks = _row_peaks(source.base.data.rows(start, stop))
         if not np.isfinite(peaks).all():
             return False
         top = max(top, float(peaks.max(initial=0.0)))

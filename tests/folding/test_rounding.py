@@ -8,7 +8,7 @@ from helpers import BFLOAT16
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bnfold.folding.numbers import overflow_code, rounding_fault, scale_fault
+from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.graph import Param, float_limits
 
 DTYPES = [np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64), BFLOAT16]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.folding.search import Move
-from bnfold.graph import CAPTURE, Derived, ModelGraph, Op, Param, Tensor, Use
+from bnfold.folding.moves import Move
+from bnfold.graph import CAPTURE, Derived, ModelGraph, Op, Param, Tensor, Use, is_float
 from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
 from bnfold.operators.base import NewOp
 from bnfold.operators.forms import DATA, cheapest_form, identity_form
@@ -205,7 +205,7 @@ class Editor:
         """The floating-point type that an operator computes in."""
         for tensor in (*op.outputs, *op.inputs):
             dtype = self.graph.tensor(tensor).dtype if tensor else None
-            if dtype is not None and (dtype.kind == "f" or dtype.name == "bfloat16"):
+            if dtype is not None and is_float(dtype):
                 return dtype
         for tensor in op.inputs:
             param = self.graph.constant(tensor)
@@ -275,7 +275,7 @@ def _merged(first: Tensor, second: Tensor) -> Tensor:
 
 def _identity(param: Param) -> tuple[object, ...] | None:
     """Two derived constants with the same key hold the same values."""
-    source = param.source
+    source = param.data
     if not isinstance(source, Derived):
         return None
     return (source.base, *((is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps))

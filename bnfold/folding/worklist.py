@@ -10,10 +10,12 @@ from itertools import islice
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.folding.apply import Editor, renamed
-from bnfold.folding.numbers import overflow_code, rounding_fault, scale_fault
+from bnfold.folding.backward import backward
+from bnfold.folding.editor import Editor, renamed
+from bnfold.folding.forward import forward
+from bnfold.folding.moves import Blocked, Move, Terrain
 from bnfold.folding.plan import FoldStep, Remaining
-from bnfold.folding.search import Move, Stuck, Terrain, backward, forward
+from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewOp, mapped
@@ -200,10 +202,10 @@ class Engine:
             return
         self._leave(chain, back, ahead, bias=bias)
 
-    def _backward(self, chain: Chain, affine: Affine) -> Move | Stuck:
+    def _backward(self, chain: Chain, affine: Affine) -> Move | Blocked:
         return backward(self._terrain, chain.reader, affine)
 
-    def _forward(self, chain: Chain, affine: Affine) -> Move | Stuck:
+    def _forward(self, chain: Chain, affine: Affine) -> Move | Blocked:
         return forward(self._terrain, chain.output, affine)
 
     def _is_identity(self, chain: Chain) -> bool:
@@ -395,11 +397,11 @@ class Engine:
         keys = tuple(self.key(name) for name in holders)
         self.steps.append(FoldStep(self.key(op.name), op.display, op.type, kind, into, past, rename, self.scope, keys))
 
-    def _leave(self, chain: Chain, back: Move | Stuck, ahead: Move | Stuck, *, bias: bool) -> None:
+    def _leave(self, chain: Chain, back: Move | Blocked, ahead: Move | Blocked, *, bias: bool) -> None:
         """Keep the reasons, and look again when something that was asked changes."""
         reasons = []
         for found in (back, ahead):
-            if isinstance(found, Stuck):
+            if isinstance(found, Blocked):
                 reasons.append(found.refusal)
             else:
                 into = ", ".join(self._labels(found.holders)) or "constants"
