@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.source import OnnxFile
-from bnfold.verification.tracing import graphs
+from bnfold.verification.feeds.hints import graphs
+from bnfold.verification.runtime.onnx_file import OnnxFile
 
 if TYPE_CHECKING:
     from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 from verification_models import model
 
-from bnfold.verification.tracing import Hint, Tracer
+from bnfold.verification.feeds.hints import Hint, Tracer
 
 INT = TensorProto.INT64
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.compare import Deviation, deviation
-from bnfold.verification.exact import NotEvaluatedError, ReferenceModel
-from bnfold.verification.judge import factor
-from bnfold.verification.sessions import RunError, Session, Settings
-from bnfold.verification.source import OnnxFile
-from bnfold.verification.tracing import graphs
+from bnfold.verification.feeds.hints import graphs
+from bnfold.verification.rounding.deviation import Deviation, deviation
+from bnfold.verification.rounding.exact import NotEvaluatedError, ReferenceModel
+from bnfold.verification.rounding.judge import factor
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import RunError, Session, Settings
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
-    from bnfold.verification.reference import Answers
+    from bnfold.verification.answers import Answers
 
 #: The original's deviations from itself on one feed, by output: one mapping a measurement.
 Samples = list[dict[str, Deviation]]

@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnfold.verification.feeds import DISTRIBUTIONS, Feed, generate
-from bnfold.verification.sessions import ValueSpec
-from bnfold.verification.shapes import Assignment, OpenDims, open_dims
-from bnfold.verification.source import OnnxFile
-from bnfold.verification.tracing import Hint, Tracer
+from bnfold.verification.feeds.hints import Hint, Tracer
+from bnfold.verification.feeds.sizes import Assignment, OpenDims, open_dims
+from bnfold.verification.feeds.values import DISTRIBUTIONS, Feed, generate
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import ValueSpec
 
 #: Sizes tried before the original is said to accept none.
 _ATTEMPTS = 60

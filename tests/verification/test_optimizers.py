@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 from verification_models import cnn, model
 
-from bnfold.verification import check_runtime, runtime
+from bnfold.verification import check_runtime, optimizers
 
 
 def padded_pool():
@@ -60,7 +60,7 @@ def test_the_snippet_runs_and_cures_it(tmp_path, monkeypatch):
 
 
 def test_a_culprit_nobody_knows_is_avoided_by_a_lower_level(monkeypatch):
-    monkeypatch.setattr(runtime, "OPTIMIZERS", ("ConvMulFusion",))
+    monkeypatch.setattr(optimizers, "OPTIMIZERS", ("ConvMulFusion",))
     check = check_runtime(padded_pool())
     assert check.culprits == ()
     assert check.failing_level == "basic"
@@ -72,7 +72,7 @@ def test_a_culprit_nobody_knows_is_avoided_by_a_lower_level(monkeypatch):
 
 def test_several_culprits_are_found_together(monkeypatch):
     """Two pools with a border: each needs the same one optimizer; a made-up second name is not blamed."""
-    monkeypatch.setattr(runtime, "OPTIMIZERS", ("Pad_Fusion", "NoSuchThing", "ConstantFolding"))
+    monkeypatch.setattr(optimizers, "OPTIMIZERS", ("Pad_Fusion", "NoSuchThing", "ConstantFolding"))
     assert check_runtime(padded_pool()).culprits == ("Pad_Fusion",)
 
 

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from bnfold.verification.sessions import ValueSpec
-from bnfold.verification.shapes import OpenDims, open_dims
-from bnfold.verification.tracing import Hint
+from bnfold.verification.feeds.hints import Hint
+from bnfold.verification.feeds.sizes import OpenDims, open_dims
+from bnfold.verification.runtime.sessions import ValueSpec
 
 
 def spec(name, *shape, rank_known=True):

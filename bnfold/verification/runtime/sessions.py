@@ -15,7 +15,7 @@ import numpy as np
 
 from bnfold.errors import ModelFileError, UsageError
 from bnfold.graph import Array
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.runtime.onnx_file import OnnxFile
 
 #: Graph optimisation levels by the names the command line uses, in rising order.
 LEVELS = {

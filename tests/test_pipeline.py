@@ -15,7 +15,7 @@ import pytest
 import bnfold
 from bnfold.formats.atomic import Sink
 from bnfold.formats.onnx.payloads import Computed
-from bnfold.output import Check, fix_file, fold_file
+from bnfold.pipeline import Check, fix_file, fold_file
 
 CNN = Path(__file__).parents[1] / "sample_models" / "digits_cnn.onnx"
 OLD = b"what was there before"

@@ -8,14 +8,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bnfold.verification import compare
-from bnfold.verification.compare import deviation
+from bnfold.verification.rounding import deviation as module
+from bnfold.verification.rounding.deviation import deviation
 
 
 @pytest.mark.parametrize("chunk", [1 << 20, 7])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
 def test_amounts_are_those_of_numpy(monkeypatch, dtype, chunk):
-    monkeypatch.setattr(compare, "_CHUNK", chunk)
+    monkeypatch.setattr(module, "_CHUNK", chunk)
     rng = np.random.default_rng(0)
     a = rng.standard_normal((5, 6)).astype(dtype)
     b = (a.astype(np.float64) + rng.standard_normal((5, 6)) * 0.1).astype(dtype)
@@ -113,7 +113,7 @@ def test_a_single_number_has_its_magnitude_as_range():
 
 
 def test_quantiles_of_large_arrays_are_of_a_sample(monkeypatch):
-    monkeypatch.setattr(compare, "_SAMPLE", 100)
+    monkeypatch.setattr(module, "_SAMPLE", 100)
     a = np.zeros(10_001, np.float32)
     b = a.copy()
     b[::5] = 1.0

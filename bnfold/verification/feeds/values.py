@@ -13,10 +13,10 @@ import numpy as np
 
 from bnfold.errors import UsageError
 from bnfold.graph import Array
-from bnfold.verification.sessions import ValueSpec
-from bnfold.verification.shapes import Assignment
-from bnfold.verification.source import decode_error
-from bnfold.verification.tracing import Hint
+from bnfold.verification.feeds.hints import Hint
+from bnfold.verification.feeds.sizes import Assignment
+from bnfold.verification.runtime.onnx_file import decode_error
+from bnfold.verification.runtime.sessions import ValueSpec
 
 #: What a caller may give as inputs: values by name, one array for the only input, a .npz or .npy file
 #: that holds the same, or several of these.

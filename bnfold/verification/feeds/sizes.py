@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnfold.verification.sessions import ValueSpec
-from bnfold.verification.tracing import Hint
+from bnfold.verification.feeds.hints import Hint
+from bnfold.verification.runtime.sessions import ValueSpec
 
 Sizes = Mapping[str, tuple[int, ...]]
 

@@ -22,7 +22,7 @@ from bnfold.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from bnfold.verification import Latency, Verification
-    from bnfold.verification.feeds import Inputs
+    from bnfold.verification.feeds.values import Inputs
 
 #: What a stage of the work is called while it runs.
 Progress = Callable[[str], None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bnfold.verification.reference import Answers
-from bnfold.verification.sessions import Session, ValueSpec
+from bnfold.verification.answers import Answers
+from bnfold.verification.runtime.sessions import Session, ValueSpec
 
 
 class MismatchError(Exception):
