@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bnfold.analysis import BatchNormReport, Finding, Report, Severity, Summary
-from bnfold.analysis.words import plural
+from bnfold.analysis.phrases import plural
 from bnfold.reporting.console import STYLES, cell, line, show, table
 from bnfold.reporting.text import shortened
 
@@ -65,12 +65,12 @@ def _statistics(batchnorms: Sequence[BatchNormReport]) -> Table:
     """The numbers behind the rules; ranges are smallest / median / largest."""
     grid = table("BatchNormalization", "|scale|", "variance", "dead channels", "weight spread in bits")
     for item in batchnorms:
-        numbers = item.statistics or {}
-        spread, dead = numbers.get("weight_spread_bits"), numbers.get("dead_channels")
+        found = item.statistics or {}
+        spread, dead = found.get("weight_spread_bits"), found.get("dead_channels")
         grid.add_row(
             cell(_title(item)),
-            cell(_range(numbers.get("scale"))),
-            cell(_range(numbers.get("variance"))),
+            cell(_range(found.get("scale"))),
+            cell(_range(found.get("variance"))),
             cell("–" if dead is None else dead),
             cell(f"{spread['before']:.1f} → {spread['after']:.1f}" if spread else "–"),
         )
@@ -168,7 +168,7 @@ def print_overview(console: Console, reports: Sequence[Report], failures: Mappin
 
 
 def print_counts(console: Console, counts: Sequence[tuple[int, str, str]]) -> None:
-    """``--statistics``: how often each rule was true, most often first."""
+    """``--count``: how often each rule was true, most often first."""
     grid = table("count", "code", "rule", right=("count",))
     for count, code, name in counts:
         grid.add_row(cell(count), cell(code), cell(name))

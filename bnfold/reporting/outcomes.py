@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from bnfold.analysis.words import plural
-from bnfold.folding.plan import KINDS, FoldStep, Plan, Remaining
+from bnfold.analysis.phrases import FOLD_KINDS, plural
+from bnfold.folding.plan import FoldStep, Plan, Remaining
 from bnfold.reporting.console import STYLES, cell, line, show, table
 from bnfold.reporting.text import file_size, shortened
 
@@ -39,7 +39,7 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     console.print()
     _print_notes(console, result.plan, result.notes)
     for step in result.dropped:
-        line(console, ("left out, because it changed the outputs: ", "yellow"), step.sentence(), indent=2)
+        line(console, ("left out, because it changed the outputs: ", "yellow"), _sentence(step), indent=2)
     show(console, _comparison(result.summary), indent=2)
     console.print()
     if result.verification is not None:
@@ -75,7 +75,13 @@ def _removed(step: FoldStep) -> list[str]:
 
 def _how(kind: str) -> str:
     """The table has columns of its own for what follows these words."""
-    return KINDS[kind].removesuffix(" into").removesuffix(" by")
+    return FOLD_KINDS[kind].did.removesuffix(" into").removesuffix(" by")
+
+
+def _sentence(step: FoldStep) -> str:
+    """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
+    text = " ".join([f"{step.label} ({step.type}): {FOLD_KINDS[step.kind].did}", ", ".join(step.into)]).rstrip()
+    return f"{text} through {', '.join(step.through)}" if step.through else text
 
 
 def _grouped(steps: Sequence[FoldStep]) -> list[list[FoldStep]]:
@@ -132,7 +138,7 @@ def _print_culprits(console: Console, culprits: Sequence[FoldStep]) -> None:
     one = "1 step makes the outputs differ by itself:"
     line(console, one if len(culprits) == 1 else f"{len(culprits)} steps together make the outputs differ:", indent=2)
     for step in culprits:
-        line(console, step.sentence(), indent=4)
+        line(console, _sentence(step), indent=4)
     line(console, "--keep-going leaves them out and writes the rest", indent=2)
 
 
@@ -192,6 +198,6 @@ def print_fix(console: Console, name: str, result: FixResult) -> None:
     if result.remaining:
         console.print()
         line(console, f"{plural(len(result.remaining), 'finding')} remain:", indent=2)
-        from bnfold.reporting.analysis import print_finding_list  # fold, which starts faster without it, prints none
+        from bnfold.reporting.as_text import print_finding_list  # fold, which starts faster without it, prints none
 
         print_finding_list(console, result.remaining)

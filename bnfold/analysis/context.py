@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from bnfold.affine import Vector
-from bnfold.analysis.flow import Flow, trace
-from bnfold.analysis.neighbours import producer_behind
-from bnfold.analysis.placement import Foldability, Placement, classify
+from bnfold.analysis.flow import Flow, producer_behind, trace
+from bnfold.analysis.placement import Placement, classify
+from bnfold.analysis.report import Foldability
 from bnfold.analysis.sites import Site, find_sites
 from bnfold.folding.plan import Fates, FoldStep, Plan, Remaining
 from bnfold.graph import ModelGraph, Op
@@ -18,16 +18,17 @@ from bnfold.refusal import Refusal
 
 
 @dataclass(frozen=True)
-class Scope:
+class Context:
     """A graph (the model's own, or a subgraph of it), its BNs, and what folding would do with them.
 
-    ``name`` is empty for the model's own graph. Everything is computed once, on first use.
+    ``scope`` is what the plan calls the subgraph, empty for the model's own graph. Everything is
+    computed once, on first use.
     """
 
     graph: ModelGraph
     plan: Plan
     fates: Fates
-    name: str = ""
+    scope: str = ""
     _ranges: dict[str, Vector] = field(default_factory=dict)
 
     @cached_property
@@ -71,7 +72,7 @@ class Scope:
 
     def key(self, op: Op) -> str:
         """How the plan calls an operator of this graph."""
-        return f"{self.name}/{op.name}" if self.name else op.name
+        return f"{self.scope}/{op.name}" if self.scope else op.name
 
     def fate(self, site: Site) -> FoldStep | Remaining | None:
         """What folding would do with a BN; None where folding does not see one in it."""
@@ -89,9 +90,9 @@ class Scope:
 
     def own_refusal(self, site: Site) -> Refusal | None:
         """Why the BN itself, wherever it stands, is not one that folding can move."""
-        if isinstance(site.numbers, Refusal):
-            return site.numbers
-        found = as_affine(self.graph, site.op) if site.numbers is not None else None
+        if isinstance(site.parameters, Refusal):
+            return site.parameters
+        found = as_affine(self.graph, site.op) if site.parameters is not None else None
         if isinstance(found, Refusal):
             return found
         if site.statistics is not None and self.fate(site) is None:
@@ -99,18 +100,18 @@ class Scope:
         return None
 
 
-def scopes_of(graph: ModelGraph, plan: Plan) -> list[Scope]:
+def contexts_of(graph: ModelGraph, plan: Plan) -> list[Context]:
     """The graph and its subgraphs, outermost first, under the names that the plan gives them."""
     fates = Fates(plan)
-    scopes = []
+    contexts = []
     pending = [("", graph)]
     while pending:
-        name, inner = pending.pop()
-        scopes.append(Scope(inner, plan, fates, name))
+        scope, inner = pending.pop()
+        contexts.append(Context(inner, plan, fates, scope))
         bodies = [
-            (f"{name}/{op.name}/{key}" if name else f"{op.name}/{key}", body)
+            (f"{scope}/{op.name}/{key}" if scope else f"{op.name}/{key}", body)
             for op in inner.ops()
             for key, body in op.subgraphs.items()
         ]
         pending += reversed(bodies)
-    return scopes
+    return contexts

@@ -1,4 +1,4 @@
-"""The numbers behind the rules: what a BN's parameters say about its channels."""
+"""What a BN's parameters say about its channels: the numbers behind the rules."""
 
 from __future__ import annotations
 
@@ -19,27 +19,22 @@ NEGLIGIBLE = 1e-6
 COLLAPSED_PART = 0.1
 
 
-def is_untrained(numbers: BatchNorm) -> bool:
+def is_untrained(bn: BatchNorm) -> bool:
     """Mean 0, variance 1, gamma 1 and beta 0 throughout, as every framework initialises them."""
-    return bool(
-        (numbers.mean == 0).all()
-        and (numbers.variance == 1).all()
-        and (numbers.gamma == 1).all()
-        and (numbers.beta == 0).all()
-    )
+    return bool((bn.mean == 0).all() and (bn.variance == 1).all() and (bn.gamma == 1).all() and (bn.beta == 0).all())
 
 
-def faults(numbers: BatchNorm) -> list[str]:
+def faults(bn: BatchNorm) -> list[str]:
     """What is wrong with the parameters: ``2 negative variances``, ``1 NaN in beta``."""
     found = []
     for name in ("gamma", "beta", "mean", "variance"):
-        values = getattr(numbers, name)
+        values = getattr(bn, name)
         nans, infinities = int(np.isnan(values).sum()), int(np.isinf(values).sum())
         if nans:
             found.append(f"{nans} NaN in its {name}")
         if infinities:
             found.append(f"{infinities} infinite {'value' if infinities == 1 else 'values'} in its {name}")
-    negative = int((numbers.variance < 0).sum())
+    negative = int((bn.variance < 0).sum())
     if negative:
         found.append(f"{negative} negative {'variance' if negative == 1 else 'variances'}")
     return found
@@ -52,10 +47,10 @@ def dead_channels(affine: Affine) -> Mask:
         return np.asarray(size <= NEGLIGIBLE * size.max(initial=0.0))
 
 
-def collapsed_channels(numbers: BatchNorm) -> Mask:
+def collapsed_channels(bn: BatchNorm) -> Mask:
     """Channels whose variance is so far below epsilon that epsilon decides the scale; dead ones do not count."""
-    small = (numbers.variance >= 0) & (numbers.variance < COLLAPSED_PART * numbers.epsilon)
-    return np.asarray(small & ~dead_channels(numbers.affine))
+    small = (bn.variance >= 0) & (bn.variance < COLLAPSED_PART * bn.epsilon)
+    return np.asarray(small & ~dead_channels(bn.affine))
 
 
 def spread_bits(ranges: Vector) -> float:
@@ -65,7 +60,7 @@ def spread_bits(ranges: Vector) -> float:
     return float(np.log2(alive.max() / alive.min())) if alive.size else 0.0
 
 
-def describe(affine: Affine | None, numbers: BatchNorm | None, ranges: Vector | None) -> Mapping[str, Any]:
+def describe(affine: Affine | None, bn: BatchNorm | None, ranges: Vector | None) -> Mapping[str, Any]:
     """``--stats``: smallest, median and largest |scale| and variance, dead channels, spread of the folded weights.
 
     ``ranges`` are the largest absolute weights, by output channel, of the layer that the BN folds
@@ -75,9 +70,9 @@ def describe(affine: Affine | None, numbers: BatchNorm | None, ranges: Vector | 
     if affine is not None:
         data["scale"] = _spread(np.abs(affine.scale))
         data["dead_channels"] = int(dead_channels(affine).sum())
-    if numbers is not None:
-        data["variance"] = _spread(numbers.variance)
-        data["epsilon"] = numbers.epsilon
+    if bn is not None:
+        data["variance"] = _spread(bn.variance)
+        data["epsilon"] = bn.epsilon
     if ranges is not None and affine is not None and affine.size in (1, ranges.size):
         folded = ranges * np.abs(affine.scale)
         data["weight_spread_bits"] = {"before": round(spread_bits(ranges), 2), "after": round(spread_bits(folded), 2)}

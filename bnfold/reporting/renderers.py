@@ -26,17 +26,17 @@ def render(output_format: str, reports: Sequence[Report], failures: Mapping[str,
 
 def print_text(reports: Sequence[Report], failures: Mapping[str, str], *, counts: bool, quiet: bool) -> None:
     """All reports on the console; several end in a table."""
-    from bnfold.reporting import analysis
+    from bnfold.reporting import as_text
     from bnfold.reporting.console import make_console
 
     console = make_console()
     if counts:
-        analysis.print_counts(console, rule_counts(reports))
+        as_text.print_counts(console, rule_counts(reports))
         return
     for report in reports:
-        analysis.print_report(console, report, quiet=quiet)
+        as_text.print_report(console, report, quiet=quiet)
     if len(reports) + len(failures) > 1 and not quiet:
-        analysis.print_overview(console, reports, failures)
+        as_text.print_overview(console, reports, failures)
 
 
 def rule_counts(reports: Sequence[Report]) -> list[tuple[int, str, str]]:
