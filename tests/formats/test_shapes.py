@@ -166,7 +166,7 @@ def test_axes_that_count_from_the_right_where_the_standard_had_none(opset):
         helper.make_node("Squeeze", ["x"], ["a"], axes=[-2]),
         helper.make_node("Relu", ["a"], ["b"]),
         helper.make_node("Unsqueeze", ["b"], ["c"], axes=[-1, 0]),
-        helper.make_node("Squeeze", ["c"], ["d"], axes=[-4]),
+        helper.make_node("Squeeze", ["c"], ["d"], axes=[-5]),
         helper.make_node("Sigmoid", ["d"], ["y"]),
     ]
     proto = model(nodes, [value("x", [2, 3, 1, 4])], [value("y", ["i", "j", "k", "l"])], opset=opset, ir_version=4)
