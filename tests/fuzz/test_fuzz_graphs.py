@@ -15,12 +15,14 @@ from random_graphs import chain, grow
 BATCH = 50
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.data())
 def test_rows_of_operators(data):
     check(chain, Drawn(data))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data())
 def test_whole_graphs(data):
