@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import chain, grow
 
+pytestmark = pytest.mark.slow
+
 #: Graphs in one test; more of them are fuzz_graphs.py's business.
 BATCH = 50
 
 
-@pytest.mark.slow
 @settings(max_examples=500)
 @given(st.data())
 def test_rows_of_operators(data):
     check(chain, Drawn(data))
 
 
-@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.data())
 def test_whole_graphs(data):
