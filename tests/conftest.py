@@ -6,6 +6,7 @@ for: importing TensorFlow takes longer than most tests. Single tests elsewhere c
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
+#: Output to no terminal is as wide as it likes, whatever terminal the tests (or pytest-xdist) are run from.
+os.environ.pop("COLUMNS", None)
 
 settings.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("fixed")
