@@ -17,6 +17,8 @@ from bnfold.folding import FoldStep, fold_graph
 from bnfold.graph import ModelGraph, Param
 from bnfold.verification import Options, smallest_failing, verify
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_models").glob("*.onnx"))
 
 
