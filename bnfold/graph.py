@@ -8,6 +8,7 @@ asks: who produces this tensor, who reads it, is it a constant, does anyone else
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
@@ -43,10 +44,6 @@ def float_limits(dtype: np.dtype[Any]) -> Limits:
     """The limits of float16, bfloat16, float32 or float64."""
     info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return Limits(float(info.max), float(info.smallest_normal), float(info.eps))
-
-
-#: Called with a complete file that has not got its name yet; what it raises keeps it from that.
-Approve = Callable[[Path], object]
 
 
 class Source(Protocol):
@@ -645,6 +642,17 @@ class ModelGraph:
             stack.pop()
 
 
+class Staged(Protocol):
+    """A file that is complete and has not got its name yet."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    def commit(self) -> None:
+        """Give it its name, in the place of what has it. Raises OutputError."""
+
+
 class Model(Protocol):
     """A model of some file format: the graph, and the way back to a file."""
 
@@ -662,11 +670,13 @@ class Model(Protocol):
     def with_graph(self, graph: ModelGraph) -> Model:
         """The same model (metadata, opset…) around a changed graph."""
 
-    def save(self, path: str | PathLike[str], *, approve: Approve | None = None) -> None:
-        """Write to ``path`` atomically. The suffix decides the format.
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write to ``path`` atomically. The suffix decides the format."""
 
-        ``approve`` is called with the complete file under a temporary name; what it raises leaves
-        ``path`` as it was.
+    def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> AbstractContextManager[Staged]:
+        """The complete file beside ``path`` under a temporary name, dropped unless it is committed in the block.
+
+        ``external_data`` puts an ONNX model's weights into a file of their own; None: where they have to be.
         """
 
     def as_onnx(self, directory: Path) -> Path:
