@@ -9,7 +9,8 @@
   what libraries print goes to a file that is shown only where the function has a mistake.
 * **Request and reply** are pickled: the function by its name, so that it must stand at the top of a module that
   can be imported, and its arguments and what it returns by value. A :class:`~bnfold.errors.BnfoldError` is raised
-  again here; any other exception is a mistake in the function and becomes a RuntimeError with its traceback.
+  again here; any other exception is a mistake in the function and becomes a RuntimeError with its traceback, but
+  where memory is limited: what an allocation that fails leads to in a library is not to be told from a mistake.
 * **Limits.** Time is real time from the making of the :class:`Limits` on, so that several runs can share one
   deadline. Memory is address space (RLIMIT_AS, where the system has it), the interpreter's own included.
 * **End.** The process leads a session and a process group of its own. A signal from the terminal reaches this
@@ -82,7 +83,7 @@ class Cause(Enum):
 
     #: The deadline passed.
     TIMEOUT = "timeout"
-    #: An allocation failed. Where memory is limited, any crash counts: it is not known to happen without the limit.
+    #: An allocation failed. Where memory is limited any failure counts: it is not known to happen without the limit.
     MEMORY = "memory"
     #: The process died of a signal of its own making, such as SIGSEGV or SIGABRT.
     CRASH = "crash"
@@ -184,7 +185,7 @@ def _outcome(reply: bytes, code: int, limits: Limits, printed: IO[bytes]) -> Ret
         return Returned(content)
     if kind == "raised":
         raise content
-    if kind == "memory":
+    if kind == "memory" or limits.memory is not None:
         return Ended(cause=Cause.MEMORY, limits=limits)
     raise RuntimeError(f"the function that was run in a process of its own failed:\n{content}")
 

@@ -13,9 +13,9 @@ import onnx
 import pytest
 
 import bnfold
+from bnfold import VerifyOptions, fix_file, fold_file
 from bnfold.formats.atomic import Sink
 from bnfold.formats.onnx.payloads import Computed
-from bnfold.pipeline import Check, fix_file, fold_file
 
 CNN = Path(__file__).parents[1] / "sample_models" / "digits_cnn.onnx"
 OLD = b"what was there before"
@@ -147,8 +147,8 @@ class TestKeras:
 
 
 def test_own_tolerance(tmp_path: Path) -> None:
-    check = Check(atol=1e-3, inputs={"image": np.zeros((1, 1, 8, 8), np.float32)})
-    result = fold_file(CNN, tmp_path / "a.onnx", check=check)
+    options = VerifyOptions(atol=1e-3, inputs={"image": np.zeros((1, 1, 8, 8), np.float32)})
+    result = fold_file(CNN, tmp_path / "a.onnx", options=options)
     assert result.verification is not None
     assert result.verification.feeds.count == 1
 

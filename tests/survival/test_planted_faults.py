@@ -17,7 +17,7 @@ from bnfold.graph import Param
 from bnfold.operators.base import Rewrite
 from bnfold.operators.linear import LinearFacts
 from bnfold.pipeline import fold_file
-from bnfold.verification import verify
+from bnfold.verification import VerifyOptions, verify
 
 FAULTS = ("scale off by 1e-2", "scale off by 1e-3", "axis swapped", "shift lost", "sign of the shift")
 
@@ -96,12 +96,12 @@ def test_every_planted_fault_is_seen_and_found(name, fault):
     original = source(name)
     result = bnfold.fold(original)
     folded = result.model.to_proto()
-    assert verify(original, folded, intermediates=True).equivalent
+    assert verify(original, folded, VerifyOptions(intermediates=True)).equivalent
     tried = 0
     for holder in held_in(folded, result):
         wrong = planted(folded, holder, fault)
         if wrong is not None:
-            assert_localised(wrong, holder, verify(original, wrong, intermediates=True))
+            assert_localised(wrong, holder, verify(original, wrong, VerifyOptions(intermediates=True)))
             tried += 1
     assert tried >= 2
 
