@@ -124,6 +124,7 @@ class TestExternalData:
         assert bnfold.verify(source, out).equivalent
 
 
+@pytest.mark.keras
 class TestKeras:
     @pytest.fixture(scope="class")
     def source(self) -> Path:

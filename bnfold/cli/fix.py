@@ -53,7 +53,7 @@ def fix(
         click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict()}))
     elif failed or not quiet:
         from bnfold.reporting.console import make_console
-        from bnfold.reporting.folding import print_fix
+        from bnfold.reporting.outcomes import print_fix
 
         print_fix(make_console(), model, result)
     return int(failed)

@@ -86,6 +86,6 @@ def _print(output_format: str, model: str, result: FoldResult) -> None:
         click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict()}))
         return
     from bnfold.reporting.console import make_console
-    from bnfold.reporting.folding import print_fold
+    from bnfold.reporting.outcomes import print_fold
 
     print_fold(make_console(), model, result)
