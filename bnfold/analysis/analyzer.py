@@ -58,7 +58,7 @@ def _ordered(scope: Scope, findings: list[Finding]) -> list[Finding]:
     """In the order of the layers, then of the codes; findings about the whole model come first."""
 
     def place(finding: Finding) -> tuple[Any, ...]:
-        position = scope.graph.position(finding.op) if finding.op in scope.graph else ()
+        position = scope.graph.position(finding.op) if finding.op in scope.graph else -1
         return (position, finding.code, finding.message)
 
     return sorted(findings, key=place)

@@ -8,7 +8,7 @@ from bnfold.analysis.finding import Finding, Repair, Severity
 from bnfold.analysis.rule import Rule, register
 from bnfold.analysis.scope import Scope
 from bnfold.analysis.words import listed, plural
-from bnfold.folding.plan import Remaining
+from bnfold.folding.plan import FoldKind, Remaining
 from bnfold.refusal import Refusal
 
 _DYNAMIC = ("dynamic-parameters", "overridable")
@@ -223,7 +223,7 @@ class UnmergedBranches(Rule):
     def check(self, scope: Scope) -> Iterator[Finding]:
         names = {scope.key(op): op for op in scope.graph.ops()}
         for step in scope.plan.steps:
-            if step.kind not in ("branch", "chain") or step.scope != scope.name:
+            if step.kind not in (FoldKind.BRANCH, FoldKind.SERIES) or step.scope != scope.name:
                 continue
             gone = [names[key] for key in (step.subject, *step.removed) if key in names]
             parts = [op.display for op in gone if op.name in scope.flow.layouts or op.name in scope.by_operator]
@@ -234,7 +234,7 @@ class UnmergedBranches(Rule):
                     gone[0],
                     values={"branches": branches, "into": list(step.into)},
                     branches=listed(branches),
-                    relation="parallel linear branches" if step.kind == "branch" else "linear layers in a row",
+                    relation="parallel linear branches" if step.kind is FoldKind.BRANCH else "linear layers in a row",
                     into=listed(step.into),
                 )
 
