@@ -23,7 +23,7 @@ def fold_graph(
     (``subject`` of a :class:`FoldStep`) stay as they are.
     """
     copy = graph.copy()
-    notes: list[str] = []
+    notes = list(graph.notes)
     copy.freeze_overridable = not keep_overridable
     if copy.overridable and not keep_overridable:
         notes.append(f"{len(copy.overridable)} weights were also inputs of the model; they are constants now")

@@ -19,7 +19,7 @@ from bnfold.graph import ModelGraph, Op, Param, dataflow_order
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
 from bnfold.operators.forms import cheapest_form
-from bnfold.operators.idioms import idiom_members
+from bnfold.operators.onnx.idioms import idiom_members
 from bnfold.refusal import Refusal
 
 

@@ -41,6 +41,8 @@ class ModelGraph:
         self.format = format
         self.opsets: dict[str, int] = dict(opsets or {})
         self.parent = parent
+        #: What reading the file had to mend, in words.
+        self.notes: tuple[str, ...] = ()
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, None] = {}
         self.params: dict[str, Param] = {}

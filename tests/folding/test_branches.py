@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bnfold.folding import FoldStep, fold_graph
 from bnfold.formats import load
-from bnfold.reporting.folding import step_sentence
+from bnfold.reporting.outcomes import step_sentence
 
 C = 6
 PADDED = [1, 1, 1, 1]

@@ -8,7 +8,7 @@ import numpy as np
 from helpers import Net, fold
 
 from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
-from bnfold.reporting.folding import step_sentence
+from bnfold.reporting.outcomes import step_sentence
 
 C = 4
 
