@@ -16,7 +16,7 @@ class FoldKind(str, Enum):
     would: str
     did: str
 
-    def __new__(cls, value: str, would: str, did: str) -> FoldKind:
+    def __new__(cls, value: str, would: str = "", did: str = "") -> FoldKind:
         kind = str.__new__(cls, value)
         kind._value_, kind.would, kind.did = value, would, did
         return kind
