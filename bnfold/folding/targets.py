@@ -46,6 +46,8 @@ class Folder:
         self._worklist.add(self.order)
         #: Candidates that found no target, by their head, with the reasons of both sides.
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
+        #: How many steps there were when shapes were inferred last.
+        self._inferred_after = 0
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -57,13 +59,25 @@ class Folder:
             self._worklist.add_changed(self.editor.take_changed())
             name = self._worklist.pop()
             if name is None:
-                if not self._join_blocked():
+                if not self._join_blocked() and not self._learn_shapes():
                     return
                 continue
             candidate = self._candidates.of(name)
             if candidate is not None:
                 self.graph.complete_shapes()
                 self._fold(candidate)
+
+    def _learn_shapes(self) -> bool:
+        """Infer shapes again where that may show more affines: the steps taken may have made them plain."""
+        if not self._candidates.shapeless or self._inferred_after == len(self.steps):
+            return False
+        self._inferred_after = len(self.steps)
+        if not self.graph.infer_again():
+            return False
+        self._worklist.add(
+            name for name in (*self._candidates.forget_shapeless(), *self._blocked) if name in self.graph
+        )
+        return True
 
     def revisit(self, changed: set[str]) -> None:
         """Put operators that others have changed back on the worklist, with all that depend on them."""

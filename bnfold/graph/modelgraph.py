@@ -200,6 +200,20 @@ class ModelGraph:
             self._run_inference()
         self._inferred = True
 
+    def infer_again(self) -> bool:
+        """Infer shapes anew after changes; was a size learned that was not known?"""
+        learned = False
+        for key, value in (self._infer(self) if self._infer else {}).items():
+            mine = self._tensors.get(key, Tensor(key))
+            shape = mine.shape or value.shape
+            if mine.shape is not None and value.shape is not None and len(mine.shape) == len(value.shape):
+                pairs = zip(mine.shape, value.shape, strict=True)
+                shape = tuple(new if isinstance(new, int) else old for old, new in pairs)
+            if shape != mine.shape:
+                self._tensors[key] = Tensor(key, mine.dtype or value.dtype, shape)
+                learned = True
+        return learned
+
     def known_tensors(self) -> Mapping[str, Tensor]:
         """What has been declared or inferred so far, by name."""
         return self._tensors

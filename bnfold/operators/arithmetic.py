@@ -177,6 +177,18 @@ class Arithmetic(AffineFacts):
         """The map for constant ``values`` that vary along ``axes``, with x in slot ``data``."""
         raise AssertionError("every operator has its own")
 
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        """Where a constant has more than one entry, the output has as many, whatever the data's own size."""
+        param, rank = node.const(1 - self.data_slot(node)), node.graph.rank(node.op.outputs[0])
+        if param is None or rank is None or _old_broadcasting(node) is not None:
+            return None, {}
+        first = rank - len(param.shape)
+        return rank, {first + axis: size for axis, size in enumerate(param.shape) if size > 1}
+
+    def keeps_shape(self, node: Node) -> bool:
+        param = node.const(1 - self.data_slot(node))
+        return param is not None and not param.shape
+
 
 class Additive(Arithmetic):
     """Add and Sub: both operands carry the scale, either one the shift."""

@@ -232,6 +232,10 @@ class Facts:
         """
         return None, {}
 
+    def keeps_shape(self, node: Node) -> bool:
+        """Has the first output the shape of the data input?"""
+        return False
+
 
 _REGISTRY: dict[tuple[str, str], Facts] = {}
 _UNKNOWN = Facts()
@@ -309,13 +313,16 @@ def _shapes(graph: ModelGraph, tensor: str) -> Iterator[tuple[int | None, Mappin
             return
         facts = facts_of(op)
         yield facts.output_shape(Node(graph, op))
-        if not isinstance(facts, KeepsShape):
+        if not facts.keeps_shape(Node(graph, op)):
             return
         tensor = op.input(facts.data_slot(Node(graph, op)))
 
 
 class KeepsShape(Facts):
     """Operators whose first output has the shape of their data input."""
+
+    def keeps_shape(self, node: Node) -> bool:
+        return True
 
 
 def channels_fit(node: Node, affine: Affine, axis: int | None, channels: int) -> Refusal | None:

@@ -163,6 +163,16 @@ class MatMul(LinearFacts):
             shift = shift[:1]
         return WithResidual(NewWeights(), Affine.of(np.ones_like(shift), shift, layout.out_axis))
 
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        """As many rows or columns as the constant operand has."""
+        # Not by way of the layout, which asks for ranks itself.
+        rank, right, left = node.graph.rank(node.op.outputs[0]), weight_of(node, 1), weight_of(node, 0)
+        if rank is None:
+            return None, {}
+        if not isinstance(right, Refusal):
+            return rank, {rank - 1: right.shape[-1]}
+        return rank, {} if isinstance(left, Refusal) or rank < len(left.shape) else {rank - 2: left.shape[-2]}
+
     @staticmethod
     def _matrices(node: Node) -> tuple[int, int, int] | Refusal:
         """The ranks of the operands and of the product, all of them at least 2."""

@@ -37,6 +37,11 @@ class Split(Facts):
             return declared
         return [node.graph.dim(output, axis) for output in node.op.outputs]
 
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        axis, rank = axis_of(node, 0), node.graph.rank(node.op.input(0))
+        size = None if axis is None else self.sizes(node, axis)[0]
+        return rank, {} if axis is None or size is None else {axis: size}
+
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         axis = axis_of(node, 0)
         if set(affines) != {0} or axis is None:
