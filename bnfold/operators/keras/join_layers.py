@@ -20,8 +20,8 @@ from bnfold.operators.arithmetic import (
     sink_sum,
 )
 from bnfold.operators.base import Facts, Lifts, Node, Role, Sunk, register
-from bnfold.operators.keras.layer import DOMAIN, conversion
 from bnfold.operators.concatenation import Concat
+from bnfold.operators.keras.layer import DOMAIN, conversion
 from bnfold.refusal import Refusal
 
 

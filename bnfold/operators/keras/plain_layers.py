@@ -14,9 +14,9 @@ from bnfold.operators.axes import Rearrangement, regroup, rename_axes
 from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, NewOp, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
 from bnfold.operators.convolution import Convolution, of_affine
-from bnfold.operators.passing import Homogeneous, Transparent
 from bnfold.operators.forms import DATA, Form, builder
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, conversion, shape_of, weight_of
+from bnfold.operators.passing import Homogeneous, Transparent
 from bnfold.refusal import Refusal
 
 
