@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.graph import is_float
 from bnfold.operators.base import Crossing, Facts, KeepsShape, Node, Role, Sunk, register
 from bnfold.operators.passing import Homogeneous, Passing, Transparent
 from bnfold.refusal import Refusal
@@ -44,7 +45,7 @@ class Cast(Passing):
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         for tensor in (node.op.input(0), node.op.outputs[0]):
             dtype = node.graph.tensor(tensor).dtype
-            if dtype is None or not (dtype.kind == "f" or dtype.name == "bfloat16"):
+            if dtype is None or not is_float(dtype):
                 return node.refuse("cast", "converts from or to something that is not floating point")
         return None
 
