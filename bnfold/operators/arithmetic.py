@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import Crossing, Lifts, Node, Rewrite, Role, Sunk, dim_of
+from bnfold.operators.base import Combination, Crossing, Lifts, Node, Rewrite, Role, Sunk, dim_of
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.refusal import Refusal
 
@@ -173,6 +173,7 @@ class Arithmetic(AffineFacts):
 class Additive(Arithmetic):
     """Add and Sub: both operands carry the scale, either one the shift."""
 
+    combination = Combination.SUM
     #: The sign of the second operand.
     sign: float
 
@@ -208,6 +209,8 @@ class Sub(Additive):
 class Mul(Arithmetic):
     """``a * b``; of two tensors it is a gate."""
 
+    combination = Combination.PRODUCT
+
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
         return Affine.over(axes, values, np.zeros_like(values))
 
@@ -220,6 +223,8 @@ class Mul(Arithmetic):
 
 class Div(Arithmetic):
     """``a / b``: by a constant it is a scale; a constant by x is not linear."""
+
+    combination = Combination.QUOTIENT
 
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine | Refusal:
         if data == 1:

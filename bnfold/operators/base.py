@@ -40,6 +40,16 @@ class Role(str, Enum):
     OTHER = "other"
 
 
+class Combination(str, Enum):
+    """What an operator makes of several tensors."""
+
+    SUM = "sum"
+    PRODUCT = "product"
+    QUOTIENT = "quotient"
+    EXTREME = "extreme"
+    CONCATENATION = "concatenation"
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """An operator in its graph, with the questions that facts keep asking."""
@@ -156,6 +166,34 @@ class Facts:
     role: Role = Role.OTHER
     #: Can it handle an affine that runs over several axes (:attr:`bnfold.affine.Affine.grid`)?
     grids: bool = False
+    #: What it makes of several tensors, if it joins them: a mean counts as a sum.
+    combination: Combination | None = None
+    #: Is the channel axis of its data that of its output too? Said where the role does not imply it.
+    keeps_axes: bool = False
+    #: Are the axes of its output others than those of its input, as behind a Flatten?
+    merges_axes: bool = False
+    #: Does it normalise by statistics of its own input, unlike a BatchNormalization at inference?
+    normalizes: bool = False
+    #: Does it look rows up in a table? They need no bias.
+    is_lookup: bool = False
+
+    @property
+    def is_foldable(self) -> bool:
+        """Is it an affine, or can its constants take one in: what folding moves and what it moves it into."""
+        return self.is_lookup or any(map(self.answers, ("as_affine", "absorb_output", "absorb_input")))
+
+    @classmethod
+    def answers(cls, question: str) -> bool:
+        """Has it an answer of its own to one of the questions below, or only the refusal that all have?"""
+        return getattr(cls, question) is not getattr(Facts, question)
+
+    def is_final(self, node: Node) -> bool:
+        """Is it a softmax, a sigmoid or their like, with which a model's last layer ends?"""
+        return False
+
+    def drop_rate(self, node: Node) -> float:
+        """The part of its input that it drops in training."""
+        return 0.0
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         """Is the operator itself ``scale * x + shift`` with constant vectors? x is in :meth:`data_slot`."""
@@ -241,10 +279,15 @@ def load_domain(domain: str) -> None:
 
 def facts_of(op: Op) -> Facts:
     """The facts for an operator; those that refuse everything for an unknown one."""
-    domain = "" if op.domain == "ai.onnx" else op.domain
+    return facts_about(op.type, op.domain)
+
+
+def facts_about(type: str, domain: str = "") -> Facts:
+    """The facts for an operator type."""
+    domain = "" if domain == "ai.onnx" else domain
     if domain in _ON_DEMAND:
         load_domain(domain)
-    return _REGISTRY.get((domain, op.type), _UNKNOWN)
+    return _REGISTRY.get((domain, type), _UNKNOWN)
 
 
 def known_types(domain: str = "") -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bnfold.affine import Affine, concatenate
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk
+from bnfold.operators.base import Combination, Crossing, Facts, Lifts, Node, Role, Sunk
 from bnfold.refusal import Refusal
 
 
@@ -49,6 +49,7 @@ class Concat(Facts):
     """Along the joined axis each part has its slice, along another one all parts have the same map."""
 
     role = Role.JOIN
+    combination = Combination.CONCATENATION
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         affine, axis = affines[0], axis_of(node, 1)

@@ -88,6 +88,16 @@ class LinearFacts(Facts):
     """An operator that computes ``W x + b`` with a constant W, described by a :class:`Layout`."""
 
     role = Role.LINEAR
+    #: The slot of the bias, None for operators without one.
+    bias_slot: int | None = None
+
+    def bias_gain(self, node: Node) -> float:
+        """What the bias is multiplied by before it is added."""
+        return 1.0
+
+    def needs_bias(self, node: Node) -> bool:
+        """Must there be a bias, be it of zeros?"""
+        return False
 
     def layout(self, node: Node) -> Layout | Refusal:
         """Where its channels lie, or why its weights cannot change."""
@@ -99,7 +109,7 @@ class LinearFacts(Facts):
 
     def bias_param(self, node: Node) -> Param | None:
         """The constant bias, if there is one."""
-        return None
+        return None if self.bias_slot is None else node.const(self.bias_slot)
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
         layout = self.layout(node)

@@ -83,28 +83,36 @@ class TestWords:
         [("Softmax", True), ("LogSoftmax", True), ("Sigmoid", True), ("Relu", False), ("Tanh", False), ("Elu", False)],
     )
     def test_last_activations(self, kind: str, final: bool) -> None:
-        assert facts.is_final_activation(Op("op", kind, ("x",), ("y",))) is final
+        assert facts.is_final_activation(ModelGraph(), Op("op", kind, ("x",), ("y",))) is final
 
     def test_last_activations_of_keras(self) -> None:
-        assert facts.is_final_activation(keras_op("Activation", activation="softmax"))
-        assert facts.is_final_activation(keras_op("Softmax"))
-        assert not facts.is_final_activation(keras_op("Activation", activation="relu"))
+        assert facts.is_final_activation(ModelGraph(), keras_op("Activation", activation="softmax"))
+        assert facts.is_final_activation(ModelGraph(), keras_op("Softmax"))
+        assert not facts.is_final_activation(ModelGraph(), keras_op("Activation", activation="relu"))
 
     @pytest.mark.parametrize(
         ("question", "yes", "no"),
         [
             (facts.is_sum, ("Add", "Sum", "Sub", "Mean", "Average", "Subtract", "ops.Add"), ("Mul", "Concat", "Max")),
-            (facts.is_concatenation, ("Concat", "Concatenate"), ("Add", "Split")),
-            (facts.is_extreme, ("Max", "Min", "Maximum", "Minimum"), ("Add", "MaxPool")),
+            (facts.is_concatenation, ("Concat", "Concatenate", "ops.Concatenate"), ("Add", "Split")),
+            (facts.is_extreme, ("Max", "Min", "Maximum", "Minimum", "ops.Maximum"), ("Add", "MaxPool")),
             (facts.is_quotient, ("Mul", "Div", "Multiply", "ops.TrueDivide"), ("Add", "Sub")),
-            (facts.is_normaliser, ("InstanceNormalization", "LayerNormalization"), ("BatchNormalization", "Relu")),
+            (
+                facts.is_normaliser,
+                ("InstanceNormalization", "LRN", "UnitNormalization"),
+                ("BatchNormalization", "Relu"),
+            ),
             (facts.merges_axes, ("Flatten", "Reshape"), ("Transpose", "Squeeze", "Identity")),
             (facts.is_lookup, ("Gather", "Embedding"), ("Gemm", "Dense")),
         ],
     )
     def test_families(self, question: Any, yes: tuple[str, ...], no: tuple[str, ...]) -> None:
-        assert all(question(Op("op", kind, ("x",), ("y",))) for kind in yes)
-        assert not any(question(Op("op", kind, ("x",), ("y",))) for kind in no)
+        def asked(kind: str) -> bool:
+            """Of the operator of that name, in whichever format there is one."""
+            return any(question(Op("op", kind, ("x",), ("y",), domain=domain)) for domain in ("", "keras"))
+
+        assert all(map(asked, yes))
+        assert not any(map(asked, no))
 
 
 class TestDropout:
@@ -206,10 +214,10 @@ class TestBias:
         assert facts.can_drop_bias(graph, keras_op("Gemm"))
 
     def test_the_gain_is_gemms_beta(self) -> None:
-        assert facts.bias_gain(Op("g", "Gemm", (), ("y",), {"beta": 0.5})) == 0.5
-        assert facts.bias_gain(Op("g", "Gemm", (), ("y",))) == 1.0
-        assert facts.bias_gain(Op("c", "Conv", (), ("y",), {"beta": 0.5})) == 1.0
-        assert facts.bias_gain(keras_op("Gemm", beta=0.5)) == 1.0
+        assert facts.bias_gain(ModelGraph(), Op("g", "Gemm", (), ("y",), {"beta": 0.5})) == 0.5
+        assert facts.bias_gain(ModelGraph(), Op("g", "Gemm", (), ("y",))) == 1.0
+        assert facts.bias_gain(ModelGraph(), Op("c", "Conv", (), ("y",), {"beta": 0.5})) == 1.0
+        assert facts.bias_gain(ModelGraph(), keras_op("Gemm", beta=0.5)) == 1.0
 
     def test_who_has_one_at_run_time(self) -> None:
         assert facts.has_bias_input(Op("c", "Conv", ("x", "w", "b"), ("y",)))

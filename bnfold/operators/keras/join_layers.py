@@ -19,7 +19,7 @@ from bnfold.operators.arithmetic import (
     sink_same,
     sink_sum,
 )
-from bnfold.operators.base import Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Combination, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.concatenation import Concat
 from bnfold.operators.keras.layer import DOMAIN, conversion
 from bnfold.refusal import Refusal
@@ -35,6 +35,7 @@ class Sum(Facts):
     """The sum of any number of tensors, the difference of two."""
 
     role = Role.JOIN
+    combination = Combination.SUM
 
     def addends(self, node: Node) -> Mapping[int, float]:
         signs = dict.fromkeys(range(len(node.op.inputs)), 1.0)
@@ -79,6 +80,7 @@ class Product(Facts):
     """The product of tensors."""
 
     role = Role.JOIN
+    combination = Combination.PRODUCT
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return lift_gate(node, tuple(range(len(node.op.inputs))), affines[0])
@@ -92,6 +94,7 @@ class Mean(Facts):
     """The mean of tensors: all carry the same map, or none."""
 
     role = Role.JOIN
+    combination = Combination.SUM
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return lift_same(node, range(len(node.op.inputs)), affines[0])
@@ -104,9 +107,25 @@ class Mean(Facts):
 class Extreme(Mean):
     """The largest or smallest of tensors: keeps every scale that is not negative."""
 
+    combination = Combination.EXTREME
+
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return rising(node, affines[0]) or super().lift(node, affines)
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         refusals = [rising(node, affine) for affine in affines.values()]
         return next((refusal for refusal in refusals if refusal is not None), None) or super().sink(node, affines)
+
+
+@register("ops.Maximum", "ops.Minimum", domain=DOMAIN)
+class ExtremeOperation(Facts):
+    """Nothing passes."""
+
+    combination = Combination.EXTREME
+
+
+@register("ops.Concatenate", domain=DOMAIN)
+class ConcatenateOperation(Facts):
+    """Nothing passes."""
+
+    combination = Combination.CONCATENATION

@@ -24,15 +24,12 @@ from bnfold.refusal import Refusal
 
 
 class KerasLinear(LinearFacts):
-    """A kernel in ``kernel_slot`` and, in the slot after it, a bias vector, where the layer has one."""
+    """A kernel and, in the slot after it, a bias vector, where the layer has one."""
 
-    kernel_slot = 1
+    bias_slot = 2
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
-        return vector_bias(node, layout, self.kernel_slot + 1, scale, shift)
-
-    def bias_param(self, node: Node) -> Param | None:
-        return node.const(self.kernel_slot + 1)
+        return vector_bias(node, layout, self.bias_slot, scale, shift)
 
 
 @register("Dense", domain=DOMAIN)
@@ -240,7 +237,7 @@ class ConvTranspose(KerasLinear):
 class SeparableConv(KerasLinear):
     """A depthwise kernel in slot 1, then a pointwise one [1, …, in * multiplier, out] in slot 2, bias in slot 3."""
 
-    kernel_slot = 2
+    bias_slot = 3
 
     def layout(self, node: Node) -> Layout:
         """Seen from its output, it is its pointwise kernel."""
@@ -271,6 +268,7 @@ class Embedding(Facts):
     """Rows of a table [entries, out]: an affine along the last axis goes into the table."""
 
     role = Role.LINEAR
+    is_lookup = True
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
         table, last = weight_of(node, 1), channel_axis(node) + 1

@@ -103,6 +103,9 @@ class Rescaling(AffineFacts, KeepsShape):
 class Activation(Homogeneous):
     """By name: linear lets everything pass, the ReLU family scales, the others nothing."""
 
+    def is_final(self, node: Node) -> bool:
+        return node.attr("activation") in ("softmax", "log_softmax", "sigmoid")
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         name = node.attr("activation")
         if name == "linear":
@@ -122,11 +125,37 @@ class ReluLayer(Homogeneous):
         return super().allows(node, affine)
 
 
-@register("ELU", "Softmax", domain=DOMAIN)
+@register("ELU", domain=DOMAIN)
 class OtherActivation(KeepsShape):
     """Nothing passes."""
 
     role = Role.ACTIVATION
+
+
+@register("Softmax", domain=DOMAIN)
+class Softmax(OtherActivation):
+    """Nothing passes; a classifier ends in it."""
+
+    def is_final(self, node: Node) -> bool:
+        return True
+
+
+@register("ops.LogSoftmax", "ops.Sigmoid", "ops.Softmax", domain=DOMAIN)
+class FinalOperation(Facts):
+    """Nothing passes; a model may end in it."""
+
+    def is_final(self, node: Node) -> bool:
+        return True
+
+
+@register(
+    "GroupNormalization", "LayerNormalization", "RMSNormalization", "SpectralNormalization", "UnitNormalization",
+    domain=DOMAIN,
+)  # fmt: skip
+class OtherNormalization(Facts):
+    """Nothing passes."""
+
+    normalizes = True
 
 
 @register(
@@ -137,6 +166,9 @@ class DropoutLayer(Transparent):
     """Nothing at inference, unless the model calls it with ``training=True``."""
 
     role = Role.DROPOUT
+
+    def drop_rate(self, node: Node) -> float:
+        return float(node.attr("rate", 0.5))
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.attr("training"):
@@ -149,6 +181,7 @@ class IdentityLayer(Transparent):
     """``x``."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
 
 class ChannelPassing(Facts):
@@ -184,6 +217,8 @@ class ChannelPassing(Facts):
 class ZeroPadding(ChannelPassing):
     """Pads with zeros, which no layer can change: a scale passes, a shift does not."""
 
+    keeps_axes = True
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if not affine.is_scale:
             return node.refuse("zero-padding", "pads with zeros, so a shift would be lost at the border")
@@ -193,6 +228,8 @@ class ZeroPadding(ChannelPassing):
 @register("Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D", "UpSampling2D", "UpSampling3D", domain=DOMAIN)
 class Spatial(ChannelPassing):
     """Cuts or repeats elements, or interpolates between them with weights that sum to one."""
+
+    keeps_axes = True
 
 
 @register("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", domain=DOMAIN)
@@ -237,6 +274,8 @@ class GlobalMax(GlobalPooling):
 @register("Flatten", "Reshape", domain=DOMAIN)
 class KerasReshape(Rearrangement):
     """Row-major order stays; a Flatten of ``channels_first`` data moves the channels last before."""
+
+    merges_axes = True
 
     def _flow(self, node: Node) -> tuple[list[int], Shape, Shape]:
         """The input's axes in the order in which its elements are laid out, its shape in that order, the output's."""

@@ -18,11 +18,10 @@ from bnfold.refusal import Refusal
 class _WithBiasSlot(LinearFacts):
     """Conv and ConvTranspose: weight in slot 1, bias vector in slot 2, channels on axis 1."""
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
-        return vector_bias(node, layout, 2, scale, shift)
+    bias_slot = 2
 
-    def bias_param(self, node: Node) -> Param | None:
-        return node.const(2)
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+        return vector_bias(node, layout, self.bias_slot, scale, shift)
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         layout = self.layout(node)

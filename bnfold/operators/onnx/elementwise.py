@@ -18,6 +18,7 @@ class Identity(Transparent):
     """``x``."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
 
 @register("Dropout")
@@ -25,6 +26,12 @@ class Dropout(Transparent):
     """``x`` at inference: opset 12 made training a run-time input, older opsets have ``is_test``."""
 
     role = Role.DROPOUT
+
+    def drop_rate(self, node: Node) -> float:
+        if "ratio" in node.op.attributes:
+            return float(node.attr("ratio"))
+        ratio = node.const(1)
+        return 0.5 if ratio is None or ratio.size != 1 else float(ratio.array().item())
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.has(2):
@@ -41,6 +48,7 @@ class Cast(Passing):
     """Between floating-point types."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         for tensor in (node.op.input(0), node.op.outputs[0]):
@@ -99,10 +107,18 @@ class Clip(Homogeneous):
 
 
 @register(
-    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Hardmax", "Mish", "Selu",
-    "Shrink", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
+    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Mish", "Selu",
+    "Shrink", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 class Nonlinear(KeepsShape):
     """Nothing passes."""
 
     role = Role.ACTIVATION
+
+
+@register("Hardmax", "Sigmoid")
+class Final(Nonlinear):
+    """Nothing passes; a classifier or a regressor may end in it."""
+
+    def is_final(self, node: Node) -> bool:
+        return True

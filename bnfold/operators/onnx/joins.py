@@ -16,7 +16,7 @@ from bnfold.operators.arithmetic import (
     sink_same,
     sink_sum,
 )
-from bnfold.operators.base import Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Combination, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.operators.concatenation import Concat
 from bnfold.refusal import Refusal
@@ -44,6 +44,7 @@ class SumOfMany(Facts):
     """The sum or the mean of any number of tensors."""
 
     role = Role.JOIN
+    combination = Combination.SUM
 
     def addends(self, node: Node) -> Mapping[int, float] | None:
         return dict.fromkeys(range(len(node.op.inputs)), 1.0) if node.op.type == "Sum" else None
@@ -66,6 +67,7 @@ class Extreme(Facts):
     """The largest or smallest of several tensors: keeps every scale that is not negative."""
 
     role = Role.JOIN
+    combination = Combination.EXTREME
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return rising(node, affines[0]) or lift_same(node, range(len(node.op.inputs)), affines[0])

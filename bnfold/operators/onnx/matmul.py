@@ -19,6 +19,14 @@ from bnfold.refusal import Refusal
 class Gemm(LinearFacts):
     """``alpha * A' B' + beta * C``: B constant (channels are columns), or A constant (channels are rows)."""
 
+    bias_slot = 2
+
+    def bias_gain(self, node: Node) -> float:
+        return float(node.attr("beta", 1.0))
+
+    def needs_bias(self, node: Node) -> bool:
+        return node.opset < 11
+
     def layout(self, node: Node) -> Layout | Refusal:
         trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
         gain = float(node.attr("alpha", 1.0))
@@ -34,13 +42,10 @@ class Gemm(LinearFacts):
         shape = left.shape
         return Layout(left, 0, 1, 0, int(trans_b), rows, columns, shape[rows], shape[columns], gain=gain)
 
-    def bias_param(self, node: Node) -> Param | None:
-        return node.const(2)
-
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
         if node.opset < 7:
             return node.refuse("old-opset", "broadcasts its bias by rules of before opset 7")
-        beta = float(node.attr("beta", 1.0))
+        beta = self.bias_gain(node)
         if node.has(2) and beta != 0.0:
             old = node.const(2)
             if old is None:

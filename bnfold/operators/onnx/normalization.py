@@ -42,6 +42,8 @@ def _cancelled(affines: Mapping[int, Affine], over: Collection[int]) -> bool:
 class Normalization(Facts):
     """Takes away the mean over some axes, and a shift with it; then applies its scale and its bias."""
 
+    normalizes = True
+
     def over(self, node: Node) -> Collection[int] | None:
         """The axes whose mean it takes away; None where somebody sees the mean."""
         raise AssertionError("every normalisation has its own")
@@ -107,11 +109,21 @@ class LayerNormalization(Normalization):
         return None if rank is None else rank - 1
 
 
+@register("LRN", "MeanVarianceNormalization", "RMSNormalization")
+class OtherNormalization(Facts):
+    """Nothing passes."""
+
+    normalizes = True
+
+
 @register("Softmax", "LogSoftmax")
 class Softmax(KeepsShape):
     """``exp(x)`` divided by its sum: a factor of all of them, which a shift of x is, changes nothing."""
 
     role = Role.ACTIVATION
+
+    def is_final(self, node: Node) -> bool:
+        return True
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         return Crossing({}) if _cancelled(affines, self._over(node)) else self.blocks(node)

@@ -46,6 +46,8 @@ def _as_long_as(affine: Affine, shape: Shape) -> Shape:
 class Reshape(Rearrangement):
     """Row-major order stays. Sizes must be known where the affine's axis is split or merged."""
 
+    merges_axes = True
+
     def shapes(self, node: Node) -> tuple[Shape | None, Shape | None]:
         """Input and output shape, completed by what the operator itself says."""
         source, target = node.shape(0), node.out_shape()

@@ -142,6 +142,8 @@ class Slice(Selection):
 class Gather(Selection):
     """Entries by index along one axis; the indices' axes take its place."""
 
+    is_lookup = True
+
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         if axis != axis_of(node, 0):
             return None

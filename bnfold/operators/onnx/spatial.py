@@ -17,6 +17,7 @@ class Pad(Facts):
     """A constant border changes with the affine; a mirrored or repeated one follows by itself."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         crossing = self._cross(node, affines[0], upward=True)
@@ -97,6 +98,7 @@ class Resize(Facts):
     """Every output element is an average of input elements, with weights that sum to one."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
