@@ -19,8 +19,8 @@ from bnfold.folding.sum_trees import Addition, Sum, Term, broadcast
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Tensor
 from bnfold.operators import Node, Role, facts_of
 from bnfold.operators.base import NewOp, dim_of, rank_of
-from bnfold.operators.convolution import Convolution, add, add_plain, chain, per_channel, write
-from bnfold.operators.forms import can_add, cheapest_form, sum_form
+from bnfold.operators.convolution import Convolution, add, add_plain, chain, per_channel
+from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 #: How many linear operators in a row one branch may have, and how many leaves a sum: bounds that no block reaches.
@@ -177,7 +177,7 @@ class Merger:
         if isinstance(merged, Affine):
             fits = self._fits(source, merged, terms)
             return partial(self._put_plain, source, merged, host) if fits else None
-        new = write(self.graph.format, source, merged, host.display)
+        new = dialect_of(self.graph).convolution(source, merged, host.display)
         return partial(self._put, new, host) if new is not None and _sound(new) else None
 
     def _fits(self, source: str, merged: Affine, terms: list[Term]) -> bool:
@@ -202,7 +202,7 @@ class Merger:
     def _additions(self, total: Sum, rest: list[tuple[str, float]]) -> list[Addition] | None:
         """Sums that add the leaves left over, no more than there were; None where the format has none for them."""
         rank = rank_of(self.graph, total.ops[0].outputs[0])
-        if not all(can_add(self.graph, leaf, rank) for leaf, _ in rest):
+        if not all(dialect_of(self.graph).can_add(self.graph, leaf, rank) for leaf, _ in rest):
             return None
         many = tuple(leaf for leaf, sign in rest if sign > 0)
         additions = [Addition((leaf,), sign) for leaf, sign in rest]
@@ -243,7 +243,7 @@ class Merger:
                 shape = broadcast(self.graph.tensor(tensor).shape for tensor in operands)
                 target = Tensor(self.graph.fresh(f"{known.name}_partial"), known.dtype, shape)
             self.graph.declare(target)
-            new = sum_form(self.graph.format, operands, addition.sign)
+            new = dialect_of(self.graph).sum(operands, addition.sign)
             op = Op(own.name, new.type, operands, (target.name,), {}, new.domain, own.label, own.origin)
             self.graph.put(op, after=after)
             self.editor.dirty.add(own.name)
@@ -292,7 +292,7 @@ class Merger:
         if merged is None or merged.own_macs >= merged.macs:
             return False
         source = first.input(facts_of(first).data_slot(Node(self.graph, first)))
-        new = write(self.graph.format, source, merged, second.display)
+        new = dialect_of(self.graph).convolution(source, merged, second.display)
         if new is None or not _sound(new):
             return False
         inputs = tuple(self.editor.constant(part) if isinstance(part, Param) else part for part in new.inputs)

@@ -13,7 +13,7 @@ from bnfold.folding.moves import Move
 from bnfold.graph import CAPTURE, Derived, ModelGraph, Op, Param, Tensor, Use, is_float
 from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
 from bnfold.operators.base import NewOp
-from bnfold.operators.forms import DATA, cheapest_form, identity_form
+from bnfold.operators.dialect import DATA, cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 
@@ -158,7 +158,7 @@ class Editor:
         """Put the cheapest form of ``affine`` between two tensors, the first in place of ``op``; the last's name."""
         self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, parameters_of))
         form = self._form(data, affine, op)
-        form = form or [identity_form(self.graph.format)]
+        form = form or [dialect_of(self.graph).identity()]
         keep = replace(op, outputs=(), inputs=())
         self.graph.put(keep)
         return self._chain(form, data, output, first=op)

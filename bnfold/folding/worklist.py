@@ -19,8 +19,7 @@ from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewOp, mapped
-from bnfold.operators.forms import cheapest_form
-from bnfold.operators.onnx.idioms import idiom_members
+from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 
@@ -68,7 +67,7 @@ class Engine:
         self.levels = levels_of(self.graph)
         self.editor = Editor(self.graph, self.levels)
         self.frozen = frozenset(op.name for op in self.graph.ops() if self.key(op.name) in self.skip)
-        self.idioms = idiom_members(self.graph)
+        self.idioms = dialect_of(self.graph).composites(self.graph)
 
     @property
     def _terrain(self) -> Terrain:

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 from bnfold.affine import Affine
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
-from bnfold.operators import onnx
 from bnfold.operators.base import Facts, NewOp, Node, Rewrite, Role, dim_of, facts_about, facts_of, known_types, rank_of
 from bnfold.operators.batchnorm import BatchNorm, batchnorm
 from bnfold.operators.linear import LinearFacts
@@ -35,9 +34,6 @@ __all__ = [
     "role",
     "value_readers",
 ]
-
-#: Imported for the facts they register.
-FAMILIES = (onnx,)
 
 
 def role(op: Op, graph: ModelGraph) -> Role:

@@ -7,21 +7,17 @@ facts refuses everything.
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, Param, Shape
+from bnfold.operators.convolution import Convolution
 from bnfold.refusal import Refusal
-
-if TYPE_CHECKING:
-    from bnfold.operators.convolution import Convolution
 
 
 class Role(str, Enum):
@@ -266,17 +262,6 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
     return enter
 
 
-#: Families that are imported when the first operator of their domain is asked about.
-_ON_DEMAND = {"keras": ("keras.linear_layers", "keras.plain_layers", "keras.join_layers")}
-
-
-@functools.cache
-def load_domain(domain: str) -> None:
-    """Import the facts about a domain's operators, if that has not been done."""
-    for module in _ON_DEMAND.get(domain, ()):
-        importlib.import_module(f"bnfold.operators.{module}")
-
-
 def facts_of(op: Op) -> Facts:
     """The facts for an operator; those that refuse everything for an unknown one."""
     return facts_about(op.type, op.domain)
@@ -285,14 +270,11 @@ def facts_of(op: Op) -> Facts:
 def facts_about(type: str, domain: str = "") -> Facts:
     """The facts for an operator type."""
     domain = "" if domain == "ai.onnx" else domain
-    if domain in _ON_DEMAND:
-        load_domain(domain)
     return _REGISTRY.get((domain, type), _UNKNOWN)
 
 
 def known_types(domain: str = "") -> list[str]:
     """The operator types with facts."""
-    load_domain(domain)
     return sorted(name for at, name in _REGISTRY if at == domain)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, float_limits
 from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, facts_of
-from bnfold.operators.convolution import Convolution, of_affine
+from bnfold.operators.convolution import Convolution
+from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from bnfold.affine import Affine
 from bnfold.operators.base import Crossing, KeepsShape, Lifts, Node, Role, Sunk
-from bnfold.operators.convolution import Convolution, of_affine
+from bnfold.operators.convolution import Convolution
+from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal
 
 

@@ -13,13 +13,6 @@ from bnfold.operators.base import Combination, Crossing, Node, Role, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
 
 
-def word(op: Op) -> str:
-    """What people call this kind of operator: the function's name for an activation layer."""
-    if op.type == "Activation":
-        return str(op.attributes.get("activation", op.type))
-    return op.type.removeprefix("ops.")
-
-
 def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
     """Where the channels of a linear operator lie; None for any other operator and for computed weights."""
     facts = facts_of(op)

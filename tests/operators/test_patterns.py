@@ -12,6 +12,8 @@ from bnfold.formats import load
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, role
 from bnfold.operators import patterns as facts
+from bnfold.operators.keras import KERAS
+from bnfold.operators.onnx import ONNX
 
 
 def loaded(net: Net, *outputs: str) -> ModelGraph:
@@ -74,21 +76,21 @@ class TestRanges:
 
 class TestWords:
     def test_of_an_activation_layer(self) -> None:
-        assert facts.word(keras_op("Activation", activation="tanh")) == "tanh"
-        assert facts.word(keras_op("ops.Add")) == "Add"
-        assert facts.word(keras_op("Dense")) == "Dense"
+        assert KERAS.word(keras_op("Activation", activation="tanh")) == "tanh"
+        assert KERAS.word(keras_op("ops.Add")) == "Add"
+        assert KERAS.word(keras_op("Dense")) == "Dense"
 
     @pytest.mark.parametrize(
         ("kind", "final"),
         [("Softmax", True), ("LogSoftmax", True), ("Sigmoid", True), ("Relu", False), ("Tanh", False), ("Elu", False)],
     )
     def test_last_activations(self, kind: str, final: bool) -> None:
-        assert facts.is_final_activation(ModelGraph(), Op("op", kind, ("x",), ("y",))) is final
+        assert facts.is_final_activation(ModelGraph(dialect=ONNX), Op("op", kind, ("x",), ("y",))) is final
 
     def test_last_activations_of_keras(self) -> None:
-        assert facts.is_final_activation(ModelGraph(), keras_op("Activation", activation="softmax"))
-        assert facts.is_final_activation(ModelGraph(), keras_op("Softmax"))
-        assert not facts.is_final_activation(ModelGraph(), keras_op("Activation", activation="relu"))
+        assert facts.is_final_activation(ModelGraph(dialect=KERAS), keras_op("Activation", activation="softmax"))
+        assert facts.is_final_activation(ModelGraph(dialect=KERAS), keras_op("Softmax"))
+        assert not facts.is_final_activation(ModelGraph(dialect=KERAS), keras_op("Activation", activation="relu"))
 
     @pytest.mark.parametrize(
         ("question", "yes", "no"),
@@ -182,8 +184,8 @@ class TestAxes:
     @pytest.mark.parametrize("kind", ["ZeroPadding", "UpSampling", "Cropping"])
     @pytest.mark.parametrize("rank", [1, 2, 3])
     def test_keras_layers_over_space(self, kind: str, rank: int) -> None:
-        assert facts.keeps_axes(ModelGraph(), keras_op(f"{kind}{rank}D"), Role.SHAPE)
-        assert not facts.keeps_axes(ModelGraph(), keras_op(f"{kind}0D"), Role.SHAPE)
+        assert facts.keeps_axes(ModelGraph(dialect=KERAS), keras_op(f"{kind}{rank}D"), Role.SHAPE)
+        assert not facts.keeps_axes(ModelGraph(dialect=KERAS), keras_op(f"{kind}0D"), Role.SHAPE)
 
     def test_pooling_as_long_as_the_axes_stay(self) -> None:
         net = Net()
@@ -193,7 +195,7 @@ class TestAxes:
         assert not self.keeps(net, reduced, "ReduceMean")
 
     def test_pooling_of_an_unknown_rank(self) -> None:
-        graph = ModelGraph()
+        graph = ModelGraph(dialect=ONNX)
         graph.put(Op("pool", "GlobalAveragePool", ("x",), ("y",)))
         assert not facts.keeps_axes(graph, graph.op("pool"), Role.POOL)
 
@@ -214,10 +216,10 @@ class TestBias:
         assert facts.can_drop_bias(graph, keras_op("Gemm"))
 
     def test_the_gain_is_gemms_beta(self) -> None:
-        assert facts.bias_gain(ModelGraph(), Op("g", "Gemm", (), ("y",), {"beta": 0.5})) == 0.5
-        assert facts.bias_gain(ModelGraph(), Op("g", "Gemm", (), ("y",))) == 1.0
-        assert facts.bias_gain(ModelGraph(), Op("c", "Conv", (), ("y",), {"beta": 0.5})) == 1.0
-        assert facts.bias_gain(ModelGraph(), keras_op("Gemm", beta=0.5)) == 1.0
+        assert facts.bias_gain(ModelGraph(dialect=ONNX), Op("g", "Gemm", (), ("y",), {"beta": 0.5})) == 0.5
+        assert facts.bias_gain(ModelGraph(dialect=ONNX), Op("g", "Gemm", (), ("y",))) == 1.0
+        assert facts.bias_gain(ModelGraph(dialect=ONNX), Op("c", "Conv", (), ("y",), {"beta": 0.5})) == 1.0
+        assert facts.bias_gain(ModelGraph(dialect=KERAS), keras_op("Gemm", beta=0.5)) == 1.0
 
     def test_who_has_one_at_run_time(self) -> None:
         assert facts.has_bias_input(Op("c", "Conv", ("x", "w", "b"), ("y",)))
@@ -260,14 +262,14 @@ class TestBias:
 
 class TestReaders:
     def test_the_only_one(self) -> None:
-        graph = ModelGraph()
+        graph = ModelGraph(dialect=ONNX)
         graph.put(Op("a", "Relu", ("x",), ("y",)))
         assert facts.sole_reader(graph, "x") is graph.op("a")
         graph.put(Op("b", "Relu", ("x",), ("z",)))
         assert facts.sole_reader(graph, "x") is None
 
     def test_not_of_an_output_nor_of_a_captured_tensor(self) -> None:
-        graph = ModelGraph()
+        graph = ModelGraph(dialect=ONNX)
         graph.put(Op("a", "Relu", ("x",), ("y",)))
         graph.put(Op("b", "If", ("c",), ("z",), captures=("y",)))
         assert facts.sole_reader(graph, "y") is None
@@ -314,7 +316,7 @@ class TestGates:
 
     def test_a_product_of_three_is_none(self) -> None:
         op = Op("m", "Multiply", ("x", "x", "x"), ("y",), domain="keras")
-        assert not facts.is_self_gated(ModelGraph(), op, lambda op: Role.JOIN)
+        assert not facts.is_self_gated(ModelGraph(dialect=ONNX), op, lambda op: Role.JOIN)
 
     def test_a_sum_is_none(self) -> None:
         assert not self.gated(lambda net, x: net.op("Add", x, net.op("Sigmoid", x)))

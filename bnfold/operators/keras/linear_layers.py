@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
 from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, mapped, register, vectors
-from bnfold.operators.convolution import Convolution, same_padding, writer
+from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, weight_of
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import PlainWeight, Weight
@@ -187,7 +187,6 @@ def _padding_name(convolution: Convolution) -> str | None:
     return "same"
 
 
-@writer("keras")
 def conv_layer(data: str, convolution: Convolution, stem: str) -> NewOp | None:
     """A Conv layer, if its padding is what Keras calls valid or same."""
     spatial, padding = len(convolution.kernel), _padding_name(convolution)

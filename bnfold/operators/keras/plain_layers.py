@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.graph import ModelGraph, Param, Shape
+from bnfold.graph import Shape
 from bnfold.operators.arithmetic import rising
 from bnfold.operators.axes import Rearrangement, regroup, rename_axes
-from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, NewOp, Node, Role, Sunk, register
+from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
-from bnfold.operators.convolution import Convolution, of_affine
-from bnfold.operators.forms import DATA, Form, builder
+from bnfold.operators.convolution import Convolution
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, conversion, shape_of, weight_of
 from bnfold.operators.passing import Homogeneous, Transparent
+from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal
 
 
@@ -46,27 +45,6 @@ class KerasBatchNorm(BatchNormFacts):
             node.attr("axis"),
             mean.dtype,
         )
-
-
-@builder("keras")
-def keras_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[Any]) -> Form | Refusal:
-    """One BatchNormalization along the affine's axis, the last one for a uniform map."""
-    if affine.grid:
-        return Refusal("no-form", f"no Keras layer computes the map that {tensor} would need")
-    shape = shape_of(graph, tensor)
-    axis = len(shape) - 1 if affine.axis is None else affine.axis
-    size = shape[axis]
-    if not isinstance(size, int):
-        return Refusal("unknown-shape", f"{tensor} has an unknown number of channels")
-    vectors = {
-        "gamma": np.broadcast_to(affine.scale, (size,)).copy(),
-        "beta": np.broadcast_to(affine.shift, (size,)).copy(),
-        "moving_mean": np.zeros(size),
-        "moving_variance": np.ones(size),
-    }
-    kind = np.promote_types(dtype, np.float32)
-    params = [Param.of(f"{tensor}/{name}", vector, kind) for name, vector in vectors.items()]
-    return [NewOp("BatchNormalization", (DATA, *params), {"axis": axis, "epsilon": 0.0}, DOMAIN)]
 
 
 @register("Normalization", domain=DOMAIN)

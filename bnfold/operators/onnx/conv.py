@@ -9,7 +9,7 @@ import numpy as np
 from bnfold.affine import Vector
 from bnfold.graph import Param
 from bnfold.operators.base import Absorbed, NewOp, Node, register
-from bnfold.operators.convolution import Convolution, same_padding, writer
+from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import Weight, weight_of
 from bnfold.refusal import Refusal
@@ -105,7 +105,6 @@ def _padding(
     return None if padding is None else (*padding, known)
 
 
-@writer("onnx")
 def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
     """A Conv with explicit pads; ONNX has none for channels on another axis than 1."""
     if convolution.channel_axis != 1:
