@@ -75,7 +75,7 @@ def fold_file(
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
-    _check_suffix(original, target)
+    original.check_target(target)
     progress("folding")
     skip: set[str] = set()
     fold = partial(api.fold, original, branches=branches, keep_overridable=keep_overridable)
@@ -109,7 +109,7 @@ def fix_file(
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
-    _check_suffix(original, target)
+    original.check_target(target)
     progress("repairing")
     result = api.fix(original)
     verification: Verification | None = None
@@ -143,15 +143,6 @@ def _target(source: str | PathLike[str], output: str | PathLike[str]) -> Path:
     return target
 
 
-def _check_suffix(model: Model, target: Path) -> None:
-    """Find out before the work, not after it."""
-    keras = target.suffix.lower() in (".keras", ".h5", ".hdf5")
-    if model.format == "onnx" and keras:
-        raise UsageError(f"{target.name}: an ONNX model cannot be written as a Keras model; use the suffix .onnx")
-    if model.format == "keras" and not keras and target.suffix.lower() != ".onnx":
-        raise UsageError(f"{target.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
-
-
 # -- writing -----------------------------------------------------------------------------------------
 
 
@@ -183,7 +174,7 @@ def _into_file(
             result = replace(result, latency=_latency(original, written, check))
         return True
 
-    if original.format == "keras" and target.suffix.lower() == ".onnx":
+    if original.converts_to(target):
         result = _converted(result)
     progress("writing")
     done = _save(result.model, target, external_data, judge)
@@ -206,7 +197,7 @@ def _save(model: Model, target: Path, external_data: bool | None, judge: Callabl
         if not judge(written):
             raise _RejectedError
 
-    extra = {"external_data": external_data} if model.format == "onnx" and external_data is not None else {}
+    extra = {"external_data": external_data} if model.is_onnx and external_data is not None else {}
     save: Callable[..., None] = model.save
     try:
         save(target, approve=approve, **extra)
@@ -241,8 +232,7 @@ def _verify(original: Model, model: Model, path: Path, check: Check) -> Verifica
     """The verdict on the file as it was written."""
     from bnfold.verification import verify
 
-    keras = path.suffix.lower() != ".onnx" and model.format == "keras"
-    written: Any = load(path, allow_unsafe=True) if keras else path
+    written: Any = path if model.is_onnx or model.converts_to(path) else load(path, allow_unsafe=True)
     return verify(original, written, intermediates=_keeps_names(original, model), **_options(check))
 
 
@@ -297,4 +287,4 @@ def _culprits(
 
 def _keeps_names(original: Model, model: Model) -> bool:
     """Do tensors of one name hold the same values in both? Conversion from Keras makes up names."""
-    return original.format == model.format == "onnx"
+    return original.is_onnx and model.is_onnx

@@ -7,7 +7,7 @@ asks: who produces this tensor, who reads it, is it a constant, does anyone else
 
 from bnfold.graph.dtypes import Array, Limits, float_limits, is_float
 from bnfold.graph.elements import CAPTURE, Dim, Op, Shape, Tensor, Use
-from bnfold.graph.model import Approve, Model
+from bnfold.graph.model import Approve, Model, ParameterAccount
 from bnfold.graph.modelgraph import Evaluator, Inference, ModelGraph, walk
 from bnfold.graph.parameters import BLOCK_BYTES, Derived, Memory, Param, ParamData
 
@@ -27,6 +27,7 @@ __all__ = [
     "Op",
     "Param",
     "ParamData",
+    "ParameterAccount",
     "Shape",
     "Tensor",
     "Use",

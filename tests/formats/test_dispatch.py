@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def to_keras(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, bool]]:
     """What is handed on to the Keras reader, instead of reading it."""
     calls: list[tuple[object, bool]] = []
-    monkeypatch.setattr(keras, "load", lambda source, allow_unsafe: calls.append((source, allow_unsafe)))
+    monkeypatch.setattr(keras, "load", lambda source, *, allow_unsafe: calls.append((source, allow_unsafe)))
     return calls
 
 
