@@ -20,7 +20,7 @@ from bnfold.affine import Affine
 Kernel = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Convolution:
     """A weight of ``shape`` [out, in/groups, *kernel] and a ``bias`` [out] in float64, over zero-padded input.
 
@@ -104,8 +104,9 @@ def per_channel(
     shift = np.broadcast_to(affine.shift, (channels,)).copy()
     ones, zeros, free = (1,) * spatial, (0,) * spatial, (None,) * spatial
     return Convolution(
-        shape, scale.copy, shift, channels, ones, ones, zeros, zeros, free, dtype, macs, affine, channel_axis
-    )
+        shape=shape, load=scale.copy, bias=shift, groups=channels, strides=ones, dilations=ones, begins=zeros,
+        slack=zeros, sizes=free, dtype=dtype, macs=macs, plain=affine, channel_axis=channel_axis,
+    )  # fmt: skip
 
 
 def same_padding(

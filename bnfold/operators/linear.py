@@ -20,7 +20,7 @@ from bnfold.operators.weights import Weight, constant_values
 from bnfold.refusal import Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Where the channels of a linear operator lie, in its data and in its weight.
 
@@ -30,8 +30,8 @@ class Layout:
     """
 
     weight: Weight
-    weight_slot: int
-    in_slot: int
+    weight_slot: int = 1
+    in_slot: int = 0
     out_axis: int | None
     in_axis: int | None
     weight_out: int

@@ -55,9 +55,10 @@ def convolution(
     begins, ends = tuple(begins or (0,) * spatial), tuple(ends or (0,) * spatial)
     slack = tuple(b + e - d * (k - 1) for b, e, d, k in zip(begins, ends, dilations, shape[2:], strict=True))
     return Convolution(
-        tuple(shape), lambda: weight, random.normal(size=shape[0]) if bias else np.zeros(shape[0]), groups,
-        tuple(strides or (1,) * spatial), dilations, begins, slack, tuple(sizes or (None,) * spatial), dtype,
-        float(np.prod(shape)),
+        shape=tuple(shape), load=lambda: weight, groups=groups,
+        bias=random.normal(size=shape[0]) if bias else np.zeros(shape[0]),
+        strides=tuple(strides or (1,) * spatial), dilations=dilations, begins=begins, slack=slack,
+        sizes=tuple(sizes or (None,) * spatial), dtype=dtype, macs=float(np.prod(shape)),
     )  # fmt: skip
 
 

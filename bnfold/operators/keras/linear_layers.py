@@ -39,7 +39,9 @@ class Dense(KerasLinear):
     def layout(self, node: Node) -> Layout | Refusal:
         kernel, axis = PlainWeight(weight_of(node, 1)), channel_axis(node)
         inside, out = kernel.shape
-        return Layout(kernel, 1, 0, axis, axis, 1, 0, out, inside)
+        return Layout(
+            weight=kernel, out_axis=axis, in_axis=axis, weight_out=1, weight_in=0, out_channels=out, in_channels=inside
+        )
 
 
 @register("EinsumDense", domain=DOMAIN)
@@ -59,9 +61,11 @@ class EinsumDense(KerasLinear):
         if sorted(result) != sorted(data.replace(inside, out)):
             return node.refuse("einsum", "sums over more axes than that of its channels, or repeats one")
         labels = data.replace("...", "." * (last + 1 - len(data.replace("...", ""))))
-        places = kernel.index(out), kernel.index(inside)
-        sizes = weight.shape[places[0]], weight.shape[places[1]]
-        return Layout(weight, 1, 0, last, labels.index(inside), *places, *sizes)
+        rows, columns = kernel.index(out), kernel.index(inside)
+        return Layout(
+            weight=weight, out_axis=last, in_axis=labels.index(inside), weight_out=rows, weight_in=columns,
+            out_channels=weight.shape[rows], in_channels=weight.shape[columns],
+        )  # fmt: skip
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
         bias = node.const(2)
@@ -93,19 +97,10 @@ class Windowed(KerasLinear):
             return np.ascontiguousarray(np.moveaxis(values, (-1, -2), (0, 1)))
 
         return Convolution(
-            shape,
-            load,
-            np.zeros(shape[0]) if bias is None else bias.exact(),
-            layout.groups,
-            strides,
-            dilations,
-            begins,
-            slack,
-            _sizes(node),
-            kernel.dtype,
-            float(kernel.size),
-            channel_axis=channel_axis(node),
-        )
+            shape=shape, load=load, bias=np.zeros(shape[0]) if bias is None else bias.exact(), groups=layout.groups,
+            strides=strides, dilations=dilations, begins=begins, slack=slack, sizes=_sizes(node), dtype=kernel.dtype,
+            macs=float(kernel.size), channel_axis=channel_axis(node),
+        )  # fmt: skip
 
 
 @register("Conv1D", "Conv2D", "Conv3D", domain=DOMAIN)
@@ -117,7 +112,10 @@ class Conv(Windowed):
         *_, within, out = weight.shape
         last = len(weight.shape) - 1
         no_shift = _zero_padding(node, weight)
-        return Layout(weight, 1, 0, axis, axis, last, last - 1, out, within * groups, groups, no_shift=no_shift)
+        return Layout(
+            weight=weight, out_axis=axis, in_axis=axis, weight_out=last, weight_in=last - 1, out_channels=out,
+            in_channels=within * groups, groups=groups, no_shift=no_shift,
+        )  # fmt: skip
 
 
 @register("DepthwiseConv1D", "DepthwiseConv2D", domain=DOMAIN)
@@ -144,7 +142,10 @@ def _depthwise(node: Node) -> Layout:
     *_, inside, multiplier = weight.shape
     last = len(weight.shape) - 1
     no_shift = _zero_padding(node, weight)
-    return Layout(weight, 1, 0, axis, axis, last, last - 1, inside * multiplier, inside, inside, no_shift=no_shift)
+    return Layout(
+        weight=weight, out_axis=axis, in_axis=axis, weight_out=last, weight_in=last - 1,
+        out_channels=inside * multiplier, in_channels=inside, groups=inside, no_shift=no_shift,
+    )  # fmt: skip
 
 
 def _zero_padding(node: Node, kernel: Weight) -> Refusal | None:
@@ -229,7 +230,10 @@ class ConvTranspose(KerasLinear):
             no_shift = node.refuse(
                 "uneven-taps", "gives output positions different taps, so a shift before it would not stay constant"
             )
-        return Layout(weight, 1, 0, axis, axis, last - 1, last, out, inside, no_shift=no_shift)
+        return Layout(
+            weight=weight, out_axis=axis, in_axis=axis, weight_out=last - 1, weight_in=last, out_channels=out,
+            in_channels=inside, no_shift=no_shift,
+        )  # fmt: skip
 
 
 @register("SeparableConv1D", "SeparableConv2D", domain=DOMAIN)
@@ -243,7 +247,10 @@ class SeparableConv(KerasLinear):
         weight, axis = PlainWeight(weight_of(node, 2)), channel_axis(node)
         *_, inside, out = weight.shape
         last = len(weight.shape) - 1
-        return Layout(weight, 2, 0, axis, axis, last, last - 1, out, inside)
+        return Layout(
+            weight=weight, weight_slot=2, out_axis=axis, in_axis=axis, weight_out=last, weight_in=last - 1,
+            out_channels=out, in_channels=inside,
+        )  # fmt: skip
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
         """The bias has the channels of the pointwise kernel, whichever of the two ``layout`` describes."""

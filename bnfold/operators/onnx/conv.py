@@ -61,7 +61,10 @@ class Conv(_WithBiasSlot):
         no_shift = None
         if pads_zeros(node, weight.shape[2:]):
             no_shift = node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
-        return Layout(weight, 1, 0, 1, 1, 0, 1, out, within * groups, groups, no_shift=no_shift)
+        return Layout(
+            weight=weight, out_axis=1, in_axis=1, weight_out=0, weight_in=1, out_channels=out,
+            in_channels=within * groups, groups=groups, no_shift=no_shift,
+        )  # fmt: skip
 
     def convolution(self, node: Node) -> Convolution | None:
         weight, bias = node.const(1), node.const(2)
@@ -83,10 +86,10 @@ class Conv(_WithBiasSlot):
             begin + end - dilation * (size - 1)
             for begin, end, dilation, size in zip(begins, ends, dilations, kernel, strict=True)
         )
-        macs = float(weight.size)
         return Convolution(
-            weight.shape, weight.exact, values, groups, strides, dilations, begins, slack, sizes, weight.dtype, macs
-        )
+            shape=weight.shape, load=weight.exact, bias=values, groups=groups, strides=strides, dilations=dilations,
+            begins=begins, slack=slack, sizes=sizes, dtype=weight.dtype, macs=float(weight.size),
+        )  # fmt: skip
 
 
 def _padding(
@@ -147,4 +150,7 @@ class ConvTranspose(_WithBiasSlot):
                 "uneven-taps",
                 "gives output positions different taps, so a shift before it would not stay constant",
             )
-        return Layout(weight, 1, 0, 1, 1, 1, 0, weight.shape[1] * groups, weight.shape[0], groups, no_shift=no_shift)
+        return Layout(
+            weight=weight, out_axis=1, in_axis=1, weight_out=1, weight_in=0, out_channels=weight.shape[1] * groups,
+            in_channels=weight.shape[0], groups=groups, no_shift=no_shift,
+        )  # fmt: skip

@@ -34,13 +34,19 @@ class Gemm(LinearFacts):
         if not isinstance(right, Refusal):
             columns, rows = (0, 1) if trans_b else (1, 0)
             shape = right.shape
-            return Layout(right, 1, 0, 1, int(not trans_a), columns, rows, shape[columns], shape[rows], gain=gain)
+            return Layout(
+                weight=right, out_axis=1, in_axis=int(not trans_a), weight_out=columns, weight_in=rows,
+                out_channels=shape[columns], in_channels=shape[rows], gain=gain,
+            )  # fmt: skip
         left = weight_of(node, 0)
         if isinstance(left, Refusal):
             return right
         rows, columns = (1, 0) if trans_a else (0, 1)
         shape = left.shape
-        return Layout(left, 0, 1, 0, int(trans_b), rows, columns, shape[rows], shape[columns], gain=gain)
+        return Layout(
+            weight=left, weight_slot=0, in_slot=1, out_axis=0, in_axis=int(trans_b), weight_out=rows,
+            weight_in=columns, out_channels=shape[rows], in_channels=shape[columns], gain=gain,
+        )  # fmt: skip
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
         if node.opset < 7:
@@ -94,8 +100,9 @@ class MatMul(LinearFacts):
         out_axis = None if out_rank is None else out_rank - 1
         no_shift = self._batched(node, weight)
         return Layout(
-            weight, 1, 0, out_axis, in_axis, ndim - 1, ndim - 2, weight.shape[-1], weight.shape[-2], no_shift=no_shift
-        )
+            weight=weight, out_axis=out_axis, in_axis=in_axis, weight_out=ndim - 1, weight_in=ndim - 2,
+            out_channels=weight.shape[-1], in_channels=weight.shape[-2], no_shift=no_shift,
+        )  # fmt: skip
 
     def _left(self, node: Node, weight: Weight) -> Layout | Refusal:
         ndim = len(weight.shape)
@@ -106,8 +113,9 @@ class MatMul(LinearFacts):
         out_axis = None if out_rank is None else out_rank - 2
         no_shift = self._batched(node, weight)
         return Layout(
-            weight, 0, 1, out_axis, in_axis, ndim - 2, ndim - 1, weight.shape[-2], weight.shape[-1], no_shift=no_shift
-        )
+            weight=weight, weight_slot=0, in_slot=1, out_axis=out_axis, in_axis=in_axis, weight_out=ndim - 2,
+            weight_in=ndim - 1, out_channels=weight.shape[-2], in_channels=weight.shape[-1], no_shift=no_shift,
+        )  # fmt: skip
 
     @staticmethod
     def _batched(node: Node, weight: Weight) -> Refusal | None:

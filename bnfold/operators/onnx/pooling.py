@@ -71,8 +71,9 @@ class Average(Pool):
         sizes = tuple(node.dim(0, axis) for axis in range(2, 2 + len(window)))
         shape, taps = (channels, 1, *window), prod(window)
         return Convolution(
-            shape, lambda: np.full(shape, 1.0 / taps), np.zeros(channels), channels, strides, dilations, begins, slack,
-            sizes, dtype, float(channels * taps),
+            shape=shape, load=lambda: np.full(shape, 1.0 / taps), bias=np.zeros(channels), groups=channels,
+            strides=strides, dilations=dilations, begins=begins, slack=slack, sizes=sizes, dtype=dtype,
+            macs=float(channels * taps),
         )  # fmt: skip
 
 
