@@ -156,6 +156,18 @@ Sunk = Crossing | Refusal
 Absorbed = Rewrite | Refusal
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """When an operator's answers are no refusals, in words for people; ``cross`` says it of lift and sink alike."""
+
+    as_affine: str = ""
+    absorb_output: str = ""
+    absorb_input: str = ""
+    lift: str = ""
+    sink: str = ""
+    cross: str = ""
+
+
 class Facts:
     """The facts about one operator type. The base class knows nothing and refuses everything."""
 
@@ -173,6 +185,10 @@ class Facts:
     #: Does it look rows up in a table? They need no bias.
     is_lookup: bool = False
 
+    #: What its answers depend on, in words. A class that overrides an answer says its condition itself; others
+    #: inherit both.
+    conditions: Conditions = Conditions()
+
     @property
     def is_foldable(self) -> bool:
         """Is it an affine, or can its constants take one in: what folding moves and what it moves it into."""
@@ -182,6 +198,16 @@ class Facts:
     def answers(cls, question: str) -> bool:
         """Has it an answer of its own to one of the questions below, or only the refusal that all have?"""
         return getattr(cls, question) is not getattr(Facts, question)
+
+    @classmethod
+    def condition(cls, question: str) -> str | None:
+        """On what its answer to a question depends, in words; None where it has no answer."""
+        if not cls.answers(question):
+            return None
+        names = (question, "cross") if question in ("lift", "sink") else (question,)
+        told = (vars(base).get("conditions", Conditions()) for base in cls.__mro__)
+        texts: Iterator[str] = (getattr(words, name) for words in told for name in names)
+        return next(text for text in texts if text)
 
     def is_final(self, node: Node) -> bool:
         """Is it a softmax, a sigmoid or their like, with which a model's last layer ends?"""

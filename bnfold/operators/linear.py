@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, vectors
+from bnfold.operators.base import Absorbed, Conditions, Facts, NewOp, Node, Rewrite, Role, channels_fit, vectors
 from bnfold.operators.weights import Weight, constant_values
 from bnfold.refusal import Refusal
 
@@ -87,6 +87,10 @@ class Layout:
 class LinearFacts(Facts):
     """An operator that computes ``W x + b`` with a constant W, described by a :class:`Layout`."""
 
+    conditions = Conditions(
+        absorb_output="weights constant; along the output channels, or uniform",
+        absorb_input="weights constant; along the input channels, or uniform",
+    )
     role = Role.LINEAR
     #: The slot of the bias, None for operators without one.
     bias_slot: int | None = None

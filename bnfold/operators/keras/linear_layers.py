@@ -15,7 +15,19 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, mapped, register, vectors
+from bnfold.operators.base import (
+    Absorbed,
+    Conditions,
+    Facts,
+    NewOp,
+    Node,
+    Rewrite,
+    Role,
+    channels_fit,
+    mapped,
+    register,
+    vectors,
+)
 from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, weight_of
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
@@ -26,6 +38,10 @@ from bnfold.refusal import Refusal
 class KerasLinear(LinearFacts):
     """A kernel and, in the slot after it, a bias vector, where the layer has one."""
 
+    conditions = Conditions(
+        absorb_output="along the output channels, or uniform",
+        absorb_input="along the input channels, or uniform",
+    )
     bias_slot = 2
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
@@ -47,6 +63,11 @@ class Dense(KerasLinear):
 @register("EinsumDense", domain=DOMAIN)
 class EinsumDense(KerasLinear):
     """A kernel of one input and one output label, such as ``...x,xy->...y``."""
+
+    conditions = Conditions(
+        absorb_output="one output label, which is last; along the output channels, or uniform",
+        absorb_input="one input label; along the input channels, or uniform",
+    )
 
     def layout(self, node: Node) -> Layout | Refusal:
         weight, last = PlainWeight(weight_of(node, 1)), channel_axis(node)
@@ -76,6 +97,8 @@ class EinsumDense(KerasLinear):
 
 class Windowed(KerasLinear):
     """Convolutions with a kernel [*window, …, …] that may be padded with zeros."""
+
+    conditions = Conditions(absorb_input="along the input channels, or uniform; a shift only without zero padding")
 
     def layout(self, node: Node) -> Layout:
         raise AssertionError("every kind has its own")
@@ -221,6 +244,10 @@ def conv_layer(data: str, convolution: Convolution, stem: str) -> NewOp | None:
 class ConvTranspose(KerasLinear):
     """Kernel [*window, out, in]."""
 
+    conditions = Conditions(
+        absorb_input="along the input channels, or uniform; a shift only for a kernel of one tap without stride",
+    )
+
     def layout(self, node: Node) -> Layout:
         weight, axis = PlainWeight(weight_of(node, 1)), channel_axis(node)
         *window, out, inside = weight.shape
@@ -240,6 +267,7 @@ class ConvTranspose(KerasLinear):
 class SeparableConv(KerasLinear):
     """A depthwise kernel in slot 1, then a pointwise one [1, …, in * multiplier, out] in slot 2, bias in slot 3."""
 
+    conditions = Conditions(absorb_input="along the input channels, or uniform; a shift only without zero padding")
     bias_slot = 3
 
     def layout(self, node: Node) -> Layout:
@@ -273,6 +301,7 @@ class SeparableConv(KerasLinear):
 class Embedding(Facts):
     """Rows of a table [entries, out]: an affine along the last axis goes into the table."""
 
+    conditions = Conditions(absorb_output="along the last axis, or uniform")
     role = Role.LINEAR
     is_lookup = True
 
@@ -290,6 +319,9 @@ class Embedding(Facts):
 class Recurrent(Facts):
     """Kernel [in, gates * units] in slot 1, bias in slot 3; of a GRU's two rows of biases the first is the input's."""
 
+    conditions = Conditions(
+        absorb_input="of its data; along the features, or uniform; a shift only where there is a bias"
+    )
     role = Role.RECURRENT
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:

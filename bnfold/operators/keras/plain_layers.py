@@ -10,7 +10,7 @@ from bnfold.affine import Affine
 from bnfold.graph import Shape
 from bnfold.operators.arithmetic import rising
 from bnfold.operators.axes import Rearrangement, regroup, rename_axes
-from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, conversion, shape_of, weight_of
@@ -22,6 +22,10 @@ from bnfold.refusal import Refusal
 @register("BatchNormalization", domain=DOMAIN)
 class KerasBatchNorm(BatchNormFacts):
     """gamma, beta, moving mean and variance in slots 1 to 4; channels on ``axis``."""
+
+    conditions = Conditions(
+        as_affine="in inference mode, with finite parameters, of floating-point data",
+    )
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         return conversion(node) or super().as_affine(node)
@@ -51,6 +55,8 @@ class KerasBatchNorm(BatchNormFacts):
 class Normalization(AffineFacts, KeepsShape):
     """``(x - mean) / max(sqrt(variance), 1e-7)``, or the inverse of that."""
 
+    conditions = Conditions(as_affine="of floating-point data; statistics that fit its input")
+
     def as_affine(self, node: Node) -> Affine | Refusal:
         converted = conversion(node)
         if converted is not None:
@@ -70,6 +76,8 @@ class Normalization(AffineFacts, KeepsShape):
 class Rescaling(AffineFacts, KeepsShape):
     """``scale * x + offset``."""
 
+    conditions = Conditions(as_affine="by one number, of floating-point data")
+
     def as_affine(self, node: Node) -> Affine | Refusal:
         scale, offset = node.attr("scale"), node.attr("offset")
         if np.ndim(scale) or np.ndim(offset):
@@ -80,6 +88,8 @@ class Rescaling(AffineFacts, KeepsShape):
 @register("Activation", domain=DOMAIN)
 class Activation(Homogeneous):
     """By name: linear lets everything pass, the ReLU family scales, the others nothing."""
+
+    conditions = Conditions(cross="linear: everything; ReLU and leaky ReLU: a scale that is nowhere negative")
 
     def is_final(self, node: Node) -> bool:
         return node.attr("activation") in ("softmax", "log_softmax", "sigmoid")
@@ -96,6 +106,8 @@ class Activation(Homogeneous):
 @register("ReLU", "LeakyReLU", "PReLU", domain=DOMAIN)
 class ReluLayer(Homogeneous):
     """A ReLU with an upper bound or another threshold than zero stops everything."""
+
+    conditions = Conditions(cross="without upper bound or threshold: a scale that is nowhere negative")
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.attr("max_value") is not None or node.attr("threshold", 0.0):
@@ -143,6 +155,7 @@ class OtherNormalization(Facts):
 class DropoutLayer(Transparent):
     """Nothing at inference, unless the model calls it with ``training=True``."""
 
+    conditions = Conditions(cross="everything, unless it is called in training mode")
     role = Role.DROPOUT
 
     def drop_rate(self, node: Node) -> float:
@@ -165,6 +178,7 @@ class IdentityLayer(Transparent):
 class ChannelPassing(Facts):
     """Works on the spatial axes alone; what lies along the channels passes if ``allows`` lets it."""
 
+    conditions = Conditions(cross="along the channels, or uniform")
     role = Role.SHAPE
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -195,6 +209,7 @@ class ChannelPassing(Facts):
 class ZeroPadding(ChannelPassing):
     """Pads with zeros, which no layer can change: a scale passes, a shift does not."""
 
+    conditions = Conditions(cross="along the channels, or uniform; a scale only")
     keeps_axes = True
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -221,6 +236,7 @@ class AveragePooling(ChannelPassing):
 class MaxPooling(ChannelPassing):
     """Every scale that is not negative passes."""
 
+    conditions = Conditions(cross="along the channels, or uniform; no negative scale")
     role = Role.POOL
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -245,6 +261,8 @@ class GlobalAverage(GlobalPooling):
 class GlobalMax(GlobalPooling):
     """The maximum of each channel."""
 
+    conditions = Conditions(cross="along the channels, or uniform; no negative scale")
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         return rising(node, affine)
 
@@ -253,6 +271,7 @@ class GlobalMax(GlobalPooling):
 class KerasReshape(Rearrangement):
     """Row-major order stays; a Flatten of ``channels_first`` data moves the channels last before."""
 
+    conditions = Conditions(cross="without mixing the affine's axis with other axes")
     merges_axes = True
 
     def _flow(self, node: Node) -> tuple[list[int], Shape, Shape]:
@@ -293,6 +312,8 @@ class Permute(Rearrangement):
 @register("RepeatVector", domain=DOMAIN)
 class RepeatVector(Rearrangement):
     """[batch, features] to [batch, n, features]."""
+
+    conditions = Conditions(lift="not along the axis that it makes", sink="everything, its axes renamed")
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
         if any(axis == 1 for axis, _ in affine.axes):

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, NewOp, Node, register
+from bnfold.operators.base import Absorbed, Conditions, NewOp, Node, register
 from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import Weight, weight_of
@@ -49,6 +49,10 @@ def pads_zeros(node: Node, kernel: Sequence[int]) -> bool:
 @register("Conv")
 class Conv(_WithBiasSlot):
     """Weight [out, in/groups, *kernel]."""
+
+    conditions = Conditions(
+        absorb_input="weights constant; along the input channels, or uniform; a shift only without zero padding",
+    )
 
     def layout(self, node: Node) -> Layout | Refusal:
         weight = weight_of(node, 1)
@@ -129,6 +133,11 @@ def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
 @register("ConvTranspose")
 class ConvTranspose(_WithBiasSlot):
     """Weight [in, out/groups, *kernel]: output channel ``g * out/groups + j`` for the inputs of group g."""
+
+    conditions = Conditions(
+        absorb_input="weights constant; along the input channels, or uniform; "
+        "a shift only for one tap without stride or padding",
+    )
 
     def layout(self, node: Node) -> Layout | Refusal:
         weight = weight_of(node, 1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import is_float
-from bnfold.operators.base import Crossing, Facts, KeepsShape, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, KeepsShape, Node, Role, Sunk, register
 from bnfold.operators.passing import Homogeneous, Passing, Transparent
 from bnfold.refusal import Refusal
 
@@ -25,6 +25,7 @@ class Identity(Transparent):
 class Dropout(Transparent):
     """``x`` at inference: opset 12 made training a run-time input, older opsets have ``is_test``."""
 
+    conditions = Conditions(cross="everything, in inference mode")
     role = Role.DROPOUT
 
     def drop_rate(self, node: Node) -> float:
@@ -47,6 +48,7 @@ class Dropout(Transparent):
 class Cast(Passing):
     """Between floating-point types."""
 
+    conditions = Conditions(cross="everything, between floating-point types")
     role = Role.SHAPE
     keeps_axes = True
 
@@ -70,6 +72,7 @@ class CastLike(Cast):
 class ShapeOf(Facts):
     """Sees no values, so that an affine may pass it by."""
 
+    conditions = Conditions(sink="everything vanishes: no values are read")
     role = Role.SHAPE
 
     def reads_values(self, slot: int) -> bool:
@@ -87,6 +90,8 @@ class ReluFamily(Homogeneous):
 @register("Clip")
 class Clip(Homogeneous):
     """A Clip from zero upward is a ReLU; any other bound stops everything."""
+
+    conditions = Conditions(cross="from zero upward: a scale that is nowhere negative")
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if self._bound(node, 1, "min") != 0.0 or self._bound(node, 2, "max") != float("inf"):

@@ -16,7 +16,7 @@ from bnfold.operators.arithmetic import (
     sink_same,
     sink_sum,
 )
-from bnfold.operators.base import Combination, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Combination, Conditions, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.operators.concatenation import Concat
 from bnfold.refusal import Refusal
@@ -32,6 +32,8 @@ register("Concat")(Concat)
 class Neg(AffineFacts):
     """``-x``."""
 
+    conditions = Conditions(as_affine="of floating-point numbers")
+
     def as_affine(self, node: Node) -> Affine | Refusal:
         dtype = node.graph.tensor(node.op.outputs[0]).dtype
         if dtype is None or dtype.kind in "iu":
@@ -43,6 +45,10 @@ class Neg(AffineFacts):
 class SumOfMany(Facts):
     """The sum or the mean of any number of tensors."""
 
+    conditions = Conditions(
+        lift="Sum: a scale to every operand, the shift to one of them; Mean: the same to all",
+        sink="Sum: shifts, and scales that all carry alike; Mean: what all carry alike",
+    )
     role = Role.JOIN
     combination = Combination.SUM
 
@@ -66,6 +72,10 @@ class SumOfMany(Facts):
 class Extreme(Facts):
     """The largest or smallest of several tensors: keeps every scale that is not negative."""
 
+    conditions = Conditions(
+        lift="the same to all operands, with no negative scale; a constant of one number changes along",
+        sink="what all operands carry alike, with no negative scale; a constant of one number changes along",
+    )
     role = Role.JOIN
     combination = Combination.EXTREME
 
@@ -84,6 +94,10 @@ class Extreme(Facts):
 class Where(Facts):
     """Chooses between two tensors element by element."""
 
+    conditions = Conditions(
+        lift="the same to both choices; a constant of one number changes along",
+        sink="what both choices carry alike; a constant of one number changes along",
+    )
     role = Role.JOIN
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Crossing, Lifts, Node, Rewrite, register
+from bnfold.operators.base import Absorbed, Conditions, Crossing, Lifts, Node, Rewrite, register
 from bnfold.operators.linear import Layout, LinearFacts
 from bnfold.operators.weights import PlainWeight, Weight, weight_of
 from bnfold.refusal import Refusal
@@ -19,6 +19,10 @@ from bnfold.refusal import Refusal
 class Gemm(LinearFacts):
     """``alpha * A' B' + beta * C``: B constant (channels are columns), or A constant (channels are rows)."""
 
+    conditions = Conditions(
+        absorb_output="an operand constant, and the bias where it changes; along the channels, or uniform",
+        absorb_input="an operand constant, and the bias for a shift; along the channels, or uniform",
+    )
     bias_slot = 2
 
     def bias_gain(self, node: Node) -> float:
@@ -83,6 +87,16 @@ class MatMul(LinearFacts):
 
     It has no bias: a shift makes a Gemm of two matrices, and stays behind it as one Add otherwise.
     """
+
+    conditions = Conditions(
+        absorb_output="an operand constant; along the output channels, or uniform; "
+        "a shift makes a Gemm, or stays as one Add",
+        absorb_input="an operand constant; along the input channels, or uniform; "
+        "a shift only with one matrix for all of the batch",
+        lift="of two matrices computed at run time: a scale along rows or columns, or uniform",
+        sink="o"
+        "f two matrices computed at run time: scales along rows of the first or columns of the second, or uniform",
+    )
 
     def layout(self, node: Node) -> Layout | Refusal:
         right = weight_of(node, 1)
@@ -185,6 +199,12 @@ class MatMul(LinearFacts):
 @register("Einsum")
 class Einsum(LinearFacts):
     """Two operands, one of them constant; the affine runs along a label of the constant."""
+
+    conditions = Conditions(
+        absorb_output="an operand constant; along a label that it has, or uniform; a shift stays as one Add",
+        absorb_input="an operand constant; along a label that it has, or uniform; "
+        "a shift only where it becomes one value a channel",
+    )
 
     def layout(self, node: Node) -> Layout | Refusal:
         return node.refuse("einsum", "is described by its equation")

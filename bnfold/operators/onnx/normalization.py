@@ -8,6 +8,7 @@ from bnfold.affine import Affine
 from bnfold.graph import Param
 from bnfold.operators.base import (
     Absorbed,
+    Conditions,
     Crossing,
     Facts,
     KeepsShape,
@@ -42,6 +43,10 @@ def _cancelled(affines: Mapping[int, Affine], over: Collection[int]) -> bool:
 class Normalization(Facts):
     """Takes away the mean over some axes, and a shift with it; then applies its scale and its bias."""
 
+    conditions = Conditions(
+        absorb_output="parameters constant; along the axis of its scale, or uniform",
+        sink="a shift that is the same along the normalised axes vanishes",
+    )
     normalizes = True
 
     def over(self, node: Node) -> Collection[int] | None:
@@ -120,6 +125,7 @@ class OtherNormalization(Facts):
 class Softmax(KeepsShape):
     """``exp(x)`` divided by its sum: a factor of all of them, which a shift of x is, changes nothing."""
 
+    conditions = Conditions(sink="a shift that is the same along its axis vanishes")
     role = Role.ACTIVATION
 
     def is_final(self, node: Node) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Facts, Node, Rewrite, Role, channels_fit, register, vectors
+from bnfold.operators.base import Absorbed, Conditions, Facts, Node, Rewrite, Role, channels_fit, register, vectors
 
 
 @register("LSTM", "GRU", "RNN")
@@ -19,6 +19,7 @@ class Recurrent(Facts):
     ``linear_before_reset`` concerns the other half alone.
     """
 
+    conditions = Conditions(absorb_input="of its data; weights constant; along the features, or uniform")
     role = Role.RECURRENT
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:

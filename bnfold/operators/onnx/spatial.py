@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Rewrite, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, Node, Rewrite, Role, Sunk, register
 from bnfold.refusal import Refusal
 
 
@@ -16,6 +16,9 @@ from bnfold.refusal import Refusal
 class Pad(Facts):
     """A constant border changes with the affine; a mirrored or repeated one follows by itself."""
 
+    conditions = Conditions(
+        cross="not along a padded axis; the constant of the border changes along and stays one number"
+    )
     role = Role.SHAPE
     keeps_axes = True
 
@@ -97,6 +100,7 @@ class Pad(Facts):
 class Resize(Facts):
     """Every output element is an average of input elements, with weights that sum to one."""
 
+    conditions = Conditions(cross="not along a resized axis, nor with a constant outside (tf_crop_and_resize)")
     role = Role.SHAPE
     keeps_axes = True
 
