@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -10,8 +10,16 @@ from typing import Protocol
 
 from bnfold.graph.modelgraph import ModelGraph
 
-#: Called with a complete file that has not got its name yet; what it raises keeps it from that.
-Approve = Callable[[Path], object]
+
+class Staged(Protocol):
+    """A file that is complete and has not got its name yet."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    def commit(self) -> None:
+        """Give it its name, in the place of what has it. Raises OutputError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +65,13 @@ class Model(Protocol):
     def converts_to(self, path: Path) -> bool:
         """Is a file of that name of another format than the model?"""
 
-    def save(self, path: str | PathLike[str], *, approve: Approve | None = None) -> None:
-        """Write to ``path`` atomically. The suffix decides the format.
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write to ``path`` atomically. The suffix decides the format."""
 
-        ``approve`` is called with the complete file under a temporary name; what it raises leaves
-        ``path`` as it was.
+    def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> AbstractContextManager[Staged]:
+        """The complete file beside ``path`` under a temporary name, dropped unless it is committed in the block.
+
+        ``external_data`` puts an ONNX model's weights into a file of their own; None: where they have to be.
         """
 
     def as_onnx(self, directory: Path) -> Path:

@@ -14,12 +14,11 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op
-from bnfold.operators.base import NewOp
+from bnfold.operators.base import NewOp, Placeholder
 from bnfold.operators.convolution import Convolution
 from bnfold.refusal import Refusal
 
-#: Stands for the tensor that flows in; in a row of operators, each reads the one before it.
-DATA = "\0data"
+DATA = Placeholder.DATA
 
 Form = list[NewOp]
 

@@ -20,8 +20,9 @@ from bnfold.operators.base import (
     Conditions,
     Facts,
     NewOp,
+    NewWeights,
     Node,
-    Rewrite,
+    Reweighted,
     Role,
     channels_fit,
     mapped,
@@ -44,7 +45,7 @@ class KerasLinear(LinearFacts):
     )
     bias_slot = 2
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         return vector_bias(node, layout, self.bias_slot, scale, shift)
 
 
@@ -88,7 +89,7 @@ class EinsumDense(KerasLinear):
             out_channels=weight.shape[rows], in_channels=weight.shape[columns],
         )  # fmt: skip
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         bias = node.const(2)
         if bias is not None and bias.shape[-1] != layout.out_channels:
             return node.refuse("bias-shape", "has a bias that runs along another axis than its output channels")
@@ -156,7 +157,7 @@ class DepthwiseConv(Windowed):
 
 def _by_input_channel(change: Absorbed, layout: Layout) -> Absorbed:
     """A change of a depthwise kernel: rounding is judged by input channel, each of which may have but one output."""
-    return change if isinstance(change, Refusal) else replace(change, channel_axis={1: layout.weight_in})
+    return replace(change, channel_axis={1: layout.weight_in}) if isinstance(change, NewWeights) else change
 
 
 def _depthwise(node: Node) -> Layout:
@@ -280,7 +281,7 @@ class SeparableConv(KerasLinear):
             out_channels=out, in_channels=inside,
         )  # fmt: skip
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         """The bias has the channels of the pointwise kernel, whichever of the two ``layout`` describes."""
         return super().add_bias(node, self.layout(node), scale, shift)
 
@@ -312,7 +313,7 @@ class Embedding(Facts):
             return misfit
         changed = mapped(table, affine.on_axis(1))
         assert changed is not None, "the channels were compared"
-        return Rewrite({1: changed}, channel_axis={1: 1})
+        return NewWeights({1: changed}, channel_axis={1: 1})
 
 
 @register("LSTM", "GRU", "SimpleRNN", domain=DOMAIN)
@@ -341,4 +342,4 @@ class Recurrent(Facts):
             total = bias.exact().copy()
             total.reshape(-1, kernel.shape[1])[0] += shift @ kernel.exact()
             inputs[3] = Param.of(bias.name, total, bias.dtype)
-        return Rewrite(inputs, channel_axis={1: 1})
+        return NewWeights(inputs, channel_axis={1: 1})

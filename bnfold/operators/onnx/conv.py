@@ -8,7 +8,13 @@ import numpy as np
 
 from bnfold.affine import Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Conditions, NewOp, Node, register
+from bnfold.operators.base import (
+    Conditions,
+    NewOp,
+    Node,
+    Reweighted,
+    register,
+)
 from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import Weight, weight_of
@@ -20,7 +26,7 @@ class _WithBiasSlot(LinearFacts):
 
     bias_slot = 2
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         return vector_bias(node, layout, self.bias_slot, scale, shift)
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
@@ -62,13 +68,16 @@ class Conv(_WithBiasSlot):
         if isinstance(groups, Refusal):
             return groups
         out, within = weight.shape[0], weight.shape[1]
-        no_shift = None
-        if pads_zeros(node, weight.shape[2:]):
-            no_shift = node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
         return Layout(
             weight=weight, out_axis=1, in_axis=1, weight_out=0, weight_in=1, out_channels=out,
-            in_channels=within * groups, groups=groups, no_shift=no_shift,
+            in_channels=within * groups, groups=groups, no_shift=self.no_shift(node, weight),
         )  # fmt: skip
+
+    def no_shift(self, node: Node, weight: Weight) -> Refusal | None:
+        """Why a shift before it would not reach every output alike, where it would not."""
+        if not pads_zeros(node, weight.shape[2:]):
+            return None
+        return node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
 
     def convolution(self, node: Node) -> Convolution | None:
         weight, bias = node.const(1), node.const(2)
@@ -128,6 +137,20 @@ def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
         "group": convolution.groups,
     }
     return NewOp("Conv", tuple(inputs), attributes)
+
+
+@register("DeformConv")
+class DeformConv(Conv):
+    """A Conv whose taps are moved by offsets (slot 2), its bias in slot 3; outside of the image it reads zeros."""
+
+    conditions = Conditions(absorb_input="weights constant; a scale along the input channels, or uniform")
+    bias_slot = 3
+
+    def no_shift(self, node: Node, weight: Weight) -> Refusal | None:
+        return node.refuse("zero-padding", "reads zeros outside of the image, where its offsets may lead")
+
+    def convolution(self, node: Node) -> Convolution | None:
+        return None
 
 
 @register("ConvTranspose")
