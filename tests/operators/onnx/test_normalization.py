@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from helpers import Net, assert_stays, fold, fold_unrun
 
+from bnfold.folding.plan import FoldKind
+
 C = 4
 
 
