@@ -10,7 +10,7 @@ from helpers import BFLOAT16, Net, run
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Param, Tensor
-from bnfold.operators.dialect import DATA, Dialect, cheapest_form
+from bnfold.operators.dialect import DATA, Dialect, cheapest_form, dialect_of
 from bnfold.operators.keras import KERAS
 from bnfold.operators.onnx import ONNX
 from bnfold.refusal import Refusal
@@ -125,3 +125,11 @@ def test_keras_adds_neither_constants_nor_tensors_of_another_rank(dialect, tenso
     graph = graph_of(SIZES, dialect=dialect)
     graph.params["constant"] = Param.of("constant", np.ones(SIZES, np.float32))
     assert dialect.can_add(graph, tensor, rank) == addable
+
+
+def test_a_subgraph_speaks_the_dialect_of_the_graph_around_it():
+    outer = ModelGraph(dialect=KERAS)
+    assert dialect_of(ModelGraph(parent=outer)) is KERAS
+    assert dialect_of(outer.copy()) is KERAS
+    with pytest.raises(AssertionError, match="gives it its dialect"):
+        dialect_of(ModelGraph())
