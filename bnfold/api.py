@@ -55,7 +55,7 @@ def analyze(
     rules = select_rules(select, ignore)
     loaded = load(model, allow_unsafe=allow_unsafe)
     return analyze_graph(
-        inlined(loaded).graph,
+        loaded.inlined().graph,
         name=name_of(loaded),
         rules=rules,
         statistics=stats,
@@ -80,7 +80,7 @@ def fold(
     the result, whatever it is. Raises what :func:`load` raises.
     """
     original = load(model, allow_unsafe=allow_unsafe)
-    source = inlined(original)
+    source = original.inlined()
     graph, plan = fold_graph(source.graph, branches=branches, keep_overridable=keep_overridable, skip=skip)
     folded = source.with_graph(graph)
     summary = Comparison(measure(source.graph), measure(graph))
@@ -99,7 +99,7 @@ def fix(model: Source, *, verify: bool = False, allow_unsafe: bool = False) -> F
     from bnfold.repair import repair_graph
 
     original = load(model, allow_unsafe=allow_unsafe)
-    source = inlined(original)
+    source = original.inlined()
     graph, changes = repair_graph(source.graph)
     fixed = source.with_graph(graph)
     found = analyze_graph(graph, name=name_of(original)).findings
@@ -183,12 +183,6 @@ def _one_of(options: VerifyOptions | None, single: VerifyOptions) -> VerifyOptio
     return single if options is None else options
 
 
-def inlined(model: Model) -> Model:
-    """An ONNX model with those functions inlined that folding has to see into; any other model itself."""
-    inline = getattr(model, "inlined", None)
-    return model if inline is None else inline()
-
-
 def name_of(model: Model) -> str:
     """How reports call a model: its path, or the name it has in its file."""
     return str(model.path) if model.path is not None else model.graph.name
@@ -196,11 +190,8 @@ def name_of(model: Model) -> str:
 
 def _trainable(model: Model) -> tuple[int, int] | None:
     """How many parameters are trainable and how many are not; None where the format does not say."""
-    account = getattr(model, "parameter_account", None)
-    if account is None:
-        return None
-    counts = account()
-    return counts.trainable, counts.non_trainable
+    account = model.parameter_account()
+    return None if account is None else (account.trainable, account.non_trainable)
 
 
 def _verified(original: Model, changed: Model) -> Verification:

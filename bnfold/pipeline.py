@@ -71,7 +71,7 @@ def fold_file(
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
-    _check_suffix(original, target)
+    original.check_target(target)
     progress("folding")
     fold = _Folding(branches, keep_overridable)
     runs = _Runs(original, Path(source), allow_unsafe, options)
@@ -117,7 +117,7 @@ def fix_file(
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
-    _check_suffix(original, target)
+    original.check_target(target)
     progress("repairing")
     result = api.fix(original)
     progress("writing")
@@ -149,15 +149,6 @@ def _target(source: str | PathLike[str], output: str | PathLike[str]) -> Path:
     return target
 
 
-def _check_suffix(model: Model, target: Path) -> None:
-    """Find out before the work, not after it."""
-    keras = target.suffix.lower() in (".keras", ".h5", ".hdf5")
-    if model.format == "onnx" and keras:
-        raise UsageError(f"{target.name}: an ONNX model cannot be written as a Keras model; use the suffix .onnx")
-    if model.format == "keras" and not keras and target.suffix.lower() != ".onnx":
-        raise UsageError(f"{target.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
-
-
 # -- folding and writing -----------------------------------------------------------------------------
 
 
@@ -174,7 +165,7 @@ class _Folding:
 
 def _in_target_format(result: FoldResult, original: Model, target: Path) -> FoldResult:
     """A Keras model may become an ONNX model. tf2onnx writes some BN as Mul and Add, so it is folded once more."""
-    if original.format != "keras" or target.suffix.lower() != ".onnx":
+    if not original.converts_to(target):
         return result
     with temporary_folder() as folder:
         again = api.fold(load(result.model.as_onnx(folder)))
@@ -232,8 +223,8 @@ class _Runs:
         from bnfold.verification import verify
 
         limits = self._limits
-        keras = written.suffix.lower() != ".onnx" and model.format == "keras"
-        file = load(written, allow_unsafe=True) if keras else written
+        as_it_lies = model.is_onnx or model.converts_to(written)
+        file = written if as_it_lies else load(written, allow_unsafe=True)
         return verify(self._original, file, self._options_for(model), limits)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
@@ -265,7 +256,7 @@ class _Runs:
 
     def _options_for(self, model: Model) -> VerifyOptions:
         """Tensors of one name hold the same values in both models, unless conversion from Keras makes up names."""
-        return replace(self._options, intermediates=self._original.format == model.format == "onnx")
+        return replace(self._options, intermediates=self._original.is_onnx and model.is_onnx)
 
     def _conversion_notes(self) -> list[str]:
         """Keras's own answers against onnxruntime's: a difference there is the conversion's, not folding's."""

@@ -13,7 +13,7 @@ from bnfold.folding.moves import Move
 from bnfold.graph import Derived, ModelGraph, Op, Order, Param, Tensor, Use, is_float
 from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, Placeholder
-from bnfold.operators.forms import cheapest_form, identity_form
+from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 
@@ -169,7 +169,7 @@ class Editor:
         ``old_data`` is the tensor that ``op`` read, where that is another one than ``data``.
         """
         self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, old_data))
-        first, *rest = self._form(data, affine, op) or [identity_form(self.graph.format)]
+        first, *rest = self._form(data, affine, op) or [dialect_of(self.graph).identity()]
         # Its output is free for whoever comes last.
         self.graph.put(replace(op, outputs=(), inputs=()))
         target = self._declared_like(output, f"{output}_scaled") if rest else output

@@ -18,8 +18,7 @@ from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
-from bnfold.operators.forms import cheapest_form
-from bnfold.operators.onnx.idioms import idiom_members
+from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 
@@ -37,7 +36,7 @@ class Folder:
         self.editor = Editor(graph, self.order)
         self.frozen = frozenset(op.name for op in graph.ops() if self.key(op.name) in skip)
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
-        idioms = idiom_members(graph)
+        idioms = dialect_of(graph).composites(graph)
         self._context = Context(
             graph=graph, order=self.order, frozen=self.frozen, idioms=idioms, cost=self._operators_added
         )

@@ -31,14 +31,15 @@ class ModelGraph:
         self,
         *,
         name: str = "",
-        format: str = "onnx",
+        dialect: object | None = None,
         opsets: Mapping[str, int] | None = None,
         parent: ModelGraph | None = None,
         evaluate: Evaluator | None = None,
         infer: Inference | None = None,
     ) -> None:
         self.name = name
-        self.format = format
+        #: The dialect of the format that it came from, which the rooms above ask; the graph does not.
+        self.dialect: object | None = dialect if parent is None or dialect is not None else parent.dialect
         self.opsets: dict[str, int] = dict(opsets or {})
         self.parent = parent
         #: What reading the file had to mend, in words.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -20,23 +19,14 @@ from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading
 from bnfold.formats.keras.rebuild import rebuild
-from bnfold.graph import Array, ModelGraph
+from bnfold.graph import Array, ModelGraph, ParameterAccount
+from bnfold.operators.keras import KERAS
 from bnfold.temporary import temporary_folder, temporary_name
 
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".onnx")
 _CHUNK_BYTES = 1 << 20
 #: What stands for a size that the model leaves open, where a feed has to be made up.
 _BATCH, _OPEN_SIZE = 2, 32
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterAccount:
-    """Numbers of parameters, as ``model.summary()`` counts them; ``batchnorm`` are those in BN layers."""
-
-    total: int
-    trainable: int
-    non_trainable: int
-    batchnorm: int
 
 
 class KerasModel:
@@ -46,7 +36,8 @@ class KerasModel:
     as the graph is.
     """
 
-    format = "keras"
+    format = KERAS.name
+    is_onnx = False
 
     def __init__(self, keras: Any, reading: Reading, graph: ModelGraph, path: Path | None) -> None:
         self._keras = keras
@@ -80,6 +71,19 @@ class KerasModel:
     def _name(self) -> str:
         return str(self._path) if self._path is not None else self._reading.root.model.name
 
+    def inlined(self) -> KerasModel:
+        """Itself: the graph is that of the innermost layers."""
+        return self
+
+    def check_target(self, path: Path) -> None:
+        """Raise UsageError for a suffix that is neither Keras's nor ``.onnx``."""
+        if path.suffix.lower() not in _SUFFIXES:
+            raise UsageError(f"{path.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
+
+    def converts_to(self, path: Path) -> bool:
+        """``.onnx`` is written by tf2onnx."""
+        return path.suffix.lower() == ".onnx"
+
     @contextmanager
     def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> Iterator[StagedFile]:
         """The complete file beside ``path`` under a temporary name: ``.keras``, ``.h5`` / ``.hdf5`` or,
@@ -90,10 +94,7 @@ class KerasModel:
         and MissingExtraError where ONNX is wanted and tf2onnx is not installed.
         """
         suffix = Path(path).suffix.lower()
-        if suffix not in _SUFFIXES:
-            raise UsageError(
-                f"{path}: a Keras model is written as {', '.join(_SUFFIXES)}, not as {suffix or 'nothing'}"
-            )
+        self.check_target(Path(path))
         with temporary_folder() as directory:
             written = directory / f"model{suffix}"
             if suffix == ".onnx":

@@ -25,8 +25,8 @@ from bnfold.formats.keras.layers import (
     weight,
 )
 from bnfold.graph import Array, ModelGraph, Op, Param, Tensor
-
-DOMAIN = "keras"
+from bnfold.operators.keras import KERAS
+from bnfold.operators.keras.layer import DOMAIN
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -107,7 +107,7 @@ def read(keras: Any, model: Any, name: str) -> Reading:
 class _Reader:
     def __init__(self, keras: Any, model: Any, network: Any) -> None:
         self.keras = keras
-        self.graph = ModelGraph(name=model.name, format="keras")
+        self.graph = ModelGraph(name=model.name, dialect=KERAS)
         self.reading = Reading(self.graph, Scope(model, network))
         self._paths: Counter[str] = Counter()
         self._origins: dict[int, str] = {}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bnfold.affine import MAX_CHANNELS, Affine
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.concatenation import axis_of, joined_parts, parts_of, simplified
 from bnfold.refusal import Refusal
 
@@ -16,6 +16,10 @@ from bnfold.refusal import Refusal
 class Split(Facts):
     """The reverse of a Concat: its used outputs must all carry an affine for it to be lifted."""
 
+    conditions = Conditions(
+        lift="what its used outputs carry, one slice each; along another axis the same from all",
+        sink="along the split axis, one slice to each part of known size; else the same to all",
+    )
     role = Role.SHAPE
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
@@ -58,6 +62,10 @@ class Split(Facts):
 class Selection(Facts):
     """Takes some entries along axes: the affine's entries go with them."""
 
+    conditions = Conditions(
+        lift="to the entries that are taken, by constants from an axis of known size; copies alike",
+        sink="with the entries that are taken, by constants where they are the affine's",
+    )
     role = Role.SHAPE
 
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
@@ -147,6 +155,8 @@ class Slice(Selection):
 class Gather(Selection):
     """Entries by index along one axis; the indices' axes take its place."""
 
+    is_lookup = True
+
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         if axis != axis_of(node, 0):
             return None
@@ -228,6 +238,10 @@ class ReverseSequence(Selection):
 class Repeat(Facts):
     """Repeats a tensor along axes: an affine along an axis that is not repeated passes as it is."""
 
+    conditions = Conditions(
+        lift="along an axis that is not broadcast; copies alike",
+        sink="along an axis that is not broadcast, repeated where it is tiled",
+    )
     role = Role.SHAPE
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
