@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 from bnfold.errors import ModelFileError
 from bnfold.formats.atomic import reason
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from bnfold.graph import Model
+
+
+class KerasModel(Protocol):
+    """A ``keras.Model``, whose package has no types."""
+
+    @property
+    def layers(self) -> list[object]: ...
+
+    def get_config(self) -> dict[str, object]: ...
+
+
+if TYPE_CHECKING:
+    #: What a model can be loaded from.
+    Loadable = str | PathLike[str] | bytes | ModelProto | KerasModel
 
 KERAS_SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
 #: What a zip archive (``.keras``) and an HDF5 file begin with.
 _KERAS_MAGIC = (b"PK\x03\x04", b"\x89HDF\r\n\x1a\n")
 
 
-def load(source: str | PathLike[str] | bytes | Any, *, allow_unsafe: bool = False) -> Model:
+def load(source: Loadable, *, allow_unsafe: bool = False) -> Model:
     """Read a model from a path, from the bytes of an ONNX file, from a ``ModelProto`` or a ``keras.Model``.
 
     ``allow_unsafe`` lets a Keras file bring its own Python code (Lambda layers), which then runs.
@@ -27,7 +43,8 @@ def load(source: str | PathLike[str] | bytes | Any, *, allow_unsafe: bool = Fals
 
     if _is_keras_path(source) if isinstance(source, (str, PathLike)) else keras.is_keras_model(source):
         return keras.load(source, allow_unsafe=allow_unsafe)
-    return onnx.load(source)
+    # Any other object is refused there.
+    return onnx.load(cast("str | PathLike[str] | bytes | ModelProto", source))
 
 
 def _is_keras_path(source: str | PathLike[str]) -> bool:
