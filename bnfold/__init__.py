@@ -14,7 +14,7 @@ In one step, as the command line does it, verified before the file gets its name
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
@@ -62,7 +62,7 @@ _ELSEWHERE = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # numpy and onnx take a quarter of a second to import: only when something is used.
     if name in __all__:
         import importlib

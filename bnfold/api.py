@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from bnfold.analysis.size import measure
 from bnfold.errors import UsageError
@@ -15,16 +14,17 @@ from bnfold.results import Comparison, FixResult, FoldResult
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
+    from bnfold.formats import Loadable
     from bnfold.verification import RuntimeCheck, Verification, VerifyOptions
     from bnfold.verification.feeds.values import Inputs
 
+    #: A model that is loaded, or anything that it can be loaded from.
+    ModelLike = Model | Loadable
+
 __all__ = ["FixResult", "FoldResult", "analyze", "check_runtime", "fix", "fold", "load", "verify"]
 
-#: A model that is loaded, or anything that :func:`load` takes.
-Source = Model | str | PathLike[str] | bytes | Any
 
-
-def load(source: Source, *, allow_unsafe: bool = False) -> Model:
+def load(source: ModelLike, *, allow_unsafe: bool = False) -> Model:
     """Read a model: a path (.onnx, .keras, .h5, a SavedModel folder), bytes, a ModelProto, or a keras.Model.
 
     A model that bnfold has loaded is returned as it is. ``allow_unsafe`` lets a Keras file run the
@@ -37,7 +37,7 @@ def load(source: Source, *, allow_unsafe: bool = False) -> Model:
 
 
 def analyze(
-    model: Source,
+    model: ModelLike,
     *,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] | None = None,
@@ -64,7 +64,7 @@ def analyze(
 
 
 def fold(
-    model: Source,
+    model: ModelLike,
     *,
     branches: bool = True,
     keep_overridable: bool = False,
@@ -85,10 +85,10 @@ def fold(
     folded = source.with_graph(graph)
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, folded) if verify else None
-    return FoldResult(folded, plan, summary, verification)
+    return FoldResult(folded, plan, summary, verification=verification)
 
 
-def fix(model: Source, *, verify: bool = False, allow_unsafe: bool = False) -> FixResult:
+def fix(model: ModelLike, *, verify: bool = False, allow_unsafe: bool = False) -> FixResult:
     """Repair what is wasteful without folding: the model computes the same and trains as before.
 
     Biases that a BN cancels go into its moving mean (BN201), BN that do nothing are removed (BN204),
@@ -105,12 +105,12 @@ def fix(model: Source, *, verify: bool = False, allow_unsafe: bool = False) -> F
     found = analyze_graph(graph, name=name_of(original)).findings
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, fixed) if verify else None
-    return FixResult(fixed, changes, found, summary, verification)
+    return FixResult(fixed, changes, found, summary, verification=verification)
 
 
 def verify(
-    a: Source,
-    b: Source,
+    a: ModelLike,
+    b: ModelLike,
     *,
     rtol: float | None = None,
     atol: float | None = None,
@@ -146,7 +146,7 @@ def verify(
 
 
 def check_runtime(
-    model: Source,
+    model: ModelLike,
     *,
     rtol: float | None = None,
     atol: float | None = None,

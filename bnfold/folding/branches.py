@@ -177,7 +177,9 @@ class Merger:
                 target = Tensor(self.graph.fresh(f"{known.name}_partial"), known.dtype, shape)
             self.graph.declare(target)
             new = dialect_of(self.graph).sum(operands, addition.sign)
-            op = Op(own.name, new.type, operands, (target.name,), {}, new.domain, own.label, own.origin)
+            op = Op(
+                own.name, new.type, operands, (target.name,), {}, domain=new.domain, label=own.label, origin=own.origin
+            )
             self.graph.put(op, after=after)
             self.editor.changed.add(own.name)
             made.append(own.name)
@@ -191,7 +193,16 @@ class Merger:
 
     def _put(self, new: NewOp, data: str, survivor: Op, output: str, at: str) -> list[str]:
         inputs = self.editor.inputs(new, data)
-        op = Op(survivor.name, new.type, inputs, (output,), new.attributes, new.domain, survivor.label, survivor.origin)
+        op = Op(
+            survivor.name,
+            new.type,
+            inputs,
+            (output,),
+            new.attributes,
+            domain=new.domain,
+            label=survivor.label,
+            origin=survivor.origin,
+        )
         self.graph.put(op, after=at)
         self.editor.changed.add(survivor.name)
         return [survivor.name]

@@ -150,7 +150,7 @@ class Editor:
         output = self._declared_like(old, old)
         key = self.graph.fresh(f"{op.name}_{new.type}")
         beside = producer.name if producer is not None else op.name
-        made = Op(key, new.type, self.inputs(new, old), (output,), new.attributes, new.domain, label=key)
+        made = Op(key, new.type, self.inputs(new, old), (output,), new.attributes, domain=new.domain, label=key)
         self.graph.put(made, after=beside)
         self.order.put(key, self.order[beside])
         self.loose.add(old)
@@ -174,7 +174,16 @@ class Editor:
         self.graph.put(replace(op, outputs=(), inputs=()))
         target = self._declared_like(output, f"{output}_scaled") if rest else output
         inputs = self.inputs(first, data)
-        made = Op(op.name, first.type, inputs, (target,), first.attributes, first.domain, op.label, op.origin)
+        made = Op(
+            op.name,
+            first.type,
+            inputs,
+            (target,),
+            first.attributes,
+            domain=first.domain,
+            label=op.label,
+            origin=op.origin,
+        )
         self.graph.put(made)
         self.changed.add(op.name)
         return self._put_behind(op.name, rest, target, output)
@@ -193,7 +202,9 @@ class Editor:
             target = output if index == len(form) else self._declared_like(output, f"{output}_scaled")
             inputs = self.inputs(new, data)
             key = self.graph.fresh(f"{after}_{new.type.lower()}")
-            self.graph.put(Op(key, new.type, inputs, (target,), new.attributes, new.domain, label=key), after=after)
+            self.graph.put(
+                Op(key, new.type, inputs, (target,), new.attributes, domain=new.domain, label=key), after=after
+            )
             self.order.insert_between(key, after, (use.op for use in self.graph.uses(output)))
             self.changed.add(key)
             data, after = target, key

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from bnfold.refusal import Refusal
 
@@ -65,7 +64,7 @@ class FoldStep:
         text = " ".join([f"{self.label} ({self.type}): {self.kind.did}", ", ".join(self.into)]).rstrip()
         return f"{text} through {', '.join(self.through)}" if self.through else text
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "subject": self.subject,
             "label": self.label,
@@ -97,7 +96,7 @@ class Remaining:
             f"{self.label} ({self.type}) stays. Backward: {self.backward.sentence}. Forward: {self.forward.sentence}."
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "subject": self.subject,
             "label": self.label,
@@ -122,7 +121,7 @@ class Plan:
         """What became of an operator in the end, following what it was composed into."""
         return Fates(self).of(subject)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "steps": [step.to_dict() for step in self.steps],
             "remaining": [item.to_dict() for item in self.remaining],

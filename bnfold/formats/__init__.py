@@ -11,6 +11,8 @@ from bnfold.errors import ModelFileError
 from bnfold.formats.atomic import reason
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from bnfold.graph import Model
 
 #: The folders of the formats, in the order in which they are asked whether a model is theirs. The last one
@@ -28,7 +30,21 @@ class Format(Protocol):
         """Read the model; raises as :func:`load` does."""
 
 
-def load(source: str | PathLike[str] | bytes | Any, *, allow_unsafe: bool = False) -> Model:
+class KerasModel(Protocol):
+    """A ``keras.Model``, whose package has no types."""
+
+    @property
+    def layers(self) -> list[object]: ...
+
+    def get_config(self) -> dict[str, object]: ...
+
+
+if TYPE_CHECKING:
+    #: What a model can be loaded from.
+    Loadable = str | PathLike[str] | bytes | ModelProto | KerasModel
+
+
+def load(source: Loadable, *, allow_unsafe: bool = False) -> Model:
     """Read a model from a path, from the bytes of an ONNX file, from a ``ModelProto`` or a ``keras.Model``.
 
     ``allow_unsafe`` lets a Keras file bring its own Python code (Lambda layers), which then runs.

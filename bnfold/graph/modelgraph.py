@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bnfold.graph.elements import Op, Tensor, Use
 from bnfold.graph.order import Order, Place
@@ -13,10 +13,22 @@ from bnfold.graph.parameters import Param
 if TYPE_CHECKING:
     import networkx
 
-#: The outputs of an operator, given the constants among its inputs (None for the others) and the
-#: graph that knows their types; or None where they are not constant.
-Evaluator = Callable[["ModelGraph", Op, Sequence[Param | None]], "Sequence[Param] | None"]
-Inference = Callable[["ModelGraph"], Mapping[str, Tensor]]
+
+class Evaluator(Protocol):
+    """What a file format knows of the values of operators."""
+
+    def __call__(self, graph: ModelGraph, op: Op, inputs: Sequence[Param | None], /) -> Sequence[Param] | None:
+        """The outputs of an operator, given the constants among its inputs (None for the others).
+
+        None where they are not constant. The graph knows the types of the others.
+        """
+
+
+class Inference(Protocol):
+    """What a file format knows of the shapes and dtypes of a graph."""
+
+    def __call__(self, graph: ModelGraph, /) -> Mapping[str, Tensor]:
+        """What can be told of the tensors, by name."""
 
 
 class ModelGraph:

@@ -253,7 +253,7 @@ def test_a_nested_model_that_would_have_to_run_twice_is_dissolved() -> None:
     z = layers.Dense(4, name="dense")(y)
     model = read(keras.Model(x, layers.Add(name="add")([y, z])))
     graph = model.graph.copy()
-    graph.put(Op("twice", "Add", ("body/dense", "dense"), ("inner",), {}, "keras"), after="body/dense")
+    graph.put(Op("twice", "Add", ("body/dense", "dense"), ("inner",), domain="keras"), after="body/dense")
     graph.rewire(Use("add", 0), "inner")
     changed = model.with_graph(graph)
     inputs = feeds(model)
@@ -282,7 +282,12 @@ def test_an_activation_that_something_came_before_is_a_layer_of_its_own() -> Non
         constant(graph, name, np.full(3, value), like) for name, value in zip("gbmv", (2, 1, 0, 1), strict=True)
     ]
     norm = Op(
-        "scale", "BatchNormalization", ("dense/linear", *statistics), ("scaled",), {"axis": 1, "epsilon": 0.0}, "keras"
+        "scale",
+        "BatchNormalization",
+        ("dense/linear", *statistics),
+        ("scaled",),
+        {"axis": 1, "epsilon": 0.0},
+        domain="keras",
     )
     graph.put(norm, after="dense")
     graph.rewire(Use("dense/activation", 0), "scaled")

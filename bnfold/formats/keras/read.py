@@ -165,7 +165,9 @@ class _Reader:
         attributes = self._attributes(node, spec, training)
         for name, tensor in zip(linear, node.output_tensors, strict=True):
             self.graph.declare(Tensor(name, numpy_dtype(tensor.dtype), shape_of(tensor)))
-        self.graph.put(Op(path, type_of(self.keras, layer), slots, linear, attributes, DOMAIN, label, origin))
+        self.graph.put(
+            Op(path, type_of(self.keras, layer), slots, linear, attributes, domain=DOMAIN, label=label, origin=origin)
+        )
         call = Call(scope, layer, node, path, f"{path}/activation" if linear != outputs else "", positions)
         self.reading.calls[path] = call
         if call.activation:
@@ -184,7 +186,18 @@ class _Reader:
             slots = (source, *self._weights(fused, spec, f"{origin}/{fused.name}", 0))
         known = self.graph.tensor(source)
         self.graph.declare(Tensor(target, known.dtype, known.shape))
-        self.graph.put(Op(call.activation, kind, slots, (target,), attributes, DOMAIN, f"{label}/{activation}", origin))
+        self.graph.put(
+            Op(
+                call.activation,
+                kind,
+                slots,
+                (target,),
+                attributes,
+                domain=DOMAIN,
+                label=f"{label}/{activation}",
+                origin=origin,
+            )
+        )
         self.reading.calls[call.activation] = call
 
     def _slots(
@@ -260,7 +273,7 @@ class _Reader:
             if tensor in names or self.graph.is_input(tensor):
                 name = self._unique(f"output_{index}")
                 self.graph.declare(Tensor(name, self.graph.tensor(tensor).dtype, self.graph.tensor(tensor).shape))
-                self.graph.put(Op(name, "Identity", (tensor,), (name,), {}, DOMAIN, name))
+                self.graph.put(Op(name, "Identity", (tensor,), (name,), domain=DOMAIN, label=name))
                 tensor = name
             names.append(tensor)
         self.reading.root.outputs = tuple(names)
