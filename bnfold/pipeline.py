@@ -213,7 +213,7 @@ class _Runs:
 
     @cached_property
     def _options(self) -> VerifyOptions:
-        from bnfold.verification.options import DEFAULTS  # which takes time, and not all files are verified
+        from bnfold.verification.verify_options import DEFAULTS  # which takes time, and not all files are verified
 
         return self._given if self._given is not None else DEFAULTS
 
