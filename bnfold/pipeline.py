@@ -231,10 +231,8 @@ class _Runs:
         """The verdict on the file as it was written."""
         from bnfold.verification import verify
 
-        limits = self._limits
-        keras = written.suffix.lower() != ".onnx" and model.format == "keras"
-        file = load(written, allow_unsafe=True) if keras else written
-        return verify(self._original, file, self._options_for(model), limits)
+        limits = self._limits  # conversion from Keras takes of the time as well
+        return verify(self._original, _as_written(model, written), self._options_for(model), limits)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""
@@ -246,7 +244,8 @@ class _Runs:
         """The result with the latency, or with a note that says why it could not be measured within the limits."""
         from bnfold.verification import latency
 
-        found = latency(self._original, written, self._options, limits=self._limits)
+        limits = self._limits
+        found = latency(self._original, _as_written(result.model, written), self._options, limits=limits)
         if isinstance(found, Ended):
             note = f"the latency was not measured: {found.sentence('onnxruntime')}"
             return replace(result, notes=(*result.notes, note))
@@ -280,6 +279,12 @@ class _Runs:
             f"on the original, before any folding, tf2onnx's conversion strays from Keras by {found.value:.1e} of its "
             "largest output"
         ]
+
+
+def _as_written(model: Model, written: Path) -> Model | Path:
+    """The staged file of ``model`` as verification takes it: a Keras file has to be read."""
+    keras = written.suffix.lower() != ".onnx" and model.format == "keras"
+    return load(written, allow_unsafe=True) if keras else written
 
 
 def _guilty(

@@ -150,6 +150,15 @@ class TestKeras:
         assert any("agree on the original" in note for note in result.notes)
         assert bnfold.load(out).format == ("onnx" if suffix == ".onnx" else "keras")
 
+    @pytest.mark.parametrize("options", [VerifyOptions(), VerifyOptions(timeout=300)], ids=["free", "limited"])
+    def test_latency_and_conversion_with_and_without_limits(
+        self, source: Path, tmp_path: Path, options: VerifyOptions
+    ) -> None:
+        result = fold_file(source, tmp_path / "folded.keras", options=options, latency=True)
+        assert result.path is not None
+        assert result.latency is not None
+        assert any("agree on the original" in note for note in result.notes)
+
     def test_another_suffix(self, source: Path, tmp_path: Path) -> None:
         with pytest.raises(bnfold.UsageError, match="the suffix decides"):
             fold_file(source, tmp_path / "a.bin")
