@@ -337,6 +337,7 @@ while True:
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("external_data", [True, False])
 def test_killed_at_any_time(tmp_path, external_data):
     first, second = wide(1.0), wide(2.0)
@@ -364,6 +365,7 @@ def save_many(source: str, target: str, external_data: bool) -> None:
         loaded.save(target, external_data=external_data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("external_data", [True, False])
 def test_several_processes_writing_the_same_file(tmp_path, external_data):
     target = tmp_path / "out" / "model.onnx"

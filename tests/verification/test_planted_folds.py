@@ -18,6 +18,8 @@ from bnfold.folding import FoldStep, fold_graph
 from bnfold.graph import ModelGraph, Param
 from bnfold.verification import VerifyOptions, smallest_failing
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_models").glob("*.onnx"))
 
 
