@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
     from bnfold.pipeline import fix_file, fold_file
     from bnfold.results import FixResult, FoldResult
-    from bnfold.verification.options import VerifyOptions
+    from bnfold.verification.verify_options import VerifyOptions
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ _ELSEWHERE = {
     "OutputError": "errors",
     "Report": "analysis.report",
     "UsageError": "errors",
-    "VerifyOptions": "verification.options",
+    "VerifyOptions": "verification.verify_options",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
 }

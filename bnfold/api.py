@@ -176,7 +176,7 @@ def check_runtime(
 
 def _one_of(options: VerifyOptions | None, single: VerifyOptions) -> VerifyOptions:
     """The options that were given whole, or else those that were given one by one."""
-    from bnfold.verification.options import DEFAULTS
+    from bnfold.verification.verify_options import DEFAULTS
 
     if options is not None and (single != DEFAULTS or single.inputs is not None):
         raise UsageError("options and single arguments such as rtol contradict each other: give one or the other")

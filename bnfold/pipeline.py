@@ -204,7 +204,7 @@ class _Runs:
 
     @cached_property
     def _options(self) -> VerifyOptions:
-        from bnfold.verification.options import DEFAULTS  # which takes time, and not all files are verified
+        from bnfold.verification.verify_options import DEFAULTS  # which takes time, and not all files are verified
 
         return self._given if self._given is not None else DEFAULTS
 
@@ -222,10 +222,8 @@ class _Runs:
         """The verdict on the file as it was written."""
         from bnfold.verification import verify
 
-        limits = self._limits
-        as_it_lies = model.is_onnx or model.converts_to(written)
-        file = written if as_it_lies else load(written, allow_unsafe=True)
-        return verify(self._original, file, self._options_for(model), limits)
+        limits = self._limits  # conversion from Keras takes of the time as well
+        return verify(self._original, _as_written(model, written), self._options_for(model), limits)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""
@@ -237,7 +235,8 @@ class _Runs:
         """The result with the latency, or with a note that says why it could not be measured within the limits."""
         from bnfold.verification import latency
 
-        found = latency(self._original, written, self._options, limits=self._limits)
+        limits = self._limits
+        found = latency(self._original, _as_written(result.model, written), self._options, limits=limits)
         if isinstance(found, Ended):
             note = f"the latency was not measured: {found.sentence('onnxruntime')}"
             return replace(result, notes=(*result.notes, note))
@@ -271,6 +270,12 @@ class _Runs:
             f"on the original, before any folding, tf2onnx's conversion strays from Keras by {found.value:.1e} of its "
             "largest output"
         ]
+
+
+def _as_written(model: Model, written: Path) -> Model | Path:
+    """The staged file of ``model`` as verification takes it: a Keras file has to be read."""
+    as_it_lies = model.is_onnx or model.converts_to(written)
+    return written if as_it_lies else load(written, allow_unsafe=True)
 
 
 def _guilty(
