@@ -19,6 +19,7 @@ from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading
 from bnfold.formats.keras.rebuild import rebuild
+from bnfold.formats.keras.skeleton import Skeleton
 from bnfold.graph import Approve, Array, ModelGraph
 from bnfold.temporary import temporary_folder, temporary_name
 
@@ -52,6 +53,7 @@ class KerasModel:
         self._reading = reading
         self._graph = graph
         self._path = path
+        self._skeleton: Skeleton | None = None
 
     @property
     def graph(self) -> ModelGraph:
@@ -91,12 +93,12 @@ class KerasModel:
             raise UsageError(
                 f"{path}: a Keras model is written as {', '.join(_SUFFIXES)}, not as {suffix or 'nothing'}"
             )
+        if suffix == ".onnx":
+            self._converted().write(Path(path), approve)
+            return
         with temporary_folder() as directory:
             written = directory / f"model{suffix}"
-            if suffix == ".onnx":
-                self._convert(written)
-            else:
-                self._save(written, path)
+            self._save(written, path)
             with atomic_write(path, approve) as output, written.open("rb") as file:
                 while chunk := file.read(_CHUNK_BYTES):
                     output.write(chunk)
@@ -110,16 +112,19 @@ class KerasModel:
             words = " ".join(str(error).split())[:200] or type(error).__name__
             raise OutputError(f"{path} cannot be written by Keras: {words}") from error
 
-    def _convert(self, target: Path) -> None:
-        keras_to_onnx(self._keras, self.keras_model, target, self._name)
+    def _converted(self) -> Skeleton:
+        if self._skeleton is None or not self._skeleton.is_current():
+            self._skeleton = keras_to_onnx(self._keras, self.keras_model, self._name)
+        return self._skeleton
 
     def as_onnx(self, directory: Path) -> Path:
         """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open.
 
-        Raises OutputError where tf2onnx cannot convert it, MissingExtraError where it is not installed.
+        The conversion is done once. Raises OutputError where tf2onnx cannot convert it, MissingExtraError where
+        it is not installed.
         """
         target = directory / temporary_name(".onnx")
-        self._convert(target)
+        self._converted().write(target)
         return target
 
     def parameter_account(self) -> ParameterAccount:
