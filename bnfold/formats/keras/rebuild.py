@@ -158,7 +158,8 @@ class _Builder:
                 return self._copy_lambda(layer, name)
             config = self.keras.saving.serialize_keras_object(layer)
             config["config"] |= {**made_from.changes, "name": name}
-            config.pop("build_config", None)
+            if made_from.is_changed:
+                del config["build_config"]  # the shapes of its weights may be others
             # The layer is in memory: nothing is run that its loading had not run, so nothing is left to guard.
             return self.keras.saving.deserialize_keras_object(
                 config, custom_objects=self._custom_objects(layer), safe_mode=False
@@ -206,7 +207,9 @@ class _Builder:
         if call is None or self._recipe(part).layer is None:
             return list(self.keras.tree.flatten(layer(*tensors) if len(tensors) == 1 else layer(tensors)))
         if len(tensors) != len(call.tensor_slots):
-            return list(self.keras.tree.flatten(layer(tensors, **topology.settings(self.keras, call.node))))
+            several = isinstance(topology.operands(call.node)[0], list | tuple)
+            data = tensors if several else tensors[0]
+            return list(self.keras.tree.flatten(layer(data, **topology.settings(self.keras, call.node))))
         args, kwargs = topology.fill_in(self.keras, call.node, tensors)
         if not isinstance(layer, self.keras.layers.Layer):
             args = self._operands(part, args)
