@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import Input, layers
 from keras_models import (
     affine,
@@ -478,3 +479,37 @@ def test_the_suffix_decides_the_format(tmp_path: Path) -> None:
         assert (tmp_path / f"model{suffix}").read_bytes().startswith(magic)
     with pytest.raises(UsageError, match=r"\.tflite"):
         model.save(tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize("small_first", [True, False], ids=["small first", "large first"])
+@pytest.mark.parametrize("adapted", [True, False], ids=["adapted", "given"])
+def test_a_normalization_shared_by_inputs_of_other_shapes(small_first: bool, adapted: bool) -> None:
+    random = np.random.default_rng(0)
+    if adapted:
+        shared = layers.Normalization(axis=(1, 2))
+        shared.adapt(random.normal(2, 3, (20, 3, 4)).astype(np.float32))
+    else:
+        shared = layers.Normalization(axis=(1, 2), mean=random.normal(size=(3, 4)), variance=random.random((3, 4)))
+        shared.build((None, 3, 4))
+    small, large = Input((1, 4), name="small"), Input((3, 4), name="large")
+    order = [small, large] if small_first else [large, small]
+    called = [shared(tensor) for tensor in order]
+    check_same(keras.Model(order, [dense_bn(layers.ReLU()(called[0]), 2, "dense"), called[1]]), left=0)
+
+
+def test_what_keras_cannot_build_again_is_one_sentence() -> None:
+    class Picky(layers.Layer):
+        """Its clone, unlike itself, takes nothing."""
+
+        taken = 0
+
+        def call(self, x):
+            Picky.taken += 1
+            if Picky.taken > 1:
+                raise tf.errors.InvalidArgumentError(None, None, "no such shape")
+            return x
+
+    x = Input((4,))
+    model = read(keras.Model(x, Picky(name="picky")(dense_bn(x, 3, "dense"))))
+    with pytest.raises(OutputError, match=r"^layer picky \(Picky\) cannot be built again: .*: no such shape$"):
+        _ = folded(model).keras_model

@@ -70,11 +70,13 @@ class _Flow:
         return found
 
     def _data(self, op: Op, call: Call | None) -> Sequence[str]:
-        """The tensors of the call's first argument, whose masks count."""
+        """The tensors whose masks count: those of a layer's first argument, any of an operation's."""
         if call is None or op.name == call.activation:
             return op.inputs[:1]
-        count = len(_tensors(self.keras, _first(call.node)))
-        return [op.inputs[slot] for slot in call.tensor_slots[:count]]
+        slots = call.tensor_slots
+        if isinstance(call.layer, self.keras.layers.Layer):
+            slots = slots[: len(_tensors(self.keras, _first(call.node)))]
+        return [op.inputs[slot] for slot in slots]
 
     def _explicit(self, call: Call) -> bool:
         return bool(_tensors(self.keras, call.node.arguments.kwargs.get("mask")))

@@ -6,7 +6,9 @@ weights nor its calls are touched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -44,8 +46,21 @@ class _Builder:
     def build(self, root: ModelPart) -> Any:
         model = self._model(root, root.scope.model.name)
         for made_from, layer in self._layers:
-            self._fill(made_from, layer)
+            with self._reported(layer):
+                self._fill(made_from, layer)
         return model
+
+    @contextmanager
+    def _reported(self, layer: Any) -> Iterator[None]:
+        """What Keras or TensorFlow raises about a layer is an OutputError that names it."""
+        from tensorflow.errors import OpError
+
+        try:
+            yield
+        except (*_CLONE_ERRORS, OpError) as error:
+            text = re.sub(r"\x1b\[\d*m", "", str(error).split("Arguments received by", 1)[0])  # Keras prints in bold
+            words = " ".join(text.split())[:200] or type(error).__name__
+            raise OutputError(f"layer {layer.name} ({type(layer).__name__}) cannot be built again: {words}") from error
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -55,11 +70,14 @@ class _Builder:
         if isinstance(original, self.keras.Sequential) and self._is_chain(part):
             first = self._input(part.scope.network.inputs[0])
             layers = [self._layer(inner, names, part) for inner in part.parts]
-            return self.keras.Sequential([first, *layers], trainable=original.trainable, name=name)
+            with self._reported(original):
+                return self.keras.Sequential([first, *layers], trainable=original.trainable, name=name)
         inputs = self._inputs(part)
         tensors = dict(zip(part.inputs, inputs, strict=True))
         for inner in part.parts:
-            results = self._call(inner, self._layer(inner, names, part), [tensors[tensor] for tensor in inner.inputs])
+            layer = self._layer(inner, names, part)
+            with self._reported(layer):
+                results = self._call(inner, layer, [tensors[tensor] for tensor in inner.inputs])
             tensors.update(zip(inner.outputs, results, strict=True))
         outputs = [tensors[tensor] for tensor in part.outputs]
         network = part.scope.network
@@ -159,7 +177,7 @@ class _Builder:
             config = self.keras.saving.serialize_keras_object(layer)
             config["config"] |= {**made_from.changes, "name": name}
             if made_from.is_changed:
-                del config["build_config"]  # the shapes of its weights may be others
+                config.pop("build_config", None)  # the shapes of its weights may be others
             # The layer is in memory: nothing is run that its loading had not run, so nothing is left to guard.
             return self.keras.saving.deserialize_keras_object(
                 config, custom_objects=self._custom_objects(layer), safe_mode=False
