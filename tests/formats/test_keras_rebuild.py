@@ -11,7 +11,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import Input, layers
 from keras_models import (
     affine,
@@ -506,10 +505,10 @@ def test_what_keras_cannot_build_again_is_one_sentence() -> None:
         def call(self, x):
             Picky.taken += 1
             if Picky.taken > 1:
-                raise tf.errors.InvalidArgumentError(None, None, "no such shape")
+                raise ValueError("no such shape")
             return x
 
     x = Input((4,))
     model = read(keras.Model(x, Picky(name="picky")(dense_bn(x, 3, "dense"))))
-    with pytest.raises(OutputError, match=r"^layer picky \(Picky\) cannot be built again: .*: no such shape$"):
+    with pytest.raises(OutputError, match=r"^layer picky \(Picky\) cannot be built again: .*no such shape"):
         _ = folded(model).keras_model
