@@ -113,7 +113,7 @@ def absurd_files() -> list[Absurd]:
         Absurd("20,000 dimensions", claims([1] * 20_000), "has 20000 dimensions"),
         Absurd("a negative size", claims([-4]), "the impossible shape"),
         Absurd("10,000 subgraphs deep", nested(10_000), "nested more than"),
-        Absurd("a cycle", model(cycle).SerializeToString(), "a cycle, or nodes out of order"),
+        Absurd("a cycle", model(cycle).SerializeToString(), "its own output leads to: a cycle"),
         Absurd("duplicate names", model(twice).SerializeToString(), "the name 't' to two tensors"),
         Absurd("a missing initializer", model([node("Add", ["x", "w"], ["y"])]).SerializeToString(), "reads 'w'"),
         Absurd("a newer opset", model([RELU], opset_imports=newer).SerializeToString(), "a newer onnx is needed"),

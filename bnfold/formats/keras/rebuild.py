@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.errors import OutputError
+from bnfold.errors import OutputError, shortened
 from bnfold.formats.keras import topology
 from bnfold.formats.keras.assembly import LayerPart, ModelPart, Part, assemble
 from bnfold.formats.keras.backend import quiet
@@ -59,7 +59,7 @@ class _Builder:
             yield
         except (*_CLONE_ERRORS, OpError) as error:
             text = re.sub(r"\x1b\[\d*m", "", str(error).split("Arguments received by", 1)[0])  # Keras prints in bold
-            words = " ".join(text.split())[:200] or type(error).__name__
+            words = shortened(text or type(error).__name__)
             raise OutputError(f"layer {layer.name} ({type(layer).__name__}) cannot be built again: {words}") from error
 
     # -- models ----------------------------------------------------------------------------------

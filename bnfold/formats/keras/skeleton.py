@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bnfold.formats.atomic import Sink
+from bnfold.formats.atomic import Sink, StagedFile
 from bnfold.formats.onnx.payloads import Payloads
 from bnfold.formats.onnx.wire import RAW_DATA, Payload
-from bnfold.formats.onnx.writer import write_model
-from bnfold.graph import Approve, Array
+from bnfold.formats.onnx.writer import staged_model
+from bnfold.graph import Array
 
 #: TensorFlow's operations that may get a weight as an argument, with the slots it may stand in.
 _READERS: Mapping[str, tuple[int, ...]] = {
@@ -73,8 +74,9 @@ class Skeleton:
         """Have the variables that are constants in it kept their values? The others are read when it is written."""
         return self.digest == _digest(self.constants)
 
-    def write(self, target: Path, approve: Approve | None = None) -> None:
-        """Write the whole model with the weights as they are now, as :func:`bnfold.formats.onnx.writer.write_model`."""
+    @contextmanager
+    def stage(self, path: Path, external_data: bool | None = None) -> Iterator[StagedFile]:
+        """The whole model with the weights as they are now, as :func:`bnfold.formats.onnx.writer.staged_model`."""
         model = ModelProto()
         model.CopyFrom(self.model)
         graph = model.graph
@@ -94,7 +96,8 @@ class Skeleton:
             kept = [type(item).FromString(item.SerializeToString()) for item in kept]
             del field[:]
             field.extend(kept)
-        write_model(target, model, payloads, external_data=None, approve=approve)
+        with staged_model(path, model, payloads, external_data=external_data) as staged:
+            yield staged
 
 
 class _Values:
