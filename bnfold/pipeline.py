@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -232,9 +233,14 @@ class _Runs:
         from bnfold.verification import verify
 
         limits = self._limits
-        keras = written.suffix.lower() != ".onnx" and model.format == "keras"
-        file = load(written, allow_unsafe=True) if keras else written
-        return verify(self._original, file, self._options_for(model), limits)
+        if written.suffix.lower() == ".onnx" or model.format != "keras":
+            return verify(self._original, written, self._options_for(model), limits)
+        from bnfold.verification.runtime.onnx_file import OnnxFile
+
+        with temporary_folder() as folder:
+            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
+            gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
+            return verify(self._original, file, self._options_for(model), limits)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""

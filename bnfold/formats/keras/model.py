@@ -74,6 +74,9 @@ class KerasModel:
 
         Raises OutputError where the graph holds what no Keras layer can express.
         """
+        return self._build()
+
+    def _build(self) -> Any:
         if self._graph is self._reading.graph:
             return self._reading.root.model
         return rebuild(self._keras, self._graph, self._reading)
@@ -115,7 +118,8 @@ class KerasModel:
             staged.commit()
 
     def _save(self, written: Path, path: str | PathLike[str]) -> None:
-        model = self.keras_model
+        # A model that is built for the file alone is not kept: it takes as much memory as the original.
+        model = self.__dict__["keras_model"] if "keras_model" in self.__dict__ else self._build()
         try:
             with quiet():
                 model.save(written)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.formats.atomic import Sink, StagedFile
@@ -82,7 +81,8 @@ class Skeleton:
         graph = model.graph
         values = _Values(self.weights, graph.initializer, model.opset_import)
         nodes = [node for node in graph.node if not values.take(node)]
-        read = {name for node in nodes for name in _reads(node)} | {value.name for value in graph.output}
+        # No weight is read in a loop's body: one that a loop of TensorFlow's reads is a constant.
+        read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
         payloads = Payloads(os.urandom(8).hex(), [])
         for name in values.names():
             if name in read:
@@ -155,16 +155,6 @@ class _Weight(Payload):
 
     def write(self, out: Sink) -> None:
         out.write(np.ascontiguousarray(self.values.array(self.name)).reshape(-1).view(np.uint8).data)
-
-
-def _reads(node: NodeProto) -> Iterable[str]:
-    """The tensors that a node reads, those that graphs inside of it take from around them included."""
-    yield from node.input
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            for inner in attribute.g.node:
-                yield from _reads(inner)
-            yield from (value.name for value in attribute.g.output)
 
 
 def _digest(variables: Sequence[Any]) -> bytes:
