@@ -198,7 +198,9 @@ def test_weights_are_rounded_to_the_type_a_layer_computes_in(tmp_path: Path) -> 
 def test_weights_stay_out_of_the_conversion() -> None:
     model = read(chain((1000,), layers.Dense(1000), layers.BatchNormalization()))
     skeleton = convert.keras_to_onnx(keras, model.keras_model, "large")
-    assert skeleton.model.ByteSize() < 50_000 < 4_000_000 == sum(np.asarray(v).nbytes for v in skeleton.weights.values())
+    assert (
+        skeleton.model.ByteSize() < 50_000 < 4_000_000 == sum(np.asarray(v).nbytes for v in skeleton.weights.values())
+    )
 
 
 def test_a_model_is_converted_once_and_again_when_its_weights_change(

@@ -1,4 +1,4 @@
-"""An ONNX model without its large weights: converted once by tf2onnx, the weights attached as they are when it is written.
+"""An ONNX model without its kernels: converted once by tf2onnx, the weights attached as they are when it is written.
 
 tf2onnx copies every constant a dozen times. So the function it converts takes the kernels as arguments, next to
 the model's inputs: which input of the ONNX graph stands for which Keras variable is known by its name. What
