@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -223,7 +224,14 @@ class _Runs:
         from bnfold.verification import verify
 
         limits = self._limits  # conversion from Keras takes of the time as well
-        return verify(self._original, _as_written(model, written), self._options_for(model), limits)
+        if model.is_onnx or model.converts_to(written):
+            return verify(self._original, written, self._options_for(model), limits)
+        from bnfold.verification.runtime.onnx_file import OnnxFile
+
+        with temporary_folder() as folder:
+            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
+            gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
+            return verify(self._original, file, self._options_for(model), limits)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""

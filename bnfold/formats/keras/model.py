@@ -19,6 +19,7 @@ from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading
 from bnfold.formats.keras.rebuild import rebuild
+from bnfold.formats.keras.skeleton import Skeleton
 from bnfold.graph import Array, ModelGraph, ParameterAccount
 from bnfold.operators.keras import KERAS
 from bnfold.temporary import temporary_folder, temporary_name
@@ -44,6 +45,7 @@ class KerasModel:
         self._reading = reading
         self._graph = graph
         self._path = path
+        self._skeleton: Skeleton | None = None
 
     @property
     def graph(self) -> ModelGraph:
@@ -63,6 +65,9 @@ class KerasModel:
 
         Raises OutputError where the graph holds what no Keras layer can express.
         """
+        return self._build()
+
+    def _build(self) -> Any:
         if self._graph is self._reading.graph:
             return self._reading.root.model
         return rebuild(self._keras, self._graph, self._reading)
@@ -90,17 +95,18 @@ class KerasModel:
         converted by tf2onnx, ``.onnx``, as the suffix decides.
 
         It replaces ``path`` when it is committed within the block, else nothing is left of it. ``external_data``
-        is for ONNX models and changes nothing here. Raises OutputError, UsageError for another suffix,
-        and MissingExtraError where ONNX is wanted and tf2onnx is not installed.
+        puts the weights of an ``.onnx`` file into one of their own; None does so above 2 GB. Raises OutputError,
+        UsageError for another suffix, and MissingExtraError where ONNX is wanted and tf2onnx is not installed.
         """
         suffix = Path(path).suffix.lower()
         self.check_target(Path(path))
+        if self.converts_to(Path(path)):
+            with self._converted().stage(Path(path), external_data) as staged:
+                yield staged
+            return
         with temporary_folder() as directory:
             written = directory / f"model{suffix}"
-            if suffix == ".onnx":
-                self._convert(written)
-            else:
-                self._save(written, path)
+            self._save(written, path)
             with staged_file(path) as staged:
                 with staged.writing() as output, written.open("rb") as file:
                     while chunk := file.read(_CHUNK_BYTES):
@@ -113,23 +119,28 @@ class KerasModel:
             staged.commit()
 
     def _save(self, written: Path, path: str | PathLike[str]) -> None:
-        model = self.keras_model
+        # A model that is built for the file alone is not kept: it takes as much memory as the original.
+        model = self.__dict__["keras_model"] if "keras_model" in self.__dict__ else self._build()
         try:
             with quiet():
                 model.save(written)
         except LOAD_ERRORS as error:
             raise OutputError(f"{path} cannot be written by Keras: {shortened(error)}") from error
 
-    def _convert(self, target: Path) -> None:
-        keras_to_onnx(self._keras, self.keras_model, target, self._name)
+    def _converted(self) -> Skeleton:
+        if self._skeleton is None or not self._skeleton.is_current():
+            self._skeleton = keras_to_onnx(self._keras, self.keras_model, self._name)
+        return self._skeleton
 
     def as_onnx(self, directory: Path) -> Path:
         """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open.
 
-        Raises OutputError where tf2onnx cannot convert it, MissingExtraError where it is not installed.
+        The conversion is done once. Raises OutputError where tf2onnx cannot convert it, MissingExtraError where
+        it is not installed.
         """
         target = directory / temporary_name(".onnx")
-        self._convert(target)
+        with self._converted().stage(target) as staged:
+            staged.commit()
         return target
 
     def parameter_account(self) -> ParameterAccount:

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from bnfold.errors import ModelFileError
-from bnfold.formats.keras import topology
+from bnfold.formats.keras import masks, topology
 from bnfold.formats.keras.layers import (
     BINARY_OPERATIONS,
     Spec,
@@ -101,7 +101,9 @@ def read(keras: Any, model: Any, name: str) -> Reading:
             f"{name} is a subclassed model, {type(model).__name__}: what it computes stands in Python code, not in a "
             'graph of layers; export it with model.export(path, format="onnx") and give bnfold that file'
         )
-    return _Reader(keras, model, network).reading
+    reading = _Reader(keras, model, network).reading
+    masks.mark(keras, reading)
+    return reading
 
 
 class _Reader:

@@ -85,7 +85,7 @@ class DivideOperation(Operation, Div):
 
 @register("Multiply", domain=DOMAIN)
 class Product(Facts):
-    """The product of tensors."""
+    """The product of tensors; where a factor carries a mask, one takes the place of what it masks."""
 
     conditions = Conditions(
         lift="a scale, to a factor that has the axis in full",
@@ -95,10 +95,14 @@ class Product(Facts):
     combination = Combination.PRODUCT
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_gate(node, tuple(range(len(node.op.inputs))), affines[0])
+        return _masked(node) or lift_gate(node, tuple(range(len(node.op.inputs))), affines[0])
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_gate(node, affines)
+        return _masked(node) or sink_gate(node, affines)
+
+
+def _masked(node: Node) -> Refusal | None:
+    return node.refuse("mask", "multiplies by one what a mask hides") if node.attr("masked") else None
 
 
 @register("Average", domain=DOMAIN)
