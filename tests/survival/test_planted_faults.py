@@ -14,10 +14,10 @@ from process import SAMPLES
 
 import bnfold
 from bnfold.graph import Param
-from bnfold.operators.base import Rewrite
+from bnfold.operators.base import NewWeights
 from bnfold.operators.linear import LinearFacts
 from bnfold.pipeline import fold_file
-from bnfold.verification import verify
+from bnfold.verification import VerifyOptions, verify
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def folding(request):
     original = source(request.param)
     result = bnfold.fold(original)
     folded = result.model.to_proto()
-    assert verify(original, folded, intermediates=True).equivalent
+    assert verify(original, folded, VerifyOptions(intermediates=True)).equivalent
     return original, folded, held_in(folded, result)
 
 
@@ -109,7 +109,7 @@ def test_every_planted_fault_is_seen_and_found(folding, fault):
     for holder in holders:
         wrong = planted(folded, holder, fault)
         if wrong is not None:
-            assert_localised(wrong, holder, verify(original, wrong, intermediates=True))
+            assert_localised(wrong, holder, verify(original, wrong, VerifyOptions(intermediates=True)))
             tried += 1
     assert tried >= 2
 
@@ -143,7 +143,7 @@ def _wrong(method: Any, holder: str) -> Any:
 
     def faulty(self: Any, node: Any, *arguments: Any) -> Any:
         answer = method(self, node, *arguments)
-        if node.op.name != holder or not isinstance(answer, Rewrite):
+        if node.op.name != holder or not isinstance(answer, NewWeights):
             return answer
         wrong = {
             slot: part.scaled(np.full((1,) * len(part.shape), 1.01)) if isinstance(part, Param) else part
