@@ -171,7 +171,7 @@ def _in_target_format(result: FoldResult, original: Model, target: Path) -> Fold
     with temporary_folder() as folder:
         again = api.fold(load(result.model.as_onnx(folder)))
     summary = replace(result.summary, after=again.summary.after)
-    note = "converted by tf2onnx: the nodes of the ONNX file are not the layers of the Keras model"
+    note = f"converted to ONNX: its nodes are not the layers of the {original.format} model"
     return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
 
 
