@@ -78,11 +78,19 @@ class Context:
         """What folding would do with a BN; None where folding does not see one in it."""
         return self.fates.of(self.key(site.op))
 
+    def is_replaced(self, site: Site) -> bool:
+        """Does the BN itself go, even where the affine that it becomes a part of stays?"""
+        return self.fates.step(self.key(site.op)) is not None
+
     def foldability(self, site: Site) -> Foldability:
         """:meth:`fate` for reports."""
         fate = self.fate(site)
         if isinstance(fate, Remaining):
-            return Foldability("stays", backward=fate.backward.sentence, forward=fate.forward.sentence)
+            backward, forward = fate.backward.sentence, fate.forward.sentence
+            step = self.fates.step(self.key(site.op))
+            if step is not None:
+                return Foldability(step.kind, (fate.label,), backward=backward, forward=forward)
+            return Foldability("stays", backward=backward, forward=forward)
         if isinstance(fate, FoldStep):
             return Foldability(fate.kind, fate.into, fate.through)
         own = self.own_refusal(site)

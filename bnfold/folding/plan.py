@@ -129,6 +129,10 @@ class Fates:
                 self._steps.setdefault(key, step)
         self._left = {item.subject: item for item in plan.remaining}
 
+    def step(self, subject: str) -> FoldStep | None:
+        """The step that removed the operator with that key, whatever became of it later; None if it was not removed."""
+        return self._steps.get(subject)
+
     def of(self, subject: str) -> FoldStep | Remaining | None:
         """What became of the operator with that key; None if the plan does not know it."""
         seen: set[str] = set()

@@ -148,17 +148,29 @@ class _Backward(_Search):
                 return refusal
             affines = self._complete(move, op, wanted)
             if isinstance(affines, Refusal):
-                return affines
+                return self._beside(op, affines, wanted)
             node, facts = Node(self.graph, op), facts_of(op)
             ways = self._ways(node, facts, affines)
             if isinstance(ways, Refusal):
-                return ways
+                return self._beside(op, ways, wanted)
             if len(ways) > 1:
                 return self._choose(op, ways, move, wanted, heap)
             refusal = self._take(op, ways[0], move, wanted, heap)
             if refusal is not None:
-                return refusal
+                return self._beside(op, refusal, wanted)
         return move
+
+    def _beside(self, op: Op, refusal: Refusal, wanted: dict[str, dict[Use, Affine]]) -> Refusal:
+        """The refusal of one branch: without the operator that joins it with others it would explain nothing."""
+        readers = [use for tensor in op.outputs for use in wanted.get(tensor, ())]
+        while readers:
+            reader = self.graph.op(readers[0].op)
+            asked = sum(Use(reader.name, slot) in wanted.get(name, ()) for slot, name in enumerate(reader.inputs))
+            if asked > 1:
+                joined = f"{reader.display} ({reader.type})"
+                return Refusal(refusal.code, f"{refusal.sentence}, and every input of {joined} has to take its part")
+            readers = [use for tensor in reader.outputs for use in wanted.get(tensor, ())]
+        return refusal
 
     def _ways(self, node: Node, facts: Facts, affines: dict[int, Affine]) -> list[Way] | Refusal:
         """What can be done here: pass it on, or take it in; where that costs nothing, nothing else is tried."""

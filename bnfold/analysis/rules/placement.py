@@ -193,20 +193,28 @@ class MixedPlacement(Rule):
         "this model normalises before the activation in {before} {places_before} and after it in {after}; unless that "
         "is meant, bring the minority, {minority}, into line with the rest."
     )
+    balanced = (
+        "this model normalises before the activation in {before} {places_before} ({early}) and after it in {after} "
+        "({late}); unless that is meant, use one order throughout."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         early = [s for s, kind in context.placements if kind in (Placement.BEFORE_ACTIVATION, Placement.PRE_ACTIVATION)]
         late = [site for site, kind in context.placements if kind is Placement.AFTER_ACTIVATION]
         if not early or not late:
             return
-        minority = late if len(late) <= len(early) else early
+        minority = min(late, early, key=len)
+        tie = len(late) == len(early)
         yield self.finding(
             context,
-            minority[0].op,
-            layer=minority[0].label,
-            values={"before": len(early), "after": len(late), "layers": [site.label for site in minority]},
+            None if tie else minority[0].op,
+            layer="" if tie else minority[0].label,
+            template=self.balanced if tie else "",
+            values={"before": len(early), "after": len(late), "layers": [] if tie else [s.label for s in minority]},
             places_before="place" if len(early) == 1 else "places",
             minority=listed([site.title for site in minority]),
+            early=listed([site.title for site in early]),
+            late=listed([site.title for site in late]),
         )
 
 
