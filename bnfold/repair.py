@@ -11,7 +11,7 @@ from bnfold.analysis.rules.redundancy import identity_sites, redundant_biases
 from bnfold.analysis.sites import MEAN_SLOT, Bias, Site
 from bnfold.folding import Plan, fold_graph
 from bnfold.graph import ModelGraph, Op, Param, Use
-from bnfold.operators.placement import bias_gain, can_drop_bias
+from bnfold.operators.patterns import bias_gain, can_drop_bias
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from bnfold.analysis.sites import Site, find_sites
 from bnfold.folding.plan import Fates, FoldStep, Plan, Remaining
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, as_affine, role
-from bnfold.operators.placement import channel_ranges
+from bnfold.operators.patterns import channel_ranges
 from bnfold.refusal import Refusal
 
 

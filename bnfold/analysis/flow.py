@@ -13,7 +13,7 @@ from enum import Enum
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, facts_of, linear_bias
 from bnfold.operators.linear import Layout
-from bnfold.operators.placement import (
+from bnfold.operators.patterns import (
     drops,
     is_concatenation,
     is_extreme,

@@ -8,7 +8,7 @@ from bnfold.analysis.flow import Flow, Kind
 from bnfold.analysis.sites import Site
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.placement import is_sum, word
+from bnfold.operators.patterns import is_sum, word
 
 #: Operators shown on each side of a BN, and the length of a list of them.
 _PATTERN_DEPTH = 3

@@ -10,7 +10,7 @@ from bnfold.analysis.flow import Flow, Kind
 from bnfold.analysis.phrases import title
 from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import BatchNorm, Node, Role, as_affine, batchnorm, facts_of, linear_bias
-from bnfold.operators.placement import is_bias_add, is_normaliser, is_quotient, is_sum, sole_reader
+from bnfold.operators.patterns import is_bias_add, is_normaliser, is_quotient, is_sum, sole_reader
 from bnfold.refusal import Refusal
 
 #: The input slot of a BN's moving mean, the same in ONNX and in Keras graphs.

@@ -34,7 +34,7 @@ def fix(
     and weights are taken off an ONNX model's inputs (BN403). Outputs stay the same, which is verified
     before the file gets its name. The findings that remain are listed.
     """
-    from bnfold.output import Check, fix_file
+    from bnfold.pipeline import Check, fix_file
 
     with options.progress(quiet) as progress:
         result = fix_file(

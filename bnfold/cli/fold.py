@@ -51,7 +51,7 @@ def fold(
     if no_verify and keep_going:
         raise click.UsageError("--keep-going needs the verification that --no-verify leaves out.")
     from bnfold import api
-    from bnfold.output import Check, fold_file
+    from bnfold.pipeline import Check, fold_file
 
     with options.progress(quiet) as progress:
         if dry_run or output is None:

@@ -13,7 +13,7 @@ from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import MEAN_SLOT, Bias, Site, bias_of
 from bnfold.graph import Op
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.placement import can_drop_bias, has_bias_input, is_lookup, passes_scale, sole_reader
+from bnfold.operators.patterns import can_drop_bias, has_bias_input, is_lookup, passes_scale, sole_reader
 
 
 class RedundantBias(Rule):
