@@ -81,6 +81,8 @@ class Foldability:
     through: tuple[str, ...] = ()
     backward: str = ""
     forward: str = ""
+    #: The codes of the two reasons, by which reports tell what is alike.
+    codes: tuple[str, ...] = ()
 
     @property
     def folds(self) -> bool:

@@ -259,7 +259,7 @@ class TestRules:
         outcome = bnfold("rules")
         assert outcome.code == 0
         assert "BN201 redundant-bias warning bnfold fix" in outcome.words
-        assert len([row for row in outcome.out.splitlines() if row.startswith("BN")]) == 26
+        assert len([row for row in outcome.out.splitlines() if row.startswith("BN")]) == 27
 
     @pytest.mark.parametrize("name", ["BN202", "bn202", "missing-bias"])
     def test_one_page(self, name: str) -> None:

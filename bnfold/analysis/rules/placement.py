@@ -1,4 +1,4 @@
-"""BN101 to BN106: where a BatchNormalization stands among activations, dropout, inputs and outputs."""
+"""BN101 to BN106 and BN110: where a BatchNormalization stands among activations, dropout, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from bnfold.analysis.placement import Placement, is_branch
 from bnfold.analysis.report import Finding, Repair, Severity
 from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import Site
+from bnfold.operators.patterns import is_lookup
+
+#: PyTorch's BN by the rank of its tensor.
+_TORCH = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
 
 
 class BatchNormAfterActivation(Rule):
@@ -330,3 +334,64 @@ class AxisNotChannels(Rule):
             flatten=title(context.graph.op(flatten)),
             count=height * width,
         )
+
+
+class NoBatchNorm(Rule):
+    """The model has no BatchNormalization.
+
+    ## What it finds
+    A model in which no BN stands, neither as an operator nor taken apart into Mul and Add.
+
+    ## Why it matters
+    Nothing is wrong with such a model. But a BN that was created and never added to the model, or never called on a
+    tensor that leads to an output, is not part of it: it was not trained and does nothing, and no error says so.
+
+    ## Example
+    ```python
+    x = keras.layers.Dense(64)(x)
+    bn = keras.layers.BatchNormalization()  # never called
+    x = keras.layers.Activation("tanh")(x)
+    ```
+
+    ## Fix
+    Where a BN was meant, call it on the output of a layer and go on with what it returns, or `add` it to a Sequential
+    model. A model that `bnfold fold` wrote needs none.
+
+    ## Reference
+    Keras documentation, `keras.layers.BatchNormalization`.
+    """
+
+    code = "BN110"
+    name = "no-batchnorm"
+    severity = Severity.INFO
+    message = (
+        "no BatchNormalization in this model: a layer that was created counts only once it is added to the model, or "
+        "called on a tensor that leads to an output{example}."
+    )
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        if context.scope or any(other.sites for other in context.everywhere):
+            return
+        layer, line = self._example(context)
+        yield self.finding(
+            context,
+            None,
+            values={"line": line},
+            example=f"; behind {layer} the line is `{line}`" if line else "",
+        )
+
+    @staticmethod
+    def _example(context: Context) -> tuple[str, str]:
+        """A linear layer, one before the last if there is one, and the code that puts a BN behind it."""
+        graph, flow = context.graph, context.flow
+        layers = [op for op in context.linear_layers() if not is_lookup(op) and flow.layouts[op.name].out_axis]
+        inner = [op for op in layers if op.outputs[0] not in flow.final]
+        for op in inner or layers:
+            axis, rank = flow.layouts[op.name].out_axis, graph.rank(op.outputs[0])
+            if graph.format == "keras":
+                argument = "axis=1" if axis == 1 and rank != 2 else ""
+                layer = "".join(f'.get_layer("{part}")' for part in op.display.split("/"))
+                return title(op), f"x = keras.layers.BatchNormalization({argument})(model{layer}.output)"
+            if axis == 1 and rank in _TORCH:
+                return title(op), f"x = torch.nn.{_TORCH[rank]}({flow.layouts[op.name].out_channels})(x)"
+        return "", ""
