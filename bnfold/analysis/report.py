@@ -10,6 +10,7 @@ from typing import Any
 from bnfold.analysis.phrases import FOLD_KINDS
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
+from bnfold.folding.plan import FoldKind
 
 #: The version of :meth:`Report.to_dict`; it rises when a key changes its meaning or goes away.
 SCHEMA_VERSION = 1
@@ -98,7 +99,7 @@ class Foldability:
         """:meth:`sentence` without the reasons."""
         if not self.folds:
             return "stays after folding"
-        text = FOLD_KINDS[self.direction].would
+        text = FOLD_KINDS[FoldKind(self.direction)].would
         text = f"{text} {', '.join(self.into)}" if self.into else text
         text = f"{text} through {', '.join(self.through)}" if self.through else text
         return f"{text}, which stays" if self.backward or self.forward else text

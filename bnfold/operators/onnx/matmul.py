@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from string import ascii_letters
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Crossing, Lifts, Node, Rewrite, register
+from bnfold.operators.base import (
+    Absorbed,
+    Crossing,
+    Lifts,
+    NewOp,
+    NewWeights,
+    Node,
+    Reweighted,
+    WithResidual,
+    channels_fit,
+    register,
+    vectors,
+)
 from bnfold.operators.linear import Layout, LinearFacts
 from bnfold.operators.weights import PlainWeight, Weight, weight_of
 from bnfold.refusal import Refusal
@@ -37,7 +50,7 @@ class Gemm(LinearFacts):
     def bias_param(self, node: Node) -> Param | None:
         return node.const(2)
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         if node.opset < 7:
             return node.refuse("old-opset", "broadcasts its bias by rules of before opset 7")
         beta = float(node.attr("beta", 1.0))
@@ -48,7 +61,7 @@ class Gemm(LinearFacts):
             values = beta * old.exact()
             name, dtype = old.name, old.dtype
         elif not shift.any():
-            return Rewrite()
+            return NewWeights()
         else:
             values, name, dtype = np.zeros(1), f"{node.op.outputs[0]}_bias", layout.weight.float_dtype
         rows, columns = (1, 1, *values.shape)[-2:]
@@ -56,7 +69,33 @@ class Gemm(LinearFacts):
         if size not in (1, layout.out_channels):
             return node.refuse("bias-shape", f"has a bias of {size} values for {layout.out_channels} channels")
         bias = scale.reshape(along) * values + shift.reshape(along)
-        return Rewrite({2: Param.of(name, bias, dtype)}, {} if beta == 1.0 else {"beta": 1.0})
+        return NewWeights({2: Param.of(name, bias, dtype)}, attributes={} if beta == 1.0 else {"beta": 1.0})
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        """Past a C that is computed: the weights take the scale, and C has to carry it too, and the shift."""
+        layout, affine = self.layout(node), affines[0]
+        beta = float(node.attr("beta", 1.0))
+        if isinstance(layout, Refusal):
+            return layout
+        if not node.has(2) or beta == 0.0 or node.const(2) is not None or node.opset < 7:
+            return self.blocks(node)
+        misfit = channels_fit(node, affine, layout.out_axis, layout.out_channels)
+        if misfit is not None:
+            return misfit
+        axis = None
+        if affine.axis is not None:
+            rank = node.rank(2)
+            axis = None if rank is None else affine.axis - (2 - rank)
+            if axis is None or axis < 0 or node.dim(2, axis) != affine.size:
+                return node.refuse("dynamic-bias", "has a computed C that may be broadcast along the affine's axis")
+        inputs: dict[int, Param | NewOp | str] = {}
+        if not affine.is_shift:
+            weight = layout.weight.scaled(layout.out_factor(vectors(affine, layout.out_channels)[0]))
+            if isinstance(weight, Refusal):
+                return weight
+            inputs[layout.weight_slot] = weight
+        carried = Affine(affine.scale, affine.shift / beta, affine.axis).on_axis(axis)
+        return [Crossing({2: carried}, NewWeights(inputs, channel_axis={layout.weight_slot: layout.weight_out}))]
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         layout = self.layout(node)
@@ -110,19 +149,19 @@ class MatMul(LinearFacts):
             return None
         return node.refuse("batched-weight", "has a matrix for each batch entry, so a shift would not be per channel")
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         if not shift.any():
-            return Rewrite()
+            return NewWeights()
         two = node.rank(layout.in_slot) == 2 and len(layout.weight.shape) == 2
         if two and node.opset >= 7 and isinstance(layout.weight, PlainWeight):
             bias = shift if layout.out_axis == 1 else shift.reshape(-1, 1)
             name = f"{node.op.outputs[0]}_bias"
-            return Rewrite({2: Param.of(name, bias, layout.weight.float_dtype)}, type="Gemm")
+            return NewWeights({2: Param.of(name, bias, layout.weight.float_dtype)}, type="Gemm")
         if layout.out_axis is None:
             if (shift != shift[0]).any():
                 return node.refuse("unknown-rank", "has an output of unknown rank, to which no vector can be added")
             shift = shift[:1]
-        return Rewrite(residual=Affine.of(np.ones_like(shift), shift, layout.out_axis))
+        return WithResidual(NewWeights(), Affine.of(np.ones_like(shift), shift, layout.out_axis))
 
     @staticmethod
     def _matrices(node: Node) -> tuple[int, int, int] | Refusal:
@@ -186,7 +225,8 @@ class Einsum(LinearFacts):
             return vectors
         residual = None if affine.is_scale else affine.shift_part()
         inputs = {} if affine.is_shift else {slot: weight.scaled(vectors[0])}
-        return Rewrite(inputs, residual=residual)
+        changed = NewWeights(inputs)
+        return changed if residual is None else WithResidual(changed, residual)
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
         parsed = _equation(node)
@@ -211,7 +251,8 @@ class Einsum(LinearFacts):
             total = (weight.exact() * shift).sum(axis=tuple(i for i, at in enumerate(own) if at not in kept))
             residual = Affine.of(np.ones_like(total), total, out.index(kept[0]))
         inputs = {} if affine.is_shift else {slot: weight.scaled(scale)}
-        return Rewrite(inputs, residual=residual)
+        changed = NewWeights(inputs)
+        return changed if residual is None else WithResidual(changed, residual)
 
 
 def _over_labels(
@@ -234,10 +275,33 @@ def _equation(node: Node) -> tuple[int, Param, str, str, str] | Refusal:
     text = node.text("equation", "").replace(" ", "")
     terms, arrow, out = text.partition("->")
     parts = terms.split(",")
-    if not arrow or "." in text or len(parts) != 2 or any(len(set(part)) != len(part) for part in (*parts, out)):
+    if len(parts) != 2:
+        return node.refuse("einsum", f"has an equation that is not handled ({text})")
+    labels = terms.replace("...", "").replace(",", "")
+    if not arrow:  # the labels that occur once, in alphabetical order, behind what is broadcast
+        out = "..." + "".join(sorted(label for label in labels if labels.count(label) == 1))
+    if "..." in terms:
+        widths = [_width(node, slot, part) for slot, part in enumerate(parts)]
+        if None in widths:
+            return node.refuse("unknown-rank", f"has an ellipsis in its equation ({text}) for a tensor of unknown rank")
+        known = [width or 0 for width in widths]
+        spare = [letter for letter in ascii_letters if letter not in text][: max(known)]
+        parts = [part.replace("...", "".join(spare[max(known) - w :])) for part, w in zip(parts, known, strict=True)]
+        out = out.replace("...", "".join(spare))
+    else:
+        out = out.replace("...", "")
+    if any(len(set(part)) != len(part) for part in (*parts, out)):
         return node.refuse("einsum", f"has an equation that is not handled ({text})")
     for slot in (1, 0):
         weight = node.const(slot)
         if weight is not None and weight.is_float and len(weight.shape) == len(parts[slot]):
             return slot, weight, parts[slot], parts[1 - slot], out
     return node.refuse("dynamic-weights", "has no constant operand")
+
+
+def _width(node: Node, slot: int, term: str) -> int | None:
+    """How many axes an ellipsis in a term stands for; None where the operand's rank is not known."""
+    if "..." not in term:
+        return 0
+    rank = node.rank(slot)
+    return None if rank is None or rank < len(term) - 3 else rank - (len(term) - 3)
