@@ -154,6 +154,8 @@ def _check_suffix(model: Model, target: Path) -> None:
     keras = target.suffix.lower() in (".keras", ".h5", ".hdf5")
     if model.format == "onnx" and keras:
         raise UsageError(f"{target.name}: an ONNX model cannot be written as a Keras model; use the suffix .onnx")
+    if model.format == "onnx" and target.suffix.lower() != ".onnx":
+        raise UsageError(f"{target.name}: an ONNX model is written as .onnx; the suffix decides")
     if model.format == "keras" and not keras and target.suffix.lower() != ".onnx":
         raise UsageError(f"{target.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
 

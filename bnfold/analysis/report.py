@@ -204,6 +204,10 @@ class Report:
     findings: tuple[Finding, ...]
     summary: Summary
 
+    def __repr__(self) -> str:
+        found = len(self.findings)
+        return f"Report({self.model!r}, {self.summary.batchnorms} BN, {self.summary.foldable} fold, {found} findings)"
+
     def worst(self) -> Severity | None:
         """The highest severity among the findings."""
         return max((finding.severity for finding in self.findings), key=lambda s: s.rank, default=None)

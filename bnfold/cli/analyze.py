@@ -18,7 +18,7 @@ _FORMATS = ("text", "json", "sarif", "github", "markdown")
 _SEVERITIES = ("error", "warning", "info", "never")
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @options.output_format(*_FORMATS)
 @click.option("--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, with commas.")

@@ -105,6 +105,9 @@ class Plan:
     #: Remarks about the whole model (constants that were overridable inputs, functions inlined…).
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Plan({len(self.steps)} steps, {len(self.remaining)} left)"
+
     def fate(self, subject: str) -> FoldStep | Remaining | None:
         """What became of an operator in the end, following what it was composed into."""
         return Fates(self).of(subject)

@@ -23,13 +23,19 @@ _GAP = 2
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has enough. rich would end the process with an error; the command line does not."""
+        raise BrokenPipeError
+
+
 def make_console(file: IO[str] | None = None) -> Console:
     """A console for results. NO_COLOR and COLUMNS are honoured; a pipe gets long lines and no colour."""
     stream = sys.stdout if file is None else file
     width = None
     if not stream.isatty() and "COLUMNS" not in os.environ:
         width = _FILE_WIDTH
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:

@@ -195,7 +195,7 @@ def print_fix(console: Console, name: str, result: FixResult) -> None:
         line(console, ("nothing was written", _BAD), indent=2)
     if result.remaining:
         console.print()
-        line(console, f"{plural(len(result.remaining), 'finding')} remain:", indent=2)
+        line(console, f"{plural(len(result.remaining), 'finding remains', 'findings remain')}:", indent=2)
         from bnfold.reporting.as_text import print_finding_list  # fold, which starts faster without it, prints none
 
         print_finding_list(console, result.remaining)

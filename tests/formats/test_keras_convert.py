@@ -186,6 +186,26 @@ def test_a_damaged_saved_model(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [("variables/variables.data-00000-of-00001", 0.5), ("variables/variables.data-00000-of-00001", None),
+     ("variables/variables.index", 0.5), ("variables/variables.index", None), ("saved_model.pb", 0.5)],
+)  # fmt: skip
+def test_a_saved_model_with_a_damaged_part(tmp_path: Path, name: str, keep: float | None) -> None:
+    """TensorFlow's own errors are no RuntimeError, which is what the rest of Keras raises."""
+    randomised(conv_bn_relu()).export(tmp_path / "saved", verbose=False)
+    part = tmp_path / "saved" / name
+    data = part.read_bytes()
+    if keep is None:
+        part.unlink()
+    else:
+        part.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ModelFileError) as caught:
+        load(tmp_path / "saved")
+    assert str(caught.value).startswith(f"{tmp_path / 'saved'} ")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_saved_model_without_a_signature(tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), tmp_path / "saved")
     with pytest.raises(ModelFileError, match="no serving_default signature"):

@@ -142,7 +142,7 @@ def saved_model_to_onnx(folder: Path, allow_unsafe: bool) -> onnx.ModelProto:
             model, _ = tf2onnx.convert.from_function(
                 tf.function(lambda *tensors: function(**dict(zip(names, tensors, strict=True)))), signature
             )
-    except LOAD_ERRORS as error:
+    except (*LOAD_ERRORS, tf.errors.OpError) as error:
         raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
     _name_batch(model.graph, {}, [(None,)] * len(model.graph.output))
     converted: onnx.ModelProto = model

@@ -54,6 +54,9 @@ class KerasModel:
         self._graph = graph
         self._path = path
 
+    def __repr__(self) -> str:
+        return f"<KerasModel {self._name}: {len(self._graph)} operators>"
+
     @property
     def graph(self) -> ModelGraph:
         return self._graph

@@ -22,8 +22,6 @@ from bnfold.formats.onnx.writer import staged_model, to_bytes
 from bnfold.graph import ModelGraph
 from bnfold.temporary import temporary_name
 
-_OTHER_FORMATS = frozenset({".keras", ".h5", ".hdf5"})
-
 
 class OnnxModel:
     """A model read from ONNX; implements :class:`bnfold.graph.Model`.
@@ -48,6 +46,9 @@ class OnnxModel:
         self._storage = storage
         self._external = external
         self._changed = changed
+
+    def __repr__(self) -> str:
+        return f"<OnnxModel {self.path or self._graph.name or 'without a name'}: {len(self._graph)} operators>"
 
     @property
     def graph(self) -> ModelGraph:
@@ -95,11 +96,11 @@ class OnnxModel:
         It replaces ``path`` when it is committed within the block, else nothing is left of it.
         ``external_data`` puts large tensors into ``<name>.data`` beside the model; None does so
         where the model had external data, or would be larger than the 2 GB that ONNX allows.
-        Raises OutputError where the file cannot be written, UsageError for a Keras suffix.
+        Raises OutputError where the file cannot be written, UsageError for another suffix.
         """
         suffix = Path(path).suffix.lower()
-        if suffix in _OTHER_FORMATS:
-            raise UsageError(f"{path}: an ONNX model cannot be written as {suffix}")
+        if suffix != ".onnx":
+            raise UsageError(f"{path}: an ONNX model is written as .onnx, not as {suffix or 'nothing'}")
         model, payloads = self._build()
         if external_data is None and self._external:
             external_data = True
