@@ -40,12 +40,14 @@ class OnnxModel:
         *,
         external: bool = False,
         changed: bool = False,
+        origin: Path | None = None,
     ) -> None:
         self._context = context
         self._graph = graph
         self._storage = storage
         self._external = external
         self._changed = changed
+        self._origin = origin
 
     def __repr__(self) -> str:
         return f"<OnnxModel {self.path or self._graph.name or 'without a name'}: {len(self._graph)} operators>"
@@ -56,7 +58,7 @@ class OnnxModel:
 
     @property
     def path(self) -> Path | None:
-        return None if self._storage is None else self._storage.path
+        return self._origin if self._storage is None else self._storage.path
 
     @property
     def ir_version(self) -> int:
@@ -76,7 +78,13 @@ class OnnxModel:
     def with_graph(self, graph: ModelGraph) -> OnnxModel:
         """The same model around a changed graph."""
         changed = self._changed or graph is not self._graph
-        return OnnxModel(self._context, graph, self._storage, external=self._external, changed=changed)
+        return OnnxModel(
+            self._context, graph, self._storage, external=self._external, changed=changed, origin=self._origin
+        )
+
+    def converted_from(self, origin: Path) -> OnnxModel:
+        """The same model, known by the file or folder of another format that it was converted from."""
+        return OnnxModel(self._context, self._graph, self._storage, external=self._external, origin=origin)
 
     def inlined(self) -> OnnxModel:
         """The model with those of its functions inlined that hold a BatchNormalization, or another
@@ -87,7 +95,9 @@ class OnnxModel:
         if skeleton is None:
             return self
         context = Context(self._context.label, skeleton, builder.payloads)
-        return OnnxModel(context, read_graph(context), self._storage, external=self._external, changed=True)
+        return OnnxModel(
+            context, read_graph(context), self._storage, external=self._external, changed=True, origin=self._origin
+        )
 
     @contextmanager
     def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> Iterator[StagedFile]:
