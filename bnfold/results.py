@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
 
 from bnfold.analysis.size import Size
 from bnfold.folding.plan import FoldStep, Plan, Remaining
@@ -23,6 +23,7 @@ class Comparison:
 
     before: Size
     after: Size
+    _: KW_ONLY
     file_before: int | None = None
     file_after: int | None = None
 
@@ -31,7 +32,7 @@ class Comparison:
         before, after = self.before, self.after
         return f"{before.nodes} → {after.nodes} nodes, {before.batchnorms} → {after.batchnorms} BN"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "before": {**self.before.to_dict(), "file": self.file_before},
@@ -55,6 +56,7 @@ class FoldResult:
     model: Model
     plan: Plan
     summary: Comparison
+    _: KW_ONLY
     verification: Verification | None = None
     latency: Latency | None = None
     path: Path | None = None
@@ -71,7 +73,7 @@ class FoldResult:
         """What stayed, with the reasons on both sides."""
         return self.plan.remaining
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
             "output": str(self.path) if self.path is not None else None,
@@ -93,6 +95,7 @@ class FixResult:
     changes: tuple[Change, ...]
     remaining: tuple[Finding, ...]
     summary: Comparison
+    _: KW_ONLY
     verification: Verification | None = None
     path: Path | None = None
 
@@ -100,7 +103,7 @@ class FixResult:
         left = f"{len(self.changes)} changes, {len(self.remaining)} findings left"
         return f"FixResult({self.summary.sentence()}, {left}{_verdict(self.verification)})"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
             "output": str(self.path) if self.path is not None else None,

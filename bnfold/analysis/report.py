@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from bnfold.analysis.phrases import FOLD_KINDS
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
 from bnfold.folding.plan import FoldKind
@@ -56,7 +55,7 @@ class Finding:
     repair: Repair = Repair.NONE
     values: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "code": self.code,
@@ -99,12 +98,12 @@ class Foldability:
         """:meth:`sentence` without the reasons."""
         if not self.folds:
             return "stays after folding"
-        text = FOLD_KINDS[FoldKind(self.direction)].would
+        text = FoldKind(self.direction).would
         text = f"{text} {', '.join(self.into)}" if self.into else text
         text = f"{text} through {', '.join(self.through)}" if self.through else text
         return f"{text}, which stays" if self.backward or self.forward else text
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "direction": self.direction,
             "into": list(self.into),
@@ -133,9 +132,9 @@ class BatchNormReport:
     op: str = ""
     statistics: Mapping[str, Any] | None = field(default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
-        data: dict[str, Any] = {
+        data: dict[str, object] = {
             "name": self.name,
             "type": self.type,
             "channels": self.channels,
@@ -177,7 +176,7 @@ class Summary:
         """BN in the model, those taken apart into Mul and Add included."""
         return sum(self.placements.values())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "batchnorms": self.batchnorms,
@@ -212,7 +211,7 @@ class Report:
         """The highest severity among the findings."""
         return max((finding.severity for finding in self.findings), key=lambda s: s.rank, default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON, as documented in docs/json.md."""
         return {
             "model": self.model,

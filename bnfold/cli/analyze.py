@@ -10,17 +10,17 @@ import click
 
 from bnfold.cli import options
 from bnfold.errors import BnfoldError
+from bnfold.reporting.renderers import FORMATS
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
 
-_FORMATS = ("text", "json", "sarif", "github", "markdown")
 _SEVERITIES = ("error", "warning", "info", "never")
 
 
 @click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
-@options.output_format(*_FORMATS)
+@options.output_format("text", *FORMATS)
 @click.option("--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, with commas.")
 @click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules; the longer prefix wins.")
 @click.option(

@@ -5,29 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from bnfold.refusal import Refusal
 
 
 class FoldKind(str, Enum):
-    """What can happen to an affine. The values are what JSON says."""
+    """What can happen to an affine: the value that JSON says, what folding would do in words, and what it did."""
 
-    BACKWARD = "backward"
-    FORWARD = "forward"
+    would: str
+    did: str
+
+    def __new__(cls, value: str, would: str = "", did: str = "") -> FoldKind:
+        kind = str.__new__(cls, value)
+        kind._value_, kind.would, kind.did = value, would, did
+        return kind
+
+    BACKWARD = "backward", "folds backward into", "folded backward into"
+    FORWARD = "forward", "folds forward into", "folded forward into"
     #: Scale and shift went different ways.
-    SPLIT = "split"
+    SPLIT = "split", "folds, scale and shift apart, into", "split: scale and shift folded separately into"
     #: Another affine took it in.
-    COMPOSED = "composed"
-    CONSTANT = "constant"
-    IDENTITY = "identity"
+    COMPOSED = "composed", "is taken into", "composed into"
+    CONSTANT = "constant", "folds into the constant", "folded into the constant"
+    IDENTITY = "identity", "is removed: it does nothing", "removed: it does nothing"
     #: It stays, in a cheaper form.
-    CHEAPER = "cheaper"
+    CHEAPER = "cheaper", "becomes", "replaced by"
     #: An operator on the way cancels it.
-    CANCELLED = "cancelled"
-    BRANCH = "branch"
+    CANCELLED = "cancelled", "is cancelled by", "cancelled by"
+    BRANCH = "branch", "merges with its parallel branches into", "merged with its parallel branches into"
     #: Two convolutions in a row became one.
-    SERIES = "chain"
+    SERIES = "chain", "merges with the convolution after it into", "merged with the convolution after it into"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +59,12 @@ class FoldStep:
     #: For a branch merge: the keys of every operator that went.
     removed: tuple[str, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def sentence(self) -> str:
+        """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
+        text = " ".join([f"{self.label} ({self.type}): {self.kind.did}", ", ".join(self.into)]).rstrip()
+        return f"{text} through {', '.join(self.through)}" if self.through else text
+
+    def to_dict(self) -> dict[str, object]:
         return {
             "subject": self.subject,
             "label": self.label,
@@ -84,7 +96,7 @@ class Remaining:
             f"{self.label} ({self.type}) stays. Backward: {self.backward.sentence}. Forward: {self.forward.sentence}."
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "subject": self.subject,
             "label": self.label,
@@ -112,7 +124,7 @@ class Plan:
         """What became of an operator in the end, following what it was composed into."""
         return Fates(self).of(subject)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "steps": [step.to_dict() for step in self.steps],
             "remaining": [item.to_dict() for item in self.remaining],

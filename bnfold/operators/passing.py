@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bnfold.affine import Affine
-from bnfold.operators.base import Crossing, KeepsShape, Lifts, Node, Role, Sunk
-from bnfold.operators.convolution import Convolution, of_affine
+from bnfold.operators.base import Conditions, Crossing, KeepsShape, Lifts, Node, Role, Sunk
+from bnfold.operators.convolution import Convolution
+from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal
 
 
 class Passing(KeepsShape):
     """One data input, one output of the same shape; an affine passes unchanged if ``allows`` lets it."""
 
+    conditions = Conditions(cross="everything")
     grids = True
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -41,6 +43,7 @@ class Transparent(Passing):
 class Homogeneous(Passing):
     """``f(s x) = s f(x)`` for every s that is not negative, and for no shift."""
 
+    conditions = Conditions(cross="a scale that is nowhere negative")
     role = Role.ACTIVATION
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:

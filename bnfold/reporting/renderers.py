@@ -12,7 +12,8 @@ from bnfold.reporting.text import clean
 if TYPE_CHECKING:
     from bnfold.analysis import Report
 
-_MODULES = {"json": "as_json", "sarif": "as_sarif", "github": "as_github", "markdown": "as_markdown"}
+#: The module of each format, beside text.
+FORMATS = {"json": "as_json", "sarif": "as_sarif", "github": "as_github", "markdown": "as_markdown"}
 
 
 def render(output_format: str, reports: Sequence[Report], failures: Mapping[str, str], *, counts: bool = False) -> str:
@@ -20,7 +21,7 @@ def render(output_format: str, reports: Sequence[Report], failures: Mapping[str,
 
     ``counts`` asks for findings by rule, for the formats that are not a protocol of their own.
     """
-    module = import_module(f"bnfold.reporting.{_MODULES[output_format]}")
+    module = import_module(f"bnfold.reporting.{FORMATS[output_format]}")
     return str(module.render(reports, failures, counts=rule_counts(reports) if counts else None))
 
 

@@ -11,10 +11,8 @@ from bnfold.analysis.placement import Placement, is_branch
 from bnfold.analysis.report import Finding, Repair, Severity
 from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import Site
+from bnfold.operators.dialect import dialect_of
 from bnfold.operators.patterns import is_lookup
-
-#: PyTorch's BN by the rank of its tensor.
-_TORCH = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
 
 
 class BatchNormAfterActivation(Rule):
@@ -387,11 +385,9 @@ class NoBatchNorm(Rule):
         layers = [op for op in context.linear_layers() if not is_lookup(op) and flow.layouts[op.name].out_axis]
         inner = [op for op in layers if op.outputs[0] not in flow.final]
         for op in inner or layers:
-            axis, rank = flow.layouts[op.name].out_axis, graph.rank(op.outputs[0])
-            if graph.format == "keras":
-                argument = "axis=1" if axis == 1 and rank != 2 else ""
-                layer = "".join(f'.get_layer("{part}")' for part in op.display.split("/"))
-                return title(op), f"x = keras.layers.BatchNormalization({argument})(model{layer}.output)"
-            if axis == 1 and rank in _TORCH:
-                return title(op), f"x = torch.nn.{_TORCH[rank]}({flow.layouts[op.name].out_channels})(x)"
+            layout, rank = flow.layouts[op.name], graph.rank(op.outputs[0])
+            assert layout.out_axis is not None
+            line = dialect_of(graph).batchnorm_code(op.display, layout.out_axis, rank, layout.out_channels)
+            if line:
+                return title(op), line
         return "", ""

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import is_float
-from bnfold.operators.base import Crossing, Facts, KeepsShape, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, KeepsShape, Node, Role, Sunk, register
 from bnfold.operators.passing import Homogeneous, Passing, Transparent
 from bnfold.refusal import Refusal
 
@@ -18,13 +18,21 @@ class Identity(Transparent):
     """``x``."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
 
 @register("Dropout")
 class Dropout(Transparent):
     """``x`` at inference: opset 12 made training a run-time input, older opsets have ``is_test``."""
 
+    conditions = Conditions(cross="everything, in inference mode")
     role = Role.DROPOUT
+
+    def drop_rate(self, node: Node) -> float:
+        if "ratio" in node.op.attributes:
+            return float(node.attr("ratio"))
+        ratio = node.const(1)
+        return 0.5 if ratio is None or ratio.size != 1 else float(ratio.array().item())
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.has(2):
@@ -40,7 +48,9 @@ class Dropout(Transparent):
 class Cast(Passing):
     """Between floating-point types."""
 
+    conditions = Conditions(cross="everything, between floating-point types")
     role = Role.SHAPE
+    keeps_axes = True
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         for tensor in (node.op.input(0), node.op.outputs[0]):
@@ -62,6 +72,7 @@ class CastLike(Cast):
 class ShapeOf(Facts):
     """Sees no values, so that an affine may pass it by."""
 
+    conditions = Conditions(sink="everything vanishes: no values are read")
     role = Role.SHAPE
 
     def reads_values(self, slot: int) -> bool:
@@ -80,6 +91,7 @@ class ReluFamily(Homogeneous):
 class Trilu(Passing):
     """Sets one triangle to zero, which a scale leaves at zero."""
 
+    conditions = Conditions(cross="a scale")
     role = Role.SHAPE
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -90,6 +102,7 @@ class Trilu(Passing):
 class CumSum(Passing):
     """Sums up along one axis: a scale passes that is the same all along it."""
 
+    conditions = Conditions(cross="a scale, not along the summed axis")
     role = Role.OTHER
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -108,6 +121,8 @@ class CumSum(Passing):
 @register("Clip")
 class Clip(Homogeneous):
     """A Clip from zero upward is a ReLU; any other bound stops everything."""
+
+    conditions = Conditions(cross="from zero upward: a scale that is nowhere negative")
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if self._bound(node, 1, "min") != 0.0 or self._bound(node, 2, "max") != float("inf"):
@@ -128,10 +143,18 @@ class Clip(Homogeneous):
 
 
 @register(
-    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Hardmax", "Mish", "Selu",
-    "Shrink", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
+    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Mish", "Selu",
+    "Shrink", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 class Nonlinear(KeepsShape):
     """Nothing passes."""
 
     role = Role.ACTIVATION
+
+
+@register("Hardmax", "Sigmoid")
+class Final(Nonlinear):
+    """Nothing passes; a classifier or a regressor may end in it."""
+
+    def is_final(self, node: Node) -> bool:
+        return True
