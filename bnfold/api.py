@@ -15,7 +15,7 @@ from bnfold.results import Comparison, FixResult, FoldResult
 if TYPE_CHECKING:
     from bnfold.analysis import Report
     from bnfold.verification import RuntimeCheck, Verification
-    from bnfold.verification.feeds import Inputs
+    from bnfold.verification.feeds.values import Inputs
 
 __all__ = ["FixResult", "FoldResult", "analyze", "check_runtime", "fix", "fold", "load", "verify"]
 

@@ -51,7 +51,7 @@ def fold(
     if no_verify and keep_going:
         raise click.UsageError("--keep-going needs the verification that --no-verify leaves out.")
     from bnfold import api
-    from bnfold.output import Check, fold_file
+    from bnfold.pipeline import Check, fold_file
 
     with options.progress(quiet) as progress:
         if dry_run or output is None:
@@ -85,6 +85,6 @@ def _print(output_format: str, model: str, result: FoldResult) -> None:
         click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict()}))
         return
     from bnfold.reporting.console import make_console
-    from bnfold.reporting.folding import print_fold
+    from bnfold.reporting.outcomes import print_fold
 
     print_fold(make_console(), model, result)

@@ -43,7 +43,7 @@ def verify(a: str, b: str | None, output_format: str, quiet: bool, allow_unsafe:
         click.echo(as_json.dump({**as_json.header(), **models, **outcome.to_dict()}))
     elif not quiet:
         from bnfold.reporting.console import make_console
-        from bnfold.reporting.folding import print_runtime_check, print_verdict
+        from bnfold.reporting.outcomes import print_runtime_check, print_verdict
 
         if b is None:
             print_runtime_check(make_console(), outcome)

@@ -6,8 +6,8 @@ from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 from bnfold.folding.branches import Merger
-from bnfold.folding.engine import Engine
 from bnfold.folding.plan import FoldStep, Plan, Remaining
+from bnfold.folding.worklist import Engine
 from bnfold.graph import ModelGraph, Op
 
 __all__ = ["FoldStep", "Plan", "Remaining", "fold_graph"]
@@ -23,7 +23,7 @@ def fold_graph(
     (``subject`` of a :class:`FoldStep`) stay as they are.
     """
     copy = graph.copy()
-    notes: list[str] = []
+    notes = list(graph.notes)
     copy.freeze_overridable = not keep_overridable
     if copy.overridable and not keep_overridable:
         notes.append(f"{len(copy.overridable)} weights were also inputs of the model; they are constants now")

@@ -12,10 +12,10 @@ from functools import partial
 from itertools import combinations, islice
 
 from bnfold.affine import Affine
-from bnfold.folding.apply import Editor
-from bnfold.folding.numbers import rounding_fault, scale_fault
+from bnfold.folding.editor import Editor
 from bnfold.folding.plan import FoldStep
-from bnfold.folding.sums import Addition, Sum, Term, broadcast
+from bnfold.folding.rounding import rounding_fault, scale_fault
+from bnfold.folding.sum_trees import Addition, Sum, Term, broadcast
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Tensor
 from bnfold.operators import Node, Role, facts_of
 from bnfold.operators.base import NewOp, dim_of, rank_of

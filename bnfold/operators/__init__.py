@@ -11,17 +11,7 @@ from collections.abc import Iterator
 
 from bnfold.affine import Affine
 from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
-from bnfold.operators import (
-    arithmetic,
-    elementwise,
-    layout,
-    norms,
-    onnx_linear,
-    pooling,
-    recurrent,
-    select,
-    spatial,
-)
+from bnfold.operators import onnx
 from bnfold.operators.base import Facts, NewOp, Node, Rewrite, Role, dim_of, facts_of, known_types, rank_of
 from bnfold.operators.batchnorm import BatchNorm, batchnorm
 from bnfold.operators.linear import LinearFacts
@@ -46,17 +36,7 @@ __all__ = [
 ]
 
 #: Imported for the facts they register.
-FAMILIES = (
-    arithmetic,
-    elementwise,
-    layout,
-    norms,
-    onnx_linear,
-    pooling,
-    recurrent,
-    select,
-    spatial,
-)
+FAMILIES = (onnx,)
 
 
 def role(op: Op, graph: ModelGraph) -> Role:

@@ -229,7 +229,7 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
 
 
 #: Families that are imported when the first operator of their domain is asked about.
-_ON_DEMAND = {"keras": ("keras_linear", "keras_layers", "keras_joins")}
+_ON_DEMAND = {"keras": ("keras.linear_layers", "keras.plain_layers", "keras.join_layers")}
 
 
 @functools.cache

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bnfold.verification.optimizers import RuntimeCheck, check_runtime
 from bnfold.verification.results import FeedSummary, FirstDifference, OutputCheck, Verification
-from bnfold.verification.runtime import RuntimeCheck, check_runtime
 from bnfold.verification.timing import Latency, latency
 from bnfold.verification.verifier import Options, smallest_failing, verify
 

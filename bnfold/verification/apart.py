@@ -16,8 +16,8 @@ import numpy as np
 
 from bnfold import errors
 from bnfold.graph import Array
-from bnfold.verification.feeds import Inputs
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.feeds.values import Inputs
+from bnfold.verification.runtime.onnx_file import OnnxFile
 
 
 class EndedError(Exception):

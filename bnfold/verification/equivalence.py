@@ -6,11 +6,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnfold.verification.compare import Deviation, deviation
-from bnfold.verification.interface import MismatchError, match_inputs, match_outputs
-from bnfold.verification.judge import Tolerance, judge, suspicious, undecided, unexplained
-from bnfold.verification.noise import MANY_SAMPLES, Samples
-from bnfold.verification.reference import NotVerifiableError, Reference
+from bnfold.verification.answers import NotVerifiableError
+from bnfold.verification.reference import Reference
 from bnfold.verification.results import (
     DIFFERENT,
     EQUAL,
@@ -20,8 +17,12 @@ from bnfold.verification.results import (
     OutputCheck,
     Verification,
 )
-from bnfold.verification.sessions import RunError, Session, Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.rounding.deviation import Deviation, deviation
+from bnfold.verification.rounding.judge import Tolerance, judge, suspicious, undecided, unexplained
+from bnfold.verification.rounding.noise import MANY_SAMPLES, Samples
+from bnfold.verification.runtime.interface import MismatchError, match_inputs, match_outputs
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import RunError, Session, Settings
 
 #: Deviations by the name of the output and the index of the feed.
 Measured = dict[str, dict[int, Deviation]]

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bnfold.graph import Array
-from bnfold.verification.compare import Deviation, deviation
 from bnfold.verification.equivalence import Measured, judged, noise_for
-from bnfold.verification.interface import match_inputs
-from bnfold.verification.judge import Tolerance, suspicious
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import FirstDifference, OutputCheck
-from bnfold.verification.sessions import RunError, Session
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.rounding.deviation import Deviation, deviation
+from bnfold.verification.rounding.judge import Tolerance, suspicious
+from bnfold.verification.runtime.interface import match_inputs
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import RunError, Session
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import UsageError
 from bnfold.temporary import temporary_folder
-from bnfold.verification.feeds import Inputs
-from bnfold.verification.interface import MismatchError, match_inputs
-from bnfold.verification.reference import NotVerifiableError, Reference
-from bnfold.verification.sessions import CPU, RunError, Session, Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.answers import NotVerifiableError
+from bnfold.verification.feeds.values import Inputs
+from bnfold.verification.reference import Reference
+from bnfold.verification.runtime.interface import MismatchError, match_inputs
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import CPU, RunError, Session, Settings
 
 if TYPE_CHECKING:
-    from bnfold.verification.source import Source
+    from bnfold.verification.runtime.onnx_file import Source
 
 #: Time spent on measuring unless the number of runs is given, in seconds.
 _BUDGET = 2.0

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 from bnfold.errors import NotEquivalentError, UsageError
 from bnfold.temporary import temporary_folder
 from bnfold.verification import apart
+from bnfold.verification.answers import NotVerifiableError
 from bnfold.verification.equivalence import Candidate, compare
-from bnfold.verification.feeds import Inputs
-from bnfold.verification.judge import Tolerance
+from bnfold.verification.feeds.values import Inputs
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
-from bnfold.verification.reference import NotVerifiableError, Reference
+from bnfold.verification.reference import Reference
 from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
-from bnfold.verification.sessions import CPU, Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.rounding.judge import Tolerance
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import CPU, Settings
 
 if TYPE_CHECKING:
-    from bnfold.verification.source import Source
+    from bnfold.verification.runtime.onnx_file import Source
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.errors import BnfoldError
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.runtime.onnx_file import OnnxFile
 
 
 def main(folder: Path) -> None:
@@ -36,7 +36,7 @@ def _answer(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
         return verify_files(models[0], models[1], inputs, Options(**request["options"])).to_dict()
     if request["task"] == "runtime":
-        from bnfold.verification.runtime import check_file
+        from bnfold.verification.optimizers import check_file
         from bnfold.verification.verifier import Options
 
         return check_file(models[0], inputs, Options(**request["options"])).to_dict()

@@ -173,7 +173,7 @@ def test_large_weights_are_read_only_views_of_the_file(tmp_path):
     np.testing.assert_array_equal(array, numpy_helper.to_array(proto.graph.initializer[0]))
     assert not array.flags.owndata
     assert not array.flags.writeable
-    np.testing.assert_array_equal(param.source.rows(10, 20), array[10:20])
+    np.testing.assert_array_equal(param.data.rows(10, 20), array[10:20])
 
 
 def test_the_model_outlives_its_file(tmp_path):

@@ -203,7 +203,7 @@ def test_a_constant_is_not_changed_in_vain(scale, shift, steps):
     param = Param.of("w", np.ones((2, 3)))
     new = mapped(param, Affine.of(scale, shift, None))
     assert new is not None
-    assert len(getattr(new.source, "steps", ())) == steps
+    assert len(getattr(new.data, "steps", ())) == steps
 
 
 # -- questions about operators in a graph ------------------------------------------------------------

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 RUNNER = """
 import atexit, faulthandler, json, os, shutil, sys, tempfile
 from bnfold import cli
-import bnfold.api, bnfold.cli.fold, bnfold.output, bnfold.reporting.folding, bnfold.verification
+import bnfold.api, bnfold.cli.fold, bnfold.pipeline, bnfold.reporting.outcomes, bnfold.verification
 import onnx, onnxruntime
 source, old, folder, number, verify = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5] == "True"
 arguments = ["fold", source, "-q", *([] if verify else ["--no-verify"])]

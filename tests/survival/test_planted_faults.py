@@ -16,7 +16,7 @@ import bnfold
 from bnfold.graph import Param
 from bnfold.operators.base import Rewrite
 from bnfold.operators.linear import LinearFacts
-from bnfold.output import fold_file
+from bnfold.pipeline import fold_file
 from bnfold.verification import verify
 
 FAULTS = ("scale off by 1e-2", "scale off by 1e-3", "axis swapped", "shift lost", "sign of the shift")

@@ -12,12 +12,13 @@ from verification_models import cnn, folded, model
 
 from bnfold.errors import UsageError
 from bnfold.verification import verify
-from bnfold.verification.feeds import DISTRIBUTIONS, generate
-from bnfold.verification.reference import NotVerifiableError, Reference
-from bnfold.verification.sessions import Settings, ValueSpec
-from bnfold.verification.shapes import Assignment
-from bnfold.verification.source import OnnxFile
-from bnfold.verification.tracing import Hint
+from bnfold.verification.answers import NotVerifiableError
+from bnfold.verification.feeds.hints import Hint
+from bnfold.verification.feeds.sizes import Assignment
+from bnfold.verification.feeds.values import DISTRIBUTIONS, generate
+from bnfold.verification.reference import Reference
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import Settings, ValueSpec
 
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL
 

@@ -8,12 +8,13 @@ import pytest
 from onnx import TensorProto, helper
 from verification_models import cnn, folded, model, weight, with_weight
 
-from bnfold.verification import localise, noise, verify
-from bnfold.verification.judge import Tolerance
+from bnfold.verification import localise, verify
 from bnfold.verification.localise import first_differing, telling_tensors
 from bnfold.verification.reference import Reference
-from bnfold.verification.sessions import Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.rounding import noise
+from bnfold.verification.rounding.judge import Tolerance
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import Settings
 
 
 def deep(layers=40):

@@ -11,12 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from verification_models import cnn, folded, model, weight
 
-from bnfold.verification import noise, verify
-from bnfold.verification.exact import NotEvaluatedError, ReferenceModel
-from bnfold.verification.noise import jitter, jittered_feed, jittered_model
+from bnfold.verification import verify
 from bnfold.verification.reference import Reference
-from bnfold.verification.sessions import Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.rounding import noise
+from bnfold.verification.rounding.exact import NotEvaluatedError, ReferenceModel
+from bnfold.verification.rounding.noise import jitter, jittered_feed, jittered_model
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import Settings
 
 
 def saved(proto, folder: Path) -> OnnxFile:

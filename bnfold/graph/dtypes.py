@@ -1,0 +1,30 @@
+"""Arrays, and what floating-point types can hold."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Limits(NamedTuple):
+    """What a floating-point dtype can hold."""
+
+    largest: float
+    smallest_normal: float
+    eps: float
+
+
+def float_limits(dtype: np.dtype[Any]) -> Limits:
+    """The limits of float16, bfloat16, float32 or float64."""
+    info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    return Limits(float(info.max), float(info.smallest_normal), float(info.eps))
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Is it float16, float32, float64 or bfloat16 (whose numpy kind is not 'f')?"""
+    return dtype.kind == "f" or dtype.name == "bfloat16"
