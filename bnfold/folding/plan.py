@@ -18,6 +18,7 @@ KINDS = {
     "identity": "removed: it does nothing",
     "cheaper": "replaced by",
     "cancelled": "cancelled by",
+    "gauge": "folded with its stream into",
     "branch": "merged with its parallel branches into",
     "chain": "merged with the convolution after it into",
 }

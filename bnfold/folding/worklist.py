@@ -13,6 +13,7 @@ from bnfold.affine import Affine
 from bnfold.folding.backward import backward
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
+from bnfold.folding.gauges import Stay, gauge
 from bnfold.folding.moves import Blocked, Move, Terrain
 from bnfold.folding.plan import FoldStep, Remaining
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
@@ -96,7 +97,7 @@ class Engine:
                 if chain is not None:
                     self.graph.complete_shapes()
                     self._settle(chain)
-            elif not self._meet():
+            elif not self._meet() and not self._gauge():
                 break
 
     def remaining(self) -> list[Remaining]:
@@ -296,6 +297,19 @@ class Engine:
         places = sorted((self.levels[name], name) for name, chains in meeting.items() if len(chains) > 1)
         joined = [self._join(self.graph.op(name), meeting[name]) for _, name in places]
         return any(joined)
+
+    def _gauge(self) -> bool:
+        """Affines that are stuck one by one may go together."""
+        stays = [
+            Stay(head, tuple(op.name for op in chain.ops), chain.total, chain.source, chain.output)
+            for head, (chain, _, _) in self._stuck.items()
+            if head in self.graph
+        ]
+        outcome = gauge(self._terrain, self.editor, stays) if stays else None
+        for gone in outcome.gone if outcome is not None else ():
+            for op in self._stuck.pop(gone.stay.head)[0].ops:
+                self._record(op, "gauge", [], [], dict(gone.rename), names=self._labels(gone.into), past=gone.streams)
+        return outcome is not None and bool(outcome.gone)
 
     def _join(self, op: Op, chains: dict[int, Chain]) -> bool:
         node, facts = Node(self.graph, op), facts_of(op)

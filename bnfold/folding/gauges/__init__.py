@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from bnfold.folding.gauges.carrying import Carrier, Change, Fault
-from bnfold.folding.gauges.component import Candidate, Component, Stay, Survey
-from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice, Clash, Solver
+from bnfold.folding.gauges.component import Stay
+from bnfold.folding.gauges.gauging import Gone, Outcome, gauge
 
-__all__ = ["SIGNS", "WHOLE", "Candidate", "Carrier", "Change", "Choice", "Clash", "Component", "Fault", "Solver", "Stay", "Survey"]
+__all__ = ["Gone", "Outcome", "Stay", "gauge"]

@@ -10,7 +10,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.folding.gauges.component import Component, Place, Stay
 from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice
-from bnfold.folding.search import Move, Terrain, sound
+from bnfold.folding.moves import Move, Search, Terrain
 from bnfold.graph import Op, Param, Use
 from bnfold.operators import Node, Rewrite, facts_of
 from bnfold.operators.base import mapped
@@ -88,7 +88,7 @@ class Carrier:
             return None
         if isinstance(rewrite, Refusal):
             return rewrite
-        price = sound(node, rewrite) or self.terrain.price(op, rewrite)
+        price = Search(self.terrain).sound(node, rewrite) or self.terrain.price(op, rewrite)
         if isinstance(price, Refusal):
             return price
         if price:
@@ -179,9 +179,9 @@ class Carrier:
             own = facts.as_affine(node)
             assert isinstance(own, Affine)
             yield Stay(name, (name,), own, op.input(facts.data_slot(node)), op.outputs[0])
-        for candidate in self.component.candidates:
-            if self.choice.gone.get(candidate.head) != WHOLE:
-                yield self.stays[candidate.head]
+        for head in (*(c.head for c in self.component.candidates), *self.component.staying_runs):
+            if self.choice.gone.get(head) != WHOLE:
+                yield self.stays[head]
 
     def _keep(self, stay: Stay) -> Refusal | None:
         before, behind = self.gauges.get(stay.source), self.gauges.get(stay.output)

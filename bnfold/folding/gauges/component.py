@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
-from bnfold.folding.search import Terrain
-from bnfold.graph import CAPTURE, Op, Use
+from bnfold.folding.moves import Terrain
+from bnfold.graph import CAPTURE, ModelGraph, Op, Use
 from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of, value_readers
 from bnfold.operators.base import Crossing, mapped
 from bnfold.refusal import Refusal
@@ -82,7 +82,19 @@ class Component:
     rim: dict[str, None] = field(default_factory=dict)
     #: Affines that are no candidates.
     staying: dict[str, None] = field(default_factory=dict)
+    #: Stuck runs of affines that are no candidates.
+    staying_runs: dict[str, None] = field(default_factory=dict)
     size: int = 0
+
+    def pin(self, graph: ModelGraph, name: str, why: str) -> None:
+        """Nothing that an operator sees has a gauge of its own."""
+        op = graph.op(name)
+        places = (*op.inputs, *op.outputs, *(Use(name, slot) for slot in range(len(op.inputs))))
+        for place in dict.fromkeys(places):
+            frame = self.frames.get(place)
+            if frame is not None:
+                column = frame.cells.reshape(-1, 1)
+                self.rows.append(Rows(("size", "sign", "shift"), column, np.ones(column.shape), why))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +132,7 @@ class Survey:
         while self.queue:
             self._look(self.queue.popleft())
         for name, why in self.blocked.items():
-            self._pin_all(name, why)
+            self.found.pin(self.graph, name, why)
         self._ask_readers()
         return self.found
 
@@ -157,13 +169,6 @@ class Survey:
         """These cells have no gauge of their own: a = 1, b = 0."""
         column = cells.reshape(-1, 1)
         self.found.rows.append(Rows(systems or ("size", "sign", "shift"), column, np.ones(column.shape), why))
-
-    def _pin_all(self, name: str, why: str) -> None:
-        op = self.graph.op(name)
-        for tensor in dict.fromkeys((*op.inputs, *op.outputs)):
-            frame = self.found.frames.get(tensor) if tensor else None
-            if frame is not None:
-                self._pin(frame.cells, why)
 
     # -- operators -------------------------------------------------------------------------------
 
