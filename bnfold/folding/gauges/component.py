@@ -43,7 +43,7 @@ class Frame:
         return np.arange(self.first, self.first + self.size)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Equations ``sum(factors * x[cells]) = 0``, one a row; ``cells`` is ``[n, k]``, so are ``factors``.
 
@@ -56,7 +56,7 @@ class Rows:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidate:
     """An affine that may go: ``y = scale v + shift`` between the cells of v and of y."""
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bnfold.folding.gauges.component import Candidate, Cells, Component, Rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Equation:
     """The same equation in every strand of a group: positions in the strand, and factors, one row a strand."""
 
@@ -20,7 +20,7 @@ class Equation:
     rows: Rows
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Demand:
     """What a candidate asks of a group: ``y = scale v + shift`` between two positions."""
 
