@@ -1,11 +1,11 @@
-"""Fold or fix a model into a file: the file is written, verified as it lies there, and only then put in place."""
+"""A model file in, a model file out: load, fold or fix, stage the new file, verify what lies there, commit it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,37 +13,23 @@ from typing import TYPE_CHECKING, Any
 from bnfold import api
 from bnfold.analysis.size import Size
 from bnfold.errors import OutputError, UsageError
-from bnfold.folding import FoldStep
 from bnfold.formats import load
 from bnfold.formats.atomic import resolve_target
 from bnfold.graph import Model
+from bnfold.isolation import Ended, Limits, call
 from bnfold.results import FixResult, FoldResult
 from bnfold.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from bnfold.verification import Latency, Verification
-    from bnfold.verification.feeds.values import Inputs
+    from bnfold.verification import Verification, VerifyOptions
+
+__all__ = ["fix_file", "fold_file"]
 
 #: What a stage of the work is called while it runs.
 Progress = Callable[[str], None]
 
 #: tf2onnx may stray from Keras by this part of the largest output before it is worth a remark.
 _CONVERSION_LIMIT = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """How a written file is verified; the fields are :func:`bnfold.verify`'s arguments."""
-
-    rtol: float | None = None
-    atol: float | None = None
-    inputs: Inputs | None = None
-    seed: int = 0
-    strict: bool = False
-    provider: str = "CPUExecutionProvider"
-    threads: int | None = None
-    timeout: float | None = None
-    memory: int | None = None
 
 
 def _silent(stage: str) -> None:
@@ -56,74 +42,94 @@ def fold_file(
     *,
     branches: bool = True,
     keep_overridable: bool = False,
-    check: Check | None = Check(),
+    verify: bool = True,
+    options: VerifyOptions | None = None,
     keep_going: bool = False,
     latency: bool = False,
     external_data: bool | None = None,
     allow_unsafe: bool = False,
     progress: Progress = _silent,
 ) -> FoldResult:
-    """Fold the model in ``source`` and write it to ``output``, whose suffix decides the format.
+    """Fold the model in ``source`` and write it to ``output``: what ``bnfold fold SOURCE -o OUTPUT`` does.
 
-    Unless ``check`` is None, the file is verified against the original before it gets its name. If
-    the two differ nothing is written (``path`` of the result is None), the smallest set of steps
-    that makes them differ is in ``culprits``, and ``keep_going`` leaves these out and tries again.
+    ``source`` is an ONNX or Keras file or a SavedModel folder; the suffix of ``output`` decides what is written
+    (``.onnx``; of a Keras model ``.keras``, ``.h5`` and ``.hdf5`` as well). ``branches`` and ``keep_overridable``
+    are those of :func:`bnfold.fold`, ``allow_unsafe`` that of :func:`bnfold.load`.
 
-    Raises UsageError where the output is the input, OutputError where it cannot be written, and
-    what :func:`bnfold.load` raises. Whatever happens, an existing output is whole: old or new.
+    With ``verify`` the written file is compared with the original, as ``options`` say, before it gets its name. If
+    the two differ nothing is written: ``path`` of the result is None, and the smallest set of steps that makes
+    them differ is in ``culprits``; ``keep_going`` leaves these out and tries again. ``latency`` times both models
+    in onnxruntime, its optimisations on. The time and memory of ``options`` bound all of this together: where they
+    do not suffice for the comparison nothing is written, where they do not for the rest ``notes`` says so.
+    ``external_data`` puts the weights of an ONNX model into ``<output>.data``; None does so where the source had
+    external data, or where the file would exceed 2 GB. ``progress`` is called with the name of each stage.
+
+    Raises UsageError where ``output`` is the input, has a suffix of another format, or where ``options`` do not
+    fit the model; OutputError where it cannot be written; and what :func:`bnfold.load` raises. Whatever
+    happens, an existing ``output`` is whole, old or new.
     """
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
     _check_suffix(original, target)
     progress("folding")
-    skip: set[str] = set()
-    fold = partial(api.fold, original, branches=branches, keep_overridable=keep_overridable)
-    dropped: list[FoldStep] = []
+    fold = _Folding(branches, keep_overridable)
+    runs = _Runs(original, Path(source), allow_unsafe, options)
+    result = fold(original)
     while True:
-        result = replace(fold(skip=skip), dropped=tuple(dropped))
-        result = _into_file(result, original, target, check, latency, external_data, progress)
-        if result.path is not None:
-            return _with_files(replace(result, path=Path(output)), Path(source), target)
-        assert result.verification is not None  # the only reason not to write
-        if result.verification.verdict == "different":
-            progress("looking for the steps that make the difference")
-            found = _culprits(result, original, lambda left_out: fold(skip=skip | left_out), check or Check())
-            result = replace(result, culprits=found)
+        result = _in_target_format(result, original, target)
+        progress("writing")
+        with result.model.stage(target, external_data=external_data) as staged:
+            if verify:
+                progress("verifying")
+                result = runs.verified(result, staged.path)
+            if result.verification is None or result.verification.equivalent:
+                if latency:
+                    progress("measuring the latency")
+                    result = runs.with_latency(result, staged.path)
+                staged.commit()
+                result = replace(result, path=Path(output))
+        if result.verification is None or result.verification.verdict != "different":
+            return _with_file_sizes(result, Path(source), target)
+        progress("looking for the steps that make the difference")
+        result = runs.with_culprits(result, fold)
         if not keep_going or not result.culprits:
             return result
-        skip.update(step.subject for step in result.culprits)
-        dropped += result.culprits
+        dropped = (*result.dropped, *result.culprits)
+        result = replace(fold(original, {step.subject for step in dropped}), dropped=dropped)
 
 
 def fix_file(
     source: str | PathLike[str],
     output: str | PathLike[str],
     *,
-    check: Check | None = Check(),
+    verify: bool = True,
+    options: VerifyOptions | None = None,
     external_data: bool | None = None,
     allow_unsafe: bool = False,
     progress: Progress = _silent,
 ) -> FixResult:
-    """Repair the model in ``source`` and write it to ``output``. As :func:`fold_file` otherwise."""
+    """Repair the model in ``source`` and write it to ``output``: what ``bnfold fix SOURCE -o OUTPUT`` does.
+
+    :func:`bnfold.fix` says what is repaired. Arguments, errors and promises are those of :func:`fold_file`: where
+    the outputs differ nothing is written, and ``path`` of the result is None.
+    """
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
     _check_suffix(original, target)
     progress("repairing")
     result = api.fix(original)
-    verification: Verification | None = None
-
-    def judge(written: Path) -> bool:
-        nonlocal verification
-        if check is not None:
-            progress("verifying")
-            verification = _verify(original, result.model, written, check)
-        return verification is None or verification.equivalent
-
     progress("writing")
-    done = _save(result.model, target, external_data, judge)
-    return replace(result, verification=verification, path=Path(output) if done else None)
+    with result.model.stage(target, external_data=external_data) as staged:
+        if verify:
+            progress("verifying")
+            runs = _Runs(original, Path(source), allow_unsafe, options)
+            result = replace(result, verification=runs.verdict(result.model, staged.path))
+        if result.verification is None or result.verification.equivalent:
+            staged.commit()
+            result = replace(result, path=Path(output))
+    return result
 
 
 # -- before ------------------------------------------------------------------------------------------
@@ -152,46 +158,24 @@ def _check_suffix(model: Model, target: Path) -> None:
         raise UsageError(f"{target.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
 
 
-# -- writing -----------------------------------------------------------------------------------------
+# -- folding and writing -----------------------------------------------------------------------------
 
 
-class _RejectedError(Exception):
-    """The file that was written shall not get its name."""
+@dataclass(frozen=True, slots=True)
+class _Folding:
+    """How models are folded, for this process and for others."""
+
+    branches: bool
+    keep_overridable: bool
+
+    def __call__(self, model: Model, skip: Collection[str] = ()) -> FoldResult:
+        return api.fold(model, branches=self.branches, keep_overridable=self.keep_overridable, skip=skip)
 
 
-def _into_file(
-    result: FoldResult,
-    original: Model,
-    target: Path,
-    check: Check | None,
-    latency: bool,
-    external_data: bool | None,
-    progress: Progress,
-) -> FoldResult:
-    """Write the folded model; the result with what its file showed, and with ``path`` if that is in place."""
-
-    def judge(written: Path) -> bool:
-        nonlocal result
-        if check is not None:
-            progress("verifying")
-            result = _verified(result, original, written, check)
-            assert result.verification is not None
-            if not result.verification.equivalent:
-                return False
-        if latency:
-            progress("measuring the latency")
-            result = replace(result, latency=_latency(original, written, check))
-        return True
-
-    if original.format == "keras" and target.suffix.lower() == ".onnx":
-        result = _converted(result)
-    progress("writing")
-    done = _save(result.model, target, external_data, judge)
-    return replace(result, path=target) if done else result
-
-
-def _converted(result: FoldResult) -> FoldResult:
-    """A Keras model becomes an ONNX model. tf2onnx writes some BN as Mul and Add, so it is folded once more."""
+def _in_target_format(result: FoldResult, original: Model, target: Path) -> FoldResult:
+    """A Keras model may become an ONNX model. tf2onnx writes some BN as Mul and Add, so it is folded once more."""
+    if original.format != "keras" or target.suffix.lower() != ".onnx":
+        return result
     with temporary_folder() as folder:
         again = api.fold(load(result.model.as_onnx(folder)))
     summary = replace(result.summary, after=again.summary.after)
@@ -199,23 +183,9 @@ def _converted(result: FoldResult) -> FoldResult:
     return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
 
 
-def _save(model: Model, target: Path, external_data: bool | None, judge: Callable[[Path], bool]) -> bool:
-    """Write the model; ``judge`` decides, with the file in front of it, whether it gets its name."""
-
-    def approve(written: Path) -> None:
-        if not judge(written):
-            raise _RejectedError
-
-    extra = {"external_data": external_data} if model.format == "onnx" and external_data is not None else {}
-    save: Callable[..., None] = model.save
-    try:
-        save(target, approve=approve, **extra)
-    except _RejectedError:
-        return False
-    return True
-
-
-def _with_files(result: FoldResult, source: Path, target: Path) -> FoldResult:
+def _with_file_sizes(result: FoldResult, source: Path, target: Path) -> FoldResult:
+    if result.path is None:
+        return result
     summary = result.summary
     before, after = _file_bytes(source, summary.before), _file_bytes(target, summary.after)
     return replace(result, summary=replace(summary, file_before=before, file_after=after))
@@ -229,72 +199,108 @@ def _file_bytes(path: Path, size: Size) -> int:
     return own if own >= size.bytes else own + size.bytes
 
 
-# -- verifying ---------------------------------------------------------------------------------------
+# -- running the models ------------------------------------------------------------------------------
 
 
-def _verified(result: FoldResult, original: Model, written: Path, check: Check) -> FoldResult:
-    found = _verify(original, result.model, written, check)
-    return replace(result, verification=found, notes=(*result.notes, *_conversion_notes(original, found)))
+class _Runs:
+    """Everything that runs the models, within the limits of one set of options: they hold for all of it together."""
+
+    def __init__(self, original: Model, source: Path, allow_unsafe: bool, options: VerifyOptions | None) -> None:
+        self._original = original
+        self._source = source
+        self._allow_unsafe = allow_unsafe
+        self._given = options
+
+    @cached_property
+    def _options(self) -> VerifyOptions:
+        from bnfold.verification.options import DEFAULTS  # which takes time, and not all files are verified
+
+        return self._given if self._given is not None else DEFAULTS
+
+    @cached_property
+    def _limits(self) -> Limits:
+        """The limits, the time running from the first use on."""
+        return self._options.limits()
+
+    @property
+    def _readable(self) -> Model | Path:
+        """The original for a process of its own, which has to read it again, or for this one."""
+        return self._source if self._limits else self._original
+
+    def verdict(self, model: Model, written: Path) -> Verification:
+        """The verdict on the file as it was written."""
+        from bnfold.verification import verify
+
+        limits = self._limits
+        keras = written.suffix.lower() != ".onnx" and model.format == "keras"
+        file = load(written, allow_unsafe=True) if keras else written
+        return verify(self._original, file, self._options_for(model), limits)
+
+    def verified(self, result: FoldResult, written: Path) -> FoldResult:
+        """The result with the verdict, and with how well the original was converted where it had to be."""
+        found = self.verdict(result.model, written)
+        notes = [*result.notes, *(self._conversion_notes() if found.equivalent else ())]
+        return replace(result, verification=found, notes=tuple(notes))
+
+    def with_latency(self, result: FoldResult, written: Path) -> FoldResult:
+        """The result with the latency, or with a note that says why it could not be measured within the limits."""
+        from bnfold.verification import latency
+
+        found = latency(self._original, written, self._options, limits=self._limits)
+        if isinstance(found, Ended):
+            note = f"the latency was not measured: {found.sentence('onnxruntime')}"
+            return replace(result, notes=(*result.notes, note))
+        return replace(result, latency=found)
+
+    def with_culprits(self, result: FoldResult, fold: _Folding) -> FoldResult:
+        """The result with the smallest set of steps of its plan that by themselves make the models differ."""
+        options = self._options_for(result.model)
+        subjects = tuple(dict.fromkeys(step.subject for step in result.plan.steps))
+        dropped = frozenset(step.subject for step in result.dropped)
+        found = call(_guilty, self._limits, self._readable, self._allow_unsafe, fold, subjects, dropped, options)
+        if isinstance(found, Ended):
+            note = f"the steps that make the difference were not found: {found.sentence('onnxruntime')}"
+            return replace(result, notes=(*result.notes, note))
+        return replace(result, culprits=tuple(step for step in result.plan.steps if step.subject in found.value))
+
+    def _options_for(self, model: Model) -> VerifyOptions:
+        """Tensors of one name hold the same values in both models, unless conversion from Keras makes up names."""
+        return replace(self._options, intermediates=self._original.format == model.format == "onnx")
+
+    def _conversion_notes(self) -> list[str]:
+        """Keras's own answers against onnxruntime's: a difference there is the conversion's, not folding's."""
+        if not hasattr(self._original, "conversion_difference"):
+            return []
+        found = call(_conversion_difference, self._limits, self._readable, self._allow_unsafe)
+        if isinstance(found, Ended):
+            return [f"the conversion by tf2onnx was not compared with Keras: {found.sentence('Keras or onnxruntime')}"]
+        if found.value <= _CONVERSION_LIMIT:
+            return [f"Keras and onnxruntime agree on the original to {found.value:.1e} of its largest output"]
+        return [
+            f"on the original, before any folding, tf2onnx's conversion strays from Keras by {found.value:.1e} of its "
+            "largest output"
+        ]
 
 
-def _verify(original: Model, model: Model, path: Path, check: Check) -> Verification:
-    """The verdict on the file as it was written."""
-    from bnfold.verification import verify
+def _guilty(
+    source: Model | Path,
+    allow_unsafe: bool,
+    fold: _Folding,
+    subjects: Collection[str],
+    dropped: Collection[str],
+    options: VerifyOptions,
+) -> tuple[str, ...]:
+    """The subjects of the steps at fault. ``dropped`` are left out in any case."""
+    from bnfold.verification import smallest_failing
 
-    keras = path.suffix.lower() != ".onnx" and model.format == "keras"
-    written: Any = load(path, allow_unsafe=True) if keras else path
-    return verify(original, written, intermediates=_keeps_names(original, model), **_options(check))
-
-
-def _options(check: Check) -> dict[str, Any]:
-    return {entry.name: getattr(check, entry.name) for entry in fields(check)}
-
-
-def _conversion_notes(original: Model, found: Verification) -> list[str]:
-    """Keras's own answers against onnxruntime's: a difference there is the conversion's, not folding's."""
-    measure = getattr(original, "conversion_difference", None)
-    if measure is None or not found.equivalent:
-        return []
-    difference = float(measure())
-    if difference <= _CONVERSION_LIMIT:
-        return [f"Keras and onnxruntime agree on the original to {difference:.1e} of its largest output"]
-    return [
-        f"on the original, before any folding, tf2onnx's conversion strays from Keras by {difference:.1e} of its "
-        "largest output"
-    ]
-
-
-def _latency(original: Model, written: Path, check: Check | None) -> Latency:
-    from bnfold.verification import latency
-
-    how = check or Check()
-    return latency(original, written, inputs=how.inputs, seed=how.seed, provider=how.provider, threads=how.threads)
-
-
-def _culprits(
-    result: FoldResult, original: Model, fold_without: Callable[[set[str]], FoldResult], check: Check
-) -> tuple[FoldStep, ...]:
-    """The smallest set of steps of the plan that by themselves make the models differ."""
-    from bnfold.verification import Options, smallest_failing
-
-    subjects = list(dict.fromkeys(step.subject for step in result.plan.steps))
+    original = api.load(source, allow_unsafe=allow_unsafe)
 
     def refold(kept: Collection[str]) -> Model:
-        return fold_without(set(subjects) - set(kept)).model
+        return fold(original, {*dropped, *subjects} - set(kept)).model
 
-    how = Options(
-        check.rtol,
-        check.atol,
-        check.seed,
-        check.strict,
-        check.provider,
-        check.threads,
-        intermediates=_keeps_names(original, result.model),
-    )
-    guilty = set(smallest_failing(subjects, refold, original=original, inputs=check.inputs, options=how))
-    return tuple(step for step in result.plan.steps if step.subject in guilty)
+    return smallest_failing(tuple(subjects), refold, original=original, options=options)
 
 
-def _keeps_names(original: Model, model: Model) -> bool:
-    """Do tensors of one name hold the same values in both? Conversion from Keras makes up names."""
-    return original.format == model.format == "onnx"
+def _conversion_difference(source: Model | Path, allow_unsafe: bool) -> float:
+    model: Any = api.load(source, allow_unsafe=allow_unsafe)
+    return float(model.conversion_difference())

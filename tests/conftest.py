@@ -1,17 +1,22 @@
 """Settings for every test: property-based tests draw the same examples on every run, and the marker ``keras``.
 
-A module with ``keras`` in its name needs Keras, and is not even imported where ``-m "not keras"`` is asked for:
-importing TensorFlow takes longer than most tests. Single tests elsewhere carry the marker themselves.
+A module or folder with ``keras`` in its name needs Keras, and is not even imported where ``-m "not keras"`` is asked
+for: importing TensorFlow takes longer than most tests. Single tests elsewhere carry the marker themselves.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+HERE = Path(__file__).parent
+#: Output to no terminal is as wide as it likes, whatever terminal the tests (or pytest-xdist) are run from.
+os.environ.pop("COLUMNS", None)
 
 settings.register_profile("fixed", derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("fixed")
@@ -27,7 +32,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "keras" in item.path.name:
+        if "keras" in str(item.path.relative_to(HERE)):
             item.add_marker("keras")
 
 

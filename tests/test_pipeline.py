@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+import signal
 import stat
+import time
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import helpers
@@ -13,9 +17,13 @@ import onnx
 import pytest
 
 import bnfold
+from bnfold import VerifyOptions, fix_file, fold_file, pipeline
 from bnfold.formats.atomic import Sink
 from bnfold.formats.onnx.payloads import Computed
-from bnfold.pipeline import Check, fix_file, fold_file
+from bnfold.graph import Model
+from bnfold.results import FoldResult
+from bnfold.verification import Latency, timing
+from bnfold.verification.runtime.onnx_file import OnnxFile
 
 CNN = Path(__file__).parents[1] / "sample_models" / "digits_cnn.onnx"
 OLD = b"what was there before"
@@ -148,8 +156,8 @@ class TestKeras:
 
 
 def test_own_tolerance(tmp_path: Path) -> None:
-    check = Check(atol=1e-3, inputs={"image": np.zeros((1, 1, 8, 8), np.float32)})
-    result = fold_file(CNN, tmp_path / "a.onnx", check=check)
+    options = VerifyOptions(atol=1e-3, inputs={"image": np.zeros((1, 1, 8, 8), np.float32)})
+    result = fold_file(CNN, tmp_path / "a.onnx", options=options)
     assert result.verification is not None
     assert result.verification.feeds.count == 1
 
@@ -166,3 +174,132 @@ def test_what_is_verified_is_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert result.verification.verdict == "different"
     assert result.path is None
     assert os.listdir(tmp_path) == []
+
+
+# -- limits hold for everything that runs the models ---------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Spoiled(pipeline._Folding):
+    """Folds the first BN wrongly, in other processes too."""
+
+    def __call__(self, model: Model, skip: Collection[str] = ()) -> FoldResult:
+        result = super().__call__(model, skip)
+        first = bnfold.fold(CNN).plan.steps[0]
+        if first.subject in skip:
+            return result
+        graph = result.model.graph.copy()
+        (conv,) = (op for op in graph.ops() if op.name in first.into)
+        graph.params[conv.inputs[1]] = graph.params[conv.inputs[1]].scaled(np.full((1, 1, 1, 1), 1.01))
+        return dataclasses.replace(result, model=result.model.with_graph(graph))
+
+
+def crash(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def hang(*_: object) -> None:
+    time.sleep(3600)
+
+
+def eat(*_: object) -> None:
+    bytearray(1 << 40)
+
+
+def says_where(first: OnnxFile, second: OnnxFile, options: VerifyOptions, runs: int | None) -> Latency:
+    """In place of measuring the latency: with what it would be measured."""
+    found = timing_measure(first, second, options, 1)
+    return dataclasses.replace(found, feed=f"{os.getpid()} {options.provider} {options.threads} {options.seed}")
+
+
+timing_measure = timing.measure
+LIMITED = VerifyOptions(timeout=300, memory=16 << 30)
+
+
+class TestLimits:
+    @pytest.mark.parametrize("options", [VerifyOptions(), LIMITED], ids=["free", "limited"])
+    def test_the_steps_at_fault_are_the_same_with_limits(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: VerifyOptions
+    ) -> None:
+        monkeypatch.setattr(pipeline, "_Folding", Spoiled)
+        first = bnfold.fold(CNN).plan.steps[0]
+        result = fold_file(CNN, tmp_path / "a.onnx", options=options)
+        assert result.path is None
+        assert [step.subject for step in result.culprits] == [first.subject]
+        result = fold_file(CNN, tmp_path / "a.onnx", options=options, keep_going=True)
+        assert result.path is not None
+        assert [step.subject for step in result.dropped] == [first.subject]
+        assert bnfold.verify(CNN, result.path).equivalent
+
+    @pytest.mark.parametrize(
+        ("blow_up", "words"), [(crash, "failed within the memory limit"), (eat, "failed within the memory limit")]
+    )
+    def test_a_search_for_the_steps_at_fault_that_blows_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blow_up: Callable[..., None], words: str
+    ) -> None:
+        monkeypatch.setattr(pipeline, "_Folding", Spoiled)
+        monkeypatch.setattr(pipeline, "_guilty", blow_up)
+        result = fold_file(CNN, tmp_path / "a.onnx", options=LIMITED, keep_going=True)
+        assert result.verification is not None
+        assert result.verification.verdict == "different"
+        assert (result.path, result.culprits) == (None, ())
+        assert result.notes[-1].startswith("the steps that make the difference were not found: ")
+        assert words in result.notes[-1]
+        assert os.listdir(tmp_path) == []
+
+    @pytest.mark.parametrize("blow_up", [crash, eat])
+    def test_a_latency_that_blows_up(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blow_up: Callable[..., None]
+    ) -> None:
+        monkeypatch.setattr(timing, "measure", blow_up)
+        result = fold_file(CNN, tmp_path / "a.onnx", options=LIMITED, latency=True)
+        assert result.path is not None
+        assert result.latency is None
+        assert result.notes[-1].startswith("the latency was not measured: the process failed within the memory limit")
+
+    def test_one_deadline_for_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the comparison leaves of the time is what the latency has."""
+        monkeypatch.setattr(timing, "measure", hang)
+        result = fold_file(CNN, tmp_path / "a.onnx", options=VerifyOptions(timeout=20), latency=True)
+        assert result.path is not None
+        assert result.latency is None
+        assert result.notes[-1] == "the latency was not measured: the time limit of 20 s was reached"
+
+    @pytest.mark.parametrize("verify", [True, False])
+    def test_the_options_reach_the_latency(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify: bool) -> None:
+        monkeypatch.setattr(timing, "measure", says_where)
+        options = dataclasses.replace(LIMITED, threads=1, seed=7)
+        result = fold_file(CNN, tmp_path / "a.onnx", options=options, latency=True, verify=verify)
+        assert result.latency is not None
+        pid, provider, threads, seed = result.latency.feed.split()
+        assert int(pid) != os.getpid()
+        assert (provider, threads, seed) == ("CPUExecutionProvider", "1", "7")
+
+    def test_a_model_that_never_ends(self, tmp_path: Path) -> None:
+        result = fold_file(endless(tmp_path / "in.onnx"), tmp_path / "out.onnx", options=VerifyOptions(timeout=3))
+        assert result.summary.after.batchnorms == 0
+        assert result.verification is not None
+        assert result.verification.sentence() == "not verified: the time limit of 3 s was reached"
+        assert result.path is None
+        assert os.listdir(tmp_path) == ["in.onnx"]
+
+
+_LOOP_SCALARS = (("i", onnx.TensorProto.INT64), ("go", onnx.TensorProto.BOOL), ("still", onnx.TensorProto.BOOL))
+
+
+def endless(path: Path) -> Path:
+    """Conv, BN and a Loop whose condition stays true."""
+    helper = onnx.helper
+    net = helpers.Net()
+    x = net.bn(net.op("Conv", net.input(1, 3, 8, 8), net.draw(4, 3, 3, 3), name="conv"), 4)
+    index, go, still = (helper.make_tensor_value_info(name, kind, []) for name, kind in _LOOP_SCALARS)
+    value, copied, forever = (helper.make_tensor_value_info(name, 1, [1, 4, 6, 6]) for name in ("v", "w", "forever"))
+    nodes = [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Identity", ["v"], ["w"])]
+    body = helper.make_graph(nodes, "body", [index, go, value], [still, copied])
+    proto = net.build(x)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+    proto.graph.node.append(helper.make_node("Loop", ["", "yes", x], ["forever"], body=body))
+    del proto.graph.output[:]
+    proto.graph.output.append(forever)
+    onnx.save(proto, path)
+    return path

@@ -7,14 +7,13 @@ asks: who produces this tensor, who reads it, is it a constant, does anyone else
 
 from bnfold.graph.dtypes import Array, Limits, float_limits, is_float
 from bnfold.graph.elements import CAPTURE, Dim, Op, Shape, Tensor, Use
-from bnfold.graph.model import Approve, Model
+from bnfold.graph.model import Model, Staged
 from bnfold.graph.modelgraph import Evaluator, Inference, ModelGraph, walk
 from bnfold.graph.parameters import BLOCK_BYTES, Derived, Memory, Param, ParamData
 
 __all__ = [
     "BLOCK_BYTES",
     "CAPTURE",
-    "Approve",
     "Array",
     "Derived",
     "Dim",
@@ -28,6 +27,7 @@ __all__ = [
     "Param",
     "ParamData",
     "Shape",
+    "Staged",
     "Tensor",
     "Use",
     "float_limits",

@@ -25,6 +25,10 @@ def float_limits(dtype: np.dtype[Any]) -> Limits:
     return Limits(float(info.max), float(info.smallest_normal), float(info.eps))
 
 
+#: The types that models compute in. What has fewer bits is storage: no affine keeps its rounding.
+_FLOATS = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Is it float16, float32, float64 or bfloat16 (whose numpy kind is not 'f')?"""
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    """Is it float16, float32, float64 or bfloat16? numpy's kind does not tell: some types of 8 bits are 'f' too."""
+    return dtype.name in _FLOATS

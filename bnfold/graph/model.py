@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
 
 from bnfold.graph.modelgraph import ModelGraph
 
-#: Called with a complete file that has not got its name yet; what it raises keeps it from that.
-Approve = Callable[[Path], object]
+
+class Staged(Protocol):
+    """A file that is complete and has not got its name yet."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    def commit(self) -> None:
+        """Give it its name, in the place of what has it. Raises OutputError."""
 
 
 class Model(Protocol):
@@ -30,11 +38,13 @@ class Model(Protocol):
     def with_graph(self, graph: ModelGraph) -> Model:
         """The same model (metadata, opset…) around a changed graph."""
 
-    def save(self, path: str | PathLike[str], *, approve: Approve | None = None) -> None:
-        """Write to ``path`` atomically. The suffix decides the format.
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write to ``path`` atomically. The suffix decides the format."""
 
-        ``approve`` is called with the complete file under a temporary name; what it raises leaves
-        ``path`` as it was.
+    def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> AbstractContextManager[Staged]:
+        """The complete file beside ``path`` under a temporary name, dropped unless it is committed in the block.
+
+        ``external_data`` puts an ONNX model's weights into a file of their own; None: where they have to be.
         """
 
     def as_onnx(self, directory: Path) -> Path:

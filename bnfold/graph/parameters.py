@@ -106,7 +106,7 @@ class Param:
 
     @property
     def is_float(self) -> bool:
-        """float16, float32, float64 or bfloat16 (whose numpy kind is not 'f')."""
+        """float16, bfloat16, float32 or float64."""
         return is_float(self.dtype)
 
     def array(self) -> Array:

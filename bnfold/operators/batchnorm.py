@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Op, float_limits
+from bnfold.graph import ModelGraph, Op, float_limits, is_float
 from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, facts_of
 from bnfold.operators.convolution import Convolution, of_affine
 from bnfold.refusal import Refusal
@@ -42,10 +42,8 @@ class BatchNorm:
             scale = self.gamma / np.sqrt(self.variance + self.epsilon)
             return Affine.over((self.axis,), scale, self.beta - self.mean * scale)
 
-    @property
-    def is_identity(self) -> bool:
-        """Are gamma = sqrt(variance + epsilon) and beta = mean, to rounding?"""
-        ulp = float_limits(self.dtype).eps
+    def is_identity(self, ulp: float) -> bool:
+        """Are gamma = sqrt(variance + epsilon) and beta = mean, to this relative rounding?"""
         with np.errstate(invalid="ignore"):
             root = np.sqrt(self.variance + self.epsilon)
         scale_off = np.abs(self.gamma - root) > ulp * np.abs(root)
@@ -101,7 +99,12 @@ class BatchNormFacts(AffineFacts, KeepsShape):
 
     def is_identity(self, node: Node) -> bool:
         numbers = self.batchnorm(node)
-        return isinstance(numbers, BatchNorm) and numbers.is_identity
+        if isinstance(numbers, Refusal):
+            return False
+        # The data may be finer than the statistics: then it is they that must not change.
+        data = node.graph.tensor(node.op.input(self.data_slot(node))).dtype
+        dtypes = [numbers.dtype] if data is None or not is_float(data) else [numbers.dtype, data]
+        return numbers.is_identity(min(float_limits(dtype).eps for dtype in dtypes))
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         numbers = self.batchnorm(node)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bnfold.isolation import Ended, call
 from bnfold.temporary import temporary_folder
-from bnfold.verification import apart
 from bnfold.verification.answers import NotVerifiableError
-from bnfold.verification.equivalence import Candidate, compare
-from bnfold.verification.feeds.values import Inputs
+from bnfold.verification.equivalence import compare
 from bnfold.verification.minimise import minimal
+from bnfold.verification.options import DEFAULTS, VerifyOptions
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
-from bnfold.verification.rounding.judge import Tolerance
 from bnfold.verification.runtime.onnx_file import OnnxFile
-from bnfold.verification.runtime.sessions import CPU, LEVELS
-from bnfold.verification.verifier import Options, worst_feed
+from bnfold.verification.runtime.sessions import LEVELS, Candidate
+from bnfold.verification.verifier import why_ended, worst_feed
 
 if TYPE_CHECKING:
-    from bnfold.verification.runtime.onnx_file import Source
+    from bnfold.verification.runtime.onnx_file import ModelLike
 
 # fmt: off
 #: The names by which onnxruntime (1.17 to 1.31) knows its optimizers; it ignores those it does not have.
@@ -118,59 +117,41 @@ class RuntimeCheck:
         }
 
 
-def check_runtime(
-    model: Source,
-    *,
-    rtol: float | None = None,
-    atol: float | None = None,
-    inputs: Inputs | None = None,
-    seed: int = 0,
-    strict: bool = False,
-    provider: str = CPU,
-    threads: int | None = None,
-    timeout: float | None = None,
-    memory: int | None = None,
-    feeds: int | None = None,
-) -> RuntimeCheck:
+def check_runtime(model: ModelLike, options: VerifyOptions = DEFAULTS) -> RuntimeCheck:
     """Compare a model with itself under each optimisation level and find the optimizer that changes it.
 
-    The arguments are those of :func:`bnfold.verification.verify`.
+    Raises what :func:`bnfold.verification.verify` raises.
     """
-    options = Options(rtol, atol, seed, strict, provider, threads, feeds)
     with temporary_folder() as folder:
         file = OnnxFile.of(model, folder / "first", "the model")
-        if timeout is None and memory is None:
-            return check_file(file, inputs, options)
-        try:
-            reply = apart.run("runtime", [file], inputs, asdict(options), folder, timeout, memory)
-        except apart.EndedError as error:
-            return RuntimeCheck({"all": Verification(NOT_VERIFIED, reason=str(error))}, model=file.name)
-        levels = {name: Verification.from_dict(level) for name, level in reply["levels"].items()}
-        return RuntimeCheck(levels, tuple(reply["culprits"]), reply["seconds"], reply["model"])
+        found = call(check_file, options.limits(), file, options)
+        if isinstance(found, Ended):
+            return RuntimeCheck({"all": Verification(NOT_VERIFIED, reason=why_ended(found))}, model=file.name)
+        return found.value
 
 
-def check_file(model: OnnxFile, inputs: Inputs | None, options: Options) -> RuntimeCheck:
-    """:func:`check_runtime` for a file, in this process."""
+def check_file(model: OnnxFile, options: VerifyOptions) -> RuntimeCheck:
+    """:func:`check_runtime` for a file, in this process and without limits."""
     started = time.perf_counter()
     levels: dict[str, Verification] = {}
     culprits: tuple[str, ...] = ()
     try:
-        reference = Reference(model, options.settings, inputs, options.feeds)
+        reference = Reference(model, options)
     except NotVerifiableError as error:
         return RuntimeCheck({"all": Verification(NOT_VERIFIED, reason=str(error))}, model=model.name)
     for level in list(LEVELS)[1:]:
-        levels[level] = compare(reference, Candidate(model, level), options.tolerance)
+        levels[level] = compare(reference, Candidate(model, level), options)
     check = RuntimeCheck(levels, model=model.name)
     if check.failing_level is not None:
-        culprits = _culprits(reference, check.failing_level, levels[check.failing_level], options.tolerance)
+        culprits = _culprits(reference, check.failing_level, levels[check.failing_level], options)
     return replace(check, culprits=culprits, seconds=time.perf_counter() - started)
 
 
-def _culprits(reference: Reference, level: str, found: Verification, tolerance: Tolerance) -> tuple[str, ...]:
+def _culprits(reference: Reference, level: str, found: Verification, options: VerifyOptions) -> tuple[str, ...]:
     """The smallest set of optimizers to disable for the outputs to agree at ``level``; empty if none does."""
     reference = reference.only(worst_feed(found)) if found.outputs else reference
 
     def cured(disabled: Sequence[str]) -> bool:
-        return compare(reference, Candidate(reference.model, level, tuple(disabled)), tolerance).equivalent
+        return compare(reference, Candidate(reference.model, level, tuple(disabled)), options).equivalent
 
     return minimal(OPTIMIZERS, cured) if cured(OPTIMIZERS) else ()

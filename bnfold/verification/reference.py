@@ -11,9 +11,10 @@ from bnfold.graph import Array
 from bnfold.verification.answers import Answers, NotVerifiableError
 from bnfold.verification.feeds.planning import Planner, next_feed
 from bnfold.verification.feeds.values import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
+from bnfold.verification.options import DEFAULTS, VerifyOptions
 from bnfold.verification.rounding.noise import FEW_SAMPLES, Noise, Samples
 from bnfold.verification.runtime.onnx_file import OnnxFile
-from bnfold.verification.runtime.sessions import RunError, Session, Settings
+from bnfold.verification.runtime.sessions import RunError, Session
 
 #: The running time of the original on all generated feeds together that is aimed at, in seconds.
 _BUDGET = 0.5
@@ -26,27 +27,23 @@ _KEPT_BYTES = 1 << 29
 class Reference:
     """The original, run once on every feed; any number of models can then be compared with it."""
 
-    def __init__(
-        self, model: OnnxFile, settings: Settings, inputs: Inputs | None = None, count: int | None = None
-    ) -> None:
-        """``inputs`` are the caller's own feeds, which replace generated ones; ``count`` fixes how many are generated.
-
-        Raises NotVerifiableError if the original cannot be loaded or accepts no feed, UsageError for
-        ``inputs`` that do not fit it.
+    def __init__(self, model: OnnxFile, options: VerifyOptions = DEFAULTS) -> None:
+        """Raises NotVerifiableError if the original cannot be loaded or accepts no feed, UsageError for
+        inputs of the caller's that do not fit it.
         """
         self.model = model
-        self.settings = settings
+        self.settings = options.settings
         self._tensors: tuple[str, ...] = ()
         self._noise: dict[int, Samples] = {}
         self._sampled: dict[int, int] = {}
         self._exact: set[int] = set()
         try:
-            session = Session(model, settings)
+            session = Session(model, self.settings)
         except RunError as error:
             raise NotVerifiableError(f"onnxruntime cannot load {model.name}: {error}") from error
         self.answers = Answers(session.inputs(), session.optional_inputs(), session.outputs())
         self._check_types()
-        self._collect(session, inputs, count)
+        self._collect(session, options.inputs, options.feeds)
 
     def only(self, index: int) -> Reference:
         """The same with that feed alone."""

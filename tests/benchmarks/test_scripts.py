@@ -13,6 +13,8 @@ import pytest
 import scaling
 from harness.count import count_file
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = Path(__file__).parents[2] / "sample_models" / "digits_repvgg.onnx"
 
 

@@ -9,7 +9,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold import verification
+from bnfold.verification import RuntimeCheck, Verification, VerifyOptions
+
 FLOAT = TensorProto.FLOAT
+
+
+def verify(a: Any, b: Any, **settings: Any) -> Verification:
+    """The verdict under the options of these names."""
+    return verification.verify(a, b, VerifyOptions(**settings))
+
+
+def check_runtime(model: Any, **settings: Any) -> RuntimeCheck:
+    return verification.check_runtime(model, VerifyOptions(**settings))
 
 
 def model(

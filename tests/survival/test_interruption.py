@@ -17,7 +17,7 @@ from process import SAMPLES, environment, names, running
 
 import bnfold
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 #: Runs the command line again and again in forks of one process; fork n gets the signal at the nth
 #: event that Python reports about a path of the folder, until one fork comes through without.

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 from onnx import helper
-from verification_models import cnn, model
+from verification_models import check_runtime, cnn, model
 
-from bnfold.verification import check_runtime, optimizers
+from bnfold.verification import optimizers
 
 
 def padded_pool():

@@ -59,10 +59,14 @@ class Conv(_WithBiasSlot):
         if isinstance(groups, Refusal):
             return groups
         out, within = weight.shape[0], weight.shape[1]
-        no_shift = None
-        if pads_zeros(node, weight.shape[2:]):
-            no_shift = node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
+        no_shift = self.no_shift(node, weight)
         return Layout(weight, 1, 0, 1, 1, 0, 1, out, within * groups, groups, no_shift=no_shift)
+
+    def no_shift(self, node: Node, weight: Weight) -> Refusal | None:
+        """Why a shift before it would not reach every output alike, where it would not."""
+        if not pads_zeros(node, weight.shape[2:]):
+            return None
+        return node.refuse("zero-padding", "pads with zeros, so a shift before it would be lost at the border")
 
     def convolution(self, node: Node) -> Convolution | None:
         weight, bias = node.const(1), node.const(2)
@@ -123,6 +127,23 @@ def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
         "group": convolution.groups,
     }
     return NewOp("Conv", tuple(inputs), attributes)
+
+
+@register("DeformConv")
+class DeformConv(Conv):
+    """A Conv whose taps are moved by offsets (slot 2), its bias in slot 3; outside of the image it reads zeros."""
+
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+        return vector_bias(node, layout, 3, scale, shift)
+
+    def bias_param(self, node: Node) -> Param | None:
+        return node.const(3)
+
+    def no_shift(self, node: Node, weight: Weight) -> Refusal | None:
+        return node.refuse("zero-padding", "reads zeros outside of the image, where its offsets may lead")
+
+    def convolution(self, node: Node) -> Convolution | None:
+        return None
 
 
 @register("ConvTranspose")

@@ -76,6 +76,35 @@ class ReluFamily(Homogeneous):
     """Piecewise linear with the corner at zero."""
 
 
+@register("Trilu")
+class Trilu(Passing):
+    """Sets one triangle to zero, which a scale leaves at zero."""
+
+    role = Role.SHAPE
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        return None if affine.is_scale else node.refuse("zero-padding", "sets elements to zero, so no shift passes")
+
+
+@register("CumSum")
+class CumSum(Passing):
+    """Sums up along one axis: a scale passes that is the same all along it."""
+
+    role = Role.OTHER
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        if not affine.is_scale:
+            return node.refuse("uneven-taps", "adds up ever more elements, so no shift stays constant")
+        summed, rank = node.const_ints(1), node.rank(0)
+        if affine.axis is None:
+            return None
+        if not summed or rank is None:
+            return node.refuse("dynamic-axes", "sums along an axis that is not known")
+        if summed[0] % rank in dict(affine.axes):
+            return node.refuse("reduced-axis", "sums along the affine's axis")
+        return None
+
+
 @register("Clip")
 class Clip(Homogeneous):
     """A Clip from zero upward is a ReLU; any other bound stops everything."""

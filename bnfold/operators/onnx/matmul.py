@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from string import ascii_letters
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Crossing, Lifts, Node, Rewrite, register
+from bnfold.operators.base import Absorbed, Crossing, Lifts, NewOp, Node, Rewrite, channels_fit, register, vectors
 from bnfold.operators.linear import Layout, LinearFacts
 from bnfold.operators.weights import PlainWeight, Weight, weight_of
 from bnfold.refusal import Refusal
@@ -57,6 +58,32 @@ class Gemm(LinearFacts):
             return node.refuse("bias-shape", f"has a bias of {size} values for {layout.out_channels} channels")
         bias = scale.reshape(along) * values + shift.reshape(along)
         return Rewrite({2: Param.of(name, bias, dtype)}, {} if beta == 1.0 else {"beta": 1.0})
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        """Past a C that is computed: the weights take the scale, and C has to carry it too, and the shift."""
+        layout, affine = self.layout(node), affines[0]
+        beta = float(node.attr("beta", 1.0))
+        if isinstance(layout, Refusal):
+            return layout
+        if not node.has(2) or beta == 0.0 or node.const(2) is not None or node.opset < 7:
+            return self.blocks(node)
+        misfit = channels_fit(node, affine, layout.out_axis, layout.out_channels)
+        if misfit is not None:
+            return misfit
+        axis = None
+        if affine.axis is not None:
+            rank = node.rank(2)
+            axis = None if rank is None else affine.axis - (2 - rank)
+            if axis is None or axis < 0 or node.dim(2, axis) != affine.size:
+                return node.refuse("dynamic-bias", "has a computed C that may be broadcast along the affine's axis")
+        inputs: dict[int, Param | NewOp | str] = {}
+        if not affine.is_shift:
+            weight = layout.weight.scaled(layout.out_factor(vectors(affine, layout.out_channels)[0]))
+            if isinstance(weight, Refusal):
+                return weight
+            inputs[layout.weight_slot] = weight
+        carried = Affine(affine.scale, affine.shift / beta, affine.axis).on_axis(axis)
+        return [Crossing({2: carried}, Rewrite(inputs, channel_axis={layout.weight_slot: layout.weight_out}))]
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         layout = self.layout(node)
@@ -234,10 +261,33 @@ def _equation(node: Node) -> tuple[int, Param, str, str, str] | Refusal:
     text = node.text("equation", "").replace(" ", "")
     terms, arrow, out = text.partition("->")
     parts = terms.split(",")
-    if not arrow or "." in text or len(parts) != 2 or any(len(set(part)) != len(part) for part in (*parts, out)):
+    if len(parts) != 2:
+        return node.refuse("einsum", f"has an equation that is not handled ({text})")
+    labels = terms.replace("...", "").replace(",", "")
+    if not arrow:  # the labels that occur once, in alphabetical order, behind what is broadcast
+        out = "..." + "".join(sorted(label for label in labels if labels.count(label) == 1))
+    if "..." in terms:
+        widths = [_width(node, slot, part) for slot, part in enumerate(parts)]
+        if None in widths:
+            return node.refuse("unknown-rank", f"has an ellipsis in its equation ({text}) for a tensor of unknown rank")
+        known = [width or 0 for width in widths]
+        spare = [letter for letter in ascii_letters if letter not in text][: max(known)]
+        parts = [part.replace("...", "".join(spare[max(known) - w :])) for part, w in zip(parts, known, strict=True)]
+        out = out.replace("...", "".join(spare))
+    else:
+        out = out.replace("...", "")
+    if any(len(set(part)) != len(part) for part in (*parts, out)):
         return node.refuse("einsum", f"has an equation that is not handled ({text})")
     for slot in (1, 0):
         weight = node.const(slot)
         if weight is not None and weight.is_float and len(weight.shape) == len(parts[slot]):
             return slot, weight, parts[slot], parts[1 - slot], out
     return node.refuse("dynamic-weights", "has no constant operand")
+
+
+def _width(node: Node, slot: int, term: str) -> int | None:
+    """How many axes an ellipsis in a term stands for; None where the operand's rank is not known."""
+    if "..." not in term:
+        return 0
+    rank = node.rank(slot)
+    return None if rank is None or rank < len(term) - 3 else rank - (len(term) - 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
+
 from bnfold.affine import Affine
 from bnfold.graph import Param
 from bnfold.operators.base import (
@@ -22,6 +24,8 @@ from bnfold.operators.base import (
 from bnfold.operators.batchnorm import BatchNorm, BatchNormFacts
 from bnfold.refusal import Refusal
 
+#: Attributes are float32 in ONNX, their defaults too: not 1e-5.
+_EPSILON = float(np.float32(1e-5))
 #: The end of a range of axes that goes up to the last one.
 _BEYOND = 1 << 10
 
@@ -94,6 +98,14 @@ class GroupNormalization(InstanceNormalization):
     def over(self, node: Node) -> Collection[int]:
         return range(1, _BEYOND)
 
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        affine, groups = affines.get(0), int(node.attr("num_groups", 1))
+        if affine is not None and affine.axis == 1 and groups > 0 and affine.size % groups == 0:
+            shifts = affine.shift.reshape(groups, -1)
+            if (shifts == shifts[:, :1]).all() and len(affines) == 1 and affine.is_shift:
+                return Crossing({})
+        return super().sink(node, affines)
+
 
 @register("LayerNormalization")
 class LayerNormalization(Normalization):
@@ -105,6 +117,33 @@ class LayerNormalization(Normalization):
     def channel_axis(self, node: Node) -> int | None:
         rank = node.rank(0)
         return None if rank is None else rank - 1
+
+
+@register("RMSNormalization")
+class RMSNormalization(LayerNormalization):
+    """Divides by the root of the mean square over the last axes, then scales; it takes no mean away and has no bias."""
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        if not affine.is_scale:
+            return node.refuse("no-bias", "has a scale and no bias")
+        return super().absorb_output(node, affine)
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return node.refuse("normalised", "divides by the size of its input, and lets no affine through")
+
+
+@register("MeanVarianceNormalization")
+class MeanVarianceNormalization(Normalization):
+    """Over the axes it names; it has neither scale nor bias."""
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        return node.refuse("no-weights", "has no weights that could take it")
+
+    def over(self, node: Node) -> Collection[int]:
+        axes, rank = node.ints("axes", (0, 2, 3)), node.rank(0)
+        if min(axes, default=0) >= 0:
+            return axes
+        return [axis % rank for axis in axes] if rank else range(_BEYOND)
 
 
 @register("Softmax", "LogSoftmax")
@@ -149,7 +188,7 @@ class OnnxBatchNorm(BatchNormFacts):
         gamma, beta, mean, variance = vectors
         if rank == 1 and mean.size != 1:
             return node.refuse("size-mismatch", f"normalises a vector with {mean.size} statistics")
-        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", 1e-5)), 1, params[2].dtype)
+        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", _EPSILON)), 1, params[2].dtype)
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         param = node.const(1)

@@ -38,6 +38,28 @@ class Pool(Facts):
         return self._checked(node, affines[0]) or Crossing({0: affines[0]})
 
 
+def _may_be_empty(node: Node) -> bool:
+    """May a window lie in the padding alone?
+
+    Its taps stand ``dilation`` apart. As long as no axis is shorter than that, and none is padded by more than the
+    taps span, at least one of them falls on the axis.
+    """
+    window = node.ints("kernel_shape")
+    if not window or not (pads_zeros(node, window) or node.attr("ceil_mode", 0)):
+        return False
+    ones = [1] * len(window)
+    dilations, pads = node.ints("dilations", ones), node.ints("pads", [0] * 2 * len(window))
+    if len(dilations) != len(window) or len(pads) != 2 * len(window):
+        return True  # in a subgraph, nobody has compared the attributes
+    for place, (size, dilation) in enumerate(zip(window, dilations, strict=True)):
+        length = node.dim(0, 2 + place)
+        if dilation > 1 and (length is None or length < dilation):
+            return True
+        if max(pads[place], pads[place + len(window)]) > (size - 1) * dilation:
+            return True
+    return False
+
+
 @register("GlobalAveragePool")
 class GlobalAverage(Pool):
     """The mean of each channel."""
@@ -48,7 +70,11 @@ class Average(Pool):
     """A shift passes only if every window averages over elements, never over padding."""
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
-        if affine.is_scale or not node.attr("count_include_pad", 0):
+        if affine.is_scale:
+            return None
+        if _may_be_empty(node):
+            return node.refuse("empty-window", "may have windows of padding alone, whose average is always 0")
+        if not node.attr("count_include_pad", 0):
             return None
         if pads_zeros(node, node.ints("kernel_shape")) or node.attr("ceil_mode", 0):
             return node.refuse("padding-counted", "counts padding zeros in its averages, so no shift passes")
@@ -83,6 +109,8 @@ class Maximum(Pool):
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.used(1) and not (affine.scale > 0).all():
             return node.refuse("indices", "also returns where its maxima are, which a scale of zero would change")
+        if _may_be_empty(node):
+            return node.refuse("empty-window", "may have windows of padding alone, whose maximum is the lowest number")
         return rising(node, affine)
 
 

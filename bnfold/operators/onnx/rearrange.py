@@ -101,6 +101,8 @@ class Squeeze(Rearrangement):
         wide = [axis for axis in range(rank) if axis not in thin]
         varying, scale, shift = affine.arrays()
         from_wide = squeeze != upward  # the affine lies on the tensor that has all the axes
+        if any(axis >= (len(wide) + len(thin) if from_wide else len(wide)) for axis in varying):
+            return node.refuse("rank", "has fewer axes than the affine needs")
         if from_wide:
             if any(axis in thin for axis in varying):
                 return node.refuse("squeezed-axis", "removes the affine's axis")

@@ -169,6 +169,56 @@ class Gather(Selection):
         return axis - depth + 1
 
 
+@register("Compress")
+class Compress(Selection):
+    """The entries along one axis for which a condition holds; of all elements in a row where it names no axis."""
+
+    def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
+        if "axis" not in node.op.attributes:
+            return node.refuse("not-per-channel", "puts all elements in a row")
+        at, param = axis_of(node, 0), node.const(1)
+        if at is None:
+            return node.refuse("unknown-rank", "takes entries of a tensor of unknown rank")
+        if axis != at:
+            return None
+        if param is None:
+            return node.refuse("dynamic-indices", "takes entries along the affine's axis that are chosen at run time")
+        return np.flatnonzero(param.array())
+
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        # onnx's inference gives up on an axis that counts from the right.
+        flattens, param = "axis" not in node.op.attributes, node.const(1)
+        at = 0 if flattens else axis_of(node, 0)
+        sizes = {} if at is None or param is None else {at: int(np.count_nonzero(param.array()))}
+        return 1 if flattens else node.rank(0), sizes
+
+
+@register("GatherElements")
+class GatherElements(Selection):
+    """Every output element comes from another place along one axis, and from its own place along the others."""
+
+    def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
+        at = axis_of(node, 0)
+        if at is None:
+            return node.refuse("unknown-rank", "takes entries of a tensor of unknown rank")
+        if axis == at:
+            return node.refuse("not-per-channel", "takes other entries of the affine's axis at every place")
+        size, taken = node.dim(0, axis), node.dim(1, axis)
+        if size is None or taken is None:
+            return node.refuse("unknown-shape", f"takes entries of axis {axis}, whose size is not known")
+        return None if taken == size else np.arange(taken)
+
+
+@register("ReverseSequence")
+class ReverseSequence(Selection):
+    """Turns around the beginning of each sequence of a batch."""
+
+    def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
+        if axis == int(node.attr("time_axis", 0)):
+            return node.refuse("not-per-channel", "reorders the affine's axis, differently for each sequence")
+        return None
+
+
 @register("Expand", "Tile")
 class Repeat(Facts):
     """Repeats a tensor along axes: an affine along an axis that is not repeated passes as it is."""

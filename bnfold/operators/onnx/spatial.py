@@ -8,6 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
+from bnfold.operators.arithmetic import rising
 from bnfold.operators.base import Crossing, Facts, Lifts, Node, Rewrite, Role, Sunk, register
 from bnfold.refusal import Refusal
 
@@ -137,3 +138,81 @@ def _scales(node: Node) -> list[float]:
         return [float(scale) for scale in node.attr("scales")]
     param = node.const(1 if node.opset < 11 else 2)
     return [] if param is None else [float(scale) for scale in param.array().reshape(-1)]
+
+
+@register("GridSample")
+class GridSample(Facts):
+    """Interpolates between elements, with weights that sum to one; what lies outside of the image is padding."""
+
+    role = Role.SHAPE
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        if set(affines) != {0}:
+            return node.refuse("parameter", "gets the affine in an input that is not its data")
+        return self._allows(node, affines[0]) or Crossing({0: affines[0]})
+
+    @staticmethod
+    def _allows(node: Node, affine: Affine) -> Refusal | None:
+        if affine.axis is not None and affine.axis > 1:
+            return node.refuse("resized-axis", "samples along the affine's axis")
+        if not affine.is_scale and node.text("padding_mode", "zeros") == "zeros":
+            return node.refuse("zero-padding", "reads zeros outside of the image, so no shift passes")
+        return None
+
+
+@register("CenterCropPad")
+class CenterCropPad(Facts):
+    """Crops axes, or pads them with zeros."""
+
+    role = Role.SHAPE
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        if set(affines) != {0}:
+            return node.refuse("parameter", "gets the affine in an input that is not its data")
+        return self._allows(node, affines[0]) or Crossing({0: affines[0]})
+
+    @staticmethod
+    def _allows(node: Node, affine: Affine) -> Refusal | None:
+        rank, wanted = node.rank(0), node.const_ints(1)
+        if rank is None or wanted is None:
+            return node.refuse("dynamic-range", "crops or pads to a size that is not known")
+        axes = [axis % rank for axis in node.ints("axes", range(rank))]
+        sizes = dict(zip(axes, wanted, strict=False))
+        changed = [axis for axis, size in sizes.items() if node.dim(0, axis) != size]
+        if affine.axis in changed:
+            return node.refuse("resized-axis", "crops or pads the affine's axis, or may at run time")
+        lengths = [node.dim(0, axis) for axis in changed]
+        if affine.is_scale or all(
+            length is not None and length >= sizes[axis] for axis, length in zip(changed, lengths, strict=True)
+        ):
+            return None
+        return node.refuse("zero-padding", "pads with zeros, or may at run time, so no shift passes")
+
+
+@register("RoiAlign")
+class RoiAlign(Facts):
+    """Averages, or takes the largest, of interpolated elements of one image a region; zeros outside of it."""
+
+    role = Role.SHAPE
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        if set(affines) != {0}:
+            return node.refuse("parameter", "gets the affine in an input that is not its data")
+        return self._allows(node, affines[0]) or Crossing({0: affines[0]})
+
+    @staticmethod
+    def _allows(node: Node, affine: Affine) -> Refusal | None:
+        if affine.axis not in (None, 1):
+            return node.refuse("resized-axis", "takes regions along the affine's axis")
+        if not affine.is_scale:
+            return node.refuse("zero-padding", "reads zeros outside of the image, so no shift passes")
+        return rising(node, affine) if node.text("mode", "avg") == "max" else None

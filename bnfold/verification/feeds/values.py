@@ -174,7 +174,10 @@ def _fitted(value: Any, spec: ValueSpec, origin: str) -> Any:
         return list(value)
     if spec.kind != "tensor" or spec.dtype is None:
         return value
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise UsageError(f"{origin}: {spec.name!r} is not a plain array: {error}") from error
     if array.dtype.kind == "V" and array.dtype.itemsize == spec.dtype.itemsize:
         array = array.view(spec.dtype)  # .npz does not keep the name of a dtype that numpy does not have
     if spec.dtype.kind == "O":

@@ -65,6 +65,10 @@ class Deviation:
         return self.largest, self.rms, self.typical
 
 
+#: Deviations by the name of the output and the index of the feed.
+Measured = dict[str, dict[int, Deviation]]
+
+
 def deviation(reference: Array, other: Array) -> Deviation:
     """Compare two arrays element by element."""
     dtype = "string" if reference.dtype.kind in "OUS" else reference.dtype.name

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     #: What a model may be given as.
-    Source = Model | str | PathLike[str] | bytes | ModelProto
+    ModelLike = Model | str | PathLike[str] | bytes | ModelProto
 
 #: Protobuf cannot hold a message of this many bytes or more.
 PROTOBUF_LIMIT = (1 << 31) - 1
@@ -31,8 +31,12 @@ class OnnxFile:
         #: How messages call the model.
         self.name = name
 
+    def __reduce__(self) -> tuple[type[OnnxFile], tuple[Path, str]]:
+        # For another process: which file it is, and nothing of what has been read from it.
+        return OnnxFile, (self.path.resolve(), self.name)
+
     @classmethod
-    def of(cls, model: Source, directory: Path, role: str) -> OnnxFile:
+    def of(cls, model: ModelLike, directory: Path, role: str) -> OnnxFile:
         """The file behind a model; one that exists only in memory is written into ``directory``.
 
         ``role`` is what messages call a model that has no file of its own.

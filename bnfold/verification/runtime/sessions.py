@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.errors import ModelFileError, UsageError
+from bnfold.errors import ModelFileError, UsageError, one_line, shortened
 from bnfold.graph import Array
 from bnfold.verification.runtime.onnx_file import OnnxFile
 
@@ -109,7 +109,7 @@ class Session:
         except runtime_errors() as error:
             if type(error).__name__ in ("InvalidProtobuf", "NoSuchFile"):
                 raise ModelFileError(f"{model.name} is not an ONNX model, or it is damaged") from error
-            raise RunError(_shorten(error)) from error
+            raise RunError(_words(error)) from error
         if self._session.get_providers()[0] != settings.provider:
             raise RunError(f"{settings.provider} could not be started")
         self._model = model
@@ -136,7 +136,7 @@ class Session:
         try:
             values = self._run(dict(feed), list(outputs.values()))
         except runtime_errors() as error:
-            raise RunError(_shorten(error)) from error
+            raise RunError(_words(error)) from error
         flat: dict[str, Array] = {}
         for name, value in zip(outputs, values, strict=True):
             _flatten(name, value, flat)
@@ -158,6 +158,23 @@ class Session:
                 if declared.name == spec.name and not declared.type.tensor_type.HasField("shape"):
                     return ValueSpec(spec.name, spec.type, spec.kind, spec.dtype, None)
         return spec
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What is compared with the original: a model, and how the runtime is to optimise it."""
+
+    model: OnnxFile
+    level: str = "disabled"
+    disabled_optimizers: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    def open(self, settings: Settings) -> Session:
+        """Load it. Raises RunError."""
+        return Session(self.model, settings, level=self.level, disabled_optimizers=self.disabled_optimizers)
 
 
 @cache
@@ -257,8 +274,8 @@ def _flatten(name: str, value: Any, flat: dict[str, Array]) -> None:
         flat[name] = np.asarray(value)
 
 
-def _shorten(error: Exception) -> str:
+def _words(error: Exception) -> str:
     """The telling part of onnxruntime's message, on one line."""
-    text = " ".join(str(error).split())
+    text = one_line(error)
     text = re.sub(r"^(\[ONNXRuntimeError\] : )?\d+ : [A-Z_]+ : (Load model from .*? failed:)?", "", text)
-    return text if len(text) <= 300 else f"{text[:297]}..."
+    return shortened(text)

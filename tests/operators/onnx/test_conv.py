@@ -272,3 +272,30 @@ def test_groups_that_do_not_share_the_weight_are_left_alone(kind, group):
     y = net.bn(net.op(kind, net.input("N", 3, 5, 5), net.draw(3, 3, 3, 3), group=group, name="conv"), 3)
     net.output(net.op("Tanh", y), shape=["N", 3, "H", "W"])
     assert not fold_graph(load(net.build()).graph)[1].steps
+
+
+# -- DeformConv ----------------------------------------------------------------------------------------
+
+
+def deform(net: Net, x: str, channels: int, *, groups: int = 1, bias: bool = False) -> str:
+    # Offsets of up to two pixels, some of which lead out of the image.
+    offsets = net.rng.uniform(-2, 2, (2, 18, 3, 3)).astype(np.float32)
+    extra = (net.draw(channels),) if bias else ()
+    return net.op("DeformConv", x, net.draw(channels, 4 // groups, 3, 3), offsets, *extra, group=groups)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_deformable_convolution_takes_what_follows(groups, bias):
+    net = Net(opset=22)
+    y = net.bn(deform(net, net.input(2, 4, 5, 5), 6, groups=groups, bias=bias), 6)
+    assert fold(net.build(net.op("Relu", y))).count() == 2
+
+
+def test_a_deformable_convolution_takes_a_scale_before_it_and_no_shift():
+    for shift, left in ((np.zeros(4), 0), (np.ones(4), 1)):
+        net = Net(opset=22)
+        x = net.exact_bn(net.op("Tanh", net.input(2, 4, 5, 5)), net.draw(4), shift)
+        folded = fold(net.build(deform(net, x, 6, groups=2)))
+        assert folded.count("BatchNormalization") == left
+        assert ("zero-padding" in folded.codes) == bool(left)

@@ -357,3 +357,38 @@ def test_what_is_only_asked_for_its_size_is_not_seen(kind):
     other = net.op("Cast", net.op(kind, y), to=1)
     folded = fold(net.build(net.op("Tanh", net.bn(y, C)), other))
     assert folded.count("BatchNormalization") == 0
+
+
+# -- Trilu and CumSum ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "passes"),
+    [
+        (lambda net, x: net.op("Trilu", x), (4, 1, 1), True),
+        (lambda net, x: net.op("Trilu", x, upper=0), (5,), True),
+        (lambda net, x: net.op("CumSum", x, np.array(2)), (4, 1, 1), True),
+        (lambda net, x: net.op("CumSum", x, np.array(-1), reverse=1), (5, 1), True),
+        (lambda net, x: net.op("CumSum", x, np.array(-1), exclusive=1), (5,), False),
+        (lambda net, x: net.op("CumSum", x, np.array(2)), (5, 1), False),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Mul", "Add"])
+def test_a_scale_passes_a_triangle_and_a_running_sum(build, shape, passes, kind):
+    net = Net()
+    x = net.op("Conv", net.input("N", 3, 5, 5), net.draw(4, 3, 1, 1))
+    if shape[0] == 5:  # along rows or columns only another such operator can take it
+        x = net.op("Mul", net.op("Relu", x), net.positive(*shape))
+    y = net.op(kind, build(net, x), net.draw(*shape))
+    before = len(net.nodes)
+    folded = fold(net.build(net.op("Tanh", y)))
+    assert folded.count() == before + 1 - (passes and kind == "Mul")
+
+
+def test_a_running_sum_along_an_axis_chosen_at_run_time_passes_a_number_alone():
+    for values, left in ((np.float32(2), 0), (np.array([[[1]], [[2]], [[3]], [[4]]], np.float32), 1)):
+        net = Net()
+        net.feeds["axis"] = np.array(2)
+        x = net.op("Conv", net.input("N", 3, 5, 5), net.draw(4, 3, 1, 1))
+        y = net.op("CumSum", x, net.input(name="axis", dtype=np.int64))
+        assert fold(net.build(net.op("Tanh", net.op("Mul", y, values)))).count("Mul") == left

@@ -84,7 +84,7 @@ def test_gemm_with_beta_zero_ignores_a_bias_computed_at_run_time():
 def test_gemm_refuses_with_a_bias_computed_at_run_time():
     net = Net()
     y = net.op("Gemm", net.input(M, K), net.draw(K, N), net.op("Tanh", net.input(N)), name="gemm")
-    assert_stays(fold(net.build(net.bn(y, N))), "dynamic-bias", "gemm (Gemm)")
+    assert_stays(fold(net.build(net.bn(y, N))), "nonlinear", "(Tanh)")
 
 
 @pytest.mark.parametrize("kind", ["bias", "scale"])
@@ -506,6 +506,12 @@ FOLLOWED = {
     "bihd,hdn->bihn": ((2, 3, M, K), (M, K, N), (N,)),
     "bihd,hdn->bihn over heads": ((2, 3, M, K), (M, K, N), (M, 1)),
     "bk,k->bk": ((2, K), (K,), (K,)),
+    "...k,kn->...n": ((2, 3, K), (K, N), (N,)),
+    "...ik,...kn->...in": ((2, 3, 4, K), (1, 3, K, N), (N,)),
+    "...ik,...kn->...in over a shared axis": ((2, 3, 4, K), (1, 3, K, N), (3, 1, 1)),
+    "bk,kn": ((2, K), (K, N), (N,)),
+    "...k,kn": ((2, 3, K), (K, N), (N,)),
+    "bz,za": ((2, K), (K, N), (N, 1)),
 }
 
 
@@ -514,10 +520,12 @@ def test_einsum_takes_a_scale_that_follows(equation):
     first, second, constant = FOLLOWED[equation]
     net = Net()
     equation = equation.split()[0]
-    dynamic_first = equation.startswith("b")
+    dynamic_first = not equation.startswith("k")
     operands = [net.input(*first), net.draw(*second)] if dynamic_first else [net.draw(*first), net.input(*second)]
     y = net.op("Einsum", *operands, equation=equation)
-    folded = fold(net.build(net.op("Sub", net.op("Mul", y, net.draw(*constant)), net.draw(*constant))))
+    y = net.op("Sub", net.op("Mul", y, net.draw(*constant)), net.draw(*constant))
+    net.output(y, shape=np.einsum(equation, np.empty(first), np.empty(second)).shape)
+    folded = fold(net.build())
     assert folded.count("Mul") == 0
     assert folded.count() == 2
 
@@ -528,13 +536,31 @@ def test_einsum_refuses_an_affine_along_a_label_its_constant_does_not_have():
     assert_stays(fold(net.build(net.op("Mul", y, net.draw(M, 1)))), "other-axis", "mix (Einsum)")
 
 
-@pytest.mark.parametrize("equation", ["...k,kn->...n", "bii,in->bn", "bk,kn"])
+@pytest.mark.parametrize("equation", ["bii,in->bn", "bk,kn,n->bn"])
 def test_einsum_refuses_an_equation_it_does_not_understand(equation):
     net = Net()
     x = net.input(*((2, K, K) if "ii" in equation else (2, K)))
-    y = net.op("Einsum", x, net.draw(K, N), equation=equation, name="mix")
+    operands = [net.draw(K, N), net.draw(N)][: equation.count(",")]
+    y = net.op("Einsum", x, *operands, equation=equation, name="mix")
     folded = fold(net.build(net.op("Mul", net.op("Identity", y), net.draw(N))))
     assert_stays(folded, "einsum", "mix (Einsum)", equation)
+
+
+def test_einsum_with_an_ellipsis_for_a_tensor_of_unknown_rank_refuses():
+    net = Net()
+    x = net.unknown_rank(net.input(2, 3, K), (2, 3, K))
+    y = net.op("Einsum", x, net.draw(K, N), equation="...k,kn->...n", name="mix")
+    net.output(net.op("Mul", y, np.float32(3)), shape=["a", "b", N])
+    assert_stays(fold(net.build(), feeds=net.feeds), "unknown-rank", "mix (Einsum)")
+
+
+def test_einsum_takes_a_shift_before_an_ellipsis():
+    net = Net()
+    x = net.op("Mul", net.op("Tanh", net.input(2, 3, K)), net.draw(K))
+    x = net.op("Add", x, net.draw(K))
+    folded = fold(net.build(net.op("Einsum", x, net.draw(K, N), equation="...k,kn->...n")))
+    assert folded.count("Mul") == 0
+    assert folded.count() == 3
 
 
 @pytest.mark.parametrize(
@@ -678,3 +704,38 @@ def test_every_order_of_scale_and_shift_is_one_gemm():
     folded = fold(net.build(y))
     assert_gone(folded)
     assert folded.count() == 1
+
+
+# -- a C that is computed ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [1.0, -0.5])
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("shape", [(M, N), (N,), (1, N)])
+def test_a_computed_c_carries_what_the_weights_take(shape, transposed, beta):
+    net = Net()
+    c = net.op("Gemm", net.input(M, 2, name="other"), net.draw(2, N))
+    if shape != (M, N):
+        c = net.op("Reshape", net.op("ReduceMean", c, axes=[0]), np.array(shape))
+    weight = net.draw(N, K) if transposed else net.draw(K, N)
+    y = net.op("Gemm", net.input(M, K), weight, c, transB=transposed, alpha=1.5, beta=beta)
+    folded = fold(net.build(net.bn(y, N)))
+    assert_gone(folded)
+
+
+@pytest.mark.parametrize("shape", [(1,), (M, 1)])
+def test_a_computed_c_that_is_broadcast_along_the_channels_cannot(shape):
+    net = Net()
+    c = net.op("Gemm", net.input(M, 2, name="other"), net.draw(2, 1))
+    c = c if shape == (M, 1) else net.op("ReduceMean", c, axes=[0], keepdims=0)
+    y = net.op("Gemm", net.input(M, K), net.draw(K, N), c)
+    folded = fold(net.build(net.bn(y, N)))
+    assert_stays(folded, "dynamic-bias")
+
+
+def test_a_computed_c_that_somebody_else_sees_cannot():
+    net = Net()
+    c = net.op("Gemm", net.input(M, 2, name="other"), net.draw(2, N))
+    net.output(net.op("Tanh", c))
+    y = net.op("Gemm", net.input(M, K), net.draw(K, N), c)
+    assert_stays(fold(net.build(net.bn(y, N))), "observed")

@@ -133,7 +133,7 @@ def shifted(net: Net, *shape: int) -> str:
 def normalised(net: Net, x: str, kind: str) -> str:
     parameters = {"InstanceNormalization": 3, "GroupNormalization": 3, "LayerNormalization": C}
     operands = [net.positive(parameters[kind]), net.draw(parameters[kind])] if kind in parameters else []
-    extra = {"num_groups": 1} if kind == "GroupNormalization" else {}
+    extra = {"GroupNormalization": {"num_groups": 1}, "MeanVarianceNormalization": {"axes": [-1]}}.get(kind, {})
     y = net.op(kind, x, *operands, name="norm", **extra)
     net.output(y, shape=[2, 3, C])
     return y
@@ -143,6 +143,7 @@ CANCELLED = {
     "InstanceNormalization": [(1,), (3, 1), (2, 1, 1)],
     "GroupNormalization": [(1,), (2, 1, 1)],
     "LayerNormalization": [(1,), (3, 1), (2, 1, 1)],
+    "MeanVarianceNormalization": [(1,), (3, 1), (2, 1, 1)],
     "Softmax": [(1,), (3, 1), (2, 1, 1)],
     "LogSoftmax": [(1,), (3, 1), (2, 1, 1)],
 }
@@ -150,6 +151,7 @@ KEPT = {
     "InstanceNormalization": [(C,)],
     "GroupNormalization": [(C,), (3, 1)],
     "LayerNormalization": [(C,)],
+    "MeanVarianceNormalization": [(C,)],
     "Softmax": [(C,)],
     "LogSoftmax": [(C,)],
 }
@@ -246,3 +248,33 @@ def test_a_normalization_whose_scale_goes_back_and_whose_shift_is_cancelled():
     x = net.exact_bn(x, net.positive(C), net.draw(C))
     y = net.op("InstanceNormalization", x, net.positive(C), net.draw(C))
     assert fold(net.build(y)).count() == 3
+
+
+@pytest.mark.parametrize(("shift", "left"), [([1, 1, -2, -2], 0), ([1, 2, -2, -2], 1), ([1, -2, 1, -2], 1)])
+def test_a_shift_that_is_the_same_within_each_group_goes(shift, left):
+    net = Net(opset=21)
+    x = net.op("Add", net.op("Tanh", net.input(2, 4, C)), np.array(shift, np.float32).reshape(4, 1))
+    net.output(net.op("GroupNormalization", x, net.positive(4), net.draw(4), num_groups=2), shape=[2, 4, C])
+    assert fold(net.build()).count("Add") == left
+
+
+# -- RMSNormalization ----------------------------------------------------------------------------------
+
+
+def rms(net: Net, x: str, **attrs) -> str:
+    return net.op("RMSNormalization", x, net.positive(C), name="norm", **attrs)
+
+
+def test_rms_normalization_takes_a_scale_that_follows():
+    net = Net(opset=23)
+    y = net.op("Mul", rms(net, net.input("B", 3, C)), net.draw(C))
+    assert fold(net.build(net.op("Tanh", y))).count() == 2
+
+
+def test_rms_normalization_has_no_bias_and_takes_no_shift_away():
+    net = Net(opset=23)
+    y = net.op("Add", rms(net, net.input("B", 3, C)), net.draw(C))
+    assert_stays(fold(net.build(net.op("Tanh", y))), "no-bias", "norm (RMSNormalization)")
+    net = Net(opset=23)
+    y = rms(net, net.op("Add", net.op("Tanh", net.input("B", 3, C)), np.float32(2)))
+    assert_stays(fold(net.build(net.op("Tanh", y))), "normalised", "norm (RMSNormalization)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_gone, assert_stays, fold
+from helpers import Net, assert_gone, assert_stays, fold, fold_unrun
 
 from bnfold.folding import fold_graph
 from bnfold.formats import load
@@ -421,3 +421,29 @@ def test_an_affine_on_the_axes_of_a_reduction_stays():
     net.output(net.op("ReduceSum", conv(net), axes, name="sum"), shape=["N", C, 6, 6])
     plan = fold_graph(load(net.build()).graph)[1]
     assert plan.remaining[0].forward.code == "unknown-operator"
+
+
+@pytest.mark.parametrize(
+    ("attrs", "size", "passes"),
+    [
+        ({"pads": [1, 1, 1, 1], "dilations": [4, 4]}, 3, False),
+        ({"pads": [1, 1, 1, 1], "dilations": [4, 4]}, 4, True),
+        ({"pads": [1, 1, 1, 1], "dilations": [1, 1]}, 1, True),
+        ({"dilations": [4, 4]}, 5, True),
+        ({"pads": [1, 1, 1, 1], "dilations": [4, 4]}, "S", False),
+    ],
+)
+@pytest.mark.parametrize("direction", ["backward", "forward"])
+@pytest.mark.parametrize("kind", ["AveragePool", "MaxPool"])
+def test_a_window_in_the_padding_alone_is_no_average_and_no_maximum(kind, direction, attrs, size, passes):
+    net = Net(opset=19)
+    attrs = {"kernel_shape": [2, 2], "strides": [2, 2], **attrs}
+    net.feeds["image"] = net.draw(2, C, 3 if size == "S" else size, 3 if size == "S" else size)
+    x = net.input("N", C, size, size, name="image")
+    if direction == "backward":
+        y = net.op("AveragePool" if kind == "AveragePool" else kind, net.op("Conv", x, net.draw(C, C, 1, 1)), **attrs)
+        y = net.op("Relu", affine(net, y))
+    else:
+        y = net.op(kind, affine(net, net.op("Relu", x)), **attrs)
+        y = net.op("Conv", y, net.draw(2, C, 1, 1))
+    assert fold_unrun(net.build(y)).count("BatchNormalization") == (not passes)

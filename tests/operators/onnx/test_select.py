@@ -719,3 +719,71 @@ def test_no_vector_gets_longer_than_memory_allows(times, passes):
     node = node_of("Tile", (1, 16), np.array([1, times]))
     node.graph.declare(Tensor("out_0", np.dtype(np.float32), (1, 16 * times)))
     assert (sunk(node, affine) != "too-many") == passes
+
+
+# -- Compress, GatherElements, ReverseSequence ---------------------------------------------------------
+
+
+def compress(net, x, entries, **attrs):
+    return net.op("Compress", x, np.array(entries, bool), **attrs)
+
+
+def gather_elements(net, x, shape, axis):
+    indices = net.rng.integers(0, 3, shape)
+    return net.op("GatherElements", x, indices.astype(np.int64), axis=axis)
+
+
+TAKEN = {
+    "rows": (lambda net, x: compress(net, x, [1, 0, 1, 1], axis=2), 6, True),
+    "channels": (lambda net, x: compress(net, x, [0, 1, 1, 0, 1], axis=-3), 3, True),
+    "elements along the rows": (lambda net, x: gather_elements(net, x, (2, 6, 3, 4), 2), 6, True),
+    "elements of the first channels": (lambda net, x: gather_elements(net, x, (2, 4, 3, 4), 2), 4, True),
+    "elements along the channels": (lambda net, x: gather_elements(net, x, (2, 6, 4, 4), 1), 6, False),
+    "rows turned around": (
+        lambda net, x: net.op("ReverseSequence", x, np.array([3, 4]), batch_axis=0, time_axis=2), 6, True,
+    ),
+    "channels turned around": (
+        lambda net, x: net.op("ReverseSequence", x, np.array([3, 4]), batch_axis=0, time_axis=1), 6, False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_entries_taken_by_condition_by_element_or_in_reverse(case):
+    take, channels, passes = TAKEN[case]
+    net = Net()
+    x = net.op("Relu", net.op("Conv", net.input(2, 3, 4, 4), net.draw(6, 3, 1, 1)))
+    if case.startswith("rows turned"):  # the runtime takes sequences along the first two axes alone
+        x = net.op("Transpose", x, perm=[2, 0, 1, 3])
+        y = net.op("ReverseSequence", x, np.array([3, 4]), batch_axis=1, time_axis=0)
+        y = net.op("Transpose", y, perm=[1, 2, 0, 3])
+    elif case.startswith("channels turned"):
+        x = net.op("Transpose", x, perm=[1, 0, 2, 3])
+        y = net.op("ReverseSequence", x, np.array([3, 4]), batch_axis=1, time_axis=0)
+        y = net.op("Transpose", y, perm=[1, 0, 2, 3])
+    else:
+        y = take(net, x)
+    y = net.op("Mul", y, net.positive(channels, 1, 1))
+    before = len(net.nodes)
+    assert fold(net.build(net.op("Tanh", y))).count() == before + 1 - passes
+
+
+def test_a_condition_that_is_chosen_at_run_time():
+    net = Net()
+    x = net.op("Conv", net.input(2, 3, 4, 4), net.draw(6, 3, 1, 1))
+    some = net.op("Compress", x, net.input(6, name="which", dtype=bool), axis=1)
+    net.output(net.bn(some, 4), shape=[2, 4, 4, 4])
+    assert_stays(fold_unrun(net.build()), "dynamic-indices")
+
+
+def test_a_vector_does_not_pass_a_condition_on_all_elements():
+    net = Net()
+    flat = compress(net, net.op("Conv", net.input(1, 3, 2, 2), net.draw(6, 3, 1, 1)), [1, 0, 1])
+    folded = fold(net.build(net.op("Tanh", net.op("Mul", flat, net.positive(2)))))
+    assert folded.count("Mul") == 1
+
+
+def test_a_number_passes_a_condition_on_all_elements():
+    net = Net()
+    flat = compress(net, net.op("Conv", net.input(1, 3, 2, 2), net.draw(6, 3, 1, 1)), [1, 0, 1])
+    assert fold(net.build(net.op("Tanh", net.op("Mul", flat, np.float32(-2))))).count("Mul") == 0

@@ -398,3 +398,66 @@ def test_a_resize_that_extrapolates_refuses():
     )  # fmt: skip
     net.inputs[0].type.tensor_type.shape.dim[0].dim_value = 2
     assert_stays(fold(net.build(net.op("Tanh", net.bn(y, C)))), "extrapolation", "crop (Resize)")
+
+
+# -- GridSample, CenterCropPad, RoiAlign ---------------------------------------------------------------
+
+
+def grid_sample(net: Net, x: str, **attrs) -> str:
+    # Some of the places lie outside of the image.
+    return net.op("GridSample", x, net.rng.uniform(-1.5, 1.5, (2, 5, 5, 2)).astype(np.float32), **attrs)
+
+
+def crop_pad(net: Net, x: str, *sizes: int, axes=(2, 3)) -> str:
+    return net.op("CenterCropPad", x, ints(*sizes), axes=list(axes))
+
+
+def roi_align(net: Net, x: str, **attrs) -> str:
+    boxes = np.array([[1, 1, 5, 5], [-4, -4, 9, 9]], np.float32)
+    return net.op("RoiAlign", x, boxes, ints(0, 1), output_height=3, output_width=3, **attrs)
+
+
+SAMPLERS = {
+    "the border repeated": (lambda net, x: grid_sample(net, x, padding_mode="border"), "any"),
+    "the border mirrored": (lambda net, x: grid_sample(net, x, padding_mode="reflection"), "any"),
+    "cubic, the border repeated": (lambda net, x: grid_sample(net, x, padding_mode="border", mode="cubic"), "any"),
+    "zeros outside": (grid_sample, "scale"),
+    "cropped": (lambda net, x: crop_pad(net, x, 4, 5), "any"),
+    "left as it is": (lambda net, x: crop_pad(net, x, 6, 6), "any"),
+    "padded": (lambda net, x: crop_pad(net, x, 5, 8), "scale"),
+    "channels cropped": (lambda net, x: crop_pad(net, x, 3, axes=(1,)), "none"),
+    "averages of regions": (roi_align, "scale"),
+    "maxima of regions": (lambda net, x: roi_align(net, x, mode="max"), "positive"),
+}
+
+
+@pytest.mark.parametrize("kind", ["any", "scale", "positive"])
+@pytest.mark.parametrize("case", SAMPLERS)
+def test_what_samples_crops_and_pads_lets_through(case, kind):
+    sample, passes = SAMPLERS[case]
+    net = Net(opset=20)
+    channels = 3 if case == "channels cropped" else C
+    scale = net.positive(channels) if kind == "positive" else np.array([-1.5, 0.5, 2, -0.25][:channels], np.float32)
+    shift = net.draw(channels) if kind == "any" else np.zeros(channels)
+    y = sample(net, net.op("Conv", net.input(2, 3, 6, 6), net.draw(C, 3, 1, 1)))
+    before = len(net.nodes)
+    folded = fold(net.build(net.op("Tanh", net.exact_bn(y, scale, shift))))
+    order = ["none", "positive", "scale", "any"]
+    gone = order.index(passes) >= order.index(kind)
+    assert folded.count() == (before + 1 if gone else before + 2), folded.sentences
+
+
+@pytest.mark.parametrize("case", ["the border repeated", "cropped"])
+def test_what_is_sampled_and_cropped_passes_forward(case):
+    net = Net(opset=20)
+    x = net.bn(net.op("Tanh", net.input(2, C, 6, 6)), C)
+    folded = fold(net.build(net.op("Conv", SAMPLERS[case][0](net, x), net.draw(2, C, 1, 1))))
+    assert_gone(folded)
+
+
+def test_a_crop_to_a_size_chosen_at_run_time_refuses():
+    net = Net(opset=20)
+    net.feeds["size"] = ints(4, 4)
+    cropped = net.op("CenterCropPad", conv(net), net.input(2, name="size", dtype=np.int64), axes=[2, 3])
+    net.output(net.bn(cropped, C), shape=["N", C, "H", "W"])
+    assert_stays(fold(net.build()), "dynamic-range")

@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
-from verification_models import cnn, folded, model, weight, with_weight
+from verification_models import cnn, folded, model, verify, weight, with_weight
 
+from bnfold import isolation
 from bnfold.errors import ModelFileError, UsageError
-from bnfold.verification import apart, verify, worker
 
 
 def endless():
@@ -45,6 +45,7 @@ def test_a_comparison_within_its_time_is_the_same_as_without_limit():
         assert limited.first_difference == free.first_difference
 
 
+@pytest.mark.slow
 def test_a_model_that_never_ends_is_not_verified_when_the_time_is_over():
     started = time.perf_counter()
     check = verify(endless(), endless(), timeout=2.5)
@@ -84,9 +85,10 @@ def test_errors_come_back_as_they_are(tmp_path):
         verify(text, cnn(), timeout=60)
 
 
-def test_ragged_inputs_are_refused_before_the_process_starts():
-    with pytest.raises(UsageError, match="plain arrays"):
-        verify(cnn(), cnn(), inputs={"x": [np.ones(2), np.ones(3)]}, timeout=60)
+@pytest.mark.parametrize("timeout", [None, 60])
+def test_ragged_inputs_are_an_error(timeout):
+    with pytest.raises(UsageError, match="'x' is not a plain array"):
+        verify(cnn(), cnn(), inputs={"x": [np.ones(2), np.ones(3)]}, timeout=timeout)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="address space is limited on POSIX systems")
@@ -115,7 +117,7 @@ def fake_python(folder, script):
 @pytest.mark.skipif(os.name != "posix", reason="a shell script stands in for Python")
 @pytest.mark.parametrize("name", ["SEGV", "ABRT", "KILL"])
 def test_a_crash_of_the_runtime_is_not_verified(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(apart.sys, "executable", fake_python(tmp_path, f"kill -{name} $$"))
+    monkeypatch.setattr(isolation.sys, "executable", fake_python(tmp_path, f"kill -{name} $$"))
     check = verify(cnn(), cnn(), timeout=60)
     assert check.verdict == "not verified"
     assert f"SIG{name}" in check.reason
@@ -123,17 +125,9 @@ def test_a_crash_of_the_runtime_is_not_verified(tmp_path, monkeypatch, name):
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script stands in for Python")
 def test_a_mistake_of_our_own_is_not_passed_off_as_a_verdict(tmp_path, monkeypatch):
-    monkeypatch.setattr(apart.sys, "executable", fake_python(tmp_path, "echo it broke >&2; exit 1"))
+    monkeypatch.setattr(isolation.sys, "executable", fake_python(tmp_path, "echo it broke >&2; exit 1"))
     with pytest.raises(RuntimeError, match="it broke"):
         verify(cnn(), cnn(), timeout=60)
-
-
-def test_the_worker_knows_no_other_task(tmp_path):
-    (tmp_path / "request.json").write_text(
-        '{"task": "dance", "models": [], "inputs": null, "options": {}, "timeout": null, "memory": null}'
-    )
-    with pytest.raises(ValueError, match="dance"):
-        worker.main(tmp_path)
 
 
 def test_modules_in_the_working_directory_are_not_imported(tmp_path, monkeypatch):
