@@ -9,7 +9,7 @@ from bnfold.analysis.context import Context, contexts_of
 from bnfold.analysis.phrases import plural, title
 from bnfold.analysis.rules.redundancy import identity_sites, redundant_biases
 from bnfold.analysis.sites import MEAN_SLOT, Bias, Site
-from bnfold.folding import Plan, fold_graph
+from bnfold.folding import FoldKind, Plan, fold_graph
 from bnfold.graph import ModelGraph, Op, Param, Use
 from bnfold.operators.patterns import bias_gain, can_drop_bias
 
@@ -108,7 +108,7 @@ def _drop_identities(graph: ModelGraph) -> tuple[ModelGraph, list[Change]]:
         return graph, []
     others = {context.key(op) for context in contexts for op in context.graph.ops()} - set(useless)
     fixed, plan = fold_graph(graph, branches=False, keep_overridable=True, skip=others)
-    gone = [useless[step.subject] for step in plan.steps if step.kind == "identity" and step.subject in useless]
+    gone = [useless[step.subject] for step in plan.steps if step.kind is FoldKind.IDENTITY and step.subject in useless]
     return fixed, [
         Change("BN204", site.label, f"{site.title} was removed: it did nothing to its {site.channels} channels")
         for site in gone

@@ -60,7 +60,7 @@ def _ordered(context: Context, findings: list[Finding]) -> list[Finding]:
     """In the order of the layers, then of the codes; findings about the whole model come first."""
 
     def place(finding: Finding) -> tuple[Any, ...]:
-        position = context.graph.position(finding.op) if finding.op in context.graph else ()
+        position = context.graph.position(finding.op) if finding.op in context.graph else -1
         return (position, finding.code, finding.message)
 
     return sorted(findings, key=place)

@@ -10,7 +10,7 @@ from bnfold.analysis.flow import Flow, producer_behind, trace
 from bnfold.analysis.placement import Placement, classify
 from bnfold.analysis.report import Foldability
 from bnfold.analysis.sites import Site, find_sites
-from bnfold.folding.plan import Fates, FoldStep, Plan, Remaining
+from bnfold.folding.plan import Fates, FoldKind, FoldStep, Plan, Remaining
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, as_affine, role
 from bnfold.operators.patterns import channel_ranges
@@ -56,7 +56,12 @@ class Context:
     def linear_before(self, site: Site) -> Op | None:
         """The linear layer that alone feeds a BN and that the BN folds backward into, if it does."""
         fate = self.fate(site)
-        if not isinstance(fate, FoldStep) or fate.kind != "backward" or fate.through or len(fate.holders) != 1:
+        if (
+            not isinstance(fate, FoldStep)
+            or fate.kind is not FoldKind.BACKWARD
+            or fate.through
+            or len(fate.holders) != 1
+        ):
             return None
         op = producer_behind(self.graph, self.flow, site.tensor, (Role.AFFINE,))
         return op if op is not None and op.name in self.flow.layouts and self.key(op) == fate.holders[0] else None
@@ -84,7 +89,7 @@ class Context:
         if isinstance(fate, Remaining):
             return Foldability("stays", backward=fate.backward.sentence, forward=fate.forward.sentence)
         if isinstance(fate, FoldStep):
-            return Foldability(fate.kind, fate.into, fate.through)
+            return Foldability(fate.kind.value, fate.into, fate.through)
         own = self.own_refusal(site)
         return Foldability("stays", backward=own.sentence if own is not None else "")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from bnfold.folding.plan import FoldKind
+
 if TYPE_CHECKING:
     from bnfold.graph import Op
 
@@ -20,16 +22,19 @@ class FoldWords(NamedTuple):
 
 #: The words for every kind of fold step; a report has them nowhere else.
 FOLD_KINDS = {
-    "backward": FoldWords("folds backward into", "folded backward into"),
-    "forward": FoldWords("folds forward into", "folded forward into"),
-    "split": FoldWords("folds, scale and shift apart, into", "split: scale and shift folded separately into"),
-    "composed": FoldWords("is taken into", "composed into"),
-    "constant": FoldWords("folds into the constant", "folded into the constant"),
-    "identity": FoldWords("is removed: it does nothing", "removed: it does nothing"),
-    "cheaper": FoldWords("becomes", "replaced by"),
-    "cancelled": FoldWords("is cancelled by", "cancelled by"),
-    "branch": FoldWords("merges with its parallel branches into", "merged with its parallel branches into"),
-    "chain": FoldWords("merges with the convolution after it into", "merged with the convolution after it into"),
+    FoldKind.BACKWARD: FoldWords("folds backward into", "folded backward into"),
+    FoldKind.FORWARD: FoldWords("folds forward into", "folded forward into"),
+    FoldKind.SPLIT: FoldWords("folds, scale and shift apart, into", "split: scale and shift folded separately into"),
+    FoldKind.COMPOSED: FoldWords("is taken into", "composed into"),
+    FoldKind.CONSTANT: FoldWords("folds into the constant", "folded into the constant"),
+    FoldKind.IDENTITY: FoldWords("is removed: it does nothing", "removed: it does nothing"),
+    FoldKind.CHEAPER: FoldWords("becomes", "replaced by"),
+    FoldKind.CANCELLED: FoldWords("is cancelled by", "cancelled by"),
+    FoldKind.GAUGE: FoldWords("folds with its residual stream into", "folded with its residual stream into"),
+    FoldKind.BRANCH: FoldWords("merges with its parallel branches into", "merged with its parallel branches into"),
+    FoldKind.SERIES: FoldWords(
+        "merges with the convolution after it into", "merged with the convolution after it into"
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from bnfold.analysis.phrases import FOLD_KINDS
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
+from bnfold.folding.plan import FoldKind
 
 #: The version of :meth:`Report.to_dict`; it rises when a key changes its meaning or goes away.
 SCHEMA_VERSION = 1
@@ -88,7 +89,7 @@ class Foldability:
         if not self.folds:
             reasons = dict.fromkeys(text for text in (self.backward, self.forward) if text)
             return "stays: " + "; ".join(reasons) if reasons else "stays"
-        text = FOLD_KINDS[self.direction].would
+        text = FOLD_KINDS[FoldKind(self.direction)].would
         text = f"{text} {', '.join(self.into)}" if self.into else text
         return f"{text} through {', '.join(self.through)}" if self.through else text
 

@@ -1,4 +1,4 @@
-"""Carry out what a search described, on the graph that folding owns."""
+"""Changes of the graph that folding owns: what a search described is carried out here."""
 
 from __future__ import annotations
 
@@ -10,28 +10,33 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding.moves import Move
-from bnfold.graph import CAPTURE, Derived, ModelGraph, Op, Param, Tensor, Use, is_float
+from bnfold.graph import Derived, ModelGraph, Op, Order, Param, Tensor, Use, is_float
 from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
-from bnfold.operators.base import NewOp
-from bnfold.operators.forms import DATA, cheapest_form, identity_form
+from bnfold.operators.base import NewAffine, NewOp, NewWeights, Placeholder
+from bnfold.operators.forms import cheapest_form, identity_form
 from bnfold.refusal import Refusal
 
 
 class Editor:
-    """Changes one graph, keeping names, levels and unused constants in order."""
+    """Changes one graph, keeping names, the dataflow order and unused constants right."""
 
-    def __init__(self, graph: ModelGraph, levels: dict[str, float]) -> None:
+    def __init__(self, graph: ModelGraph, order: Order) -> None:
         self.graph = graph
-        self.levels = levels
-        #: Operators changed, added or removed since the last look.
-        self.dirty: set[str] = set()
+        self.order = order
+        #: Operators changed, added or removed since :meth:`take_changed`.
+        self.changed: set[str] = set()
         #: Constants that may have lost their last reader.
         self.loose: set[str] = set()
         #: Constants made from one base by the same steps: shared weights stay shared.
         self._copies: dict[tuple[object, ...], Param] = {}
         self._shared: set[str] = set()
 
-    # -- the two ways in -------------------------------------------------------------------------
+    def take_changed(self) -> set[str]:
+        """The operators changed, added or removed since the last call."""
+        changed, self.changed = self.changed, set()
+        return changed
+
+    # -- changes ---------------------------------------------------------------------------------
 
     def carry_out(self, moves: Iterable[Move], rename: Mapping[str, str]) -> None:
         """Apply the rewrites of ``moves``; tensors in ``rename`` get their new names everywhere."""
@@ -42,8 +47,8 @@ class Editor:
         for tensor in rename:
             producer = self.graph.producer(tensor)
             names.update([producer.name] if producer is not None else [])
-            names.update(use.op for use in self.graph.consumers(tensor) if use.slot != CAPTURE)
-        ops = {name: self.graph.op(name) for name in sorted(names, key=lambda n: (self.levels[n], n))}
+            names.update(use.op for use in self.graph.consumers(tensor) if use.slot is not None)
+        ops = {name: self.graph.op(name) for name in self.order.sorted(names)}
         for op in ops.values():
             self._pin(op)
         described = {old: _merged(self.graph.tensor(old), self.graph.tensor(new)) for old, new in rename.items()}
@@ -61,20 +66,20 @@ class Editor:
             op = self.graph.op(name)
             self._pin(op)
             self.loose.update(tensor for tensor in op.inputs if tensor)
-            self.dirty.add(name)
+            self.changed.add(name)
             for tensor in op.inputs:
                 if self.graph.producer(tensor) is not None:
-                    self.dirty.update(use.op for use in self.graph.uses(tensor))
+                    self.changed.update(use.op for use in self.graph.uses(tensor))
             self.graph.remove(name)
 
     def redirect(self, tensor: str, to: str) -> None:
         """Make every reader of ``tensor`` read ``to``."""
         for use in self.graph.consumers(tensor):
             self.graph.rewire(use, to)
-            self.dirty.add(use.op)
+            self.changed.add(use.op)
         producer = self.graph.producer(to)
         if producer is not None:
-            self.dirty.add(producer.name)
+            self.changed.add(producer.name)
 
     # -- within ----------------------------------------------------------------------------------
 
@@ -98,108 +103,101 @@ class Editor:
     def _rewrite(
         self, op: Op, rewrite: Rewrite | None, constants: Mapping[Use, Param], rename: Mapping[str, str]
     ) -> None:
-        inputs = [rename.get(tensor, tensor) for tensor in op.inputs]
+        inputs: list[str] = [rename.get(tensor, tensor) for tensor in op.inputs]
         outputs = tuple(rename.get(tensor, tensor) for tensor in op.outputs)
         for slot in range(len(inputs)):
             param = constants.get(Use(op.name, slot))
             if param is not None:
-                inputs[slot] = self.constant(param, replaces=Use(op.name, slot))
-        self.dirty.add(op.name)
+                inputs[slot] = self.constant(param, replaces=op.input(slot))
+        self.changed.add(op.name)
         if rewrite is None:
             self.graph.put(replace(op, inputs=tuple(inputs), outputs=outputs, record=None))
             return
-        if rewrite.becomes is not None:
-            self._become(op, rewrite.becomes, rename, outputs)
-            return
-        for slot, new in sorted(rewrite.inputs.items()):
+        if isinstance(rewrite, NewAffine):
+            # The parameters of what it was are loose, its data are not.
+            data = op.input(facts_of(op).data_slot(Node(self.graph, op)))
+            self.replace_affine(op, rename.get(data, data), rewrite.affine, outputs[0], old_data=data)
+        elif isinstance(rewrite, NewWeights):
+            self._reweight(op, rewrite, inputs, outputs)
+        else:
+            inner = self._declared_like(outputs[0], f"{outputs[0]}_linear")
+            self._reweight(op, rewrite.weights, inputs, (inner, *outputs[1:]))
+            self._append(op.name, inner, rewrite.residual, outputs[0])
+
+    def _reweight(self, op: Op, weights: NewWeights, inputs: list[str], outputs: tuple[str, ...]) -> None:
+        for slot, new in sorted(weights.inputs.items()):
             inputs.extend([""] * (slot + 1 - len(inputs)))
             inputs[slot] = self._operand(op, slot, new)
-        if rewrite.residual is not None:
-            inner = self.graph.fresh(f"{outputs[0]}_linear")
-            self.graph.declare(replace(self.graph.tensor(outputs[0]), name=inner))
-            changed = self._changed(op, rewrite, inputs, (inner, *outputs[1:]))
-            self.graph.put(changed)
-            self._append(op.name, inner, rewrite.residual, outputs[0])
-            return
-        self.graph.put(self._changed(op, rewrite, inputs, outputs))
+        attributes = {**op.attributes, **weights.attributes} if weights.attributes else op.attributes
+        kind = op.type if weights.type is None else weights.type
+        changed = replace(op, type=kind, inputs=tuple(inputs), outputs=outputs, attributes=attributes, record=None)
+        self.graph.put(changed)
 
-    @staticmethod
-    def _changed(op: Op, rewrite: Rewrite, inputs: list[str], outputs: tuple[str, ...]) -> Op:
-        attributes = {**dict(op.attributes), **rewrite.attributes} if rewrite.attributes else op.attributes
-        return replace(
-            op, type=rewrite.type or op.type, inputs=tuple(inputs), outputs=outputs, attributes=attributes, record=None
-        )
+    def _declared_like(self, tensor: str, stem: str) -> str:
+        """A new tensor of which the same is known."""
+        name = self.graph.fresh(stem)
+        self.graph.declare(replace(self.graph.tensor(tensor), name=name))
+        return name
 
     def _operand(self, op: Op, slot: int, new: Param | NewOp | str) -> str:
         if isinstance(new, str):
             return new
         if isinstance(new, Param):
-            return self.constant(new, replaces=Use(op.name, slot))
+            return self.constant(new, replaces=op.input(slot))
         # A constant behind an operator of its own (DequantizeLinear): made anew for this reader.
         old = op.input(slot)
         producer = self.graph.producer(old)
-        output = self.graph.fresh(old)
-        self.graph.declare(replace(self.graph.tensor(old), name=output))
+        output = self._declared_like(old, old)
         key = self.graph.fresh(f"{op.name}_{new.type}")
-        inputs = tuple(self.constant(part) if isinstance(part, Param) else part for part in new.inputs)
         beside = producer.name if producer is not None else op.name
-        made = Op(key, new.type, inputs, (output,), new.attributes, new.domain, label=key)
+        made = Op(key, new.type, self.inputs(new, old), (output,), new.attributes, new.domain, label=key)
         self.graph.put(made, after=beside)
-        self.levels[key] = self.levels[beside]
+        self.order.put(key, self.order[beside])
         self.loose.add(old)
         return output
 
-    def _become(self, op: Op, affine: Affine, rename: Mapping[str, str], outputs: tuple[str, ...]) -> None:
-        """An affine operator turns into the cheapest form of another affine."""
-        data = op.input(facts_of(op).data_slot(Node(self.graph, op)))
-        self.replace_affine(op, rename.get(data, data), affine, outputs[0], parameters_of=data)
+    def inputs(self, new: NewOp, data: str) -> tuple[str, ...]:
+        """The names of what a new operator reads; its constants are registered."""
+        return tuple(
+            self.constant(part) if isinstance(part, Param) else data if isinstance(part, Placeholder) else part
+            for part in new.inputs
+        )
 
-    def replace_affine(self, op: Op, data: str, affine: Affine, output: str, *, parameters_of: str = "") -> str:
-        """Put the cheapest form of ``affine`` between two tensors, the first in place of ``op``; the last's name."""
-        self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, parameters_of))
-        form = self._form(data, affine, op)
-        form = form or [identity_form(self.graph.format)]
-        keep = replace(op, outputs=(), inputs=())
-        self.graph.put(keep)
-        return self._chain(form, data, output, first=op)
+    def replace_affine(self, op: Op, data: str, affine: Affine, output: str, *, old_data: str | None = None) -> str:
+        """Put the cheapest form of ``affine`` between two tensors, the first in place of ``op``; the last's name.
+
+        ``old_data`` is the tensor that ``op`` read, where that is another one than ``data``.
+        """
+        self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, old_data))
+        first, *rest = self._form(data, affine, op) or [identity_form(self.graph.format)]
+        # Its output is free for whoever comes last.
+        self.graph.put(replace(op, outputs=(), inputs=()))
+        target = self._declared_like(output, f"{output}_scaled") if rest else output
+        inputs = self.inputs(first, data)
+        made = Op(op.name, first.type, inputs, (target,), first.attributes, first.domain, op.label, op.origin)
+        self.graph.put(made)
+        self.changed.add(op.name)
+        return self._put_behind(op.name, rest, target, output)
 
     def _append(self, after: str, data: str, affine: Affine, output: str) -> None:
-        op = self.graph.op(after)
-        self._chain(self._form(data, affine, op), data, output, after=after)
+        self._put_behind(after, self._form(data, affine, self.graph.op(after)), data, output)
 
     def _form(self, data: str, affine: Affine, op: Op) -> list[NewOp]:
         form = cheapest_form(self.graph, data, affine, self.dtype_of(op))
         assert not isinstance(form, Refusal), "the search asked for the form before"
         return form
 
-    def _chain(self, form: list[NewOp], data: str, output: str, *, first: Op | None = None, after: str = "") -> str:
-        for index, new in enumerate(form):
-            last = index == len(form) - 1
-            target = output if last else self.graph.fresh(f"{output}_scaled")
-            if not last:
-                self.graph.declare(replace(self.graph.tensor(output), name=target))
-            inputs = tuple(
-                self.constant(part) if isinstance(part, Param) else (data if part == DATA else part)
-                for part in new.inputs
-            )
-            if first is not None and index == 0:
-                made = Op(
-                    first.name, new.type, inputs, (target,), new.attributes, new.domain, first.label, first.origin
-                )
-                self.graph.put(made)
-            else:
-                key = self.graph.fresh(f"{after}_{new.type.lower()}")
-                made = Op(key, new.type, inputs, (target,), new.attributes, new.domain, label=key)
-                self.graph.put(made, after=after)
-                self.levels[key] = self._level_between(after, output)
-            self.dirty.add(made.name)
-            data, after = target, made.name
+    def _put_behind(self, after: str, form: list[NewOp], data: str, output: str) -> str:
+        """Put new operators in a row between two tensors, behind the operator ``after``; the last's name."""
+        for index, new in enumerate(form, start=1):
+            target = output if index == len(form) else self._declared_like(output, f"{output}_scaled")
+            inputs = self.inputs(new, data)
+            key = self.graph.fresh(f"{after}_{new.type.lower()}")
+            self.graph.put(Op(key, new.type, inputs, (target,), new.attributes, new.domain, label=key), after=after)
+            self.order.insert_between(key, after, (use.op for use in self.graph.uses(output)))
+            self.changed.add(key)
+            data, after = target, key
         return after
-
-    def _level_between(self, before: str, output: str) -> float:
-        low = self.levels[before]
-        high = min((self.levels[use.op] for use in self.graph.consumers(output)), default=low + 1)
-        return (low + max(high, low)) / 2
 
     def dtype_of(self, op: Op) -> np.dtype[Any]:
         """The floating-point type that an operator computes in."""
@@ -213,21 +211,19 @@ class Editor:
                 return param.dtype
         return np.dtype(np.float32)
 
-    def constant(self, param: Param, *, replaces: Use | None = None) -> str:
-        """Register a new constant and return its name: the one it replaces if nobody else reads that."""
+    def constant(self, param: Param, *, replaces: str = "") -> str:
+        """Register a new constant and return its name: that of the one it ``replaces`` if nobody else reads that."""
         key = _identity(param)
         copy = self._copies.get(key) if key is not None else None
         if copy is not None and self.graph.params.get(copy.name) is copy:
             return copy.name
-        name = param.name
-        old = self.graph.op(replaces.op).input(replaces.slot) if replaces is not None else ""
         graph = self.graph
-        own = old in graph.params and graph.use_count(old) == 1 and not graph.is_output(old)
-        if own and old not in self._shared and old not in graph.overridable:
-            name = old
+        own = replaces in graph.params and graph.use_count(replaces) == 1 and not graph.is_output(replaces)
+        if own and replaces not in self._shared and replaces not in graph.overridable:
+            name = replaces
         else:
-            name = self.graph.fresh(name)
-            self.loose.update([old] if old else [])
+            name = graph.fresh(param.name)
+            self.loose.update([replaces] if replaces else [])
         self.graph.params[name] = made = replace(param, name=name, record=None)
         if key is not None:
             self._copies[key] = made

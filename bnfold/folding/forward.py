@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import heapq
-from itertools import islice
 
 from bnfold.affine import Affine
-from bnfold.folding.moves import Blocked, Move, Search, Terrain, more_telling
-from bnfold.graph import CAPTURE, Op
+from bnfold.folding.moves import Blocked, Context, Move, Search, more_telling, unsound
+from bnfold.folding.observers import output_phrase, reader_phrase, sole_value_reader
+from bnfold.graph import Op, Place
 from bnfold.operators import Node, Rewrite, facts_of, value_readers
+from bnfold.operators.base import WithResidual
 from bnfold.refusal import Refusal
 
 
 class _Forward(Search):
-    """Push affines from a tensor to its readers, first level first."""
+    """Push affines from a tensor to its readers, the first of the dataflow order first."""
 
-    def __init__(self, terrain: Terrain) -> None:
-        super().__init__(terrain)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        #: For each reader the affines that its inputs carry.
         self.carried: dict[str, dict[int, Affine]] = {}
-        self.heap: list[tuple[float, str]] = []
+        self.queue: list[tuple[Place, str]] = []
         self.move = Move()
 
     def spread(self, tensor: str, affine: Affine) -> Refusal | None:
@@ -26,20 +28,20 @@ class _Forward(Search):
         if affine.is_identity:
             return None
         if self.graph.is_output(tensor):
-            return Refusal("observed", f"{tensor} is {self.graph.output_phrase}")
+            return Refusal("observed", f"{tensor} is {output_phrase(self.graph)}")
         for use in value_readers(self.graph, tensor):
-            if use.slot == CAPTURE:
-                self.move.touched.add(use.op)
-                return Refusal("observed", f"{tensor} is also seen by {self.graph.reader_phrase(use)}")
+            if use.slot is None:
+                self.move.asked.add(use.op)
+                return Refusal("observed", f"{tensor} is also seen by {reader_phrase(self.graph, use)}")
             if use.op not in self.carried:
                 self.carried[use.op] = {}
-                heapq.heappush(self.heap, (self.levels[use.op], use.op))
+                heapq.heappush(self.queue, (self.order[use.op], use.op))
             self.carried[use.op][use.slot] = affine
         return None
 
     def run(self) -> Refusal | None:
-        while self.heap:
-            _, name = heapq.heappop(self.heap)
+        while self.queue:
+            _, name = heapq.heappop(self.queue)
             op = self.graph.op(name)
             refusal = self.visit(self.move, op) or self._pass(op, self.carried[name])
             if refusal is not None:
@@ -51,8 +53,8 @@ class _Forward(Search):
         if any(affine.grid for affine in affines.values()) and not facts.grids:
             return node.refuse("several-axes", "would get an affine that runs over several axes")
         taken = facts.absorb_input(node, affines)
-        if isinstance(taken, Rewrite):
-            refusal = self.sound(node, taken) or self.enter(self.move, op, self._hand_on(op, taken))
+        if not isinstance(taken, Refusal):
+            refusal = unsound(node, taken) or self.enter(self.move, op, self._hand_on(op, taken))
             if refusal is None:
                 return None
             taken = refusal
@@ -60,7 +62,7 @@ class _Forward(Search):
         if isinstance(crossing, Refusal):
             return more_telling(taken, crossing)
         if crossing.rewrite is not None:
-            refusal = self.sound(node, crossing.rewrite)
+            refusal = unsound(node, crossing.rewrite)
             if refusal is not None:
                 return refusal
             self.move.rewrites[op.name] = crossing.rewrite
@@ -76,25 +78,25 @@ class _Forward(Search):
 
     def _hand_on(self, op: Op, rewrite: Rewrite) -> Rewrite:
         """Give a residual to the affine that follows (a MatMul's bias Add), where there is one."""
-        residual, tensor = rewrite.residual, op.outputs[0]
-        uses = list(islice(value_readers(self.graph, tensor), 2))
-        if residual is None or self.graph.is_output(tensor) or len(uses) != 1 or uses[0].slot == CAPTURE:
+        tensor = op.outputs[0]
+        use = sole_value_reader(self.graph, tensor) if isinstance(rewrite, WithResidual) else None
+        if use is None or not isinstance(rewrite, WithResidual):
             return rewrite
-        reader = self.graph.op(uses[0].op)
+        reader = self.graph.op(use.op)
         node, facts = Node(self.graph, reader), facts_of(reader)
         affine = facts.as_affine(node)
-        if reader.name in self.frozen or isinstance(affine, Refusal) or not residual.composes(affine):
+        if reader.name in self.context.frozen or isinstance(affine, Refusal) or not rewrite.residual.composes(affine):
             return rewrite
-        if facts.data_slot(node) != uses[0].slot or self.spread(tensor, residual) is not None:
+        if facts.data_slot(node) != use.slot or self.spread(tensor, rewrite.residual) is not None:
             return rewrite
         self.move.changed[tensor] = None
-        return Rewrite(rewrite.inputs, rewrite.attributes, rewrite.type, None, None, rewrite.channel_axis)
+        return rewrite.weights
 
 
-def forward(terrain: Terrain, tensor: str, affine: Affine) -> Move | Blocked:
+def forward(context: Context, tensor: str, affine: Affine) -> Move | Blocked:
     """How all readers of ``tensor`` could do with the tensor before ``affine`` was applied to it."""
-    search = _Forward(terrain)
+    search = _Forward(context)
     refusal = search.spread(tensor, affine) or search.run()
     if refusal is not None:
-        return Blocked(refusal, frozenset(search.move.touched))
+        return Blocked(refusal, frozenset(search.move.asked))
     return search.move

@@ -7,20 +7,20 @@ number of operators.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
-from bnfold.graph import ModelGraph, Op, Param, Use
+from bnfold.graph import ModelGraph, Op, Order, Param, Use
 from bnfold.operators import Node, Rewrite
-from bnfold.operators.base import NewOp
+from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual
 from bnfold.refusal import Refusal
 
 #: Operators asked in one search: a bound that no real model reaches.
 MAX_VISITS = 5000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Move:
     """What has to change for an affine to go: a description, carried out by :class:`bnfold.folding.editor.Editor`."""
 
@@ -29,22 +29,28 @@ class Move:
     constants: dict[Use, Param] = field(default_factory=dict)
     #: Tensors whose values change.
     changed: dict[str, None] = field(default_factory=dict)
-    holders: list[str] = field(default_factory=list)
+    #: The fold targets: operators that take the affine in.
+    targets: list[str] = field(default_factory=list)
     through: list[str] = field(default_factory=list)
     #: Every operator asked, and whoever stood in the way: when one of them changes, ask again.
-    touched: set[str] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
     #: How many operators it adds.
     added: int = 0
 
+    @property
+    def only_affines(self) -> bool:
+        """Are all fold targets affines themselves?"""
+        return all(isinstance(self.rewrites[name], NewAffine) for name in self.targets)
+
     def copy(self) -> Move:
-        return Move(
-            dict(self.rewrites),
-            dict(self.constants),
-            dict(self.changed),
-            list(self.holders),
-            list(self.through),
-            self.touched,
-            self.added,
+        """A move of its own, except for whom it has asked."""
+        return replace(
+            self,
+            rewrites=dict(self.rewrites),
+            constants=dict(self.constants),
+            changed=dict(self.changed),
+            targets=list(self.targets),
+            through=list(self.through),
         )
 
 
@@ -53,72 +59,78 @@ class Blocked:
     """Why a search found no way, and whom it had asked."""
 
     refusal: Refusal
-    touched: frozenset[str]
+    asked: frozenset[str]
 
 
 #: How many operators a rewrite adds, or why what it adds cannot be built.
-Price = Callable[[Op, Rewrite], "int | Refusal"]
+Cost = Callable[[Op, Rewrite], "int | Refusal"]
 
 
-@dataclass(frozen=True, slots=True)
-class Terrain:
-    """What a search walks on: the graph, the level of each operator, who must stay, what rewrites cost.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a search walks on: the graph, its dataflow order, who must stay, what rewrites cost.
 
     ``frozen`` operators let nothing happen to them; ``idioms`` may not become other affines.
     """
 
     graph: ModelGraph
-    levels: Mapping[str, float]
+    order: Order
     frozen: frozenset[str]
     idioms: frozenset[str]
-    price: Price
+    cost: Cost
 
 
 class Search:
     """What the two directions share."""
 
-    def __init__(self, terrain: Terrain) -> None:
-        self.graph = terrain.graph
-        self.levels = terrain.levels
-        self.frozen = terrain.frozen
-        self.idioms = terrain.idioms
-        self.price = terrain.price
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.graph = context.graph
+        self.order = context.order
         self.visits = 0
-        self.choices = 0
 
     def visit(self, move: Move, op: Op) -> Refusal | None:
-        move.touched.add(op.name)
+        move.asked.add(op.name)
         self.visits += 1
-        if op.name in self.frozen:
+        if op.name in self.context.frozen:
             return Refusal("skipped", f"{op.display} ({op.type}) was asked to stay as it is")
         if self.visits > MAX_VISITS:
             return Refusal("search-limit", f"the search gave up after {MAX_VISITS} operators")
         return None
 
-    def sound(self, node: Node, rewrite: Rewrite) -> Refusal | None:
-        """Refuse weights that do not survive rounding to their dtype."""
-        for slot, new in rewrite.inputs.items():
-            params = [new] if isinstance(new, Param) else [] if isinstance(new, str) else new.inputs
-            for param in params:
-                if isinstance(param, Param):
-                    fault = rounding_fault(param, rewrite.channel_axis.get(slot, 0))
-                    if not fault and isinstance(new, NewOp) and param.is_float:
-                        fault = scale_fault(param.exact().reshape(-1), param.dtype)
-                    if fault:
-                        return node.refuse(overflow_code(param.dtype), f"cannot take it: {fault}")
-        return None
-
     def enter(self, move: Move, op: Op, rewrite: Rewrite) -> Refusal | None:
         """Make a rewrite part of a move, unless what it adds cannot be built."""
-        if rewrite.becomes is not None and op.name in self.idioms:
+        if isinstance(rewrite, NewAffine) and op.name in self.context.idioms:
             return Refusal("idiom", f"{op.display} ({op.type}) is part of a function that runtimes recognise")
-        added = self.price(op, rewrite)
+        added = self.context.cost(op, rewrite)
         if isinstance(added, Refusal):
             return added
         move.added += added
         move.rewrites[op.name] = rewrite
-        move.holders.append(op.name)
+        move.targets.append(op.name)
         return None
+
+
+def weights_of(rewrite: Rewrite) -> NewWeights:
+    """The new weights in a rewrite; of an affine that becomes another there are none."""
+    if isinstance(rewrite, WithResidual):
+        return rewrite.weights
+    return rewrite if isinstance(rewrite, NewWeights) else NewWeights()
+
+
+def unsound(node: Node, rewrite: Rewrite) -> Refusal | None:
+    """Refuse weights that do not survive rounding to their dtype."""
+    weights = weights_of(rewrite)
+    for slot, new in weights.inputs.items():
+        params = [new] if isinstance(new, Param) else [] if isinstance(new, str) else new.inputs
+        for param in params:
+            if isinstance(param, Param):
+                fault = rounding_fault(param, weights.channel_axis.get(slot, 0))
+                if not fault and isinstance(new, NewOp) and param.is_float:
+                    fault = scale_fault(param.exact().reshape(-1), param.dtype)
+                if fault:
+                    return node.refuse(overflow_code(param.dtype), f"cannot take it: {fault}")
+    return None
 
 
 def more_telling(taken: Refusal, passed: Refusal) -> Refusal:

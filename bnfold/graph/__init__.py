@@ -6,14 +6,14 @@ asks: who produces this tensor, who reads it, is it a constant, does anyone else
 """
 
 from bnfold.graph.dtypes import Array, Limits, float_limits, is_float
-from bnfold.graph.elements import CAPTURE, Dim, Op, Shape, Tensor, Use
+from bnfold.graph.elements import Dim, Op, Shape, Tensor, Use
 from bnfold.graph.model import Model, Staged
 from bnfold.graph.modelgraph import Evaluator, Inference, ModelGraph, walk
+from bnfold.graph.order import Order, Place, dataflow_order
 from bnfold.graph.parameters import BLOCK_BYTES, Derived, Memory, Param, ParamData
 
 __all__ = [
     "BLOCK_BYTES",
-    "CAPTURE",
     "Array",
     "Derived",
     "Dim",
@@ -24,12 +24,15 @@ __all__ = [
     "Model",
     "ModelGraph",
     "Op",
+    "Order",
     "Param",
     "ParamData",
+    "Place",
     "Shape",
     "Staged",
     "Tensor",
     "Use",
+    "dataflow_order",
     "float_limits",
     "is_float",
     "walk",

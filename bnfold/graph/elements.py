@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 Dim = int | str | None
 Shape = tuple[Dim, ...]
 
-#: The slot of a :class:`Use` that is a read from inside a subgraph (If, Loop, Scan), not an input.
-CAPTURE = -1
-
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
@@ -64,7 +61,8 @@ class Op:
 
 
 class Use(NamedTuple):
-    """One read of a tensor: by which operator, in which input slot (:data:`CAPTURE`: in a subgraph)."""
+    """One read of a tensor: by which operator, in which input slot."""
 
     op: str
-    slot: int
+    #: None for a capture: a read from inside a subgraph (If, Loop, Scan).
+    slot: int | None

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnfold.graph.elements import CAPTURE, Op, Tensor, Use
+from bnfold.graph.elements import Op, Tensor, Use
+from bnfold.graph.order import Order, Place
 from bnfold.graph.parameters import Param
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ class ModelGraph:
         self._evaluate = evaluate
         self._infer = infer
         self._ops: dict[str, Op] = {}
-        self._position: dict[str, tuple[int, ...]] = {}
-        self._inserted = False
-        self._last = -1
+        self._order = Order()
+        #: Does the dictionary of operators stand in that order?
+        self._sorted = True
         self._producer: dict[str, str] = {}
         self._uses: dict[str, dict[Use, None]] = {}
         self._tensors: dict[str, Tensor] = {}
@@ -108,15 +109,14 @@ class ModelGraph:
 
     def ops(self) -> list[Op]:
         """All operators in the order of the file, inserted ones beside those they came from."""
-        if self._inserted:
-            names = sorted(self._ops, key=self._position.__getitem__)
-            self._ops = {name: self._ops[name] for name in names}
-            self._inserted = False
+        if not self._sorted:
+            self._ops = {name: self._ops[name] for name in self._order.sorted(self._ops)}
+            self._sorted = True
         return list(self._ops.values())
 
-    def position(self, op: str) -> tuple[int, ...]:
+    def position(self, op: str) -> Place:
         """Where the operator stands in :meth:`ops`: positions compare as the order does."""
-        return self._position[op]
+        return self._order[op]
 
     def producer(self, tensor: str) -> Op | None:
         """The operator whose output it is; None for an input, a param or an outer tensor."""
@@ -143,25 +143,17 @@ class ModelGraph:
     def captured(self, tensor: str) -> Op | None:
         """The operator in whose subgraph the tensor is read by name, if any."""
         for use in self._uses.get(tensor, ()):
-            if use.slot == CAPTURE:
+            if use.slot is None:
                 return self._ops[use.op]
         return None
 
-    def observed(self, tensor: str, *besides: Use) -> str | None:
-        """Who sees this tensor other than ``besides``: a phrase for a sentence, or None if nobody does."""
-        if self.is_output(tensor):
-            return self.output_phrase
-        return next((self.reader_phrase(use) for use in self.uses(tensor) if use not in besides), None)
-
-    @property
-    def output_phrase(self) -> str:
-        """How a sentence calls an output of this graph."""
-        return "the model's output" if self.parent is None else "an output of the subgraph"
-
-    def reader_phrase(self, use: Use) -> str:
-        """How a sentence calls the reader of a tensor."""
-        reader = self._ops[use.op].display
-        return f"the body of {reader}" if use.slot == CAPTURE else reader
+    def sole_reader(self, tensor: str) -> Use | None:
+        """The one read of a tensor, by an input, if nobody else sees it."""
+        uses = self._uses.get(tensor, ())
+        if len(uses) != 1 or tensor in self._outputs:
+            return None
+        (use,) = uses
+        return None if use.slot is None else use
 
     def constant(self, tensor: str) -> Param | None:
         """The constant behind a tensor: a param, or the value of operators on constants alone."""
@@ -255,7 +247,7 @@ class ModelGraph:
         other.params = dict(self.params)
         other.overridable = set(self.overridable)
         other._ops = dict(self._ops)
-        other._position = dict(self._position)
+        other._order = self._order.copy()
         other._producer = dict(self._producer)
         other._uses = {tensor: dict(uses) for tensor, uses in self._uses.items()}
         other._tensors = dict(self._tensors)
@@ -278,11 +270,11 @@ class ModelGraph:
         old = self._ops.get(op.name)
         if old is not None:
             self._unlink(old)
+        elif after is None:
+            self._order.append(op.name)
         else:
-            self._last += 1
-            # Right behind: before everything that came behind the same operator earlier.
-            self._position[op.name] = (self._last,) if after is None else (*self._position[after], -self._last)
-            self._inserted = self._inserted or after is not None
+            self._order.insert(op.name, after)
+            self._sorted = False
         self._ops[op.name] = op
         for tensor in op.outputs:
             if not tensor:
@@ -294,13 +286,13 @@ class ModelGraph:
             if tensor:
                 self._uses.setdefault(tensor, {})[Use(op.name, slot)] = None
         for tensor in op.captures:
-            self._uses.setdefault(tensor, {})[Use(op.name, CAPTURE)] = None
+            self._uses.setdefault(tensor, {})[Use(op.name, None)] = None
         self._digraph = None
 
     def remove(self, name: str) -> None:
         """Take an operator out. Its outputs are then without a producer."""
         self._unlink(self._ops.pop(name))
-        del self._position[name]
+        self._order.discard(name)
         self._digraph = None
 
     def _unlink(self, op: Op) -> None:
@@ -312,7 +304,7 @@ class ModelGraph:
             if tensor:
                 self._drop_use(tensor, Use(op.name, slot))
         for tensor in op.captures:
-            self._drop_use(tensor, Use(op.name, CAPTURE))
+            self._drop_use(tensor, Use(op.name, None))
 
     def _drop_use(self, tensor: str, use: Use) -> None:
         uses = self._uses[tensor]
@@ -323,6 +315,8 @@ class ModelGraph:
     def rewire(self, use: Use, tensor: str) -> None:
         """Make one input slot read another tensor."""
         op = self._ops[use.op]
+        if use.slot is None:
+            raise ValueError(f"{op.display} reads the tensor inside a subgraph")
         inputs = list(op.inputs)
         inputs[use.slot] = tensor
         self.put(replace(op, inputs=tuple(inputs), record=None))

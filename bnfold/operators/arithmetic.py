@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import Crossing, Lifts, Node, Rewrite, Role, Sunk, dim_of
+from bnfold.operators.base import (
+    Crossing,
+    Lifts,
+    NewWeights,
+    Node,
+    Role,
+    Sunk,
+    dim_of,
+)
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.refusal import Refusal
 
@@ -245,7 +253,7 @@ def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:
             numbers[slot] = _mapped_number(node, number, affine)
         else:
             return node.refuse("broadcast", "has an operand that is broadcast along the affine's axis")
-    return [Crossing(carried, Rewrite(dict(numbers)) if numbers else None)]
+    return [Crossing(carried, NewWeights(dict(numbers)) if numbers else None)]
 
 
 def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
@@ -268,7 +276,8 @@ def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
     if not first.scale.all():
         return node.refuse("zero-scale", "has a constant operand, which no value stands for where the scale is zero")
     back = first.inverse()
-    return Crossing({0: first}, Rewrite({slot: _mapped_number(node, number, back) for slot, number in numbers.items()}))
+    mapped = {slot: _mapped_number(node, number, back) for slot, number in numbers.items()}
+    return Crossing({0: first}, NewWeights(mapped))
 
 
 def _number(node: Node, slot: int) -> Param | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, float_limits, is_float
-from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, facts_of
+from bnfold.operators.base import Absorbed, Facts, KeepsShape, NewAffine, Node, Role, facts_of
 from bnfold.operators.convolution import Convolution, of_affine
 from bnfold.refusal import Refusal
 
@@ -78,7 +78,7 @@ class AffineFacts(Facts):
     def _become(self, node: Node, first: Affine, second: Affine) -> Absorbed:
         if not first.composes(second):
             return node.refuse("other-axis", "is an affine along another axis")
-        return Rewrite(becomes=first.then(second))
+        return NewAffine(first.then(second))
 
 
 def batchnorm(graph: ModelGraph, op: Op) -> BatchNorm | Refusal | None:

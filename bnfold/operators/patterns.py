@@ -148,10 +148,8 @@ def is_lookup(op: Op) -> bool:
 
 def sole_reader(graph: ModelGraph, tensor: str) -> Op | None:
     """The operator that reads the tensor, if it is the only one to see it."""
-    if graph.use_count(tensor) != 1 or graph.is_output(tensor):
-        return None
-    use = graph.consumers(tensor)[0]
-    return graph.op(use.op) if use.slot >= 0 else None
+    use = graph.sole_reader(tensor)
+    return None if use is None else graph.op(use.op)
 
 
 def is_bias_add(graph: ModelGraph, op: Op) -> bool:

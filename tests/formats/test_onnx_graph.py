@@ -12,7 +12,7 @@ from onnx_models import conv_bn, graph, model, value
 from bnfold.errors import ModelFileError
 from bnfold.formats import load
 from bnfold.formats.onnx.tensors import ELEMENT_TYPES, to_param, to_proto
-from bnfold.graph import CAPTURE, Param, Use, walk
+from bnfold.graph import Param, Use, walk
 
 X, Y, FLAG = value("x", ["N", 4]), value("y", ["N", 4]), value("flag", [], TensorProto.BOOL)
 
@@ -217,7 +217,7 @@ def test_subgraphs_and_what_they_capture():
     assert list(then.params) == ["inner"]
     assert then.constant("outer") is read.params["outer"]
     assert read.captured("t").name == "if"
-    assert Use("if", CAPTURE) in read.consumers("t")
+    assert Use("if", None) in read.consumers("t")
     assert len(list(walk(read))) == 3
 
 

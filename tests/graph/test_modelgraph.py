@@ -6,7 +6,7 @@ import networkx
 import numpy as np
 import pytest
 
-from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Tensor, Use, walk
+from bnfold.graph import ModelGraph, Op, Param, Tensor, Use, walk
 
 
 def op(name: str, inputs: str, outputs: str, kind: str = "Relu", **extra) -> Op:
@@ -48,21 +48,21 @@ def test_who_produces_and_who_reads():
 
 def test_who_else_observes():
     graph = small()
-    assert graph.observed("a", Use("two", 0)) is None
-    assert graph.observed("b", Use("three", 0)) == "z", "nameless operators are called by their output"
-    assert graph.observed("y") == "the model's output"
-    graph.put(op("loop", "-", "l", "Loop", captures=("a",), label="my_loop"))
-    assert graph.observed("a", Use("two", 0)) == "the body of my_loop"
+    assert graph.sole_reader("a") == Use("two", 0)
+    assert graph.sole_reader("b") is None, "two readers"
+    assert graph.sole_reader("y") is None, "no reader"
+    graph.put(op("loop", "-", "l", "Loop", captures=("a", "n"), label="my_loop"))
+    assert graph.sole_reader("a") is None, "one reader and a body"
+    assert graph.sole_reader("n") is None, "a body alone"
     assert graph.captured("a").name == "loop"
     assert graph.captured("b") is None
 
 
-def test_an_output_of_a_subgraph_is_called_one():
-    outer = small()
-    inner = ModelGraph(parent=outer)
-    inner.put(op("inside", "b", "i"))
-    inner.outputs = ["i"]
-    assert inner.observed("i") == "an output of the subgraph"
+def test_an_output_that_is_read_has_no_sole_reader():
+    graph = small()
+    graph.outputs = ["y", "z", "a"]
+    assert graph.use_count("a") == 1
+    assert graph.sole_reader("a") is None
 
 
 def test_an_operator_without_a_name_is_called_by_its_output():
@@ -236,7 +236,7 @@ def test_a_copy_is_independent():
     assert "new" not in graph.params
     assert "inside" in inner
     assert graph.outputs == ("y", "z")
-    assert graph.consumers("b") == [Use("three", 0), Use("four", 0), Use("if", CAPTURE)]
+    assert graph.consumers("b") == [Use("three", 0), Use("four", 0), Use("if", None)]
 
 
 def test_put_replaces_an_operator_in_its_place():

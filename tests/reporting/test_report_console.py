@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bnfold.analysis import Size, find_rule
 from bnfold.analysis.phrases import plural
-from bnfold.folding import FoldStep, Plan, Remaining
+from bnfold.folding import FoldKind, FoldStep, Plan, Remaining
 from bnfold.refusal import Refusal
 from bnfold.reporting import as_text, catalogue, outcomes
 from bnfold.reporting.console import line, make_console
@@ -139,7 +139,14 @@ class Terminal(io.StringIO):
 
 
 def step(label: str, kind: str = "backward", **parts: object) -> FoldStep:
-    return FoldStep(label, label, "BatchNormalization", kind, into=(f"conv_{label}",), **parts)  # type: ignore[arg-type]
+    return FoldStep(
+        subject=label,
+        label=label,
+        type="BatchNormalization",
+        kind=FoldKind(kind),
+        into=(f"conv_{label}",),
+        **parts,  # type: ignore[arg-type]
+    )
 
 
 def result(plan: Plan, **parts: object) -> FoldResult:
@@ -150,7 +157,12 @@ def result(plan: Plan, **parts: object) -> FoldResult:
 class TestFold:
     def test_what_went_where_and_what_stayed(self, console: Console, sink: io.StringIO) -> None:
         left = Remaining(
-            "bn_9", "bn_9", "BatchNormalization", True, Refusal("a", "x is in the way"), Refusal("b", "y is")
+            subject="bn_9",
+            label="bn_9",
+            type="BatchNormalization",
+            is_batchnorm=True,
+            backward=Refusal("a", "x is in the way"),
+            forward=Refusal("b", "y is"),
         )
         plan = Plan((step("bn_1"), step("bn_2", "forward", through=("pool",))), (left,), ("a remark",))
         outcomes.print_fold(console, "a.onnx", result(plan))
@@ -165,7 +177,13 @@ class TestFold:
 
     def test_merged_branches_name_what_went(self, console: Console, sink: io.StringIO) -> None:
         merged = FoldStep(
-            "s/add", "add", "Add", "branch", ("conv_3x3",), scope="s", removed=("s/add", "s/bn_0", "s/conv_1x1")
+            subject="s/add",
+            label="add",
+            type="Add",
+            kind=FoldKind.BRANCH,
+            into=("conv_3x3",),
+            scope="s",
+            removed=("s/add", "s/bn_0", "s/conv_1x1"),
         )
         outcomes.print_fold(console, "a.onnx", result(Plan((merged,))))
         rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]

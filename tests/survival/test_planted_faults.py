@@ -14,7 +14,7 @@ from process import SAMPLES
 
 import bnfold
 from bnfold.graph import Param
-from bnfold.operators.base import Rewrite
+from bnfold.operators.base import NewWeights
 from bnfold.operators.linear import LinearFacts
 from bnfold.pipeline import fold_file
 from bnfold.verification import VerifyOptions, verify
@@ -143,7 +143,7 @@ def _wrong(method: Any, holder: str) -> Any:
 
     def faulty(self: Any, node: Any, *arguments: Any) -> Any:
         answer = method(self, node, *arguments)
-        if node.op.name != holder or not isinstance(answer, Rewrite):
+        if node.op.name != holder or not isinstance(answer, NewWeights):
             return answer
         wrong = {
             slot: part.scaled(np.full((1,) * len(part.shape), 1.01)) if isinstance(part, Param) else part

@@ -8,7 +8,7 @@ from bnfold.analysis.context import Context
 from bnfold.analysis.phrases import listed, plural
 from bnfold.analysis.report import Finding, Repair, Severity
 from bnfold.analysis.rule import Rule
-from bnfold.folding.plan import Remaining
+from bnfold.folding.plan import FoldKind, Remaining
 from bnfold.refusal import Refusal
 
 _DYNAMIC = ("dynamic-parameters", "overridable")
@@ -218,7 +218,7 @@ class UnmergedBranches(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         names = {context.key(op): op for op in context.graph.ops()}
         for step in context.plan.steps:
-            if step.kind not in ("branch", "chain") or step.scope != context.scope:
+            if step.kind not in (FoldKind.BRANCH, FoldKind.SERIES) or step.scope != context.scope:
                 continue
             gone = [names[key] for key in (step.subject, *step.removed) if key in names]
             parts = [op.display for op in gone if op.name in context.flow.layouts or op.name in context.by_operator]
@@ -229,7 +229,7 @@ class UnmergedBranches(Rule):
                     gone[0],
                     values={"branches": branches, "into": list(step.into)},
                     branches=listed(branches),
-                    relation="parallel linear branches" if step.kind == "branch" else "linear layers in a row",
+                    relation="parallel linear branches" if step.kind is FoldKind.BRANCH else "linear layers in a row",
                     into=listed(step.into),
                 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bnfold.folding.gauges.component import Stay
 from bnfold.folding.gauges.gauging import Gone, Outcome, gauge
 
-__all__ = ["Gone", "Outcome", "Stay", "gauge"]
+__all__ = ["Gone", "Outcome", "gauge"]

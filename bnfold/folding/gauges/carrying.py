@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.folding.gauges.component import Component, Place, Stay
+from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice
-from bnfold.folding.moves import Move, Search, Terrain
+from bnfold.folding.candidates import Candidate
+from bnfold.folding.moves import Context, Move, unsound
 from bnfold.graph import Op, Param, Use
 from bnfold.operators import Node, Rewrite, facts_of
-from bnfold.operators.base import mapped
+from bnfold.operators.base import NewAffine, NewWeights, mapped
 from bnfold.refusal import Refusal
 
 #: How far two ways to the same vector may part, relative to its size: they add up in different orders.
@@ -40,12 +41,14 @@ class Fault:
 class Carrier:
     """Turns a choice into a :class:`Change`, or finds who refuses."""
 
-    def __init__(self, terrain: Terrain, component: Component, stays: Mapping[str, Stay], choice: Choice) -> None:
-        self.terrain, self.graph = terrain, terrain.graph
-        self.component, self.stays, self.choice = component, stays, choice
+    def __init__(
+        self, context: Context, component: Component, blocked: Mapping[str, Candidate], choice: Choice
+    ) -> None:
+        self.context, self.graph = context, context.graph
+        self.component, self.blocked, self.choice = component, blocked, choice
         self.gauges = choice.gauges
         self.change = Change()
-        gone = {stays[head].output for head, how in choice.gone.items() if how == WHOLE}
+        gone = {blocked[head].output for head, how in choice.gone.items() if how == WHOLE}
         for place in self.gauges:
             if isinstance(place, str) and place not in gone:
                 self.change.move.changed[place] = None
@@ -56,10 +59,10 @@ class Carrier:
                 refusal = act(self.graph.op(name))
                 if refusal is not None:
                     return Fault(name, refusal)
-        for stay in self._kept():
-            refusal = self._keep(stay)
+        for candidate in self._kept():
+            refusal = self._keep(candidate)
             if refusal is not None:
-                return Fault(stay.head, refusal)
+                return Fault(candidate.head, refusal)
         return self.change
 
     def _carried(self, op: Op) -> tuple[dict[int, Affine], dict[int, Affine]]:
@@ -79,25 +82,23 @@ class Carrier:
     def _weigh(self, op: Op) -> Refusal | None:
         before, behind = self._carried(op)
         node, facts = Node(self.graph, op), facts_of(op)
-        rewrite: Rewrite | Refusal | None = None
-        if before:
-            rewrite = facts.absorb_input(node, before)
-        if behind and not isinstance(rewrite, Refusal):
-            rewrite = facts.absorb_output(node, behind[0]) if rewrite is None else self._both(node, rewrite, behind[0])
-        if rewrite is None:
-            return None
+        first = facts.absorb_input(node, before) if before else NewWeights()
+        if not isinstance(first, NewWeights):
+            return first if isinstance(first, Refusal) else node.refuse("no-gain", "would need another operator")
+        rewrite = self._behind(node, first, behind[0]) if behind else first
         if isinstance(rewrite, Refusal):
             return rewrite
-        price = Search(self.terrain).sound(node, rewrite) or self.terrain.price(op, rewrite)
-        if isinstance(price, Refusal):
-            return price
-        if price:
+        cost = unsound(node, rewrite) or self.context.cost(op, rewrite)
+        if isinstance(cost, Refusal):
+            return cost
+        if cost:
             return node.refuse("no-gain", "would need another operator")
-        self.change.move.rewrites[op.name] = rewrite
-        self.change.move.holders.append(op.name)
+        if before or behind:
+            self.change.move.rewrites[op.name] = rewrite
+            self.change.move.targets.append(op.name)
         return None
 
-    def _both(self, node: Node, first: Rewrite, affine: Affine) -> Rewrite | Refusal:
+    def _behind(self, node: Node, first: NewWeights, affine: Affine) -> Rewrite | Refusal:
         """What has taken in an affine before it takes in one behind it."""
         op, params = node.op, node.graph.params
         inputs, names = list(op.inputs), {}
@@ -108,22 +109,21 @@ class Carrier:
             inputs[slot] = name = node.graph.fresh(new.name)
             names[name] = new.name
             params[name] = replace(new, name=name)
-        attributes = {**dict(op.attributes), **first.attributes}
+        attributes = {**op.attributes, **first.attributes}
         half = replace(op, type=first.type or op.type, inputs=tuple(inputs), attributes=attributes)
         second = facts_of(half).absorb_output(Node(node.graph, half), affine)
         for name in names:
             del params[name]
-        if isinstance(second, Refusal):
+        if not isinstance(second, NewWeights):
             return second
         later = {
             slot: new.renamed(names.get(new.name, new.name)) if isinstance(new, Param) else new
             for slot, new in second.inputs.items()
         }
-        return Rewrite(
+        return NewWeights(
             {**first.inputs, **later},
-            {**first.attributes, **second.attributes},
-            second.type or first.type,
-            second.residual,
+            attributes={**first.attributes, **second.attributes},
+            type=second.type or first.type,
             channel_axis={**first.channel_axis, **second.channel_axis},
         )
 
@@ -159,7 +159,7 @@ class Carrier:
                 return None
         return node.refuse("unequal-operands", "would not pass on what its inputs carry")
 
-    def _enter(self, op: Op, before: Mapping[int, Affine], rewrite: Rewrite | None) -> None:
+    def _enter(self, op: Op, before: Mapping[int, Affine], rewrite: NewWeights | None) -> None:
         self.change.move.through.append(op.name)
         if rewrite is not None:
             self.change.move.rewrites[op.name] = rewrite
@@ -172,37 +172,38 @@ class Carrier:
 
     # -- affines that stay -----------------------------------------------------------------------
 
-    def _kept(self) -> Iterable[Stay]:
+    def _kept(self) -> Iterable[Candidate]:
         for name in self.component.staying:
             op = self.graph.op(name)
             facts, node = facts_of(op), Node(self.graph, op)
             own = facts.as_affine(node)
             assert isinstance(own, Affine)
-            yield Stay(name, (name,), own, op.input(facts.data_slot(node)), op.outputs[0])
-        for head in (*(c.head for c in self.component.candidates), *self.component.staying_runs):
+            slot = facts.data_slot(node)
+            yield Candidate(ops=(op,), total=own, input=op.input(slot), slot=slot)
+        for head in (*(removal.head for removal in self.component.removals), *self.component.held):
             if self.choice.gone.get(head) != WHOLE:
-                yield self.stays[head]
+                yield self.blocked[head]
 
-    def _keep(self, stay: Stay) -> Refusal | None:
-        before, behind = self.gauges.get(stay.source), self.gauges.get(stay.output)
-        signs = self.choice.gone.get(stay.head) == SIGNS
+    def _keep(self, candidate: Candidate) -> Refusal | None:
+        before, behind = self.gauges.get(candidate.input), self.gauges.get(candidate.output)
+        signs = self.choice.gone.get(candidate.head) == SIGNS
         if before is None and behind is None and not signs:
             return None
-        total = stay.total
+        total = candidate.total
         if before is not None:
             total = _wide(before.inverse(), total)
         if behind is not None:
             total = _wide(total, behind)
-        op = self.graph.op(stay.head)
+        op = candidate.ops[0]
         if signs:
             total = Affine(np.sign(total.scale), np.zeros(total.size), total.axis)
         else:
-            price = self.terrain.price(op, Rewrite(becomes=total))
+            price = self.context.cost(op, NewAffine(total))
             if isinstance(price, Refusal):
                 return price
-            if price + 1 > len(stay.ops):
+            if price + 1 > len(candidate.ops):
                 return Node(self.graph, op).refuse("no-gain", "would need another operator")
-        self.change.staying[stay.head] = total
+        self.change.staying[candidate.head] = total
         return None
 
 

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
-from bnfold.folding.moves import Terrain
-from bnfold.graph import CAPTURE, ModelGraph, Op, Use
-from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of, value_readers
-from bnfold.operators.base import Crossing, mapped
+from bnfold.folding.candidates import Candidate
+from bnfold.folding.moves import Context
+from bnfold.folding.observers import output_phrase, reader_phrase
+from bnfold.graph import ModelGraph, Op, Use
+from bnfold.operators import Node, dim_of, facts_of, rank_of, value_readers
+from bnfold.operators.base import Crossing, NewWeights, WithResidual, mapped
 from bnfold.refusal import Refusal
 
 Cells = NDArray[np.intp]
@@ -57,16 +59,18 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Candidate:
+class Removal:
     """An affine that may go: ``y = scale v + shift`` between the cells of v and of y."""
 
-    head: str
-    source: str
-    output: str
+    candidate: Candidate
     inside: Cells
     behind: Cells
     scale: Vector
     shift: Vector
+
+    @property
+    def head(self) -> str:
+        return self.candidate.head
 
 
 @dataclass(slots=True)
@@ -75,21 +79,21 @@ class Component:
 
     frames: dict[Place, Frame] = field(default_factory=dict)
     rows: list[Rows] = field(default_factory=list)
-    candidates: list[Candidate] = field(default_factory=list)
+    removals: list[Removal] = field(default_factory=list)
     #: Operators without weights, by name; each is asked again with the gauges that were found.
     ties: dict[str, None] = field(default_factory=dict)
     #: Operators with weights at the rim.
     rim: dict[str, None] = field(default_factory=dict)
-    #: Affines that are no candidates.
+    #: Affines that were not blocked.
     staying: dict[str, None] = field(default_factory=dict)
-    #: Stuck runs of affines that are no candidates.
-    staying_runs: dict[str, None] = field(default_factory=dict)
+    #: Blocked candidates that have to stay.
+    held: dict[str, None] = field(default_factory=dict)
     size: int = 0
 
     def pin(self, graph: ModelGraph, name: str, why: str) -> None:
         """Nothing that an operator sees has a gauge of its own."""
         op = graph.op(name)
-        places = (*op.inputs, *op.outputs, *(Use(name, slot) for slot in range(len(op.inputs))))
+        places: list[Place] = [*op.inputs, *op.outputs, *(Use(name, slot) for slot in range(len(op.inputs)))]
         for place in dict.fromkeys(places):
             frame = self.frames.get(place)
             if frame is not None:
@@ -97,38 +101,25 @@ class Component:
                 self.rows.append(Rows(("size", "sign", "shift"), column, np.ones(column.shape), why))
 
 
-@dataclass(frozen=True, slots=True)
-class Stay:
-    """A stuck run of affines as the survey needs it: its operators, its affine, the tensors around it."""
-
-    head: str
-    ops: tuple[str, ...]
-    total: Affine
-    source: str
-    output: str
-    #: Why it cannot be a candidate, if it cannot.
-    refusal: Refusal | None = None
-
-
 class Survey:
     """Walks over what is tied to stuck affines, and collects a :class:`Component` of it."""
 
-    def __init__(self, terrain: Terrain, stays: Iterable[Stay]) -> None:
-        self.terrain = terrain
-        self.graph = terrain.graph
-        self.stays = {stay.head: stay for stay in stays}
-        self.member = {name: stay.head for stay in self.stays.values() for name in stay.ops}
+    def __init__(self, context: Context, blocked: Iterable[Candidate]) -> None:
+        self.context = context
+        self.graph = context.graph
+        self.candidates = {candidate.head: candidate for candidate in blocked}
+        self.member = {op.name: candidate for candidate in self.candidates.values() for op in candidate.ops}
         self.found = Component()
         self.queue: deque[str] = deque()
         self.seen: set[tuple[str, str]] = set()
         #: Operators that stop everything, and why.
         self.blocked: dict[str, str] = {}
         #: Reads by operators with weights, to be asked about shifts when the rest is known.
-        self.readers: dict[Use, None] = {}
+        self.readers: dict[tuple[str, int], None] = {}
 
     def run(self, heads: Iterable[str]) -> Component:
         for head in heads:
-            self._stay(self.stays[head])
+            self._candidate(self.candidates[head])
         while self.queue:
             self._look(self.queue.popleft())
         for name, why in self.blocked.items():
@@ -156,12 +147,12 @@ class Survey:
         if producer is None:
             self._pin(frame.cells, f"{tensor} is an input of the model")
         if graph.is_output(tensor):
-            self._pin(frame.cells, f"{tensor} is {graph.output_phrase}")
+            self._pin(frame.cells, f"{tensor} is {output_phrase(graph)}")
         for use in list(value_readers(graph, tensor)):
-            if use.slot == CAPTURE:
-                self._pin(frame.cells, f"{tensor} is seen by {graph.reader_phrase(use)}")
+            if use.slot is None:
+                self._pin(frame.cells, f"{tensor} is seen by {reader_phrase(graph, use)}")
             else:
-                self._read(use)
+                self._read(graph.op(use.op), use.slot)
         if producer is not None:
             self._written(producer, tensor, frame)
 
@@ -184,11 +175,11 @@ class Survey:
 
     def _special(self, op: Op) -> bool:
         """Frozen operators, stuck affines and others that stay."""
-        if op.name in self.terrain.frozen:
+        if op.name in self.context.frozen:
             self._block(op, "was asked to stay as it is")
             return True
         if op.name in self.member:
-            self._stay(self.stays[self.member[op.name]])
+            self._candidate(self.member[op.name])
             return True
         facts, node = facts_of(op), Node(self.graph, op)
         own = facts.as_affine(node)
@@ -198,15 +189,14 @@ class Survey:
             self._staying(op, own, op.input(facts.data_slot(node)), op.outputs[0])
         return True
 
-    def _read(self, use: Use) -> None:
-        op = self.graph.op(use.op)
+    def _read(self, op: Op, slot: int) -> None:
         if self._special(op):
             return
-        frame = self.found.frames[op.input(use.slot)]
-        taken = facts_of(op).absorb_input(Node(self.graph, op), {use.slot: Affine.of(np.full(frame.size, 2.0), 0.0, frame.axis)})
-        if isinstance(taken, Rewrite) and taken.residual is None and taken.becomes is None:
+        frame = self.found.frames[op.input(slot)]
+        twice = Affine.of(np.full(frame.size, 2.0), 0.0, frame.axis)
+        if isinstance(facts_of(op).absorb_input(Node(self.graph, op), {slot: twice}), NewWeights):
             self.found.rim[op.name] = None
-            self.readers[use] = None
+            self.readers[op.name, slot] = None
         elif self._once(op, "tie"):
             self._tie(op)
 
@@ -215,12 +205,10 @@ class Survey:
             return
         if tensor == op.outputs[0]:
             node, facts, two = Node(self.graph, op), facts_of(op), np.full(frame.size, 2.0)
-            both = facts.absorb_output(node, Affine.of(two, 1.0, frame.axis))
-            if isinstance(both, Rewrite) and self.terrain.price(op, both) == 0:
+            if isinstance(facts.absorb_output(node, Affine.of(two, 1.0, frame.axis)), NewWeights):
                 self.found.rim[op.name] = None
                 return
-            scale = facts.absorb_output(node, Affine.of(two, 0.0, frame.axis))
-            if isinstance(scale, Rewrite) and self.terrain.price(op, scale) == 0:
+            if isinstance(facts.absorb_output(node, Affine.of(two, 0.0, frame.axis)), NewWeights):
                 self.found.rim[op.name] = None
                 self._pin(frame.cells, f"{op.display} ({op.type}) has no bias", "shift")
                 return
@@ -233,40 +221,36 @@ class Survey:
         for rows in self.found.rows:
             if rows.cells.shape[1] == 1 and "shift" in rows.systems:
                 still[rows.cells[:, 0]] = True
-        for use in self.readers:
-            op = self.graph.op(use.op)
-            frame = self.found.frames[op.input(use.slot)]
+        for name, slot in self.readers:
+            op = self.graph.op(name)
+            frame = self.found.frames[op.input(slot)]
             if still[frame.cells].all():
                 continue
             shift = Affine.of(1.0, np.ones(frame.size), frame.axis)
-            taken = facts_of(op).absorb_input(Node(self.graph, op), {use.slot: shift})
+            taken = facts_of(op).absorb_input(Node(self.graph, op), {slot: shift})
             if isinstance(taken, Refusal):
                 self._pin(frame.cells, taken.sentence, "shift")
-            elif taken.residual is not None:
+            elif isinstance(taken, WithResidual):
                 self._pin(frame.cells, f"{op.display} ({op.type}) has no bias", "shift")
 
     # -- affines ---------------------------------------------------------------------------------
 
-    def _stay(self, stay: Stay) -> None:
-        if not self._once(self.graph.op(stay.head), "affine"):
+    def _candidate(self, candidate: Candidate) -> None:
+        if not self._once(candidate.ops[0], "affine"):
             return
-        total = stay.total
+        total = candidate.total
         axis, size = total.axis, total.size
         if axis is None:
-            known = self.found.frames.get(stay.source) or self.found.frames.get(stay.output)
-            axis, size = (known.axis, known.size) if known is not None else self._channels(stay.source)
-        inside, behind = self.reach(stay.source, axis, size), self.reach(stay.output, axis, size)
+            known = self.found.frames.get(candidate.input) or self.found.frames.get(candidate.output)
+            axis, size = (known.axis, known.size) if known is not None else self._channels(candidate.input)
+        inside, behind = self.reach(candidate.input, axis, size), self.reach(candidate.output, axis, size)
         if total.grid or inside is None or behind is None:
-            for name in stay.ops:
-                self._block(self.graph.op(name), "works along other axes")
+            for op in candidate.ops:
+                self._block(op, "works along other axes")
             return
         scale, shift = (np.broadcast_to(vector, (size,)) for vector in (total.scale, total.shift))
-        if stay.refusal is not None:
-            self._hold(stay.ops, scale, shift, inside, behind)
-            return
-        cells = inside.cells, behind.cells
-        self.found.candidates.append(Candidate(stay.head, stay.source, stay.output, *cells, scale, shift))
-        self._hold(stay.ops, scale, shift, inside, behind)
+        self.found.removals.append(Removal(candidate, inside.cells, behind.cells, scale, shift))
+        self._hold(candidate.ops, scale, shift, inside, behind)
 
     def _channels(self, tensor: str) -> tuple[int | None, int]:
         """The channel axis of a tensor, for an affine that is the same everywhere."""
@@ -280,20 +264,20 @@ class Survey:
         axis, size = known.axis, known.size
         inside, behind = self.reach(source, axis, size), self.reach(output, axis, size)
         fits = own.axis is None or (own.axis == axis and own.size == size and not own.grid)
-        if inside is None or behind is None or not fits or op.name in self.terrain.idioms:
+        if inside is None or behind is None or not fits or op.name in self.context.idioms:
             self._block(op, "is an affine along other axes, or part of a function that runtimes recognise")
             return
         scale, shift = (np.broadcast_to(vector, (size,)) for vector in (own.scale, own.shift))
         self.found.staying[op.name] = None
-        self._hold((op.name,), scale, shift, inside, behind)
+        self._hold((op,), scale, shift, inside, behind)
 
-    def _hold(self, ops: tuple[str, ...], scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
+    def _hold(self, ops: tuple[Op, ...], scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
         """What an affine demands while it stays: it must not need more operators than now."""
-        op = self.graph.op(ops[0])
+        op = ops[0]
         node = Node(self.graph, op)
         probe = Affine.of(np.full(behind.size, 2.0), 1.0, behind.axis)
         after = facts_of(op).absorb_output(node, probe)
-        if len(ops) > 1 or (isinstance(after, Rewrite) and self.terrain.price(op, after) == 0):
+        if len(ops) > 1 or (not isinstance(after, Refusal) and self.context.cost(op, after) == 0):
             return
         cells = np.stack([inside.cells, behind.cells], axis=1)
         if (scale == 1.0).all():

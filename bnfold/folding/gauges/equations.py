@@ -53,7 +53,7 @@ class System:
     #: How far apart the values of variables that differ by a constant may be; None: as far as they like.
     reach: float | None = None
     _basic: dict[int, _Basic] = field(default_factory=dict)
-    _journal: list[tuple[int, dict[int | None, float], dict[int | None, tuple[Vector, Vector]]]] = field(default_factory=list)
+    _journal: list[tuple[int, dict[int, float], dict[int | None, tuple[Vector, Vector]]]] = field(default_factory=list)
     _extent: dict[int | None, tuple[Vector, Vector]] = field(default_factory=dict)
 
     def mark(self) -> int:
@@ -65,11 +65,8 @@ class System:
         while len(self._journal) > mark:
             variable, weights, extents = self._journal.pop()
             del self._basic[variable]
-            for key, weight in weights.items():
-                assert key is not None
-                self.weights[key] = weight
-            for key, extent in extents.items():
-                self._extent[key] = extent
+            self.weights.update(weights)
+            self._extent.update(extents)
 
     def add(self, terms: Mapping[int, Number], constant: Vector, source: object) -> Conflict | None:
         """``sum(factor * variable) = constant``: kept if it contradicts nothing."""
@@ -87,14 +84,14 @@ class System:
             return Conflict(self._sources(source, used), int(off.argmax())) if off.any() else None
         pivot = min(left, key=lambda variable: (self.weights[variable], -variable))
         divisor = left.pop(pivot)
-        expression = {variable: _tidy(-factor / divisor) for variable, factor in left.items()}
+        expression = {variable: as_number(-factor / divisor) for variable, factor in left.items()}
         value = right / divisor
         extent = self._joined(pivot, expression, value)
         if isinstance(extent, int):
             return Conflict(self._sources(source, used), extent)
         before = {variable: self.weights[variable] for variable in expression}
         old = {key: self._extent_of(key) for key in extent}
-        self._journal.append((pivot, dict(before), old))
+        self._journal.append((pivot, before, old))
         for variable in expression:
             self.weights[variable] += self.weights[pivot]
         self._extent.update(extent)
@@ -122,7 +119,8 @@ class System:
     ) -> tuple[dict[int, Number], Vector, tuple[int, ...], Vector]:
         """The equation in free variables, its right side, the variables replaced, and the size of what was added."""
         rest: dict[int, Number] = {}
-        right, size, used = constant, np.maximum(np.abs(constant), 1.0), {}
+        right, size = constant, np.maximum(np.abs(constant), 1.0)
+        used: dict[int, None] = {}
         stack = list(terms.items())
         while stack:
             variable, factor = stack.pop()
@@ -169,7 +167,7 @@ def _is_one(factor: Number) -> bool:
     return isinstance(factor, float) and factor == 1.0
 
 
-def _tidy(factor: Number) -> Number:
+def as_number(factor: Number) -> Number:
     """One float where all copies have the same."""
     if isinstance(factor, np.ndarray):
         return float(factor[0]) if (factor == factor[0]).all() else factor

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Affine
+from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
-from bnfold.folding.gauges.component import Component, Stay, Survey
+from bnfold.folding.gauges.component import Component, Survey
 from bnfold.folding.gauges.numbers import reach_of, too_far
-from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice, Clash, Solver
-from bnfold.folding.moves import Terrain
+from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver
+from bnfold.folding.moves import Context
 from bnfold.graph import ModelGraph
 from bnfold.operators import Node, facts_of
 
@@ -26,7 +26,7 @@ _MAX_FAULTS = 8
 class Gone:
     """An affine that went: who makes up for it, which streams were changed for it, and all new names."""
 
-    stay: Stay
+    candidate: Candidate
     how: str
     into: tuple[str, ...]
     streams: tuple[str, ...]
@@ -35,49 +35,47 @@ class Gone:
 
 @dataclass(slots=True)
 class Outcome:
-    """What went, and why the others stay."""
+    """What went, and why the others candidate."""
 
     gone: list[Gone] = field(default_factory=list)
     clashes: dict[str, Clash] = field(default_factory=dict)
 
 
-def gauge(terrain: Terrain, editor: Editor, stays: Iterable[Stay]) -> Outcome:
+def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate]) -> Outcome:
     """Look for gauges under which stuck affines vanish, and carry them out."""
-    outcome, waiting = Outcome(), {stay.head: stay for stay in stays}
+    outcome, waiting = Outcome(), {candidate.head: candidate for candidate in blocked}
     stuck = dict(waiting)
     while waiting:
         head = next(iter(waiting))
-        component = Survey(terrain, stuck.values()).run([head])
-        heads = [candidate.head for candidate in component.candidates]
+        component = Survey(context, stuck.values()).run([head])
+        heads = [candidate.head for candidate in component.removals]
         for name in {head, *heads}:
             waiting.pop(name, None)
         if heads:
-            _settle(terrain, editor, component, stuck, outcome)
+            _settle(context, editor, component, stuck, outcome)
             if outcome.gone:
                 break  # the graph has changed: what is left is looked at anew
     return outcome
 
 
 def _settle(
-    terrain: Terrain, editor: Editor, component: Component, stuck: dict[str, Stay], outcome: Outcome
+    context: Context, editor: Editor, component: Component, stuck: dict[str, Candidate], outcome: Outcome
 ) -> None:
     """Solve one component, and carry the solution out."""
-    graph = terrain.graph
-    for candidate in list(component.candidates):
-        stay = stuck[candidate.head]
-        if too_far(graph, stay):
-            component.candidates.remove(candidate)
-            component.staying_runs[stay.head] = None
-    alive: dict[str, NDArray[np.bool_]] = {c.head: np.ones(c.scale.size, bool) for c in component.candidates}
-    component.candidates = [c for c in component.candidates if c.scale.all()]
-    pay = frozenset(c.head for c in component.candidates if not stuck[c.head].total.is_scale or len(stuck[c.head].ops) > 1)
+    graph = context.graph
+    for removal in list(component.removals):
+        if too_far(graph, removal.candidate) or not removal.scale.all():
+            component.removals.remove(removal)
+            component.held[removal.head] = None
+    alive: dict[str, NDArray[np.bool_]] = {c.head: np.ones(c.scale.size, bool) for c in component.removals}
+    pay = frozenset(c.head for c in component.removals if not stuck[c.head].total.is_scale or len(stuck[c.head].ops) > 1)
     dtype = editor.dtype_of(graph.op(next(iter(stuck))))
     for _ in range(_MAX_FAULTS):
         choice = Solver(component, alive, pay, reach_of(dtype)).solve()
         outcome.clashes.update(choice.clashes)
         if not choice.gone:
             return
-        change = Carrier(terrain, component, stuck, choice).run()
+        change = Carrier(context, component, stuck, choice).run()
         if not isinstance(change, Fault):
             _carry_out(graph, editor, choice, change, stuck, outcome)
             return
@@ -85,25 +83,24 @@ def _settle(
 
 
 def _carry_out(
-    graph: ModelGraph, editor: Editor, choice: Choice, change: Change, stuck: dict[str, Stay], outcome: Outcome
+    graph: ModelGraph, editor: Editor, choice: Choice, change: Change, stuck: dict[str, Candidate], outcome: Outcome
 ) -> None:
     keep = {}
     told = {head: _told(graph, stuck[head], choice, change) for head in choice.gone}
     for head, how in choice.gone.items():
-        stay = stuck[head]
-        if how == WHOLE and graph.is_output(stay.output):
-            keep[stay.source] = stay.output
+        candidate = stuck[head]
+        if how == WHOLE and graph.is_output(candidate.output):
+            keep[candidate.input] = candidate.output
     rename = renamed(graph, change.move.changed, keep)
     for head, how in choice.gone.items():
         if how == WHOLE:
-            stay = stuck[head]
-            editor.drop(stay.ops)
-            if keep.get(stay.source) != stay.output:
-                editor.redirect(stay.output, stay.source)
+            candidate = stuck[head]
+            editor.drop(op.name for op in candidate.ops)
+            if keep.get(candidate.input) != candidate.output:
+                editor.redirect(candidate.output, candidate.input)
     editor.carry_out([change.move], rename)
     for head, total in change.staying.items():
-        stay = stuck.get(head)
-        first, *rest = stay.ops if stay is not None else (head,)
+        first, *rest = (op.name for op in stuck[head].ops) if head in stuck else (head,)
         op = graph.op(first)
         source = op.input(facts_of(op).data_slot(Node(graph, op)))
         output = graph.op(rest[-1] if rest else first).outputs[0]
@@ -114,11 +111,11 @@ def _carry_out(
         outcome.gone.append(Gone(stuck[head], how, into, streams, rename))
 
 
-def _told(graph: ModelGraph, stay: Stay, choice: Choice, change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _told(graph: ModelGraph, candidate: Candidate, choice: Choice, change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Operators with weights that make up for an affine, as near to it as they are, and the stream it shifts."""
     into: dict[str, None] = {}
     for up in (False, True):
-        tensors, seen = [stay.source if up else stay.output], set()
+        tensors, seen = [candidate.input if up else candidate.output], set()
         while tensors:
             tensor = tensors.pop()
             if tensor in seen:
@@ -132,7 +129,5 @@ def _told(graph: ModelGraph, stay: Stay, choice: Choice, change: Change) -> tupl
                 elif name in change.move.through:
                     op = graph.op(name)
                     tensors += op.inputs if up and len(seen) < 4 else () if up else op.outputs
-    return tuple(into), (stay.source,)
+    return tuple(into), (candidate.input,)
 
-
-__all__ = ["SIGNS", "WHOLE", "Affine", "Gone", "Outcome", "gauge"]

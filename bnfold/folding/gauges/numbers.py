@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.folding.gauges.component import Stay
+from bnfold.folding.candidates import Candidate
 from bnfold.graph import ModelGraph, float_limits
 from bnfold.operators import BatchNorm, batchnorm
 
@@ -21,14 +21,14 @@ def reach_of(dtype: np.dtype[Any]) -> float:
     return float(np.log(limits.largest) - np.log(limits.smallest_normal)) / 4
 
 
-def too_far(graph: ModelGraph, stay: Stay) -> bool:
+def too_far(graph: ModelGraph, candidate: Candidate) -> bool:
     """Would the shift of some channel cost the stream its precision?
 
     A BN knows its input: mean m and standard deviation d, so a root mean square of ``sqrt(m^2 + d^2)``. Shifted
     by ``t / s`` it is ``gamma``-normalised to ``d sqrt(1 + (beta / gamma)^2)``. Their ratio is how much larger
     the numbers are that the stream is rounded at. An affine without statistics says nothing about its input.
     """
-    numbers = batchnorm(graph, graph.op(stay.head))
+    numbers = batchnorm(graph, candidate.ops[0])
     if not isinstance(numbers, BatchNorm):
         return False
     live = numbers.gamma != 0

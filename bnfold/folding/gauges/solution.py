@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine
-from bnfold.folding.gauges.component import Candidate, Component, Place, Rows
-from bnfold.folding.gauges.equations import Conflict, MixedError, Number, Parity, System
+from bnfold.folding.gauges.component import Component, Place, Removal, Rows
+from bnfold.folding.gauges.equations import Conflict, MixedError, Number, Parity, System, as_number
 from bnfold.folding.gauges.strands import Demand, Group, groups_of, snapped
 
 #: All of an affine goes, or all but its signs.
 WHOLE, SIGNS = "whole", "signs"
 #: Equations added while looking for a better choice: a bound on the time, not on the networks.
 MAX_EXCHANGE = 20_000
-
-_ZERO: dict[str, float] = {}
 
 
 @dataclass(slots=True)
@@ -59,14 +57,14 @@ class _Systems:
         return self.size.mark(), self.sign.mark(), self.shift.mark()
 
     def undo(self, marks: tuple[int, int, int]) -> None:
-        for system, mark in zip((self.size, self.sign, self.shift), marks, strict=True):
-            system.undo(mark)
+        self.size.undo(marks[0])
+        self.sign.undo(marks[1])
+        self.shift.undo(marks[2])
 
     def demand(self, demand: Demand, source: str, *, signs: bool) -> tuple[str, Conflict] | None:
         """Let an affine go, if that contradicts nothing; else the system that says no."""
         inside, behind = demand.inside, demand.behind
-        back = 1.0 / demand.scale
-        back = float(back[0]) if (back == back[0]).all() else back
+        back = as_number(1.0 / demand.scale)
         terms: dict[int, Number] = {inside: 1.0}
         terms[behind] = terms.get(behind, 0.0) - back
         found = self.shift.add(terms, demand.shift / demand.scale, source)
@@ -89,8 +87,7 @@ def _summed(positions: tuple[int, ...], factors: NDArray[np.float64]) -> dict[in
     """The terms of an equation; a variable that it holds twice counts once, with both factors."""
     terms: dict[int, Number] = {}
     for k, position in enumerate(positions):
-        column = factors[:, k]
-        factor: Number = float(column[0]) if (column == column[0]).all() else column
+        factor = as_number(factors[:, k])
         terms[position] = terms[position] + factor if position in terms else factor
     return terms
 
@@ -130,14 +127,14 @@ class Solver:
         reach: float,
     ) -> None:
         self.component, self.alive, self.signs_pay, self.reach = component, alive, signs_pay, reach
-        self.candidates = {candidate.head: candidate for candidate in component.candidates}
+        self.removals = {removal.head: removal for removal in component.removals}
         self._apart = False
         self._build()
 
     def _build(self) -> None:
         groups = groups_of(self.component, self.alive, apart=self._apart)
         self.systems = [_Systems.of(group, self.reach) for group in groups]
-        self.at: dict[str, list[_Systems]] = {head: [] for head in self.candidates}
+        self.at: dict[str, list[_Systems]] = {head: [] for head in self.removals}
         for systems in self.systems:
             for head in systems.group.demands:
                 self.at[head].append(systems)
@@ -153,11 +150,11 @@ class Solver:
 
     def _solve(self) -> Choice:
         start = [systems.mark() for systems in self.systems]
-        choice = self._greedy(self.candidates)
+        choice = self._greedy(self.removals)
         if choice.clashes:
             choice = self._exchanged(choice, start)
         for head in list(choice.clashes):
-            if head in self.signs_pay and self._try(self.candidates[head], signs=False) is None:
+            if head in self.signs_pay and self._try(self.removals[head], signs=False) is None:
                 choice.gone[head] = SIGNS
         if choice.gone:
             choice.gauges = self._gauges()
@@ -166,7 +163,7 @@ class Solver:
     def _greedy(self, heads: Iterable[str]) -> Choice:
         choice = Choice()
         for head in heads:
-            clash = self._try(self.candidates[head], signs=True)
+            clash = self._try(self.removals[head], signs=True)
             if clash is None:
                 choice.gone[head] = WHOLE
             else:
@@ -198,23 +195,23 @@ class Solver:
         for systems, marks in zip(self.systems, start, strict=True):
             systems.undo(marks)
 
-    def _try(self, candidate: Candidate, *, signs: bool) -> Clash | None:
-        """Let a candidate go, or say what contradicts it."""
+    def _try(self, removal: Removal, *, signs: bool) -> Clash | None:
+        """Let an affine go, or say what contradicts it."""
         done: list[tuple[_Systems, tuple[int, int, int]]] = []
-        for systems in self.at[candidate.head]:
+        for systems in self.at[removal.head]:
             done.append((systems, systems.mark()))
-            for demand in systems.group.demands[candidate.head]:
+            for demand in systems.group.demands[removal.head]:
                 self.spent += 1
-                found = systems.demand(demand, candidate.head, signs=signs)
+                found = systems.demand(demand, removal.head, signs=signs)
                 if found is not None:
                     for other, marks in reversed(done):
                         other.undo(marks)
-                    return self._clash(candidate, *found)
+                    return self._clash(removal, *found)
         return None
 
     @staticmethod
-    def _clash(candidate: Candidate, system: str, conflict: Conflict) -> Clash:
-        others = [s for s in conflict.sources if isinstance(s, str) and s != candidate.head]
+    def _clash(removal: Removal, system: str, conflict: Conflict) -> Clash:
+        others = [s for s in conflict.sources if isinstance(s, str) and s != removal.head]
         pins = [s.why for s in conflict.sources if isinstance(s, Rows) and s.cells.shape[1] == 1]
         return Clash(system, tuple(dict.fromkeys(others)), tuple(dict.fromkeys(pins)))
 
@@ -243,9 +240,3 @@ class Solver:
             if (scale != 1.0).any() or shift.any():
                 gauges[place] = Affine.of(scale, scale * shift, frame.axis)
         return gauges
-
-
-def inverse(gauges: Mapping[Place, Affine], place: Place) -> Affine | None:
-    """What the old tensor is of the new one; None for a place without a gauge."""
-    gauge = gauges.get(place)
-    return None if gauge is None else gauge.inverse()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.folding.gauges.component import Candidate, Cells, Component, Rows
+from bnfold.folding.gauges.component import Cells, Component, Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -22,7 +22,7 @@ class Equation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Demand:
-    """What a candidate asks of a group: ``y = scale v + shift`` between two positions."""
+    """What a removal asks of a group: ``y = scale v + shift`` between two positions."""
 
     inside: int
     behind: int
@@ -59,10 +59,10 @@ def connected(count: int, pairs: Sequence[tuple[Cells, Cells]]) -> Cells:
 def groups_of(component: Component, alive: dict[str, NDArray[np.bool_]], *, apart: bool = False) -> list[Group]:
     """The strands of a component in groups; ``apart`` makes every strand a group of its own.
 
-    ``alive`` says which channels of a candidate demand anything.
+    ``alive`` says which channels of a removal demand anything.
     """
     pairs = [(rows.cells[:, 0], rows.cells[:, k]) for rows in component.rows for k in range(1, rows.cells.shape[1])]
-    pairs += [(c.inside[alive[c.head]], c.behind[alive[c.head]]) for c in component.candidates]
+    pairs += [(c.inside[alive[c.head]], c.behind[alive[c.head]]) for c in component.removals]
     root = connected(component.size, pairs)
     strand = np.unique(root, return_inverse=True)[1].reshape(-1)
     order = np.argsort(strand, kind="stable")
@@ -87,15 +87,15 @@ def groups_of(component: Component, alive: dict[str, NDArray[np.bool_]], *, apar
             for k in range(each):
                 factors = rows.factors[chosen[k::each]]
                 groups[number].equations.append(Equation(tuple(spots[k]), factors, rows))
-    for candidate in component.candidates:
-        live = np.flatnonzero(alive[candidate.head])
-        cells = np.stack([candidate.inside[live], candidate.behind[live]], axis=1)
+    for removal in component.removals:
+        live = np.flatnonzero(alive[removal.head])
+        cells = np.stack([removal.inside[live], removal.behind[live]], axis=1)
         for number, spots, chosen in _shared_out(cells, strand, position, group, place):
             each = len(chosen) // len(groups[number].cells)
             for k in range(each):
                 which = live[chosen[k::each]]
-                demand = Demand(*spots[k], candidate.scale[which], candidate.shift[which])
-                groups[number].demands.setdefault(candidate.head, []).append(demand)
+                demand = Demand(spots[k][0], spots[k][1], removal.scale[which], removal.shift[which])
+                groups[number].demands.setdefault(removal.head, []).append(demand)
     return groups
 
 
@@ -146,9 +146,9 @@ def _alike(
 
     for number, rows in enumerate(component.rows):
         enter(number, rows.cells, rows.factors)
-    for number, candidate in enumerate(component.candidates, len(component.rows)):
-        live = alive[candidate.head]
-        enter(number, np.stack([candidate.inside[live], candidate.behind[live]], axis=1), None)
+    for number, removal in enumerate(component.removals, len(component.rows)):
+        live = alive[removal.head]
+        enter(number, np.stack([removal.inside[live], removal.behind[live]], axis=1), None)
     return np.unique(total, return_inverse=True)[1].reshape(-1)
 
 
@@ -161,5 +161,3 @@ def snapped(component: Component, system: str) -> Cells:
     ]
     return connected(component.size, pairs)
 
-
-__all__ = ["Candidate", "Demand", "Equation", "Group", "connected", "groups_of", "snapped"]

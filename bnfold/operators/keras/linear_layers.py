@@ -15,7 +15,19 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, mapped, register, vectors
+from bnfold.operators.base import (
+    Absorbed,
+    Facts,
+    NewOp,
+    NewWeights,
+    Node,
+    Reweighted,
+    Role,
+    channels_fit,
+    mapped,
+    register,
+    vectors,
+)
 from bnfold.operators.convolution import Convolution, same_padding, writer
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, weight_of
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
@@ -28,7 +40,7 @@ class KerasLinear(LinearFacts):
 
     kernel_slot = 1
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         return vector_bias(node, layout, self.kernel_slot + 1, scale, shift)
 
     def bias_param(self, node: Node) -> Param | None:
@@ -66,7 +78,7 @@ class EinsumDense(KerasLinear):
         sizes = weight.shape[places[0]], weight.shape[places[1]]
         return Layout(weight, 1, 0, last, labels.index(inside), *places, *sizes)
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         bias = node.const(2)
         if bias is not None and bias.shape[-1] != layout.out_channels:
             return node.refuse("bias-shape", "has a bias that runs along another axis than its output channels")
@@ -138,7 +150,7 @@ class DepthwiseConv(Windowed):
 
 def _by_input_channel(change: Absorbed, layout: Layout) -> Absorbed:
     """A change of a depthwise kernel: rounding is judged by input channel, each of which may have but one output."""
-    return change if isinstance(change, Refusal) else replace(change, channel_axis={1: layout.weight_in})
+    return replace(change, channel_axis={1: layout.weight_in}) if isinstance(change, NewWeights) else change
 
 
 def _depthwise(node: Node) -> Layout:
@@ -249,7 +261,7 @@ class SeparableConv(KerasLinear):
         last = len(weight.shape) - 1
         return Layout(weight, 2, 0, axis, axis, last, last - 1, out, inside)
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         """The bias has the channels of the pointwise kernel, whichever of the two ``layout`` describes."""
         return super().add_bias(node, self.layout(node), scale, shift)
 
@@ -279,7 +291,7 @@ class Embedding(Facts):
             return misfit
         changed = mapped(table, affine.on_axis(1))
         assert changed is not None, "the channels were compared"
-        return Rewrite({1: changed}, channel_axis={1: 1})
+        return NewWeights({1: changed}, channel_axis={1: 1})
 
 
 @register("LSTM", "GRU", "SimpleRNN", domain=DOMAIN)
@@ -305,4 +317,4 @@ class Recurrent(Facts):
             total = bias.exact().copy()
             total.reshape(-1, kernel.shape[1])[0] += shift @ kernel.exact()
             inputs[3] = Param.of(bias.name, total, bias.dtype)
-        return Rewrite(inputs, channel_axis={1: 1})
+        return NewWeights(inputs, channel_axis={1: 1})

@@ -8,7 +8,12 @@ import numpy as np
 
 from bnfold.affine import Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, NewOp, Node, register
+from bnfold.operators.base import (
+    NewOp,
+    Node,
+    Reweighted,
+    register,
+)
 from bnfold.operators.convolution import Convolution, same_padding, writer
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import Weight, weight_of
@@ -18,7 +23,7 @@ from bnfold.refusal import Refusal
 class _WithBiasSlot(LinearFacts):
     """Conv and ConvTranspose: weight in slot 1, bias vector in slot 2, channels on axis 1."""
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         return vector_bias(node, layout, 2, scale, shift)
 
     def bias_param(self, node: Node) -> Param | None:
@@ -133,7 +138,7 @@ def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
 class DeformConv(Conv):
     """A Conv whose taps are moved by offsets (slot 2), its bias in slot 3; outside of the image it reads zeros."""
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         return vector_bias(node, layout, 3, scale, shift)
 
     def bias_param(self, node: Node) -> Param | None:

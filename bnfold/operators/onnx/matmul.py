@@ -10,7 +10,19 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Crossing, Lifts, NewOp, Node, Rewrite, channels_fit, register, vectors
+from bnfold.operators.base import (
+    Absorbed,
+    Crossing,
+    Lifts,
+    NewOp,
+    NewWeights,
+    Node,
+    Reweighted,
+    WithResidual,
+    channels_fit,
+    register,
+    vectors,
+)
 from bnfold.operators.linear import Layout, LinearFacts
 from bnfold.operators.weights import PlainWeight, Weight, weight_of
 from bnfold.refusal import Refusal
@@ -38,7 +50,7 @@ class Gemm(LinearFacts):
     def bias_param(self, node: Node) -> Param | None:
         return node.const(2)
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         if node.opset < 7:
             return node.refuse("old-opset", "broadcasts its bias by rules of before opset 7")
         beta = float(node.attr("beta", 1.0))
@@ -49,7 +61,7 @@ class Gemm(LinearFacts):
             values = beta * old.exact()
             name, dtype = old.name, old.dtype
         elif not shift.any():
-            return Rewrite()
+            return NewWeights()
         else:
             values, name, dtype = np.zeros(1), f"{node.op.outputs[0]}_bias", layout.weight.float_dtype
         rows, columns = (1, 1, *values.shape)[-2:]
@@ -57,7 +69,7 @@ class Gemm(LinearFacts):
         if size not in (1, layout.out_channels):
             return node.refuse("bias-shape", f"has a bias of {size} values for {layout.out_channels} channels")
         bias = scale.reshape(along) * values + shift.reshape(along)
-        return Rewrite({2: Param.of(name, bias, dtype)}, {} if beta == 1.0 else {"beta": 1.0})
+        return NewWeights({2: Param.of(name, bias, dtype)}, attributes={} if beta == 1.0 else {"beta": 1.0})
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         """Past a C that is computed: the weights take the scale, and C has to carry it too, and the shift."""
@@ -83,7 +95,7 @@ class Gemm(LinearFacts):
                 return weight
             inputs[layout.weight_slot] = weight
         carried = Affine(affine.scale, affine.shift / beta, affine.axis).on_axis(axis)
-        return [Crossing({2: carried}, Rewrite(inputs, channel_axis={layout.weight_slot: layout.weight_out}))]
+        return [Crossing({2: carried}, NewWeights(inputs, channel_axis={layout.weight_slot: layout.weight_out}))]
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         layout = self.layout(node)
@@ -137,19 +149,19 @@ class MatMul(LinearFacts):
             return None
         return node.refuse("batched-weight", "has a matrix for each batch entry, so a shift would not be per channel")
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         if not shift.any():
-            return Rewrite()
+            return NewWeights()
         two = node.rank(layout.in_slot) == 2 and len(layout.weight.shape) == 2
         if two and node.opset >= 7 and isinstance(layout.weight, PlainWeight):
             bias = shift if layout.out_axis == 1 else shift.reshape(-1, 1)
             name = f"{node.op.outputs[0]}_bias"
-            return Rewrite({2: Param.of(name, bias, layout.weight.float_dtype)}, type="Gemm")
+            return NewWeights({2: Param.of(name, bias, layout.weight.float_dtype)}, type="Gemm")
         if layout.out_axis is None:
             if (shift != shift[0]).any():
                 return node.refuse("unknown-rank", "has an output of unknown rank, to which no vector can be added")
             shift = shift[:1]
-        return Rewrite(residual=Affine.of(np.ones_like(shift), shift, layout.out_axis))
+        return WithResidual(NewWeights(), Affine.of(np.ones_like(shift), shift, layout.out_axis))
 
     @staticmethod
     def _matrices(node: Node) -> tuple[int, int, int] | Refusal:
@@ -213,7 +225,8 @@ class Einsum(LinearFacts):
             return vectors
         residual = None if affine.is_scale else affine.shift_part()
         inputs = {} if affine.is_shift else {slot: weight.scaled(vectors[0])}
-        return Rewrite(inputs, residual=residual)
+        changed = NewWeights(inputs)
+        return changed if residual is None else WithResidual(changed, residual)
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
         parsed = _equation(node)
@@ -238,7 +251,8 @@ class Einsum(LinearFacts):
             total = (weight.exact() * shift).sum(axis=tuple(i for i, at in enumerate(own) if at not in kept))
             residual = Affine.of(np.ones_like(total), total, out.index(kept[0]))
         inputs = {} if affine.is_shift else {slot: weight.scaled(scale)}
-        return Rewrite(inputs, residual=residual)
+        changed = NewWeights(inputs)
+        return changed if residual is None else WithResidual(changed, residual)
 
 
 def _over_labels(

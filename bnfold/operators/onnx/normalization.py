@@ -13,8 +13,8 @@ from bnfold.operators.base import (
     Crossing,
     Facts,
     KeepsShape,
+    NewWeights,
     Node,
-    Rewrite,
     Role,
     Sunk,
     channels_fit,
@@ -71,7 +71,7 @@ class Normalization(Facts):
             inputs[2] = Param.of(beta.name, beta.exact() * scale + shift, beta.dtype)
         elif not affine.is_scale:
             inputs[2] = Param.of(f"{node.op.outputs[0]}_bias", shift, gamma.dtype)
-        return Rewrite(inputs)
+        return NewWeights(inputs)
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         over = self.over(node)

@@ -8,7 +8,16 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Facts, Node, Rewrite, Role, channels_fit, register, vectors
+from bnfold.operators.base import (
+    Absorbed,
+    Facts,
+    NewWeights,
+    Node,
+    Role,
+    channels_fit,
+    register,
+    vectors,
+)
 
 
 @register("LSTM", "GRU", "RNN")
@@ -44,4 +53,4 @@ class Recurrent(Facts):
             total[:, :rows] += weight.exact() @ shift
             name = bias.name if bias is not None else f"{weight.name}_bias"
             inputs[3] = Param.of(name, total, weight.dtype if bias is None else bias.dtype)
-        return Rewrite(inputs, channel_axis={1: 1})
+        return NewWeights(inputs, channel_axis={1: 1})

@@ -9,7 +9,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.graph import Param
 from bnfold.operators.arithmetic import rising
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Rewrite, Role, Sunk, register
+from bnfold.operators.base import Crossing, Facts, Lifts, NewWeights, Node, Role, Sunk, register
 from bnfold.refusal import Refusal
 
 
@@ -83,14 +83,14 @@ class Pad(Facts):
         return float(param.exact().reshape(()))
 
     @staticmethod
-    def _with_value(node: Node, value: float) -> Rewrite | None:
+    def _with_value(node: Node, value: float) -> NewWeights | None:
         if node.opset < 11:
-            return Rewrite(attributes={"value": value})
+            return NewWeights(attributes={"value": value})
         dtype = node.graph.tensor(node.op.input(0)).dtype
         old = node.const(2)
         name = old.name if old is not None else f"{node.op.outputs[0]}_border"
         kind = old.dtype if old is not None else (dtype if dtype is not None else np.dtype(np.float32))
-        return Rewrite({2: Param.of(name, np.asarray(value, dtype=np.float64), kind)})
+        return NewWeights({2: Param.of(name, np.asarray(value, dtype=np.float64), kind)})
 
 
 @register("Resize", "Upsample")
