@@ -47,6 +47,8 @@ class Folder:
         self._worklist.add(self.order)
         #: Candidates that found no target, by their head, with the reasons of both sides.
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
+        #: Those that no gauge could remove.
+        self._gauged: dict[str, Candidate] = {}
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -311,7 +313,7 @@ class Folder:
         blocked = [candidate for head, (candidate, _, _) in self._blocked.items() if head in self.graph]
         if not blocked:
             return False
-        outcome = gauge(self._context, self.editor, blocked)
+        outcome = gauge(self._context, self.editor, blocked, self._gauged)
         for gone in outcome.gone:
             del self._blocked[gone.candidate.head]
             for op in gone.candidate.ops:

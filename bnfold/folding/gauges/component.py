@@ -86,7 +86,8 @@ class Component:
     rim: dict[str, None] = field(default_factory=dict)
     #: Affines that were not blocked.
     staying: dict[str, None] = field(default_factory=dict)
-    #: Blocked candidates that have to stay.
+    #: All blocked candidates of it, and those that have to stay.
+    heads: dict[str, None] = field(default_factory=dict)
     held: dict[str, None] = field(default_factory=dict)
     size: int = 0
 
@@ -238,6 +239,7 @@ class Survey:
     def _candidate(self, candidate: Candidate) -> None:
         if not self._once(candidate.ops[0], "affine"):
             return
+        self.found.heads[candidate.head] = None
         total = candidate.total
         axis, size = total.axis, total.size
         if axis is None:

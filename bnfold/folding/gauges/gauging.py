@@ -41,20 +41,19 @@ class Outcome:
     clashes: dict[str, Clash] = field(default_factory=dict)
 
 
-def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate]) -> Outcome:
-    """Look for gauges under which stuck affines vanish, and carry them out."""
-    outcome, waiting = Outcome(), {candidate.head: candidate for candidate in blocked}
-    stuck = dict(waiting)
+def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried: dict[str, Candidate]) -> Outcome:
+    """Look for gauges under which blocked affines vanish, and carry them out.
+
+    ``tried`` holds those that were looked at before, in vain: only what is tied to another one is looked at.
+    """
+    outcome, stuck = Outcome(), {candidate.head: candidate for candidate in blocked}
+    waiting = {head: None for head, candidate in stuck.items() if tried.get(head) is not candidate}
     while waiting:
-        head = next(iter(waiting))
-        component = Survey(context, stuck.values()).run([head])
-        heads = [candidate.head for candidate in component.removals]
-        for name in {head, *heads}:
-            waiting.pop(name, None)
-        if heads:
-            _settle(context, editor, component, stuck, outcome)
-            if outcome.gone:
-                break  # the graph has changed: what is left is looked at anew
+        component = Survey(context, stuck.values()).run([next(iter(waiting))])
+        for head in component.heads:
+            waiting.pop(head, None)
+            tried[head] = stuck[head]
+        _settle(context, editor, component, stuck, outcome)
     return outcome
 
 
@@ -69,7 +68,7 @@ def _settle(
             component.held[removal.head] = None
     alive: dict[str, NDArray[np.bool_]] = {c.head: np.ones(c.scale.size, bool) for c in component.removals}
     pay = frozenset(c.head for c in component.removals if not stuck[c.head].total.is_scale or len(stuck[c.head].ops) > 1)
-    dtype = editor.dtype_of(graph.op(next(iter(stuck))))
+    dtype = editor.dtype_of(graph.op(next(iter(component.heads))))
     for _ in range(_MAX_FAULTS):
         choice = Solver(component, alive, pay, reach_of(dtype)).solve()
         outcome.clashes.update(choice.clashes)
