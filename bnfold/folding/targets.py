@@ -49,6 +49,7 @@ class Folder:
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
         #: Those that no gauge could remove.
         self._gauged: dict[str, Candidate] = {}
+        self._steps_gauged = -1
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -311,13 +312,14 @@ class Folder:
     def _gauge_blocked(self) -> bool:
         """Affines that are blocked one by one may go together."""
         blocked = [candidate for head, (candidate, _, _) in self._blocked.items() if head in self.graph]
-        if not blocked:
-            return False
+        if not blocked or len(self.steps) == self._steps_gauged:
+            return False  # what a gauge leaves, another one leaves too
         outcome = gauge(self._context, self.editor, blocked, self._gauged)
         for gone in outcome.gone:
             del self._blocked[gone.candidate.head]
             for op in gone.candidate.ops:
                 self._record(op, FoldKind.GAUGE, into=gone.into, through=gone.streams, changed=gone.rename)
+        self._steps_gauged = len(self.steps)
         return bool(outcome.gone)
 
     # -- the record ------------------------------------------------------------------------------

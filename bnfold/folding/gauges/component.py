@@ -20,7 +20,7 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.moves import Context
 from bnfold.folding.observers import output_phrase, reader_phrase
 from bnfold.graph import ModelGraph, Op, Use
-from bnfold.operators import Node, dim_of, facts_of, rank_of, value_readers
+from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_readers
 from bnfold.operators.base import Crossing, NewWeights, WithResidual, mapped
 from bnfold.refusal import Refusal
 
@@ -276,10 +276,12 @@ class Survey:
     def _hold(self, ops: tuple[Op, ...], scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
         """What an affine demands while it stays: it must not need more operators than now."""
         op = ops[0]
-        node = Node(self.graph, op)
+        facts, node = facts_of(op), Node(self.graph, op)
+        if len(ops) > 1 or facts.role is Role.BATCHNORM:
+            return  # one BatchNormalization, or two operators, compute any affine
         probe = Affine.of(np.full(behind.size, 2.0), 1.0, behind.axis)
-        after = facts_of(op).absorb_output(node, probe)
-        if len(ops) > 1 or (not isinstance(after, Refusal) and self.context.cost(op, after) == 0):
+        after = facts.absorb_output(node, probe)
+        if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
             return
         cells = np.stack([inside.cells, behind.cells], axis=1)
         if (scale == 1.0).all():

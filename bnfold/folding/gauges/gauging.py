@@ -12,8 +12,8 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
 from bnfold.folding.gauges.component import Component, Survey
-from bnfold.folding.gauges.numbers import reach_of, too_far
-from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver
+from bnfold.folding.gauges.numbers import may_go, reach_of
+from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
 from bnfold.folding.moves import Context
 from bnfold.graph import ModelGraph
 from bnfold.operators import Node, facts_of
@@ -47,7 +47,8 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     ``tried`` holds those that were looked at before, in vain: only what is tied to another one is looked at.
     """
     outcome, stuck = Outcome(), {candidate.head: candidate for candidate in blocked}
-    waiting = {head: None for head, candidate in stuck.items() if tried.get(head) is not candidate}
+    fresh = (candidate for candidate in stuck.values() if tried.get(candidate.head) is not candidate)
+    waiting = {candidate.head: None for candidate in fresh if may_go(context.graph, candidate)}
     while waiting:
         component = Survey(context, stuck.values()).run([next(iter(waiting))])
         for head in component.heads:
@@ -63,11 +64,15 @@ def _settle(
     """Solve one component, and carry the solution out."""
     graph = context.graph
     for removal in list(component.removals):
-        if too_far(graph, removal.candidate) or not removal.scale.all():
+        if not may_go(graph, removal.candidate):
             component.removals.remove(removal)
             component.held[removal.head] = None
-    alive: dict[str, NDArray[np.bool_]] = {c.head: np.ones(c.scale.size, bool) for c in component.removals}
-    pay = frozenset(c.head for c in component.removals if not stuck[c.head].total.is_scale or len(stuck[c.head].ops) > 1)
+    outcome.clashes.update(hopeless(component))
+    component.removals = [removal for removal in component.removals if removal.head not in outcome.clashes]
+    if not component.removals:
+        return
+    alive: dict[str, NDArray[np.bool_]] = {r.head: np.ones(r.scale.size, bool) for r in component.removals}
+    pay = frozenset(r.head for r in component.removals if not r.candidate.total.is_scale or len(r.candidate.ops) > 1)
     dtype = editor.dtype_of(graph.op(next(iter(component.heads))))
     for _ in range(_MAX_FAULTS):
         choice = Solver(component, alive, pay, reach_of(dtype)).solve()

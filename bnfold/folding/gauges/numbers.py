@@ -21,18 +21,20 @@ def reach_of(dtype: np.dtype[Any]) -> float:
     return float(np.log(limits.largest) - np.log(limits.smallest_normal)) / 4
 
 
-def too_far(graph: ModelGraph, candidate: Candidate) -> bool:
-    """Would the shift of some channel cost the stream its precision?
+def may_go(graph: ModelGraph, candidate: Candidate) -> bool:
+    """Would no channel's shift cost the stream its precision, and has every channel a scale?
 
     A BN knows its input: mean m and standard deviation d, so a root mean square of ``sqrt(m^2 + d^2)``. Shifted
     by ``t / s`` it is ``gamma``-normalised to ``d sqrt(1 + (beta / gamma)^2)``. Their ratio is how much larger
     the numbers are that the stream is rounded at. An affine without statistics says nothing about its input.
     """
     numbers = batchnorm(graph, candidate.ops[0])
-    if not isinstance(numbers, BatchNorm):
+    if not candidate.total.scale.all():
         return False
+    if not isinstance(numbers, BatchNorm):
+        return True
     live = numbers.gamma != 0
     mean, variance = numbers.mean[live], numbers.variance[live] + numbers.epsilon
     before = np.sqrt(mean**2 + variance)
     behind = np.sqrt(variance * (1.0 + (numbers.beta[live] / numbers.gamma[live]) ** 2))
-    return bool((behind > MAX_GROWTH * before).any())
+    return bool((behind <= MAX_GROWTH * before).all())

@@ -112,6 +112,26 @@ class Choice:
     gauges: dict[Place, Affine] = field(default_factory=dict)
 
 
+def hopeless(component: Component) -> dict[str, Clash]:
+    """Affines with a shift between two tensors that can have none: no system needs to be solved to see that."""
+    root = snapped(component, "shift")
+    pins: dict[int, str] = {}
+    for rows in component.rows:
+        if rows.cells.shape[1] == 1 and "shift" in rows.systems:
+            for cell in np.unique(root[rows.cells[:, 0]]).tolist():
+                pins.setdefault(cell, rows.why)
+    pinned = np.zeros(component.size, bool)
+    pinned[list(pins)] = True
+    found = {}
+    for removal in component.removals:
+        inside, behind = root[removal.inside], root[removal.behind]
+        both = pinned[inside] & pinned[behind] & (removal.shift != 0)
+        if both.any():
+            at = int(both.argmax())
+            found[removal.head] = Clash("shift", (), (pins[int(inside[at])], pins[int(behind[at])]))
+    return found
+
+
 class Solver:
     """Chooses among the candidates of a component: the largest set that it finds, never at the price of another operator.
 
