@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from bnfold.analysis.phrases import FOLD_KINDS
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
 from bnfold.folding.plan import FoldKind
@@ -89,7 +88,7 @@ class Foldability:
         if not self.folds:
             reasons = dict.fromkeys(text for text in (self.backward, self.forward) if text)
             return "stays: " + "; ".join(reasons) if reasons else "stays"
-        text = FOLD_KINDS[FoldKind(self.direction)].would
+        text = FoldKind(self.direction).would
         text = f"{text} {', '.join(self.into)}" if self.into else text
         return f"{text} through {', '.join(self.through)}" if self.through else text
 

@@ -11,9 +11,9 @@ from bnfold.folding.backward import backward
 from bnfold.folding.candidates import Candidate, CandidateFinder
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
-from bnfold.folding.gauges import gauge
+from bnfold.folding.gauges import Gone, gauge
 from bnfold.folding.moves import Blocked, Context, Move
-from bnfold.folding.plan import FoldKind, FoldStep, Remaining
+from bnfold.folding.plan import Contradiction, FoldKind, FoldStep, Remaining
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
@@ -50,6 +50,7 @@ class Folder:
         #: Those that no gauge could remove.
         self._gauged: dict[str, Candidate] = {}
         self._steps_gauged = -1
+        self._contradictions: dict[str, Contradiction] = {}
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -85,6 +86,7 @@ class Folder:
                 backward=back,
                 forward=ahead,
                 scope=self.scope,
+                together=self._contradictions.get(head),
             )
             for head, (candidate, back, ahead) in self._blocked.items()
             if head in self.graph
@@ -315,10 +317,12 @@ class Folder:
         if not blocked or len(self.steps) == self._steps_gauged:
             return False  # what a gauge leaves, another one leaves too
         outcome = gauge(self._context, self.editor, blocked, self._gauged)
+        self._contradictions |= outcome.contradictions
         for gone in outcome.gone:
-            del self._blocked[gone.candidate.head]
-            for op in gone.candidate.ops:
-                self._record(op, FoldKind.GAUGE, into=gone.into, through=gone.streams, changed=gone.rename)
+            first, *rest = self._blocked.pop(gone.candidate.head)[0].ops
+            for op in rest:
+                self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
+            self._record_gauge(first, gone)
         self._steps_gauged = len(self.steps)
         return bool(outcome.gone)
 
@@ -347,6 +351,23 @@ class Folder:
             changed=changed or {},
             scope=self.scope,
             holders=tuple(self.key(name) for name in holders),
+        )
+        self.steps.append(step)
+
+    def _record_gauge(self, op: Op, gone: Gone) -> None:
+        """An affine that went with its stream, or became a multiplication by signs."""
+        made = self.graph.op(op.name).display if op.name in self.graph else ""
+        step = FoldStep(
+            subject=self.key(op.name),
+            label=op.display,
+            type=op.type,
+            kind=FoldKind.CHEAPER if made else FoldKind.GAUGE,
+            into=(made,) if made else self._labels(gone.into),
+            changed=gone.rename,
+            scope=self.scope,
+            holders=tuple(self.key(name) for name in ([op.name] if made else gone.into)),
+            stream=gone.stream,
+            repaid=self._labels(gone.repaid),
         )
         self.steps.append(step)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from bnfold.analysis.phrases import FOLD_KINDS, plural
+from bnfold.analysis.phrases import plural
 from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
 from bnfold.reporting.console import STYLES, cell, line, show, table
 from bnfold.reporting.text import file_size, shortened
@@ -39,7 +39,7 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     console.print()
     _print_notes(console, result.plan, result.notes)
     for step in result.dropped:
-        line(console, ("left out, because it changed the outputs: ", "yellow"), step_sentence(step), indent=2)
+        line(console, ("left out, because it changed the outputs: ", "yellow"), step.sentence(), indent=2)
     show(console, _comparison(result.summary), indent=2)
     console.print()
     if result.verification is not None:
@@ -75,13 +75,7 @@ def _removed(step: FoldStep) -> list[str]:
 
 def _how(kind: FoldKind) -> str:
     """The table has columns of its own for what follows these words."""
-    return FOLD_KINDS[kind].did.removesuffix(" into").removesuffix(" by")
-
-
-def step_sentence(step: FoldStep) -> str:
-    """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
-    text = " ".join([f"{step.label} ({step.type}): {FOLD_KINDS[step.kind].did}", ", ".join(step.into)]).rstrip()
-    return f"{text} through {', '.join(step.through)}" if step.through else text
+    return kind.did.removesuffix(" into").removesuffix(" by")
 
 
 def _grouped(steps: Sequence[FoldStep]) -> list[list[FoldStep]]:
@@ -138,7 +132,7 @@ def _print_culprits(console: Console, culprits: Sequence[FoldStep]) -> None:
     one = "1 step makes the outputs differ by itself:"
     line(console, one if len(culprits) == 1 else f"{len(culprits)} steps together make the outputs differ:", indent=2)
     for step in culprits:
-        line(console, step_sentence(step), indent=4)
+        line(console, step.sentence(), indent=4)
     line(console, "--keep-going leaves them out and writes the rest", indent=2)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.folding.candidates import Candidate
 from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice
-from bnfold.folding.candidates import Candidate
 from bnfold.folding.moves import Context, Move, unsound
 from bnfold.graph import Op, Param, Use
 from bnfold.operators import Node, Rewrite, facts_of

@@ -475,9 +475,7 @@ class _Tie:
         factor = float(ratio[0])
         return factor if factor and np.allclose(ratio, factor, rtol=1e-9) else None
 
-    def _add_up(
-        self, systems: tuple[str, ...], known: Cells, terms: dict[int, tuple[Cells, Cells, float]]
-    ) -> bool:
+    def _add_up(self, systems: tuple[str, ...], known: Cells, terms: dict[int, tuple[Cells, Cells, float]]) -> bool:
         """The output's is the sum of the operands': every operand has all of its channels."""
         columns, factors = [known], [-1.0]
         for cells, behind, factor in terms.values():
@@ -532,7 +530,8 @@ class _Tie:
 
     def _pin(self, cells: Cells, system: str) -> None:
         column = np.asarray(cells).reshape(-1, 1)
-        self.rows.append(Rows((system,), column, np.ones(column.shape), self.why))
+        why = f"{self.why} lets no {'negative scale' if system == 'sign' else 'shift'} through"
+        self.rows.append(Rows((system,), column, np.ones(column.shape), why))
 
     def _pin_strangers(self) -> None:
         """Tensors that it reads in another way."""

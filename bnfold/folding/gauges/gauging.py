@@ -12,9 +12,10 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
 from bnfold.folding.gauges.component import Component, Survey
-from bnfold.folding.gauges.numbers import may_go, reach_of
+from bnfold.folding.gauges.numbers import out_of_reach, reach_of
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
 from bnfold.folding.moves import Context
+from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
 from bnfold.operators import Node, facts_of
 
@@ -24,12 +25,15 @@ _MAX_FAULTS = 8
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """An affine that went: who makes up for it, which streams were changed for it, and all new names."""
+    """An affine that went: who took it in, which stream was changed for it, who makes up for that, and all new names.
+
+    ``into`` and ``repaid`` name operators.
+    """
 
     candidate: Candidate
-    how: str
     into: tuple[str, ...]
-    streams: tuple[str, ...]
+    stream: str
+    repaid: tuple[str, ...]
     rename: Mapping[str, str]
 
 
@@ -38,7 +42,7 @@ class Outcome:
     """What went, and why the others candidate."""
 
     gone: list[Gone] = field(default_factory=list)
-    clashes: dict[str, Clash] = field(default_factory=dict)
+    contradictions: dict[str, Contradiction] = field(default_factory=dict)
 
 
 def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried: dict[str, Candidate]) -> Outcome:
@@ -47,8 +51,15 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     ``tried`` holds those that were looked at before, in vain: only what is tied to another one is looked at.
     """
     outcome, stuck = Outcome(), {candidate.head: candidate for candidate in blocked}
-    fresh = (candidate for candidate in stuck.values() if tried.get(candidate.head) is not candidate)
-    waiting = {candidate.head: None for candidate in fresh if may_go(context.graph, candidate)}
+    fresh = [candidate for candidate in stuck.values() if tried.get(candidate.head) is not candidate]
+    waiting: dict[str, None] = {}
+    for candidate in fresh:
+        fault = out_of_reach(context.graph, candidate)
+        if fault is None:
+            waiting[candidate.head] = None
+        else:
+            outcome.contradictions[candidate.head] = fault
+            tried[candidate.head] = candidate
     while waiting:
         component = Survey(context, stuck.values()).run([next(iter(waiting))])
         for head in component.heads:
@@ -63,12 +74,13 @@ def _settle(
 ) -> None:
     """Solve one component, and carry the solution out."""
     graph = context.graph
+    clashes = hopeless(component)
     for removal in list(component.removals):
-        if not may_go(graph, removal.candidate):
+        if removal.head in clashes:
+            outcome.contradictions[removal.head] = _contradiction(removal.candidate, clashes[removal.head], stuck)
+        if removal.head in outcome.contradictions:
             component.removals.remove(removal)
             component.held[removal.head] = None
-    outcome.clashes.update(hopeless(component))
-    component.removals = [removal for removal in component.removals if removal.head not in outcome.clashes]
     if not component.removals:
         return
     alive: dict[str, NDArray[np.bool_]] = {r.head: np.ones(r.scale.size, bool) for r in component.removals}
@@ -76,7 +88,8 @@ def _settle(
     dtype = editor.dtype_of(graph.op(next(iter(component.heads))))
     for _ in range(_MAX_FAULTS):
         choice = Solver(component, alive, pay, reach_of(dtype)).solve()
-        outcome.clashes.update(choice.clashes)
+        for head, clash in choice.clashes.items():
+            outcome.contradictions[head] = _contradiction(stuck[head], clash, stuck)
         if not choice.gone:
             return
         change = Carrier(context, component, stuck, choice).run()
@@ -90,7 +103,7 @@ def _carry_out(
     graph: ModelGraph, editor: Editor, choice: Choice, change: Change, stuck: dict[str, Candidate], outcome: Outcome
 ) -> None:
     keep = {}
-    told = {head: _told(graph, stuck[head], choice, change) for head in choice.gone}
+    told = {head: _told(graph, stuck[head], change) for head in choice.gone}
     for head, how in choice.gone.items():
         candidate = stuck[head]
         if how == WHOLE and graph.is_output(candidate.output):
@@ -110,28 +123,45 @@ def _carry_out(
         output = graph.op(rest[-1] if rest else first).outputs[0]
         editor.drop(rest)
         editor.replace_affine(op, source, total, output)
-    for head, how in choice.gone.items():
-        into, streams = told[head]
-        outcome.gone.append(Gone(stuck[head], how, into, streams, rename))
+    for head in choice.gone:
+        into, repaid = told[head]
+        outcome.gone.append(Gone(stuck[head], into, stuck[head].input, repaid, rename))
 
 
-def _told(graph: ModelGraph, candidate: Candidate, choice: Choice, change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Operators with weights that make up for an affine, as near to it as they are, and the stream it shifts."""
-    into: dict[str, None] = {}
-    for up in (False, True):
-        tensors, seen = [candidate.input if up else candidate.output], set()
-        while tensors:
-            tensor = tensors.pop()
-            if tensor in seen:
+def _told(graph: ModelGraph, candidate: Candidate, change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The operators with weights behind an affine, and those that write or read its stream, as near as they are."""
+    behind = _weighted(graph, candidate.output, change, set(), up=False)
+    around = _weighted(graph, candidate.input, change, {op.name for op in candidate.ops}, up=True)
+    return tuple(behind), tuple(name for name in around if name not in behind)
+
+
+def _weighted(graph: ModelGraph, tensor: str, change: Change, seen: set[str], *, up: bool) -> dict[str, None]:
+    """Operators whose weights change beside a tensor, past those without; upward to the next join and no further."""
+    found: dict[str, None] = {}
+    tensors = [tensor]
+    while tensors:
+        tensor = tensors.pop()
+        producer = graph.producer(tensor)
+        readers = [graph.op(use.op) for use in graph.consumers(tensor)]
+        for op in readers if not up else [producer] if producer is not None else []:
+            if op.name in seen:
                 continue
-            seen.add(tensor)
-            producer = graph.producer(tensor)
-            near = ([producer.name] if producer is not None else []) if up else [use.op for use in graph.consumers(tensor)]
-            for name in near:
-                if name in change.move.rewrites and name not in change.move.through:
-                    into[name] = None
-                elif name in change.move.through:
-                    op = graph.op(name)
-                    tensors += op.inputs if up and len(seen) < 4 else () if up else op.outputs
-    return tuple(into), (candidate.input,)
+            seen.add(op.name)
+            if op.name in change.move.targets:
+                found[op.name] = None
+            elif op.name in change.move.through:
+                joins = len([t for t in op.inputs if graph.producer(t) is not None]) > 1
+                tensors += op.outputs if not up else () if joins and found else op.inputs
+    return found
 
+
+def _contradiction(candidate: Candidate, clash: Clash, stuck: Mapping[str, Candidate]) -> Contradiction:
+    """A clash in words: the others that want something else, or else what stands on either side."""
+    label = candidate.ops[0].display
+    others = [stuck[head].ops[0].display for head in clash.others]
+    if others:
+        sentence = f"{label} and {others[0]} want different {clash.system}s of {candidate.input}"
+        return Contradiction(sentence=sentence, of=clash.system, tensor=candidate.input, constraints=(label, *others))
+    pins = clash.pins[:2] or ("the operators around it allow none",)
+    sentence = f"{label} wants another {clash.system} of {candidate.input}, but {' and '.join(pins)}"
+    return Contradiction(sentence=sentence, of=clash.system, tensor=candidate.input, constraints=(label, *clash.pins))

@@ -31,7 +31,9 @@ class _Systems:
     @classmethod
     def of(cls, group: Group, reach: float) -> _Systems:
         copies, length = group.cells.shape
-        weights: dict[str, dict[int, float]] = {name: dict.fromkeys(range(length), 0.0) for name in ("size", "sign", "shift")}
+        weights: dict[str, dict[int, float]] = {
+            name: dict.fromkeys(range(length), 0.0) for name in ("size", "sign", "shift")
+        }
         for equation in group.equations:
             for name in equation.rows.systems:
                 for position in equation.positions:
@@ -41,7 +43,12 @@ class _Systems:
                 for weight in weights.values():
                     weight[demand.inside] += 1
                     weight[demand.behind] += 1
-        made = cls(group, System(copies, weights["size"], reach), Parity(copies, weights["sign"]), System(copies, weights["shift"]))
+        made = cls(
+            group,
+            System(copies, weights["size"], reach),
+            Parity(copies, weights["sign"]),
+            System(copies, weights["shift"]),
+        )
         zero, even = np.zeros(copies), np.zeros(copies, bool)
         for equation in group.equations:
             terms = _summed(equation.positions, equation.factors)
@@ -133,7 +140,7 @@ def hopeless(component: Component) -> dict[str, Clash]:
 
 
 class Solver:
-    """Chooses among the candidates of a component: the largest set that it finds, never at the price of another operator.
+    """Chooses among the candidates of a component the largest set that it finds, at no operator added.
 
     ``alive`` says which channels demand anything; ``signs_pay`` are those of whom a Mul by signs
     alone may be left.

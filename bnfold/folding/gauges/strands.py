@@ -160,4 +160,3 @@ def snapped(component: Component, system: str) -> Cells:
         if system in rows.systems and rows.cells.shape[1] == 2 and (rows.factors == [1.0, -1.0]).all()
     ]
     return connected(component.size, pairs)
-
