@@ -411,8 +411,6 @@ class _Tie:
         if not parts:
             return False
         if len(parts) == 1:
-            for _, cells, behind in parts[0]:
-                self._equal(("size", "sign"), behind, cells)
             slots = {slot: (cells, behind) for slot, cells, behind in parts[0]}
         else:
             if any(len(found) != 1 for found in parts):
@@ -421,7 +419,7 @@ class _Tie:
             if not self._add_up(("size", "sign"), known, {slot: (*pair, 1.0) for slot, pair in slots.items()}):
                 return False
         self._signs(labels, known, slots)
-        return self._shifts(labels, known, slots)
+        return self._shifts(labels, known, slots, alike=len(parts) == 1)
 
     def _signs(self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]]) -> None:
         negative = {index: Affine(-a.scale, a.shift, a.axis) for index, a in labels.items()}
@@ -429,7 +427,10 @@ class _Tie:
             for cells in (known, *(cells for cells, _ in slots.values())):
                 self._pin(cells, "sign")
 
-    def _shifts(self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]]) -> bool:
+    def _shifts(
+        self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]], *, alike: bool
+    ) -> bool:
+        """What it does to shifts, and to scales where every operand has the output's (``alike``)."""
         moved = {i: Affine(np.ones(a.size), a.scale.copy(), a.axis) for i, a in labels.items()}
         ways = [
             {slot: affine for slot, affine in way.affines.items() if not affine.is_identity}
@@ -443,15 +444,19 @@ class _Tie:
                     ways = []
                     break
                 factors[slot] = factor
-        if not ways:
-            for cells in (known, *(cells for cells, _ in slots.values())):
+        # Of two tensors without a shift both have the same: one equation for all that is alike, where there can be.
+        same = {slot for slot in slots if not ways or (len(ways) == 1 and factors.get(slot) == 1.0)} if alike else set()
+        for slot, (cells, behind) in slots.items():
+            if alike:
+                self._equal(("size", "sign", "shift") if slot in same else ("size", "sign"), behind, cells)
+            if not ways and slot not in same:
                 self._pin(cells, "shift")
-            return True
-        if len(ways) == 1:
-            for slot in ways[0]:
-                cells, behind = slots[slot]
+            if len(ways) == 1 and slot in factors and slot not in same:
                 rows = np.stack([behind, cells], axis=1)
                 self.rows.append(Rows(("shift",), rows, np.tile([factors[slot], -1.0], (len(rows), 1)), self.why))
+        if not ways:
+            self._pin(known, "shift")
+        if len(ways) < 2:
             return True
         terms = {slot: (*slots[slot], 1.0 / factors[slot]) for slot in factors}
         return all(len(way) == 1 for way in ways) and self._add_up(("shift",), known, terms)
@@ -513,15 +518,12 @@ class _Tie:
             if behind is None or before is None:
                 return False
             cells = np.broadcast_to(frame.cells[before], (behind.size,))
-            self._equal(("size", "sign"), behind.cells, cells)
             same = not isinstance(moved, Refusal) and np.array_equal(moved.affines[index].shift, affine.scale)
-            if same:
-                self._equal(("shift",), behind.cells, cells)
-            for pinned in (behind.cells, cells):
-                if not same:
-                    self._pin(pinned, "shift")
-                if isinstance(negative, Refusal):
-                    self._pin(pinned, "sign")
+            self._equal(("size", "sign", "shift"), behind.cells, cells)
+            if not same:
+                self._pin(behind.cells, "shift")
+            if isinstance(negative, Refusal):
+                self._pin(behind.cells, "sign")
         return True
 
     def _equal(self, systems: tuple[str, ...], first: Cells, second: Cells) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine
 from bnfold.folding.gauges.component import Component, Place, Removal, Rows
 from bnfold.folding.gauges.equations import Conflict, MixedError, Number, Parity, System, as_number
-from bnfold.folding.gauges.strands import Demand, Group, groups_of, snapped
+from bnfold.folding.gauges.strands import Demand, Group, contracted, groups_of, snapped
 
 #: All of an affine goes, or all but its signs.
 WHOLE, SIGNS = "whole", "signs"
@@ -30,7 +30,7 @@ class _Systems:
 
     @classmethod
     def of(cls, group: Group, reach: float) -> _Systems:
-        copies, length = group.cells.shape
+        copies, length = group.variables.shape
         weights: dict[str, dict[int, float]] = {
             name: dict.fromkeys(range(length), 0.0) for name in ("size", "sign", "shift")
         }
@@ -159,7 +159,8 @@ class Solver:
         self._build()
 
     def _build(self) -> None:
-        groups = groups_of(self.component, self.alive, apart=self._apart)
+        self.variables = contracted(self.component, self.alive)
+        groups = groups_of(self.variables, apart=self._apart)
         self.systems = [_Systems.of(group, self.reach) for group in groups]
         self.at: dict[str, list[_Systems]] = {head: [] for head in self.removals}
         for systems in self.systems:
@@ -246,18 +247,19 @@ class Solver:
 
     def _gauges(self) -> dict[Place, Affine]:
         """The gauge of every place that has one: ``a v + a b``."""
-        count = self.component.size
+        count = self.variables.count
         logs, negative, shifts = np.zeros(count), np.zeros(count, bool), np.zeros(count)
         for systems in self.systems:
-            cells = systems.group.cells
+            variables = systems.group.variables
             for target, found in (
                 (logs, systems.size.values()),
                 (negative, systems.sign.values()),
                 (shifts, systems.shift.values()),
             ):
                 for position, value in found.items():
-                    target[cells[:, position]] = value
+                    target[variables[:, position]] = value
         logs[np.abs(logs) < 1e-12] = 0.0
+        logs, negative, shifts = (found[self.variables.of] for found in (logs, negative, shifts))
         sizes = np.exp(logs[snapped(self.component, "size")])
         sizes = np.where(negative[snapped(self.component, "sign")], -sizes, sizes)
         shifts = shifts[snapped(self.component, "shift")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.folding.gauges.component import Cells, Component, Rows
+from bnfold.folding.gauges.component import Cells, Component, Removal, Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,11 +32,53 @@ class Demand:
 
 @dataclass(slots=True)
 class Group:
-    """Strands of one structure: ``cells`` is ``[strands, positions]``."""
+    """Strands of one structure: ``variables`` is ``[strands, positions]``."""
 
-    cells: Cells
+    variables: Cells
     equations: list[Equation] = field(default_factory=list)
     demands: dict[str, list[Demand]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Variables:
+    """A component with one variable for all cells that are alike in everything: ``of`` says which for each cell."""
+
+    of: Cells
+    count: int
+    #: The place that the first cell of each variable belongs to, by number.
+    kinds: Cells
+    #: What is left of the equations, each with its cells as variables.
+    rows: list[tuple[Rows, Cells, NDArray[np.float64]]]
+    #: For each removal the channels that demand anything, and their variables.
+    demands: list[tuple[Removal, Cells, Cells]]
+
+
+def contracted(component: Component, alive: dict[str, NDArray[np.bool_]]) -> Variables:
+    """Cells in variables. ``alive`` says which channels of a removal demand anything."""
+    alike = [rows for rows in component.rows if len(rows.systems) == 3 and _equates(rows)]
+    root = connected(component.size, [(rows.cells[:, 0], rows.cells[:, 1]) for rows in alike])
+    first, of = np.unique(root, return_inverse=True)
+    of = of.reshape(-1)
+    frames = sorted(component.frames.values(), key=lambda frame: frame.first)
+    kinds = np.repeat(np.arange(len(frames)), [frame.size for frame in frames])[first]
+    left, merged = [], set(map(id, alike))
+    for rows in component.rows:
+        if id(rows) in merged:
+            continue
+        cells, factors = of[rows.cells], rows.factors
+        if cells.shape[1] == 1:
+            cells = np.unique(cells).reshape(-1, 1)
+            factors = np.ones(cells.shape)
+        left.append((rows, cells, factors))
+    demands = []
+    for removal in component.removals:
+        live = np.flatnonzero(alive[removal.head])
+        demands.append((removal, live, np.stack([of[removal.inside[live]], of[removal.behind[live]]], axis=1)))
+    return Variables(of, len(first), kinds, left, demands)
+
+
+def _equates(rows: Rows) -> bool:
+    return rows.cells.shape[1] == 2 and bool((rows.factors == [1.0, -1.0]).all())
 
 
 def connected(count: int, pairs: Sequence[tuple[Cells, Cells]]) -> Cells:
@@ -56,42 +98,35 @@ def connected(count: int, pairs: Sequence[tuple[Cells, Cells]]) -> Cells:
             root = shorter
 
 
-def groups_of(component: Component, alive: dict[str, NDArray[np.bool_]], *, apart: bool = False) -> list[Group]:
-    """The strands of a component in groups; ``apart`` makes every strand a group of its own.
-
-    ``alive`` says which channels of a removal demand anything.
-    """
-    pairs = [(rows.cells[:, 0], rows.cells[:, k]) for rows in component.rows for k in range(1, rows.cells.shape[1])]
-    pairs += [(c.inside[alive[c.head]], c.behind[alive[c.head]]) for c in component.removals]
-    root = connected(component.size, pairs)
+def groups_of(variables: Variables, *, apart: bool = False) -> list[Group]:
+    """The strands of a component in groups; ``apart`` makes every strand a group of its own."""
+    tables = [cells for _, cells, _ in variables.rows] + [cells for _, _, cells in variables.demands]
+    root = connected(
+        variables.count, [(cells[:, 0], cells[:, k]) for cells in tables for k in range(1, cells.shape[1])]
+    )
     strand = np.unique(root, return_inverse=True)[1].reshape(-1)
     order = np.argsort(strand, kind="stable")
     starts = np.searchsorted(strand[order], np.arange(strand.max(initial=-1) + 1))
-    position = np.empty(component.size, np.intp)
-    position[order] = np.arange(component.size) - starts[strand[order]]
-    group = np.arange(len(starts)) if apart else _alike(component, alive, strand, position, len(starts))
+    position = np.empty(variables.count, np.intp)
+    position[order] = np.arange(variables.count) - starts[strand[order]]
+    group = np.arange(len(starts)) if apart else _alike(variables, strand, position, len(starts))
     members = np.argsort(group, kind="stable")
     bounds = np.searchsorted(group[members], np.arange(group.max(initial=-1) + 2))
-    lengths = np.diff(np.append(starts, component.size))
+    lengths = np.diff(np.append(starts, variables.count))
     place = np.empty(len(starts), np.intp)  # of a strand in its group
     groups = []
     for number in range(len(bounds) - 1):
         strands = members[bounds[number] : bounds[number + 1]]
         place[strands] = np.arange(len(strands))
-        length = lengths[strands[0]]
-        groups.append(Group(order[starts[strands][:, None] + np.arange(length)]))
-    for rows in component.rows:
-        for number, spots, chosen in _shared_out(rows.cells, strand, position, group, place):
-            count = len(groups[number].cells)
-            each = len(chosen) // count
-            for k in range(each):
-                factors = rows.factors[chosen[k::each]]
-                groups[number].equations.append(Equation(tuple(spots[k]), factors, rows))
-    for removal in component.removals:
-        live = np.flatnonzero(alive[removal.head])
-        cells = np.stack([removal.inside[live], removal.behind[live]], axis=1)
+        groups.append(Group(order[starts[strands][:, None] + np.arange(lengths[strands[0]])]))
+    for rows, cells, factors in variables.rows:
         for number, spots, chosen in _shared_out(cells, strand, position, group, place):
-            each = len(chosen) // len(groups[number].cells)
+            each = len(chosen) // len(groups[number].variables)
+            for k in range(each):
+                groups[number].equations.append(Equation(tuple(spots[k]), factors[chosen[k::each]], rows))
+    for removal, live, cells in variables.demands:
+        for number, spots, chosen in _shared_out(cells, strand, position, group, place):
+            each = len(chosen) // len(groups[number].variables)
             for k in range(each):
                 which = live[chosen[k::each]]
                 demand = Demand(spots[k][0], spots[k][1], removal.scale[which], removal.shift[which])
@@ -127,15 +162,11 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(31))
 
 
-def _alike(
-    component: Component, alive: dict[str, NDArray[np.bool_]], strand: Cells, position: Cells, count: int
-) -> Cells:
+def _alike(variables: Variables, strand: Cells, position: Cells, count: int) -> Cells:
     """The number of its group for each strand: those with the same places and the same equations share one."""
     total = np.zeros(count, np.uint64)
-    frames = sorted(component.frames.values(), key=lambda frame: frame.first)
-    kind = np.repeat(np.arange(len(frames)), [frame.size for frame in frames])
     salt = position.astype(np.uint64) << np.uint64(32)
-    np.add.at(total, strand, _mixed(kind.astype(np.uint64) + salt + np.uint64(1)))
+    np.add.at(total, strand, _mixed(variables.kinds.astype(np.uint64) + salt + np.uint64(1)))
 
     def enter(number: int, cells: Cells, factors: NDArray[np.float64] | None) -> None:
         key = _mixed(np.full(len(cells), number + (1 << 40), np.uint64))
@@ -144,19 +175,16 @@ def _alike(
             key = _mixed(key + (position[cells[:, k]].astype(np.uint64) << np.uint64(1)) + zero)
         np.add.at(total, strand[cells[:, 0]], key)
 
-    for number, rows in enumerate(component.rows):
-        enter(number, rows.cells, rows.factors)
-    for number, removal in enumerate(component.removals, len(component.rows)):
-        live = alive[removal.head]
-        enter(number, np.stack([removal.inside[live], removal.behind[live]], axis=1), None)
+    for number, (_, cells, factors) in enumerate(variables.rows):
+        enter(number, cells, factors)
+    for number, (_, _, cells) in enumerate(variables.demands, len(variables.rows)):
+        enter(number, cells, None)
     return np.unique(total, return_inverse=True)[1].reshape(-1)
 
 
 def snapped(component: Component, system: str) -> Cells:
     """For each cell the first of those that must have exactly its value."""
     pairs = [
-        (rows.cells[:, 0], rows.cells[:, 1])
-        for rows in component.rows
-        if system in rows.systems and rows.cells.shape[1] == 2 and (rows.factors == [1.0, -1.0]).all()
+        (rows.cells[:, 0], rows.cells[:, 1]) for rows in component.rows if system in rows.systems and _equates(rows)
     ]
     return connected(component.size, pairs)
