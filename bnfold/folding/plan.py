@@ -67,7 +67,8 @@ class FoldStep:
 
     def sentence(self) -> str:
         """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
-        text = " ".join([f"{self.label} ({self.type}): {self.kind.did}", ", ".join(self.into)]).rstrip()
+        did = self.kind.did if self.into else self.kind.did.removesuffix(" into")
+        text = f"{self.label} ({self.type}): {did} {', '.join(self.into)}".rstrip()
         if self.stream:
             text += f"; {self.stream} changes, which {', '.join(self.repaid) or 'nothing else'} makes up for"
         return f"{text} through {', '.join(self.through)}" if self.through else text

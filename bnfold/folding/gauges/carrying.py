@@ -1,4 +1,4 @@
-"""Carry out a choice of gauges: every operator around a tensor that changes is asked, and writes or reads the new one."""
+"""What a choice of gauges changes: every operator around a tensor that changes writes or reads the new one."""
 
 from __future__ import annotations
 

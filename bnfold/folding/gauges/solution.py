@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,7 +119,7 @@ class Choice:
     gauges: dict[Place, Affine] = field(default_factory=dict)
 
 
-def hopeless(component: Component) -> dict[str, Clash]:
+def hopeless(component: Component, live: Mapping[str, NDArray[np.bool_]]) -> dict[str, Clash]:
     """Affines with a shift between two tensors that can have none: no system needs to be solved to see that."""
     root = snapped(component, "shift")
     pins: dict[int, str] = {}
@@ -132,7 +132,7 @@ def hopeless(component: Component) -> dict[str, Clash]:
     found = {}
     for removal in component.removals:
         inside, behind = root[removal.inside], root[removal.behind]
-        both = pinned[inside] & pinned[behind] & (removal.shift != 0)
+        both = pinned[inside] & pinned[behind] & (removal.shift != 0) & live[removal.head]
         if both.any():
             at = int(both.argmax())
             found[removal.head] = Clash("shift", (), (pins[int(inside[at])], pins[int(behind[at])]))
