@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -71,7 +72,7 @@ def fold_file(
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
-    _check_suffix(original, target)
+    original.check_target(target)
     progress("folding")
     fold = _Folding(branches, keep_overridable)
     runs = _Runs(original, Path(source), allow_unsafe, options)
@@ -117,7 +118,7 @@ def fix_file(
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
-    _check_suffix(original, target)
+    original.check_target(target)
     progress("repairing")
     result = api.fix(original)
     progress("writing")
@@ -149,15 +150,6 @@ def _target(source: str | PathLike[str], output: str | PathLike[str]) -> Path:
     return target
 
 
-def _check_suffix(model: Model, target: Path) -> None:
-    """Find out before the work, not after it."""
-    keras = target.suffix.lower() in (".keras", ".h5", ".hdf5")
-    if model.format == "onnx" and keras:
-        raise UsageError(f"{target.name}: an ONNX model cannot be written as a Keras model; use the suffix .onnx")
-    if model.format == "keras" and not keras and target.suffix.lower() != ".onnx":
-        raise UsageError(f"{target.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
-
-
 # -- folding and writing -----------------------------------------------------------------------------
 
 
@@ -174,7 +166,7 @@ class _Folding:
 
 def _in_target_format(result: FoldResult, original: Model, target: Path) -> FoldResult:
     """A Keras model may become an ONNX model. tf2onnx writes some BN as Mul and Add, so it is folded once more."""
-    if original.format != "keras" or target.suffix.lower() != ".onnx":
+    if not original.converts_to(target):
         return result
     with temporary_folder() as folder:
         again = api.fold(load(result.model.as_onnx(folder)))
@@ -213,7 +205,7 @@ class _Runs:
 
     @cached_property
     def _options(self) -> VerifyOptions:
-        from bnfold.verification.options import DEFAULTS  # which takes time, and not all files are verified
+        from bnfold.verification.verify_options import DEFAULTS  # which takes time, and not all files are verified
 
         return self._given if self._given is not None else DEFAULTS
 
@@ -231,10 +223,15 @@ class _Runs:
         """The verdict on the file as it was written."""
         from bnfold.verification import verify
 
-        limits = self._limits
-        keras = written.suffix.lower() != ".onnx" and model.format == "keras"
-        file = load(written, allow_unsafe=True) if keras else written
-        return verify(self._original, file, self._options_for(model), limits)
+        limits = self._limits  # conversion from Keras takes of the time as well
+        if model.is_onnx or model.converts_to(written):
+            return verify(self._original, written, self._options_for(model), limits)
+        from bnfold.verification.runtime.onnx_file import OnnxFile
+
+        with temporary_folder() as folder:
+            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
+            gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
+            return verify(self._original, file, self._options_for(model), limits)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""
@@ -246,7 +243,8 @@ class _Runs:
         """The result with the latency, or with a note that says why it could not be measured within the limits."""
         from bnfold.verification import latency
 
-        found = latency(self._original, written, self._options, limits=self._limits)
+        limits = self._limits
+        found = latency(self._original, _as_written(result.model, written), self._options, limits=limits)
         if isinstance(found, Ended):
             note = f"the latency was not measured: {found.sentence('onnxruntime')}"
             return replace(result, notes=(*result.notes, note))
@@ -265,7 +263,7 @@ class _Runs:
 
     def _options_for(self, model: Model) -> VerifyOptions:
         """Tensors of one name hold the same values in both models, unless conversion from Keras makes up names."""
-        return replace(self._options, intermediates=self._original.format == model.format == "onnx")
+        return replace(self._options, intermediates=self._original.is_onnx and model.is_onnx)
 
     def _conversion_notes(self) -> list[str]:
         """Keras's own answers against onnxruntime's: a difference there is the conversion's, not folding's."""
@@ -280,6 +278,12 @@ class _Runs:
             f"on the original, before any folding, tf2onnx's conversion strays from Keras by {found.value:.1e} of its "
             "largest output"
         ]
+
+
+def _as_written(model: Model, written: Path) -> Model | Path:
+    """The staged file of ``model`` as verification takes it: a Keras file has to be read."""
+    as_it_lies = model.is_onnx or model.converts_to(written)
+    return written if as_it_lies else load(written, allow_unsafe=True)
 
 
 def _guilty(

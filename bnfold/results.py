@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
 
 from bnfold.analysis.size import Size
 from bnfold.folding.plan import FoldStep, Plan, Remaining
@@ -23,10 +23,11 @@ class Comparison:
 
     before: Size
     after: Size
+    _: KW_ONLY
     file_before: int | None = None
     file_after: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "before": {**self.before.to_dict(), "file": self.file_before},
@@ -46,6 +47,7 @@ class FoldResult:
     model: Model
     plan: Plan
     summary: Comparison
+    _: KW_ONLY
     verification: Verification | None = None
     latency: Latency | None = None
     path: Path | None = None
@@ -58,7 +60,7 @@ class FoldResult:
         """What stayed, with the reasons on both sides."""
         return self.plan.remaining
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
             "output": str(self.path) if self.path is not None else None,
@@ -80,10 +82,11 @@ class FixResult:
     changes: tuple[Change, ...]
     remaining: tuple[Finding, ...]
     summary: Comparison
+    _: KW_ONLY
     verification: Verification | None = None
     path: Path | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
             "output": str(self.path) if self.path is not None else None,

@@ -133,6 +133,33 @@ def test_check_runtime() -> None:
     assert api.check_runtime(CNN).equivalent
 
 
+def test_options_are_given_whole_or_one_by_one() -> None:
+    options = bnfold.VerifyOptions(seed=3, threads=1)
+    whole, single = bnfold.verify(CNN, CNN, options=options), bnfold.verify(CNN, CNN, seed=3, threads=1)
+    assert whole.outputs == single.outputs
+    assert bnfold.check_runtime(CNN, options=options).equivalent
+    for given in ({"rtol": 0.1}, {"inputs": {"image": np.zeros((1, 1, 8, 8), np.float32)}}):
+        with pytest.raises(bnfold.UsageError, match="give one or the other"):
+            bnfold.verify(CNN, CNN, options=options, **given)  # type: ignore[arg-type]
+        with pytest.raises(bnfold.UsageError, match="give one or the other"):
+            bnfold.check_runtime(CNN, options=options, **given)  # type: ignore[arg-type]
+
+
+def test_options_are_frozen_and_have_names_alone() -> None:
+    options = bnfold.VerifyOptions(rtol=0.1)
+    with pytest.raises(FrozenInstanceError):
+        options.rtol = 0.2  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        bnfold.VerifyOptions(0.1)  # type: ignore[misc]
+    for name in ("rtol", "atol", "seed", "timeout", "memory"):
+        with pytest.raises(bnfold.UsageError, match=f"{name} must not be negative"):
+            bnfold.VerifyOptions(**{name: -1})  # type: ignore[arg-type]
+    for name in ("threads", "feeds"):
+        assert getattr(bnfold.VerifyOptions(**{name: 1}), name) == 1  # type: ignore[arg-type]
+        with pytest.raises(bnfold.UsageError, match=f"{name} must be at least 1"):
+            bnfold.VerifyOptions(**{name: 0})  # type: ignore[arg-type]
+
+
 def test_everything_in_the_package_is_there_and_lazy() -> None:
     for name in bnfold.__all__:
         assert getattr(bnfold, name) is not None

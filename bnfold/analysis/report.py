@@ -55,7 +55,7 @@ class Finding:
     repair: Repair = Repair.NONE
     values: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "code": self.code,
@@ -96,7 +96,7 @@ class Foldability:
         """:meth:`sentence` without the reasons."""
         return self.sentence() if self.folds else "stays after folding"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "direction": self.direction,
             "into": list(self.into),
@@ -125,9 +125,9 @@ class BatchNormReport:
     op: str = ""
     statistics: Mapping[str, Any] | None = field(default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
-        data: dict[str, Any] = {
+        data: dict[str, object] = {
             "name": self.name,
             "type": self.type,
             "channels": self.channels,
@@ -169,7 +169,7 @@ class Summary:
         """BN in the model, those taken apart into Mul and Add included."""
         return sum(self.placements.values())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "batchnorms": self.batchnorms,
@@ -200,7 +200,7 @@ class Report:
         """The highest severity among the findings."""
         return max((finding.severity for finding in self.findings), key=lambda s: s.rank, default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON, as documented in docs/json.md."""
         return {
             "model": self.model,

@@ -10,6 +10,7 @@ from bnfold.analysis.flow import Flow, Kind
 from bnfold.analysis.phrases import title
 from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import BatchNorm, Node, Role, as_affine, batchnorm, facts_of, linear_bias
+from bnfold.operators.dialect import dialect_of
 from bnfold.operators.patterns import is_bias_add, is_normaliser, is_quotient, is_sum, sole_reader
 from bnfold.refusal import Refusal
 
@@ -62,7 +63,7 @@ class Site:
 def find_sites(graph: ModelGraph, flow: Flow) -> list[Site]:
     """Every BN of this graph (not of its subgraphs), in the order of the file."""
     sites = [_whole(graph, op) for op in graph.ops() if flow.role(op) is Role.BATCHNORM]
-    if graph.format == "onnx":
+    if dialect_of(graph).decomposes:
         sites += _decomposed(graph, flow)
         sites.sort(key=lambda site: graph.position(site.op.name))
     return sites

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from bnfold.refusal import Refusal
 
@@ -73,7 +72,7 @@ class FoldStep:
             text += f"; {self.stream} changes, which {', '.join(self.repaid) or 'nothing else'} makes up for"
         return f"{text} through {', '.join(self.through)}" if self.through else text
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "subject": self.subject,
             "label": self.label,
@@ -103,7 +102,7 @@ class Contradiction:
     tensor: str
     constraints: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "sentence": self.sentence,
             "of": self.of,
@@ -132,7 +131,7 @@ class Remaining:
         )
         return text if self.together is None else f"{text} With its stream: {self.together.sentence}."
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "subject": self.subject,
             "label": self.label,
@@ -158,7 +157,7 @@ class Plan:
         """What became of an operator in the end, following what it was composed into."""
         return Fates(self).of(subject)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "steps": [step.to_dict() for step in self.steps],
             "remaining": [item.to_dict() for item in self.remaining],

@@ -19,8 +19,7 @@ from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
-from bnfold.operators.forms import cheapest_form
-from bnfold.operators.onnx.idioms import idiom_members
+from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 
@@ -38,7 +37,7 @@ class Folder:
         self.editor = Editor(graph, self.order)
         self.frozen = frozenset(op.name for op in graph.ops() if self.key(op.name) in skip)
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
-        idioms = idiom_members(graph)
+        idioms = dialect_of(graph).composites(graph)
         self._context = Context(
             graph=graph, order=self.order, frozen=self.frozen, idioms=idioms, cost=self._operators_added
         )
@@ -51,6 +50,8 @@ class Folder:
         self._gauged: dict[str, Candidate] = {}
         self._steps_gauged = -1
         self._contradictions: dict[str, Contradiction] = {}
+        #: How many steps there were when shapes were inferred last.
+        self._inferred_after = 0
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -62,13 +63,25 @@ class Folder:
             self._worklist.add_changed(self.editor.take_changed())
             name = self._worklist.pop()
             if name is None:
-                if not self._join_blocked() and not self._gauge_blocked():
+                if not (self._join_blocked() or self._learn_shapes() or self._gauge_blocked()):
                     return
                 continue
             candidate = self._candidates.of(name)
             if candidate is not None:
                 self.graph.complete_shapes()
                 self._fold(candidate)
+
+    def _learn_shapes(self) -> bool:
+        """Infer shapes again where that may show more affines: the steps taken may have made them plain."""
+        if not self._candidates.shapeless or self._inferred_after == len(self.steps):
+            return False
+        self._inferred_after = len(self.steps)
+        if not self.graph.infer_again():
+            return False
+        self._worklist.add(
+            name for name in (*self._candidates.forget_shapeless(), *self._blocked) if name in self.graph
+        )
+        return True
 
     def revisit(self, changed: set[str]) -> None:
         """Put operators that others have changed back on the worklist, with all that depend on them."""

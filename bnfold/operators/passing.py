@@ -8,14 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.operators.base import Crossing, KeepsShape, Lifts, Node, Role, Sunk
-from bnfold.operators.convolution import Convolution, of_affine
+from bnfold.operators.base import Conditions, Crossing, KeepsShape, Lifts, Node, Role, Sunk
+from bnfold.operators.convolution import Convolution
+from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal
 
 
 class Passing(KeepsShape):
     """One data input, one output of the same shape; an affine passes unchanged if ``allows`` lets it."""
 
+    conditions = Conditions(cross="everything")
     grids = True
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -77,6 +79,7 @@ class Elementwise(KeepsShape):
 class Homogeneous(Passing, Elementwise):
     """``f(s x) = s f(x)`` for every s that is not negative, and for no shift."""
 
+    conditions = Conditions(cross="a scale that is nowhere negative")
     role = Role.ACTIVATION
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:

@@ -14,11 +14,11 @@ from bnfold.verification.answers import NotVerifiableError
 from bnfold.verification.equivalence import compare, judge_for
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
-from bnfold.verification.options import DEFAULTS, VerifyOptions
 from bnfold.verification.reference import Reference
-from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Candidate
+from bnfold.verification.verdict import DIFFERENT, NOT_VERIFIED, Verification
+from bnfold.verification.verify_options import DEFAULTS, VerifyOptions
 
 if TYPE_CHECKING:
     from bnfold.verification.runtime.onnx_file import ModelLike

@@ -22,6 +22,7 @@ from bnfold.operators import (
     value_readers,
 )
 from bnfold.operators.base import channels_fit, mapped, vectors
+from bnfold.operators.onnx import ONNX
 from bnfold.refusal import Refusal
 
 C = 4
@@ -31,7 +32,7 @@ def graph_of(
     *ops: Op, params: dict[str, np.ndarray] | None = None, shapes: dict[str, tuple] | None = None
 ) -> ModelGraph:
     """Operators without any inference: of shapes is known what ``shapes`` says."""
-    graph = ModelGraph(opsets={"": 17})
+    graph = ModelGraph(dialect=ONNX, opsets={"": 17})
     graph.params.update({name: Param.of(name, values) for name, values in (params or {}).items()})
     for op in ops:
         graph.put(op)

@@ -150,7 +150,9 @@ def step(label: str, kind: str = "backward", **parts: object) -> FoldStep:
 
 
 def result(plan: Plan, **parts: object) -> FoldResult:
-    summary = Comparison(Size(20, 4, 1, 5000, 20000), Size(16, 0, 0, 4900, 19600), 21_000, 20_500)
+    summary = Comparison(
+        Size(20, 4, 1, 5000, 20000), Size(16, 0, 0, 4900, 19600), file_before=21_000, file_after=20_500
+    )
     return FoldResult(None, plan, summary, **parts)  # type: ignore[arg-type]
 
 

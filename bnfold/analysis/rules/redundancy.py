@@ -13,6 +13,7 @@ from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import MEAN_SLOT, Bias, Site, bias_of
 from bnfold.graph import Op
 from bnfold.operators import Node, Role, facts_of
+from bnfold.operators.dialect import dialect_of
 from bnfold.operators.patterns import can_drop_bias, has_bias_input, is_lookup, passes_scale, sole_reader
 
 
@@ -51,7 +52,7 @@ class RedundantBias(Rule):
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        keyword = "use_bias" if context.graph.format == "keras" else "bias"
+        keyword = dialect_of(context.graph).bias_argument
         for group in redundant_biases(context):
             op, bias, site = group[0]
             droppable = can_drop_bias(context.graph, op)
@@ -137,7 +138,7 @@ class MissingBias(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         if not context.sites:
             return
-        keyword = "use_bias" if context.graph.format == "keras" else "bias"
+        keyword = dialect_of(context.graph).bias_argument
         for op in context.linear_layers():
             output = op.outputs[0]
             missing = bias_of(context.graph, context.flow, op) is None and not has_bias_input(op) and not is_lookup(op)

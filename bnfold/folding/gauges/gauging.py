@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Vector
 from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
@@ -21,6 +21,8 @@ from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
 from bnfold.operators import Node, facts_of
 from bnfold.operators.base import NewWeights
+from bnfold.operators.forms import cheapest_form
+from bnfold.refusal import Refusal
 
 #: Operators that may turn out to refuse after all before a component is left as it is.
 _MAX_FAULTS = 8
@@ -147,8 +149,15 @@ class _Settlement:
 
     def _signs_pay(self) -> frozenset[str]:
         """Those of which a multiplication by signs is less than there is now."""
-        found = (removal.candidate for removal in self.component.removals)
-        return frozenset(c.head for c in found if not c.total.is_scale or len(c.ops) > 1)
+        return frozenset(
+            removal.head for removal in self.component.removals if self._is_less(removal.candidate, removal.scale)
+        )
+
+    def _is_less(self, candidate: Candidate, scale: Vector) -> bool:
+        op = candidate.ops[0]
+        signs = Affine.of(np.sign(scale), 0.0, candidate.total.axis)
+        form = cheapest_form(self.context.graph, candidate.input, signs, self.editor.dtype_of(op))
+        return not isinstance(form, Refusal) and (len(candidate.ops) > 1 or [new.type for new in form] != [op.type])
 
     def _described(self, choice: Choice) -> Change | Fault:
         return Carrier(self.context, self.component, self.stuck, choice).run()

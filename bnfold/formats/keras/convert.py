@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +16,87 @@ from bnfold.errors import ModelFileError, OutputError, shortened
 from bnfold.formats.keras import topology
 from bnfold.formats.keras.backend import import_keras, import_tf2onnx, quiet
 from bnfold.formats.keras.files import LOAD_ERRORS
-from bnfold.temporary import temporary_folder
+from bnfold.formats.keras.skeleton import Skeleton, can_be_argument
 
 #: Operations that touch files or call back into Python when a SavedModel is loaded or run.
 _UNSAFE_OPERATIONS = {"EagerPyFunc", "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"}
 
 
-def keras_to_onnx(keras: Any, model: Any, target: Path, name: str) -> None:
-    """Write a ``keras.Model`` as ONNX, the first dimension of what goes in and comes out named ``batch``.
+def keras_to_onnx(keras: Any, model: Any, name: str) -> Skeleton:
+    """A ``keras.Model`` as ONNX, the first dimension of what goes in and comes out named ``batch``.
 
     Raises OutputError where tf2onnx cannot express the model; ``name`` is how the sentence calls it.
     """
     import_tf2onnx()
     if any("bfloat16" in (layer.compute_dtype, layer.variable_dtype) for layer in model._flatten_layers()):
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it computes in bfloat16")
+    kernels = [variable for variable in model.variables if len(variable.shape) > 1 and "float" in variable.dtype]
+    try:
+        skeleton = _convert(keras, model, name, kernels)
+    except OutputError:
+        # tf2onnx needs the value of a weight.
+        skeleton = _convert(keras, model, name, [])
     network = topology.functional(keras, model)
-    signature = [topology.map_tensors(keras, topology.input_structure(network), lambda x: _input_spec(keras, x))]
-    with temporary_folder() as directory:
-        path = directory / "model.onnx"
-        try:
-            with quiet(), _inlined(), _constant_statistics(keras, model):
-                model.export(str(path), format="onnx", verbose=False, input_signature=signature)
-            converted = onnx.load(path)
-        except LOAD_ERRORS as error:
-            raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
+    inputs = {tensor.name: tensor.shape for tensor in network.inputs}
+    _name_batch(skeleton.model.graph, inputs, [tensor.shape for tensor in network.outputs])
+    return skeleton
+
+
+def _convert(keras: Any, model: Any, name: str, kernels: Sequence[Any]) -> Skeleton:
+    """The conversion with those of ``kernels`` as inputs that can be. Raises OutputError."""
+    tf2onnx = import_tf2onnx()
+    try:
+        with quiet(), _inlined(), _constant_statistics(keras, model):
+            traced = _traced(keras, model, kernels)
+            kept = [variable for variable in kernels if traced.can_be_argument(variable)]
+            if len(kept) < len(kernels):
+                traced = _traced(keras, model, kept)
+            _patch_numpy()
+            converted, _ = tf2onnx.convert.from_function(traced.function, traced.signature)
+    except LOAD_ERRORS as error:
+        raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
     left = _not_converted(converted)
     if left:
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
-    if len(converted.graph.input) != len(network.inputs):
+    inputs = {value.name for value in converted.graph.input} - set(traced.weights)
+    if len(inputs) != len(topology.functional(keras, model).inputs):
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it made inputs of the model's constants")
-    outputs = [tensor.shape for tensor in network.outputs]
-    inputs = {tensor.name: tensor.shape for tensor in network.inputs}
-    _name_batch(converted.graph, inputs, outputs)
-    onnx.save(converted, target)
+    arguments = {id(variable) for variable in kept}
+    constants = [variable for variable in model.variables if id(variable) not in arguments]
+    return Skeleton.of(converted, traced.weights, constants)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Traced:
+    """What a Keras model computes as a TensorFlow function of its inputs and some of its weights."""
+
+    function: Any
+    signature: tuple[Any, ...]
+    #: The variables by the names that their arguments have.
+    weights: Mapping[str, Any]
+
+    def can_be_argument(self, variable: Any) -> bool:
+        tensors = self.function.get_concrete_function(*self.signature).inputs
+        names = {name for name, value in self.weights.items() if value is variable}
+        return all(can_be_argument(tensor) for tensor in tensors if tensor.op.name in names)
+
+
+def _traced(keras: Any, model: Any, kernels: Sequence[Any]) -> _Traced:
+    import tensorflow as tf
+
+    def compute(inputs: Any, weights: Any) -> Any:
+        with keras.StatelessScope(list(zip(kernels, weights, strict=True))):
+            return model(inputs)
+
+    structure = topology.input_structure(topology.functional(keras, model))
+    inputs = topology.map_tensors(keras, structure, _input_spec)
+    stem = f"weight_{os.urandom(8).hex()}"
+    weights = {f"{stem}_{number}": variable for number, variable in enumerate(kernels)}
+    arguments = [tf.TensorSpec(variable.shape, variable.dtype, name) for name, variable in weights.items()]
+    function = tf.function(compute, autograph=False)
+    signature = (inputs, arguments)
+    function.get_concrete_function(*signature)
+    return _Traced(function, signature, weights)
 
 
 @contextmanager
@@ -82,8 +132,10 @@ def _constant_statistics(keras: Any, model: Any) -> Iterator[None]:
             layer.mean, layer.variance = mean, variance
 
 
-def _input_spec(keras: Any, tensor: Any) -> Any:
-    return keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name)
+def _input_spec(tensor: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, tensor.name)
 
 
 def _not_converted(model: onnx.ModelProto) -> str:

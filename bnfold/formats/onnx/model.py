@@ -20,6 +20,7 @@ from bnfold.formats.onnx.reader import read_graph
 from bnfold.formats.onnx.storage import FileStorage
 from bnfold.formats.onnx.writer import staged_model, to_bytes
 from bnfold.graph import ModelGraph
+from bnfold.operators.onnx import ONNX
 from bnfold.temporary import temporary_name
 
 _OTHER_FORMATS = frozenset({".keras", ".h5", ".hdf5"})
@@ -32,7 +33,8 @@ class OnnxModel:
     sparse initializers, training information, unknown fields) is written back as it was.
     """
 
-    format = "onnx"
+    format = ONNX.name
+    is_onnx = True
 
     def __init__(
         self,
@@ -97,9 +99,7 @@ class OnnxModel:
         where the model had external data, or would be larger than the 2 GB that ONNX allows.
         Raises OutputError where the file cannot be written, UsageError for a Keras suffix.
         """
-        suffix = Path(path).suffix.lower()
-        if suffix in _OTHER_FORMATS:
-            raise UsageError(f"{path}: an ONNX model cannot be written as {suffix}")
+        self.check_target(Path(path))
         model, payloads = self._build()
         if external_data is None and self._external:
             external_data = True
@@ -110,6 +110,17 @@ class OnnxModel:
         """Write to ``path`` atomically; arguments and errors as of :meth:`stage`."""
         with self.stage(path, external_data=external_data) as staged:
             staged.commit()
+
+    def parameter_account(self) -> None:
+        """ONNX does not say what is trained."""
+
+    def check_target(self, path: Path) -> None:
+        """Raise UsageError for a Keras suffix."""
+        if path.suffix.lower() in _OTHER_FORMATS:
+            raise UsageError(f"{path.name}: an ONNX model cannot be written as a Keras model; use the suffix .onnx")
+
+    def converts_to(self, path: Path) -> bool:
+        return False
 
     def to_proto(self) -> ModelProto:
         """The whole model in memory, for use with the onnx package."""

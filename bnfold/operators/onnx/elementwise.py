@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import is_float
-from bnfold.operators.base import Crossing, Facts, KeepsShape, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, Node, Role, Sunk, register
 from bnfold.operators.passing import Elementwise, Homogeneous, Passing, Transparent
 from bnfold.refusal import Refusal
 
@@ -18,13 +18,21 @@ class Identity(Transparent):
     """``x``."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
 
 @register("Dropout")
 class Dropout(Transparent):
     """``x`` at inference: opset 12 made training a run-time input, older opsets have ``is_test``."""
 
+    conditions = Conditions(cross="everything, in inference mode")
     role = Role.DROPOUT
+
+    def drop_rate(self, node: Node) -> float:
+        if "ratio" in node.op.attributes:
+            return float(node.attr("ratio"))
+        ratio = node.const(1)
+        return 0.5 if ratio is None or ratio.size != 1 else float(ratio.array().item())
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.has(2):
@@ -40,7 +48,9 @@ class Dropout(Transparent):
 class Cast(Passing):
     """Between floating-point types."""
 
+    conditions = Conditions(cross="everything, between floating-point types")
     role = Role.SHAPE
+    keeps_axes = True
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         for tensor in (node.op.input(0), node.op.outputs[0]):
@@ -62,6 +72,7 @@ class CastLike(Cast):
 class ShapeOf(Facts):
     """Sees no values, so that an affine may pass it by."""
 
+    conditions = Conditions(sink="everything vanishes: no values are read")
     role = Role.SHAPE
 
     def reads_values(self, slot: int) -> bool:
@@ -86,6 +97,7 @@ class ReluFamily(Homogeneous):
 class Trilu(Passing):
     """Sets one triangle to zero, which a scale leaves at zero."""
 
+    conditions = Conditions(cross="a scale")
     role = Role.SHAPE
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -96,6 +108,7 @@ class Trilu(Passing):
 class CumSum(Passing):
     """Sums up along one axis: a scale passes that is the same all along it."""
 
+    conditions = Conditions(cross="a scale, not along the summed axis")
     role = Role.OTHER
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -114,6 +127,8 @@ class CumSum(Passing):
 @register("Clip")
 class Clip(Homogeneous):
     """A Clip from zero upward is a ReLU; any other bound stops everything."""
+
+    conditions = Conditions(cross="from zero upward: a scale that is nowhere negative")
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if self._bound(node, 1, "min") != 0.0 or self._bound(node, 2, "max") != float("inf"):
@@ -168,7 +183,7 @@ _FUNCTIONS: dict[str, Callable[[Node, Vector], Vector]] = {
 
 @register(
     "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Mish", "Selu",
-    "Shrink", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
+    "Shrink", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
 class Nonlinear(Elementwise):
     """Nothing passes but channels that hold one number."""
@@ -181,8 +196,9 @@ class Nonlinear(Elementwise):
             return function(node, numbers)
 
 
-@register("Hardmax")
-class Hardmax(KeepsShape):
-    """Compares the elements along an axis: nothing passes."""
+@register("Hardmax", "Sigmoid")
+class Final(Nonlinear):
+    """Nothing passes; a classifier or a regressor may end in it."""
 
-    role = Role.ACTIVATION
+    def is_final(self, node: Node) -> bool:
+        return True

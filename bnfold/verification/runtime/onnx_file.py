@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, TypeAlias, TypeGuard
 
 from bnfold.errors import ModelFileError
 from bnfold.graph import Model
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     #: What a model may be given as.
-    ModelLike = Model | str | PathLike[str] | bytes | ModelProto
+    ModelLike: TypeAlias = "OnnxFile | Model | str | PathLike[str] | bytes | ModelProto"
 
 #: Protobuf cannot hold a message of this many bytes or more.
 PROTOBUF_LIMIT = (1 << 31) - 1
@@ -43,6 +43,8 @@ class OnnxFile:
 
         Raises ModelFileError if there is no such file or it cannot be read.
         """
+        if isinstance(model, OnnxFile):
+            return model
         if isinstance(model, (str, PathLike)):
             path = Path(fspath(model))
             if not path.is_file():

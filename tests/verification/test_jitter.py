@@ -11,12 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from verification_models import cnn, folded, model, verify, weight
 
-from bnfold.verification.options import VerifyOptions
+from bnfold.verification.noise import jitter as module
+from bnfold.verification.noise.exact import NotEvaluatedError, ReferenceModel
+from bnfold.verification.noise.jitter import jitter, jittered_feed, jittered_model
 from bnfold.verification.reference import Reference
-from bnfold.verification.rounding import noise
-from bnfold.verification.rounding.exact import NotEvaluatedError, ReferenceModel
-from bnfold.verification.rounding.noise import jitter, jittered_feed, jittered_model
 from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.verify_options import VerifyOptions
 
 
 def saved(proto, folder: Path) -> OnnxFile:
@@ -114,7 +114,7 @@ def test_settings_are_not_jittered(tmp_path):
 
 def test_a_large_model_is_not_jittered_and_judged_by_the_fixed_tolerance(tmp_path, monkeypatch):
     assert jittered_model(saved(cnn(), tmp_path), 0, 0) is not None
-    monkeypatch.setattr(noise, "MAX_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
     assert jittered_model(saved(cnn(), tmp_path), 0, 0) is None
     check = verify(cnn(), folded(cnn()), strict=True)
     assert check.equivalent
@@ -138,7 +138,7 @@ def test_the_noise_follows_the_cancellation(tmp_path, offset):
     assert max(sample["y"].rms for sample in reference.noise([0])[0]) == 0.0
     samples = reference.exact_noise([0])[0]
     spacing = float(np.spacing(np.float32(offset)))
-    assert len(samples) == noise.FEW_SAMPLES + 1
+    assert len(samples) == module.FEW_SAMPLES + 1
     largest = max(sample["y"].rms for sample in samples)
     assert spacing / 10 < largest < spacing
 
@@ -146,11 +146,11 @@ def test_the_noise_follows_the_cancellation(tmp_path, offset):
 def test_noise_is_measured_once_and_extended(tmp_path, monkeypatch):
     reference = Reference(saved(cnn(), tmp_path), VerifyOptions(feeds=2))
     few = list(reference.noise([0, 1])[0])
-    many = reference.noise([0], noise.MANY_SAMPLES)[0]
+    many = reference.noise([0], module.MANY_SAMPLES)[0]
     assert many[: len(few)] == few
-    assert len(many) == len(few) + noise.MANY_SAMPLES - noise.FEW_SAMPLES
-    monkeypatch.setattr(noise, "jittered_model", lambda *_: pytest.fail("measured again"))
-    assert reference.noise([0], noise.MANY_SAMPLES)[0] == many
+    assert len(many) == len(few) + module.MANY_SAMPLES - module.FEW_SAMPLES
+    monkeypatch.setattr(module, "jittered_model", lambda *_: pytest.fail("measured again"))
+    assert reference.noise([0], module.MANY_SAMPLES)[0] == many
     assert reference.only(1).noise([0])[0] == reference.noise([1])[1]
 
 
@@ -173,14 +173,14 @@ def test_float64_that_is_of_something_else_is_not_trusted(tmp_path, monkeypatch)
     reference.noise([0])
     run = ReferenceModel.run
     monkeypatch.setattr(ReferenceModel, "run", lambda self, feed: {"y": run(self, feed)["y"] * np.float32(1.1)})
-    assert len(reference.exact_noise([0])[0]) == noise.FEW_SAMPLES
+    assert len(reference.exact_noise([0])[0]) == module.FEW_SAMPLES
 
 
 def test_float64_is_left_out_where_it_would_take_long(tmp_path, monkeypatch):
     reference = Reference(saved(sum_of(1e5), tmp_path), VerifyOptions(feeds=1))
     reference.noise([0])
-    monkeypatch.setattr(noise, "_EXACT_SECONDS", 0.0)
-    assert len(reference.exact_noise([0])[0]) == noise.FEW_SAMPLES
+    monkeypatch.setattr(module, "_EXACT_SECONDS", 0.0)
+    assert len(reference.exact_noise([0])[0]) == module.FEW_SAMPLES
 
 
 def test_float64_is_closer_to_the_truth(tmp_path):

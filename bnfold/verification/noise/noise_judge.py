@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from bnfold.verification.noise.deviation import Deviation, Measured
+from bnfold.verification.noise.jitter import MANY_SAMPLES, Samples
+from bnfold.verification.noise.judge import Tolerance, judge, suspicious, undecided, unexplained
 from bnfold.verification.reference import Reference
-from bnfold.verification.results import Judgement
-from bnfold.verification.rounding.deviation import Deviation, Measured
-from bnfold.verification.rounding.judge import Tolerance, judge, suspicious, undecided, unexplained
-from bnfold.verification.rounding.noise import MANY_SAMPLES, Samples
 from bnfold.verification.runtime.sessions import Candidate
+from bnfold.verification.verdict import Judgement
 
 
 @dataclass(frozen=True, slots=True)
