@@ -21,7 +21,7 @@ from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
 from bnfold.operators import Node, facts_of
 from bnfold.operators.base import NewWeights
-from bnfold.operators.forms import cheapest_form
+from bnfold.operators.dialect import cheapest_form
 from bnfold.refusal import Refusal
 
 #: Operators that may turn out to refuse after all before a component is left as it is.
