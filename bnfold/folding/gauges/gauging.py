@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Affine, Vector
+from bnfold.affine import Affine
 from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
@@ -19,7 +19,7 @@ from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeles
 from bnfold.folding.moves import Blocked, Context, Move
 from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
-from bnfold.operators import Node, facts_of
+from bnfold.operators import Node, Role, facts_of
 from bnfold.operators.base import NewWeights
 from bnfold.operators.dialect import cheapest_form
 from bnfold.refusal import Refusal
@@ -149,13 +149,13 @@ class _Settlement:
 
     def _signs_pay(self) -> frozenset[str]:
         """Those of which a multiplication by signs is less than there is now."""
-        return frozenset(
-            removal.head for removal in self.component.removals if self._is_less(removal.candidate, removal.scale)
-        )
+        return frozenset(removal.head for removal in self.component.removals if self._is_less(removal.candidate))
 
-    def _is_less(self, candidate: Candidate, scale: Vector) -> bool:
-        op = candidate.ops[0]
-        signs = Affine.of(np.sign(scale), 0.0, candidate.total.axis)
+    def _is_less(self, candidate: Candidate) -> bool:
+        op, total = candidate.ops[0], candidate.total
+        if len(candidate.ops) == 1 and facts_of(op).role is not Role.BATCHNORM:
+            return False
+        signs = Affine.of(np.sign(total.scale), 0.0, total.axis)
         form = cheapest_form(self.context.graph, candidate.input, signs, self.editor.dtype_of(op))
         return not isinstance(form, Refusal) and (len(candidate.ops) > 1 or [new.type for new in form] != [op.type])
 
