@@ -196,7 +196,7 @@ class Carrier:
             total = _wide(total, behind)
         op = candidate.ops[0]
         if signs:
-            total = Affine(np.sign(total.scale), np.zeros(total.size), total.axis)
+            total = Affine(np.sign(total.scale), np.zeros(total.size), total.axis, total.grid)
         else:
             price = self.context.cost(op, NewAffine(total))
             if isinstance(price, Refusal):
@@ -218,13 +218,13 @@ def _wide(first: Affine, second: Affine) -> Affine:
 
 def _alike(first: Affine | None, second: Affine | None) -> bool:
     """The same map, but for rounding."""
-    first, second = first or Affine.identity(), second or Affine.identity()
-    if first.axis is not None and second.axis is not None and (first.axis, first.grid) != (second.axis, second.grid):
+    maps = first or Affine.identity(), second or Affine.identity()
+    rank = max((axis + 1 for affine in maps for axis, _ in affine.axes), default=0)
+    (scale, shift), (other_scale, other_shift) = (affine.broadcastable(rank) for affine in maps)
+    if any(len({1, *sizes}) > 2 for sizes in zip(scale.shape, other_scale.shape, strict=True)):
         return False
-    if first.size != second.size and 1 not in (first.size, second.size):
-        return False
-    reach = max(np.abs(first.shift).max(), np.abs(second.shift).max(), 1e-30)
+    reach = max(np.abs(shift).max(), np.abs(other_shift).max(), 1e-30)
     return bool(
-        (np.abs(first.scale - second.scale) <= _CLOSE * np.abs(first.scale)).all()
-        and (np.abs(first.shift - second.shift) <= _CLOSE * reach).all()
+        (np.abs(scale - other_scale) <= _CLOSE * np.abs(scale)).all()
+        and (np.abs(shift - other_shift) <= _CLOSE * reach).all()
     )

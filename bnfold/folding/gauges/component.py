@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,15 +34,25 @@ _FIRST_LABEL = 2
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where the channels of a place lie, and the number of its first cell (one cell a channel)."""
+    """Where the channels of a place lie, as in an :class:`Affine`, and the number of its first cell (one a channel)."""
 
     axis: int | None
+    grid: tuple[tuple[int, int], ...]
     size: int
     first: int
 
     @property
     def cells(self) -> Cells:
         return np.arange(self.first, self.first + self.size)
+
+    def affine(self, scale: Vector | float, shift: Vector | float) -> Affine:
+        """A map along these channels."""
+        a, b = (np.broadcast_to(np.asarray(vector, np.float64), (self.size,)).copy() for vector in (scale, shift))
+        return Affine(a, b, self.axis, self.grid)
+
+    def labels(self, first: int) -> Affine:
+        """A scale by ``first``, ``first + 1``, …, one number a channel."""
+        return self.affine(np.arange(first, first + self.size, dtype=np.float64), 0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -130,12 +140,13 @@ class Survey:
 
     # -- places ----------------------------------------------------------------------------------
 
-    def reach(self, place: Place, axis: int | None, size: int) -> Frame | None:
+    def reach(self, place: Place, axis: int | None, size: int, grid: tuple[tuple[int, int], ...] = ()) -> Frame | None:
         """The frame of a place; None where it has another one already."""
         known = self.found.frames.get(place)
         if known is not None:
-            return known if known.size == size and (known.axis == axis or size == 1) else None
-        frame = self.found.frames[place] = Frame(axis, size, self.found.size)
+            alike = known.size == size and ((known.axis, known.grid) == (axis, grid) or size == 1)
+            return known if alike else None
+        frame = self.found.frames[place] = Frame(axis, grid, size, self.found.size)
         self.found.size += size
         if isinstance(place, str):
             self.queue.append(place)
@@ -194,8 +205,11 @@ class Survey:
         if self._special(op):
             return
         frame = self.found.frames[op.input(slot)]
-        twice = Affine.of(np.full(frame.size, 2.0), 0.0, frame.axis)
-        if isinstance(facts_of(op).absorb_input(Node(self.graph, op), {slot: twice}), NewWeights):
+        twice = frame.affine(2.0, 0.0)
+        facts = facts_of(op)
+        if (facts.grids or not frame.grid) and isinstance(
+            facts.absorb_input(Node(self.graph, op), {slot: twice}), NewWeights
+        ):
             self.found.rim[op.name] = None
             self.readers[op.name, slot] = None
         elif self._once(op, "tie"):
@@ -204,12 +218,12 @@ class Survey:
     def _written(self, op: Op, tensor: str, frame: Frame) -> None:
         if self._special(op):
             return
-        if tensor == op.outputs[0]:
-            node, facts, two = Node(self.graph, op), facts_of(op), np.full(frame.size, 2.0)
-            if isinstance(facts.absorb_output(node, Affine.of(two, 1.0, frame.axis)), NewWeights):
+        if tensor == op.outputs[0] and not frame.grid:
+            node, facts = Node(self.graph, op), facts_of(op)
+            if isinstance(facts.absorb_output(node, frame.affine(2.0, 1.0)), NewWeights):
                 self.found.rim[op.name] = None
                 return
-            if isinstance(facts.absorb_output(node, Affine.of(two, 0.0, frame.axis)), NewWeights):
+            if isinstance(facts.absorb_output(node, frame.affine(2.0, 0.0)), NewWeights):
                 self.found.rim[op.name] = None
                 self._pin(frame.cells, f"{op.display} ({op.type}) has no bias", "shift")
                 return
@@ -227,7 +241,7 @@ class Survey:
             frame = self.found.frames[op.input(slot)]
             if still[frame.cells].all():
                 continue
-            shift = Affine.of(1.0, np.ones(frame.size), frame.axis)
+            shift = frame.affine(1.0, 1.0)
             taken = facts_of(op).absorb_input(Node(self.graph, op), {slot: shift})
             if isinstance(taken, Refusal):
                 self._pin(frame.cells, taken.sentence, "shift")
@@ -241,12 +255,16 @@ class Survey:
             return
         self.found.heads[candidate.head] = None
         total = candidate.total
-        axis, size = total.axis, total.size
+        axis, size, grid = total.axis, total.size, total.grid
         if axis is None:
             known = self.found.frames.get(candidate.input) or self.found.frames.get(candidate.output)
-            axis, size = (known.axis, known.size) if known is not None else self._channels(candidate.input)
-        inside, behind = self.reach(candidate.input, axis, size), self.reach(candidate.output, axis, size)
-        if total.grid or inside is None or behind is None:
+            if known is not None:
+                axis, size, grid = known.axis, known.size, known.grid
+            else:
+                axis, size = self._channels(candidate.input)
+        inside = self.reach(candidate.input, axis, size, grid)
+        behind = self.reach(candidate.output, axis, size, grid)
+        if inside is None or behind is None:
             for op in candidate.ops:
                 self._block(op, "works along other axes")
             return
@@ -263,9 +281,9 @@ class Survey:
     def _staying(self, op: Op, own: Affine, source: str, output: str) -> None:
         known = self.found.frames.get(source) or self.found.frames.get(output)
         assert known is not None, "it was reached from one of the two"
-        axis, size = known.axis, known.size
-        inside, behind = self.reach(source, axis, size), self.reach(output, axis, size)
-        fits = own.axis is None or (own.axis == axis and own.size == size and not own.grid)
+        axis, size, grid = known.axis, known.size, known.grid
+        inside, behind = self.reach(source, axis, size, grid), self.reach(output, axis, size, grid)
+        fits = own.axis is None or (own.axis, own.size, own.grid) == (axis, size, grid)
         if inside is None or behind is None or not fits or op.name in self.context.idioms:
             self._block(op, "is an affine along other axes, or part of a function that runtimes recognise")
             return
@@ -279,7 +297,7 @@ class Survey:
         facts, node = facts_of(op), Node(self.graph, op)
         if len(ops) > 1 or facts.role is Role.BATCHNORM:
             return  # one BatchNormalization, or two operators, compute any affine
-        probe = Affine.of(np.full(behind.size, 2.0), 1.0, behind.axis)
+        probe = behind.affine(2.0, 1.0)
         after = facts.absorb_output(node, probe)
         if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
             return
@@ -319,6 +337,9 @@ class _Tie:
         self.touched: set[Place] = set()
 
     def read(self) -> bool:
+        """Was everything understood?"""
+        if not self.facts.grids and self._has_grid():
+            return False
         if not self._frame_outputs():
             return False
         framed = self._framed_outputs()
@@ -326,7 +347,7 @@ class _Tie:
         labels: dict[int, Affine] = {}
         cells: list[Cells] = []
         for index, frame in framed.items():
-            labels[index] = Affine.of(np.arange(first, first + frame.size, dtype=float), 0.0, frame.axis)
+            labels[index] = frame.labels(first)
             cells.append(frame.cells)
             first += frame.size
         known = np.concatenate(cells)
@@ -336,6 +357,10 @@ class _Tie:
             self._pin_strangers()
             self.survey.found.rows += self.rows
         return done
+
+    def _has_grid(self) -> bool:
+        frames = self.survey.found.frames
+        return any(frames[tensor].grid for tensor in (*self.op.inputs, *self.op.outputs) if tensor in frames)
 
     def _framed_outputs(self) -> dict[int, Frame]:
         frames = self.survey.found.frames
@@ -354,14 +379,14 @@ class _Tie:
                 continue
             for index, affine in sunk.affines.items():
                 tensor = self.op.outputs[index]
-                if tensor and (affine.grid or self.survey.reach(tensor, affine.axis, affine.size) is None):
+                if tensor and self.survey.reach(tensor, affine.axis, affine.size, affine.grid) is None:
                     return False
             break
         return bool(self._framed_outputs())
 
     def _sink(self, slot: int, frame: Frame) -> Crossing | Refusal:
         """Labels on one input; on all that flow through, where one alone does not pass."""
-        label = Affine.of(np.arange(_FIRST_LABEL, _FIRST_LABEL + frame.size, dtype=float), 0.0, frame.axis)
+        label = frame.labels(_FIRST_LABEL)
         sunk = self.facts.sink(self.node, {slot: label})
         if isinstance(sunk, Refusal):
             flowing = [s for s, t in enumerate(self.op.inputs) if t and self.graph.constant(t) is None]
@@ -382,7 +407,7 @@ class _Tie:
     def _cells(self, slot: int, affine: Affine) -> Cells | None:
         """The cells of the place in a slot, where labels came out."""
         place = self._place(slot)
-        if place is None or affine.grid:
+        if place is None:
             return None
         if isinstance(place, Use):
             param = self.graph.constant(self.op.input(slot))
@@ -390,7 +415,7 @@ class _Tie:
                 return None
         frame = self.survey.found.frames.get(place)
         if frame is None or affine.axis is not None or frame.size == 1:
-            frame = self.survey.reach(place, affine.axis, affine.size)
+            frame = self.survey.reach(place, affine.axis, affine.size, affine.grid)
         if frame is None:
             return None
         self.touched.add(place)
@@ -422,7 +447,7 @@ class _Tie:
         return self._shifts(labels, known, slots, alike=len(parts) == 1)
 
     def _signs(self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]]) -> None:
-        negative = {index: Affine(-a.scale, a.shift, a.axis) for index, a in labels.items()}
+        negative = {index: replace(a, scale=-a.scale) for index, a in labels.items()}
         if not self._lifted(negative):
             for cells in (known, *(cells for cells, _ in slots.values())):
                 self._pin(cells, "sign")
@@ -431,7 +456,7 @@ class _Tie:
         self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]], *, alike: bool
     ) -> bool:
         """What it does to shifts, and to scales where every operand has the output's (``alike``)."""
-        moved = {i: Affine(np.ones(a.size), a.scale.copy(), a.axis) for i, a in labels.items()}
+        moved = {i: replace(a, scale=np.ones(a.size), shift=a.scale) for i, a in labels.items()}
         ways = [
             {slot: affine for slot, affine in way.affines.items() if not affine.is_identity}
             for way in self._lifted(moved)
@@ -503,13 +528,13 @@ class _Tie:
             return False
         (slot,) = slots
         frame = frames[self.op.input(slot)]
-        label = Affine.of(np.arange(_FIRST_LABEL, _FIRST_LABEL + frame.size, dtype=float), 0.0, frame.axis)
+        label = frame.labels(_FIRST_LABEL)
         sunk = self.facts.sink(self.node, {slot: label})
         if isinstance(sunk, Refusal):
             return False
         self.touched.add(self.op.input(slot))
-        negative = self.facts.sink(self.node, {slot: Affine(-label.scale, label.shift, label.axis)})
-        moved = self.facts.sink(self.node, {slot: Affine(np.ones(frame.size), label.scale, label.axis)})
+        negative = self.facts.sink(self.node, {slot: replace(label, scale=-label.scale)})
+        moved = self.facts.sink(self.node, {slot: replace(label, scale=np.ones(frame.size), shift=label.scale)})
         for index, affine in sunk.affines.items():
             if not self.op.outputs[index]:
                 continue

@@ -267,5 +267,5 @@ class Solver:
         for place, frame in self.component.frames.items():
             scale, shift = sizes[frame.cells], shifts[frame.cells]
             if (scale != 1.0).any() or shift.any():
-                gauges[place] = Affine.of(scale, scale * shift, frame.axis)
+                gauges[place] = frame.affine(scale, scale * shift)
         return gauges
