@@ -153,6 +153,9 @@ class Plan:
     #: Remarks about the whole model (constants that were overridable inputs, functions inlined…).
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Plan({len(self.steps)} steps, {len(self.remaining)} left)"
+
     def fate(self, subject: str) -> FoldStep | Remaining | None:
         """What became of an operator in the end, following what it was composed into."""
         return Fates(self).of(subject)
@@ -174,6 +177,10 @@ class Fates:
             for key in step.removed:
                 self._steps.setdefault(key, step)
         self._left = {item.subject: item for item in plan.remaining}
+
+    def step(self, subject: str) -> FoldStep | None:
+        """The step that removed the operator with that key, whatever became of it later; None if it was not removed."""
+        return self._steps.get(subject)
 
     def of(self, subject: str) -> FoldStep | Remaining | None:
         """What became of the operator with that key; None if the plan does not know it."""

@@ -890,6 +890,7 @@ class Block:
         return self.net.build(self.net.op("Relu", total))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.integers(0, 2**32))
 @example(144)  # two merges in one sum: what the second one makes stands before what the first one made
