@@ -70,7 +70,9 @@ class GlobalAverage(Pool):
 class Average(Pool):
     """A shift passes only if every window averages over elements, never over padding."""
 
-    conditions = Conditions(cross="along batch or channels, or uniform; a shift only where windows average elements alone")
+    conditions = Conditions(
+        cross="along batch or channels, or uniform; a shift only where windows average elements alone"
+    )
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if affine.is_scale:
