@@ -46,6 +46,7 @@ class Transparent(Passing):
 class Elementwise(KeepsShape):
     """``f(x)`` of each element alone. A channel that holds one number t everywhere holds f(t) behind it."""
 
+    conditions = Conditions(sink="nothing but channels that hold one number")
     role = Role.ACTIVATION
 
     def value(self, node: Node, numbers: Vector) -> Vector | None:

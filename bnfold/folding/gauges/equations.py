@@ -72,8 +72,8 @@ class System:
         """``sum(factor * variable) = constant``: kept if it contradicts nothing."""
         rest, right, used, size = self._reduced(terms, constant)
         left = {}
-        for variable, factor in rest.items():
-            zero = np.abs(factor) <= _TOLERANCE
+        for variable, (factor, largest) in rest.items():
+            zero = np.abs(factor) <= _TOLERANCE * largest
             if zero.all():
                 continue
             if zero.any():
@@ -116,9 +116,12 @@ class System:
 
     def _reduced(
         self, terms: Mapping[int, Number], constant: Vector
-    ) -> tuple[dict[int, Number], Vector, tuple[int, ...], Vector]:
-        """The equation in free variables, its right side, the variables replaced, and the size of what was added."""
-        rest: dict[int, Number] = {}
+    ) -> tuple[dict[int, tuple[Number, Number]], Vector, tuple[int, ...], Vector]:
+        """The equation in free variables, its right side, the variables replaced, and the size of what was added.
+
+        Each factor stands beside the largest of the numbers that it is the sum of.
+        """
+        rest: dict[int, tuple[Number, Number]] = {}
         right, size = constant, np.maximum(np.abs(constant), 1.0)
         used: dict[int, None] = {}
         stack = list(terms.items())
@@ -126,7 +129,8 @@ class System:
             variable, factor = stack.pop()
             basic = self._basic.get(variable)
             if basic is None:
-                rest[variable] = rest[variable] + factor if variable in rest else factor
+                total, largest = rest.get(variable, (0.0, 0.0))
+                rest[variable] = total + factor, np.maximum(largest, np.abs(factor))
                 continue
             used[variable] = None
             if basic.constant.any():

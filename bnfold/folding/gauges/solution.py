@@ -155,12 +155,10 @@ class Solver:
     ) -> None:
         self.component, self.alive, self.signs_pay, self.reach = component, alive, signs_pay, reach
         self.removals = {removal.head: removal for removal in component.removals}
-        self._apart = False
-        self._build()
+        self.variables = contracted(component, alive)
 
-    def _build(self) -> None:
-        self.variables = contracted(self.component, self.alive)
-        groups = groups_of(self.variables, apart=self._apart)
+    def _build(self, *, apart: bool) -> None:
+        groups = groups_of(self.variables, apart=apart)
         self.systems = [_Systems.of(group, self.reach) for group in groups]
         self.at: dict[str, list[_Systems]] = {head: [] for head in self.removals}
         for systems in self.systems:
@@ -169,14 +167,14 @@ class Solver:
         self.spent = 0
 
     def solve(self) -> Choice:
+        """The choice, with strands in groups where they behave alike all through."""
         try:
-            return self._solve()
+            return self._solve(apart=False)
         except MixedError:
-            self._apart = True
-            self._build()
-            return self._solve()
+            return self._solve(apart=True)
 
-    def _solve(self) -> Choice:
+    def _solve(self, *, apart: bool) -> Choice:
+        self._build(apart=apart)
         start = [systems.mark() for systems in self.systems]
         choice = self._greedy(self.removals)
         if choice.clashes:
