@@ -23,6 +23,7 @@ COMMANDS = {
     "fold": "Fold every BN that algebra can remove, verify, and write the model.",
     "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
     "fix": "Repair what is wasteful without folding: the model stays trainable.",
+    "graph": "Write a model's graph, with placements, findings and plan, as a picture or for programs.",
     "rules": "List the rules, or explain one.",
 }
 #: What a process that was interrupted exits with, as shells have it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ def analyze(
                 failures[model] = str(error)
                 worst_exit = max(worst_exit, error.exit_code)
             else:
-                reports.append(config.without_ignored(report))
+                reports.append(replace(config.without_ignored(report), pair=None))  # graphs of many models are large
     _print(output_format, reports, failures, counts=count or count_as_before, quiet=quiet, verbose=verbose)
     return worst_exit or int(_fails(reports, fail_on or config.fail_on))
 
