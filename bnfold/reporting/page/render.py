@@ -94,7 +94,8 @@ def _name(text: object) -> Markup:
     whole = visible(text)
     shown = cut(whole, _SHOWN)
     tip = Markup(' title="{}"').format(cut(whole, _TOOLTIP)) if shown != whole else ""
-    return Markup('<bdi class="name"{}>{}</bdi>').format(tip, shown)
+    parts = Markup("/<wbr>").join(shown.split("/"))  # a path breaks where a folder ends
+    return Markup('<bdi class="name"{}>{}</bdi>').format(tip, parts)
 
 
 def _cell(value: object) -> str:

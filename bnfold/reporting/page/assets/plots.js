@@ -13,7 +13,7 @@ function chart(rows, label) {
 }
 
 function rowName(canvas, name, at) {
-  const text = svg("text", { x: LEFT - 6, y: 20 + at * ROW + 11, "text-anchor": "end" }, cut(name, 24));
+  const text = svg("text", { x: LEFT - 6, y: 20 + at * ROW + 11, "text-anchor": "end" }, shortName(name, "BatchNormalization", 24));
   text.append(svg("title", {}, name));
   canvas.append(text);
 }

@@ -26,6 +26,14 @@ function cut(text, length) {
   return letters.slice(0, head).join("") + "…" + letters.slice(letters.length - (length - 1 - head)).join("");
 }
 
+// A name for a small box: its end, without the operator's type, as most names are paths that begin alike.
+function shortName(name, type, length) {
+  const parts = name.split("/");
+  const path = parts.length > 2 && parts[parts.length - 1].startsWith(type) ? parts.slice(0, -1).join("/") : name;
+  const letters = Array.from(path);
+  return letters.length <= length || !path.includes("/") ? cut(path, length) : "…" + letters.slice(letters.length - length + 1).join("");
+}
+
 const nameOf = (node) => node[LABEL] === 0 ? node[KEY] : node[LABEL];
 
 const layout = (() => {
@@ -76,7 +84,7 @@ function drawNode(box, place) {
   if (box.count) group.append(svg("rect", { x: 3, y: 3, width: WIDTH, height: HEIGHT, rx: 6 }));
   group.append(svg("rect", { width: WIDTH, height: HEIGHT, rx: box.round ? 17 : 6 }));
   group.append(svg("text", { class: "type", x: WIDTH / 2, y: 15, "text-anchor": "middle" }, cut(box.type, 24)));
-  group.append(svg("text", { class: "label", x: WIDTH / 2, y: 28, "text-anchor": "middle" }, cut(box.label, 29)));
+  group.append(svg("text", { class: "label", x: WIDTH / 2, y: 28, "text-anchor": "middle" }, shortName(box.label, box.type, 29)));
   for (const [key, value] of Object.entries(box.data)) group.setAttribute("data-" + key, value);
   return group;
 }
