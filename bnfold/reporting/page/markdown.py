@@ -11,14 +11,14 @@ _STRONG = re.compile(r"\*\*([^*]+)\*\*")
 
 def to_html(text: str) -> str:
     """HTML for Markdown of the package's own; whatever it does not know is shown as it stands."""
-    return "\n".join(_block(block) for block in re.split(r"\n\s*\n", _fences_closed(text)) if block.strip())
+    return "\n".join(_block(block) for block in re.split(r"\n[ \t]*\n", _fences_closed(text)) if block.strip())
 
 
 def _fences_closed(text: str) -> str:
     """Blank lines inside of a fenced block do not end it."""
     parts = text.split("```")
     return "```".join(
-        part if index % 2 == 0 else re.sub(r"\n\s*\n", "\n\u00a0\n", part) for index, part in enumerate(parts)
+        part if index % 2 == 0 else re.sub(r"\n[ \t]*\n", "\n\u00a0\n", part) for index, part in enumerate(parts)
     )
 
 

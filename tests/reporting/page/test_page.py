@@ -17,7 +17,8 @@ import numpy as np
 import onnx
 import pytest
 from command_line import SAMPLES, bnfold
-from verification_models import cnn, weight, with_weight
+from onnx_nets import usual
+from verification_models import weight, with_weight
 
 from bnfold.analysis import all_rules
 from bnfold.reporting.page.markdown import to_html
@@ -39,6 +40,9 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
         self._open = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
 
     def handle_data(self, data: str) -> None:
         self.inside.append((self._open, data))
@@ -86,7 +90,7 @@ class TestContents:
         assert all(0 <= one < count for links in data["links"].values() for one in links)
 
     def test_verify_of_models_that_differ(self, tmp_path: Path) -> None:
-        proto = cnn()
+        proto = usual()
         name = proto.graph.initializer[0].name
         onnx.save(proto, tmp_path / "a.onnx")
         onnx.save(with_weight(proto, name, weight(proto, name) * np.float32(1.5)), tmp_path / "b.onnx")
