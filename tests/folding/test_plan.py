@@ -47,8 +47,8 @@ def test_the_sentences():
     assert sentences[0].startswith("behind_conv (BatchNormalization): folded backward into conv_")
     (left,) = plan.remaining
     assert left.sentence() == (
-        "first (BatchNormalization) stays. Backward: tanh (Tanh) is nonlinear. Forward: sigmoid (Sigmoid) is nonlinear. "
-        f"With its stream: {left.together.sentence}."
+        "first (BatchNormalization) stays. Backward: tanh (Tanh) is nonlinear. Forward: sigmoid (Sigmoid) is nonlinear."
+        f" With its stream: {left.together.sentence}."
     )
     assert left.is_batchnorm
 

@@ -1,4 +1,4 @@
-"""How far a gauge may go: what a BN's statistics say about its input, scales that multiply up, channels of one number."""
+"""How far a gauge may go: what statistics say about a stream, scales that multiply up, channels of one number."""
 
 from __future__ import annotations
 
