@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -170,19 +170,21 @@ def _aligned(call: Call) -> tuple[Array, Array]:
     return a, b
 
 
-def _enter() -> None:
-    """The plain tables as entries of the common one."""
-    for name, unary in UNARY.items():
-        OPERATORS["", name] = lambda call, unary=unary: unary(call.inputs[0])
-    for name, binary in BINARY.items():
-        OPERATORS["", name] = lambda call, binary=binary: binary(*_aligned(call))
-    for name, (activation, defaults) in ACTIVATIONS.items():
-        OPERATORS["", name] = lambda call, activation=activation, defaults=defaults: activation(
-            call.inputs[0], **{key: call.attribute(key, value) for key, value in defaults.items()}
-        )
+def _apply_unary(function: Callable[[Array], Any], call: Call) -> Any:
+    return function(call.inputs[0])
 
 
-_enter()
+def _apply_binary(function: Callable[[Array, Array], Any], call: Call) -> Any:
+    return function(*_aligned(call))
+
+
+def _apply_activation(function: Callable[..., Any], defaults: dict[str, float], call: Call) -> Any:
+    return function(call.inputs[0], **{key: call.attribute(key, value) for key, value in defaults.items()})
+
+
+OPERATORS.update({("", name): partial(_apply_unary, unary) for name, unary in UNARY.items()})
+OPERATORS.update({("", name): partial(_apply_binary, binary) for name, binary in BINARY.items()})
+OPERATORS.update({("", name): partial(_apply_activation, *entry) for name, entry in ACTIVATIONS.items()})
 
 
 @operator("Sum")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -25,10 +26,17 @@ _FAILURES = (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, V
 
 
 class Hook(Protocol):
-    """Sees, and may replace, what every operator computes."""
+    """Changes values: for finding out what a change does to a result."""
 
-    def produced(self, call: Call, values: Sequence[Value], main: bool) -> Sequence[Value]:
-        """``values`` by output, or others in their place; ``main`` is false inside subgraphs and functions."""
+    def constant(self, name: str, values: Array) -> Array:
+        """A constant, or what to use in its place."""
+
+    def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
+        """What an operator computed, by output, or what to use in its place."""
+
+
+#: Yields each operator of the main graph with what it computed, and is sent what to use in its place, or None.
+Trace = Generator[tuple[Call, Sequence[Value]], "Sequence[Value] | None", dict[str, Value]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +70,17 @@ class Body:
 class Scope:
     """The tensors that are alive in one body; what it does not define is looked for around it."""
 
-    __slots__ = ("_around", "_body", "values")
+    __slots__ = ("_around", "_body", "hook", "values")
 
-    def __init__(self, body: Body, values: dict[str, Value], around: Scope | None) -> None:
-        self._body, self.values, self._around = body, values, around
+    def __init__(self, body: Body, values: dict[str, Value], around: Scope | None, hook: Hook | None) -> None:
+        self._body, self.values, self._around, self.hook = body, values, around, hook
 
     def __getitem__(self, name: str) -> Value:
         if name in self.values:
             return self.values[name]
         if name in self._body.constants:
-            return self._body.constants[name]()
+            values = self._body.constants[name]()
+            return values if self.hook is None else self.hook.constant(name, values)
         if self._around is None:
             raise NotEvaluatedError(f"nothing computes the tensor {name!r}")
         return self._around[name]
@@ -80,58 +89,67 @@ class Scope:
 class Evaluator:
     """One model. Every run gives the same results: random operators draw from the name of their output."""
 
-    def __init__(
-        self,
-        model: ModelProto,
-        folder: str = "",
-        *,
-        weights: Mapping[str, Callable[[], Array]] | None = None,
-        keep: Collection[str] = (),
-    ) -> None:
-        """``folder`` is where external data lie. ``weights`` are values to use in place of initializers'.
+    def __init__(self, model: ModelProto, folder: str = "", keep: Collection[str] = ()) -> None:
+        """``folder`` is where external data lie; ``keep`` names tensors that are returned besides the outputs.
 
-        ``keep`` names tensors of the main graph that :meth:`run` returns besides the outputs.
         Raises NotEvaluatedError for a model that cannot be evaluated whatever its inputs.
         """
         self._folder = folder
-        self._weights = dict(weights or {})
         self._keep = tuple(keep)
         self._functions = {(item.domain, item.name, item.overload): item for item in model.functions}
         versions = {_plain(entry.domain): entry.version for entry in model.opset_import}
-        self._main = self._body(model.graph, versions, keep=self._keep)
-        self.input_names = self._main.inputs
+        self._main = self._body(model.graph, versions, self._keep)
 
     def run(self, feed: Mapping[str, Any], hook: Hook | None = None) -> dict[str, Value]:
         """The outputs, and the tensors that are kept, by name. Raises NotEvaluatedError."""
-        values = {name: widened(value) for name, value in feed.items()}
-        scope = Scope(self._main, values, None)
-        with np.errstate(all="ignore"):
-            self._walk(self._main, scope, hook, main=True)
-            return {name: scope[name] for name in dict.fromkeys((*self._main.outputs, *self._keep))}
+        scope = self._scope(feed, hook)
+        for step in self._main.steps:
+            self._store(step, scope, self._computed(step, scope)[1])
+        return self._results(scope)
+
+    def trace(self, feed: Mapping[str, Any], hook: Hook | None = None) -> Trace:
+        """:meth:`run`, one operator of the main graph at a time. Raises NotEvaluatedError."""
+        scope = self._scope(feed, hook)
+        for step in self._main.steps:
+            call, results = self._computed(step, scope)
+            self._store(step, scope, (yield call, results) or results)
+            del call, results
+        return self._results(scope)
+
+    @property
+    def computed(self) -> set[str]:
+        """The tensors that operators of the main graph compute."""
+        return {name for step in self._main.steps for name in step.template.outputs if name}
+
+    def _scope(self, feed: Mapping[str, Any], hook: Hook | None) -> Scope:
+        return Scope(self._main, {name: widened(value) for name, value in feed.items()}, None, hook)
+
+    def _results(self, scope: Scope) -> dict[str, Value]:
+        return {name: scope[name] for name in dict.fromkeys((*self._main.outputs, *self._keep))}
 
     # -- evaluating ------------------------------------------------------------------------------
 
-    def _walk(self, body: Body, scope: Scope, hook: Hook | None, main: bool) -> None:
-        for step in body.steps:
-            inputs = [scope[name] if name else None for name in step.inputs]
-            call = replace(step.template, inputs=inputs)
-            results = self._evaluate(step, call, scope, hook)
-            if hook is not None:
-                results = hook.produced(call, results, main)
-            for name, value in zip(call.outputs, results, strict=False):
-                if name:
-                    scope.values[name] = value
-            del inputs, results
-            for name in step.free:
-                scope.values.pop(name, None)
+    def _computed(self, step: Step, scope: Scope) -> tuple[Call, Sequence[Value]]:
+        call = replace(step.template, inputs=[scope[name] if name else None for name in step.inputs])
+        with np.errstate(all="ignore"):
+            results = self._evaluate(step, call, scope)
+        return call, results if scope.hook is None else scope.hook.produced(call, results)
 
-    def _evaluate(self, step: Step, call: Call, scope: Scope, hook: Hook | None) -> Sequence[Value]:
+    @staticmethod
+    def _store(step: Step, scope: Scope, results: Sequence[Value]) -> None:
+        for name, value in zip(step.template.outputs, results, strict=False):
+            if name:
+                scope.values[name] = value
+        for name in step.free:
+            scope.values.pop(name, None)
+
+    def _evaluate(self, step: Step, call: Call, scope: Scope) -> Sequence[Value]:
         try:
             if step.bodies:
-                bodies = {name: self._runner(body, scope, hook) for name, body in step.bodies.items()}
+                bodies = {name: self._runner(body, scope, scope.hook) for name, body in step.bodies.items()}
                 result = control.evaluate(call, bodies)
             elif step.function is not None:
-                result = tuple(self._runner(step.function, None, hook)(call.inputs))
+                result = tuple(self._runner(step.function, None, scope.hook)(call.inputs))
             else:
                 known = tables.OPERATORS.get((call.domain, call.op_type))
                 result = evaluate_rare(call) if known is None else known(call)
@@ -145,9 +163,10 @@ class Evaluator:
         def run(arguments: Sequence[Value]) -> list[Value]:
             values = {name: value for name, value in zip(body.inputs, arguments, strict=False) if name}
             # A function's input that is left out is an empty name to its readers.
-            values.update({name: None for name in body.inputs[len(arguments) :]})
-            scope = Scope(body, values, around)
-            self._walk(body, scope, hook, main=False)
+            values.update(dict.fromkeys(body.inputs[len(arguments) :]))
+            scope = Scope(body, values, around, hook)
+            for step in body.steps:
+                self._store(step, scope, self._computed(step, scope)[1])
             return [scope[name] for name in body.outputs]
 
         return run
@@ -157,11 +176,9 @@ class Evaluator:
     def _body(self, graph: GraphProto, versions: Mapping[str, int], keep: Sequence[str] = ()) -> Body:
         constants: dict[str, Callable[[], Array]] = {}
         for tensor in graph.initializer:
-            constants[tensor.name] = _Constant(lambda tensor=tensor: tensor_values(tensor, self._folder))
+            constants[tensor.name] = _Constant(partial(tensor_values, tensor, self._folder))
         for sparse in graph.sparse_initializer:
-            constants[sparse.values.name] = _Constant(lambda sparse=sparse: sparse_values(sparse, self._folder))
-        for name in constants.keys() & self._weights.keys():
-            constants[name] = _Constant(self._weights[name])
+            constants[sparse.values.name] = _Constant(partial(sparse_values, sparse, self._folder))
         steps = [self._step(node, versions, {}) for node in sorted_nodes(graph.node)]
         outputs = tuple(value.name for value in graph.output)
         inputs = tuple(value.name for value in graph.input)
@@ -177,7 +194,7 @@ class Evaluator:
                 attributes[attribute.name] = given[attribute.ref_attr_name]
             if attribute.type == attribute.GRAPH:
                 bodies[attribute.name] = self._body(attribute.g, versions)
-        template = Call(node.op_type, domain, versions.get(domain, 1), (), tuple(node.output), attributes)
+        template = Call(node.op_type, domain, versions.get(domain, 1), (), tuple(node.output), attributes, node.name)
         function = self._functions.get((node.domain, node.op_type, node.overload))
         body = None if function is None else self._function(function, attributes)
         return Step(template, tuple(node.input), bodies, body)

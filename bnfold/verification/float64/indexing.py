@@ -95,10 +95,9 @@ def _top_k(call: Call) -> Any:
     count = call.attribute("k") if call.version < 10 else int(np.ravel(call.inputs[1])[0])
     axis = positive_axis(call.attribute("axis", -1), x.ndim)
     largest = bool(call.attribute("largest", 1))
-    if x.dtype.kind == "u":
-        keys = (np.iinfo(x.dtype).max - x) if largest else x
-    else:
-        keys = -x if largest else x
+    # Unsigned integers have no negative.
+    falling = np.iinfo(x.dtype).max - x if x.dtype.kind == "u" else -x
+    keys = falling if largest else x
     # Stable: of equal values the one with the lower index comes first.
     order = np.argsort(keys, axis=axis, kind="stable").take(range(count), axis=axis)
     return np.take_along_axis(x, order, axis), order.astype(np.int64)

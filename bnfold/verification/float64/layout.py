@@ -128,7 +128,7 @@ def _slice(call: Call) -> Any:
 @operator("Pad")
 def _pad(call: Call) -> Any:
     x, mode = call.inputs[0], call.attribute("mode", "constant")
-    pads = call.numbers(1, "pads") if call.version >= 11 else call.attribute("pads", call.attributes.get("paddings"))
+    pads = call.numbers(1, "pads") or call.attribute("paddings") or []
     value = call.get(2) if call.version >= 11 else call.attribute("value", 0.0)
     axes = call.numbers(3, "axes") or list(range(x.ndim))
     before, after = [0] * x.ndim, [0] * x.ndim
@@ -140,7 +140,9 @@ def _pad(call: Call) -> Any:
     if mode == "constant":
         fill = x.dtype.type(0) if value is None else np.ravel(value)[0]
         return np.pad(x, widths, constant_values=fill)
-    return np.pad(x, widths, mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode])
+    if mode not in ("reflect", "edge", "wrap"):
+        raise NotEvaluatedError(f"Pad with {mode} is not known here")
+    return np.pad(x, widths, mode=mode)
 
 
 @operator("DepthToSpace")
@@ -174,7 +176,7 @@ def _range(call: Call) -> Any:
 def _eye_like(call: Call) -> Any:
     x = call.inputs[0]
     dtype = x.dtype if call.attribute("dtype") is None else numpy_type(call.attributes["dtype"])
-    return np.eye(*x.shape, k=call.attribute("k", 0), dtype=dtype)
+    return np.eye(x.shape[0], x.shape[1], k=call.attribute("k", 0), dtype=dtype)
 
 
 @operator("ReverseSequence")
@@ -191,7 +193,7 @@ def _reverse_sequence(call: Call) -> Any:
 def _trilu(call: Call) -> Any:
     x = call.inputs[0]
     k = 0 if call.get(1) is None else int(np.ravel(call.inputs[1])[0])
-    keep = np.tri(*x.shape[-2:], k=k - 1 if call.attribute("upper", 1) else k, dtype=bool)
+    keep = np.tri(x.shape[-2], x.shape[-1], k - 1 if call.attribute("upper", 1) else k, dtype=bool)
     return np.where(~keep if call.attribute("upper", 1) else keep, x, x.dtype.type(0))
 
 

@@ -114,7 +114,7 @@ def _transposed_pads(call: Call, spatial: Any, whole: list[int], strides: Any) -
         return list(pads[:rank]), [size - pads[i] - pads[i + rank] for i, size in enumerate(whole)]
     shape = list(shape)[-rank:]
     total = [max(size - wanted, 0) for size, wanted in zip(whole, shape, strict=True)]
-    return [t // 2 if auto == "SAME_UPPER" or auto == "NOTSET" and t % 2 == 0 else t - t // 2 for t in total], shape
+    return [t // 2 if auto == "SAME_UPPER" or (auto == "NOTSET" and t % 2 == 0) else t - t // 2 for t in total], shape
 
 
 @operator("MatMul")

@@ -25,7 +25,8 @@ class Call:
     """One evaluation of one operator.
 
     ``inputs`` holds None where an optional input is left out. ``version`` is the version of the operator
-    set that the model imports for ``domain``. ``outputs`` are the names of the results, "" for unused ones.
+    set that the model imports for ``domain``. ``outputs`` are the names of the results, "" for unused ones;
+    ``node`` is the operator's own name.
     """
 
     op_type: str
@@ -34,6 +35,7 @@ class Call:
     inputs: Sequence[Value]
     outputs: Sequence[str]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    node: str = ""
 
     def get(self, slot: int) -> Value:
         """The input in that slot, None where it is left out."""
