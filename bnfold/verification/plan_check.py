@@ -31,7 +31,7 @@ _ROUNDED_FACTOR = 6.0
 #: As often where an evaluation of both models takes long, and where it takes less than so many seconds.
 _SAMPLES, _CHEAP = (3, 8), 0.3
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.
-_RECORDED_BYTES = 1 << 28
+_RECORDED_BYTES = 1 << 29
 #: A tensor of one name is taken for the same in models of different makers if it is as near as this.
 _NEAR = 2.0**-6
 
