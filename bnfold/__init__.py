@@ -6,6 +6,10 @@
 >>> result = bnfold.fold(model)  # result.plan, result.refusals, result.model
 >>> check = bnfold.verify(model, result.model)  # check.equivalent, check.outputs, check.first_difference
 >>> result.model.save("folded.onnx")
+
+In one step, as the command line does it, verified before the file gets its name:
+
+>>> result = bnfold.fold_file("model.onnx", "folded.onnx")  # result.path is None where outputs differ
 """
 
 from __future__ import annotations
@@ -16,7 +20,9 @@ if TYPE_CHECKING:
     from bnfold.analysis.report import Report
     from bnfold.api import analyze, check_runtime, fix, fold, load, verify
     from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
+    from bnfold.pipeline import fix_file, fold_file
     from bnfold.results import FixResult, FoldResult
+    from bnfold.verification.options import VerifyOptions
 
 __version__ = "0.1.0"
 
@@ -28,11 +34,14 @@ __all__ = [
     "OutputError",
     "Report",
     "UsageError",
+    "VerifyOptions",
     "__version__",
     "analyze",
     "check_runtime",
     "fix",
+    "fix_file",
     "fold",
+    "fold_file",
     "load",
     "verify",
 ]
@@ -47,6 +56,9 @@ _ELSEWHERE = {
     "OutputError": "errors",
     "Report": "analysis.report",
     "UsageError": "errors",
+    "VerifyOptions": "verification.options",
+    "fix_file": "pipeline",
+    "fold_file": "pipeline",
 }
 
 

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
 from bnfold.analysis.size import measure
+from bnfold.errors import UsageError
 from bnfold.folding import fold_graph
 from bnfold.formats import load as _load
 from bnfold.graph import Model
@@ -14,8 +15,8 @@ from bnfold.results import Comparison, FixResult, FoldResult
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
-    from bnfold.verification import RuntimeCheck, Verification
-    from bnfold.verification.feeds import Inputs
+    from bnfold.verification import RuntimeCheck, Verification, VerifyOptions
+    from bnfold.verification.feeds.values import Inputs
 
 __all__ = ["FixResult", "FoldResult", "analyze", "check_runtime", "fix", "fold", "load", "verify"]
 
@@ -83,7 +84,7 @@ def fold(
     graph, plan = fold_graph(source.graph, branches=branches, keep_overridable=keep_overridable, skip=skip)
     folded = source.with_graph(graph)
     summary = Comparison(measure(source.graph), measure(graph))
-    verification = _verify(original, folded) if verify else None
+    verification = _verified(original, folded) if verify else None
     return FoldResult(folded, plan, summary, verification)
 
 
@@ -103,7 +104,7 @@ def fix(model: Source, *, verify: bool = False, allow_unsafe: bool = False) -> F
     fixed = source.with_graph(graph)
     found = analyze_graph(graph, name=name_of(original)).findings
     summary = Comparison(measure(source.graph), measure(graph))
-    verification = _verify(original, fixed) if verify else None
+    verification = _verified(original, fixed) if verify else None
     return FixResult(fixed, changes, found, summary, verification)
 
 
@@ -120,6 +121,7 @@ def verify(
     threads: int | None = None,
     timeout: float | None = None,
     memory: int | None = None,
+    options: VerifyOptions | None = None,
     allow_unsafe: bool = False,
 ) -> Verification:
     """Are two models equivalent? Both run in onnxruntime, with its optimisations off, on several feeds.
@@ -129,21 +131,18 @@ def verify(
     ``atol`` set a fixed tolerance in place of that, ``strict`` demands both. ``inputs`` are feeds of
     one's own: values by name, or a path to a ``.npz``. ``threads`` is how many onnxruntime may use.
     ``timeout`` in seconds and ``memory`` in bytes (of address space) end with the verdict "not
-    verified". Raises what :func:`load` raises, and UsageError for inputs that do not fit.
+    verified". :class:`VerifyOptions` says more about each; ``options`` takes one whole, in place of the
+    single arguments. Raises what :func:`load` raises, and UsageError for inputs that do not fit.
     """
-    return _verify(
-        load(a, allow_unsafe=allow_unsafe),
-        load(b, allow_unsafe=allow_unsafe),
-        rtol=rtol,
-        atol=atol,
-        inputs=inputs,
-        seed=seed,
-        strict=strict,
-        provider=provider,
-        threads=threads,
-        timeout=timeout,
-        memory=memory,
-    )
+    from bnfold.verification import VerifyOptions
+    from bnfold.verification import verify as compare  # onnxruntime is imported for this alone
+
+    single = VerifyOptions(
+        rtol=rtol, atol=atol, inputs=inputs, seed=seed, strict=strict, provider=provider, threads=threads,
+        timeout=timeout, memory=memory,
+    )  # fmt: skip
+    first, second = load(a, allow_unsafe=allow_unsafe), load(b, allow_unsafe=allow_unsafe)
+    return compare(first, second, _one_of(options, single))
 
 
 def check_runtime(
@@ -158,27 +157,30 @@ def check_runtime(
     threads: int | None = None,
     timeout: float | None = None,
     memory: int | None = None,
+    options: VerifyOptions | None = None,
     allow_unsafe: bool = False,
 ) -> RuntimeCheck:
     """Does onnxruntime compute the same with its graph optimisations on as with them off?
 
     On a difference it finds the optimizers that cause it. Arguments as for :func:`verify`.
     """
+    from bnfold.verification import VerifyOptions
     from bnfold.verification import check_runtime as run
 
-    loaded = load(model, allow_unsafe=allow_unsafe)
-    return run(
-        loaded,
-        rtol=rtol,
-        atol=atol,
-        inputs=inputs,
-        seed=seed,
-        strict=strict,
-        provider=provider,
-        threads=threads,
-        timeout=timeout,
-        memory=memory,
-    )
+    single = VerifyOptions(
+        rtol=rtol, atol=atol, inputs=inputs, seed=seed, strict=strict, provider=provider, threads=threads,
+        timeout=timeout, memory=memory,
+    )  # fmt: skip
+    return run(load(model, allow_unsafe=allow_unsafe), _one_of(options, single))
+
+
+def _one_of(options: VerifyOptions | None, single: VerifyOptions) -> VerifyOptions:
+    """The options that were given whole, or else those that were given one by one."""
+    from bnfold.verification.options import DEFAULTS
+
+    if options is not None and (single != DEFAULTS or single.inputs is not None):
+        raise UsageError("options and single arguments such as rtol contradict each other: give one or the other")
+    return single if options is None else options
 
 
 def inlined(model: Model) -> Model:
@@ -201,7 +203,7 @@ def _trainable(model: Model) -> tuple[int, int] | None:
     return counts.trainable, counts.non_trainable
 
 
-def _verify(a: Model, b: Model, **options: Any) -> Verification:
-    from bnfold.verification import verify as compare  # onnxruntime is imported for this alone
+def _verified(original: Model, changed: Model) -> Verification:
+    from bnfold.verification import verify
 
-    return compare(a, b, **options)
+    return verify(original, changed)

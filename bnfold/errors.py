@@ -34,3 +34,14 @@ class NotEquivalentError(BnfoldError):
     """Verification found that two models differ, or could not show that they agree."""
 
     exit_code = 1
+
+
+def one_line(error: object) -> str:
+    """The words of another library's exception, on one line: at least the name of its type."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def shortened(error: object, limit: int = 300) -> str:
+    """:func:`one_line`, cut to ``limit`` characters."""
+    text = one_line(error)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from bnfold.analysis.context import Context, contexts_of
+from bnfold.analysis.phrases import plural, title
 from bnfold.analysis.rules.redundancy import identity_sites, redundant_biases
-from bnfold.analysis.scope import Scope, scopes_of
 from bnfold.analysis.sites import MEAN_SLOT, Bias, Site
-from bnfold.analysis.words import plural, title
-from bnfold.folding import Plan, fold_graph
+from bnfold.folding import FoldKind, Plan, fold_graph
 from bnfold.graph import ModelGraph, Op, Param, Use
-from bnfold.operators.placement import bias_gain, can_drop_bias
+from bnfold.operators.patterns import bias_gain, can_drop_bias
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +32,8 @@ def repair_graph(graph: ModelGraph) -> tuple[ModelGraph, tuple[Change, ...]]:
     changes = [*_freeze(copy)]
     copy, removed = _drop_identities(copy)
     changes += removed
-    for scope in scopes_of(copy, Plan()):
-        changes += _drop_biases(scope)
+    for context in contexts_of(copy, Plan()):
+        changes += _drop_biases(context)
     return copy, tuple(changes)
 
 
@@ -44,19 +44,19 @@ def _freeze(graph: ModelGraph) -> Iterator[Change]:
         yield Change("BN403", "", f"{plural(count, 'weight')} taken off the model's inputs")
 
 
-def _drop_biases(scope: Scope) -> Iterator[Change]:
+def _drop_biases(context: Context) -> Iterator[Change]:
     """BN201: the mean takes the bias over, ``(Wx + b) - mean = Wx - (mean - b)``."""
-    for group in list(redundant_biases(scope)):
+    for group in list(redundant_biases(context)):
         op, bias, site = group[0]
-        if not can_drop_bias(scope.graph, op):
+        if not can_drop_bias(context.graph, op):
             continue
         readers = {Use(behind.op.name, MEAN_SLOT) for _, _, behind in group}
         means = dict.fromkeys(behind.op.input(MEAN_SLOT) for _, _, behind in group)
-        shifted = {mean: _shift_mean(scope.graph, mean, readers, bias, bias_gain(op)) for mean in means}
+        shifted = {mean: _shift_mean(context.graph, mean, readers, bias, bias_gain(op)) for mean in means}
         for linear, own, behind in group:
-            _drop_bias(scope.graph, linear, own, behind)
-            scope.graph.rewire(Use(behind.op.name, MEAN_SLOT), shifted[behind.op.input(MEAN_SLOT)])
-        _forget_unused(scope.graph, {bias.param.name, *means})
+            _drop_bias(context.graph, linear, own, behind)
+            context.graph.rewire(Use(behind.op.name, MEAN_SLOT), shifted[behind.op.input(MEAN_SLOT)])
+        _forget_unused(context.graph, {bias.param.name, *means})
         size = plural(bias.param.size, "parameter")
         yield Change("BN201", op.display, f"the bias of {title(op)} ({size}) went into the moving mean of {site.title}")
 
@@ -102,13 +102,13 @@ def _forget_unused(graph: ModelGraph, names: set[str]) -> None:
 
 def _drop_identities(graph: ModelGraph) -> tuple[ModelGraph, list[Change]]:
     """BN204: a fold in which nothing else may move."""
-    scopes = scopes_of(graph, Plan())
-    useless = {scope.key(site.op): site for scope in scopes for site in identity_sites(scope)}
+    contexts = contexts_of(graph, Plan())
+    useless = {context.key(site.op): site for context in contexts for site in identity_sites(context)}
     if not useless:
         return graph, []
-    others = {scope.key(op) for scope in scopes for op in scope.graph.ops()} - set(useless)
+    others = {context.key(op) for context in contexts for op in context.graph.ops()} - set(useless)
     fixed, plan = fold_graph(graph, branches=False, keep_overridable=True, skip=others)
-    gone = [useless[step.subject] for step in plan.steps if step.kind == "identity" and step.subject in useless]
+    gone = [useless[step.subject] for step in plan.steps if step.kind is FoldKind.IDENTITY and step.subject in useless]
     return fixed, [
         Change("BN204", site.label, f"{site.title} was removed: it did nothing to its {site.channels} channels")
         for site in gone

@@ -11,7 +11,7 @@ from bnfold.folding.plan import FoldStep, Plan, Remaining
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bnfold.analysis.finding import Finding
+    from bnfold.analysis.report import Finding
     from bnfold.graph import Model
     from bnfold.repair import Change
     from bnfold.verification import Latency, Verification

@@ -142,6 +142,7 @@ class TestOverridable:
             assert result.changes[0].sentence == "6 weights taken off the model's inputs"
 
 
+@pytest.mark.keras
 class TestKeras:
     @staticmethod
     def build(seed: int = 0) -> Any:

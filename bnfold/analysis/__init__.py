@@ -6,10 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnfold.analysis.analyzer import analyze_graph
-    from bnfold.analysis.finding import Finding, Repair, Severity
-    from bnfold.analysis.placement import BatchNormReport, Foldability, Placement
-    from bnfold.analysis.report import SCHEMA_VERSION, Report, Summary
-    from bnfold.analysis.rule import Rule, all_rules, find_rule, select_rules
+    from bnfold.analysis.placement import Placement
+    from bnfold.analysis.report import (
+        SCHEMA_VERSION,
+        BatchNormReport,
+        Finding,
+        Foldability,
+        Repair,
+        Report,
+        Severity,
+        Summary,
+    )
+    from bnfold.analysis.rule import Rule
+    from bnfold.analysis.rules import all_rules, find_rule, select_rules
     from bnfold.analysis.size import Size, measure
 
 __all__ = [
@@ -33,10 +42,19 @@ __all__ = [
 
 _MODULES = {
     "analyzer": ("analyze_graph",),
-    "finding": ("Finding", "Repair", "Severity"),
-    "placement": ("BatchNormReport", "Foldability", "Placement"),
-    "report": ("SCHEMA_VERSION", "Report", "Summary"),
-    "rule": ("Rule", "all_rules", "find_rule", "select_rules"),
+    "placement": ("Placement",),
+    "report": (
+        "SCHEMA_VERSION",
+        "BatchNormReport",
+        "Finding",
+        "Foldability",
+        "Repair",
+        "Report",
+        "Severity",
+        "Summary",
+    ),
+    "rule": ("Rule",),
+    "rules": ("all_rules", "find_rule", "select_rules"),
     "size": ("Size", "measure"),
 }
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bnfold.analysis.finding import Finding
-from bnfold.analysis.numbers import describe
-from bnfold.analysis.placement import BatchNormReport, Placement, pattern
-from bnfold.analysis.report import Report, Summary
-from bnfold.analysis.rule import Rule, all_rules
-from bnfold.analysis.scope import Scope, scopes_of
+from bnfold.analysis.context import Context, contexts_of
+from bnfold.analysis.placement import Placement, pattern
+from bnfold.analysis.report import BatchNormReport, Finding, Report, Summary
+from bnfold.analysis.rule import Rule
+from bnfold.analysis.rules import all_rules
 from bnfold.analysis.sites import Site
 from bnfold.analysis.size import is_weight, measure
+from bnfold.analysis.statistics import describe
 from bnfold.folding import fold_graph
 from bnfold.graph import ModelGraph
 
@@ -31,68 +31,70 @@ def analyze_graph(
     are how many are trainable and how many are not, where the file format knows.
     """
     folded, plan = fold_graph(graph)
-    scopes = scopes_of(graph, plan)
+    contexts = contexts_of(graph, plan)
     chosen = all_rules() if rules is None else rules
     found = [
-        finding for scope in scopes for finding in _ordered(scope, [f for rule in chosen for f in rule.check(scope)])
+        finding
+        for context in contexts
+        for finding in _ordered(context, [f for rule in chosen for f in rule.check(context)])
     ]
     trainable, frozen = parameters if parameters is not None else (None, None)
     counts = {placement.value: 0 for placement in Placement}
-    for scope in scopes:
-        for _, placement in scope.placements:
+    for context in contexts:
+        for _, placement in context.placements:
             counts[placement.value] += 1
     summary = Summary(
         size=measure(graph),
         folded=measure(folded),
         placements={kind: count for kind, count in counts.items() if count},
-        foldable=sum(scope.foldability(site).folds for scope in scopes for site in scope.sites),
-        parameters_in_batchnorm=sum(_parameters(scope) for scope in scopes),
+        foldable=sum(context.foldability(site).folds for context in contexts for site in context.sites),
+        parameters_in_batchnorm=sum(_parameters(context) for context in contexts),
         trainable=trainable,
         non_trainable=frozen,
     )
-    batchnorms = tuple(item for scope in scopes for item in _batchnorms(scope, statistics=statistics))
+    batchnorms = tuple(item for context in contexts for item in _batchnorms(context, statistics=statistics))
     return Report(name or graph.name, graph.format, batchnorms, tuple(found), summary)
 
 
-def _ordered(scope: Scope, findings: list[Finding]) -> list[Finding]:
+def _ordered(context: Context, findings: list[Finding]) -> list[Finding]:
     """In the order of the layers, then of the codes; findings about the whole model come first."""
 
     def place(finding: Finding) -> tuple[Any, ...]:
-        position = scope.graph.position(finding.op) if finding.op in scope.graph else ()
+        position = context.graph.position(finding.op) if finding.op in context.graph else -1
         return (position, finding.code, finding.message)
 
     return sorted(findings, key=place)
 
 
-def _batchnorms(scope: Scope, *, statistics: bool) -> Iterator[BatchNormReport]:
-    for site, placement in scope.placements:
+def _batchnorms(context: Context, *, statistics: bool) -> Iterator[BatchNormReport]:
+    for site, placement in context.placements:
         yield BatchNormReport(
             name=site.label,
             type=" + ".join(op.type for op in site.ops),
             channels=site.channels,
-            pattern=pattern(scope.graph, scope.flow, site),
+            pattern=pattern(context.graph, context.flow, site),
             placement=placement,
-            foldability=scope.foldability(site),
+            foldability=context.foldability(site),
             decomposed=site.decomposed,
-            scope=scope.name,
+            scope=context.scope,
             op=site.op.name,
-            statistics=_statistics(scope, site) if statistics else None,
+            statistics=_statistics(context, site) if statistics else None,
         )
 
 
-def _statistics(scope: Scope, site: Site) -> Mapping[str, Any]:
-    linear = scope.linear_before(site)
-    return describe(site.affine, site.statistics, scope.weight_ranges(linear) if linear is not None else None)
+def _statistics(context: Context, site: Site) -> Mapping[str, Any]:
+    linear = context.linear_before(site)
+    return describe(site.affine, site.statistics, context.weight_ranges(linear) if linear is not None else None)
 
 
-def _parameters(scope: Scope) -> int:
+def _parameters(context: Context) -> int:
     """Elements of the constants that BN alone hold: gamma, beta, mean and variance, shared ones once."""
     names = {
         tensor
-        for site in scope.sites
+        for site in context.sites
         for op in site.ops
         for tensor in op.inputs
-        if (param := scope.graph.constant(tensor)) is not None and is_weight(param)
+        if (param := context.graph.constant(tensor)) is not None and is_weight(param)
     }
-    params = {id(param): param for name in names if (param := scope.graph.constant(name)) is not None}
+    params = {id(param): param for name in names if (param := context.graph.constant(name)) is not None}
     return sum(param.size for param in params.values())

@@ -19,9 +19,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from bnfold.analysis.finding import Finding, Severity
-from bnfold.analysis.report import Report
-from bnfold.analysis.rule import select_rules
+from bnfold.analysis.report import Finding, Report, Severity
+from bnfold.analysis.rules import select_rules
 from bnfold.errors import UsageError
 
 if sys.version_info >= (3, 11):

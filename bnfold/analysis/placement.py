@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
 
 from bnfold.analysis.flow import Flow, Kind
 from bnfold.analysis.sites import Site
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.placement import is_sum, word
+from bnfold.operators.patterns import is_sum, word
 
 #: Operators shown on each side of a BN, and the length of a list of them.
 _PATTERN_DEPTH = 3
@@ -112,90 +109,3 @@ def _downstream(graph: ModelGraph, flow: Flow, tensor: str) -> list[str]:
 
 def _cut(words: list[str]) -> list[str]:
     return words if len(words) <= _PATTERN_WIDTH else [*words[: _PATTERN_WIDTH - 1], "…"]
-
-
-@dataclass(frozen=True, slots=True)
-class Foldability:
-    """What folding would do with a BN: ``direction`` is ``"stays"`` or a kind of fold step."""
-
-    direction: str
-    into: tuple[str, ...] = ()
-    through: tuple[str, ...] = ()
-    backward: str = ""
-    forward: str = ""
-
-    @property
-    def folds(self) -> bool:
-        return self.direction != "stays"
-
-    def sentence(self) -> str:
-        """``folds backward into conv_3 through relu_3``, or why it stays."""
-        if not self.folds:
-            reasons = dict.fromkeys(text for text in (self.backward, self.forward) if text)
-            return "stays: " + "; ".join(reasons) if reasons else "stays"
-        text = _DIRECTIONS[self.direction]
-        text = f"{text} {', '.join(self.into)}" if self.into else text
-        return f"{text} through {', '.join(self.through)}" if self.through else text
-
-    def clause(self) -> str:
-        """:meth:`sentence` without the reasons."""
-        return self.sentence() if self.folds else "stays after folding"
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "direction": self.direction,
-            "into": list(self.into),
-            "through": list(self.through),
-            "backward": self.backward,
-            "forward": self.forward,
-        }
-
-
-_DIRECTIONS = {
-    "backward": "folds backward into",
-    "forward": "folds forward into",
-    "split": "folds, scale and shift apart, into",
-    "composed": "is taken into",
-    "constant": "folds into the constant",
-    "identity": "is removed: it does nothing",
-    "cheaper": "becomes",
-    "cancelled": "is cancelled by",
-    "branch": "merges with its parallel branches into",
-    "chain": "merges with the convolution after it into",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class BatchNormReport:
-    """What ``analyze`` says about one BN.
-
-    ``channels`` is None where it cannot be told. ``decomposed`` means that an exporter wrote it as
-    Mul and Add. ``statistics`` are the numbers behind the rules, present on request alone.
-    """
-
-    name: str
-    type: str
-    channels: int | None
-    pattern: str
-    placement: Placement
-    foldability: Foldability
-    decomposed: bool = False
-    scope: str = ""
-    op: str = ""
-    statistics: Mapping[str, Any] | None = field(default=None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        data: dict[str, Any] = {
-            "name": self.name,
-            "type": self.type,
-            "channels": self.channels,
-            "pattern": self.pattern,
-            "placement": self.placement.value,
-            "foldable": self.foldability.to_dict(),
-            "decomposed": self.decomposed,
-            "scope": self.scope,
-        }
-        if self.statistics is not None:
-            data["statistics"] = dict(self.statistics)
-        return data

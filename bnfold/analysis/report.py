@@ -1,17 +1,146 @@
-"""What ``analyze`` found in one model, as values that reports print and programs read."""
+"""What ``analyze`` says about one model, as values that reports print and programs read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
-from bnfold.analysis.finding import Finding, Severity
-from bnfold.analysis.placement import BatchNormReport
+from bnfold.analysis.phrases import FOLD_KINDS
+from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
+from bnfold.folding.plan import FoldKind
 
 #: The version of :meth:`Report.to_dict`; it rises when a key changes its meaning or goes away.
 SCHEMA_VERSION = 1
+
+
+class Severity(str, Enum):
+    """How much a finding matters; ``error`` outranks ``warning``, ``warning`` outranks ``info``."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    INFO = "info"
+
+    @property
+    def rank(self) -> int:
+        """3 for an error, 2 for a warning, 1 for information."""
+        return {"error": 3, "warning": 2, "info": 1}[self.value]
+
+
+class Repair(str, Enum):
+    """Which command removes the cause of a finding."""
+
+    NONE = ""
+    FIX = "fix"
+    FOLD = "fold"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing a rule found.
+
+    ``layer`` is the name that people know the operator by, ``op`` its key in the graph; both are
+    empty where the finding is about the whole model. ``values`` are the numbers that made the rule
+    true, by name, as plain data.
+    """
+
+    code: str
+    name: str
+    severity: Severity
+    message: str
+    layer: str = ""
+    op: str = ""
+    scope: str = ""
+    repair: Repair = Repair.NONE
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "code": self.code,
+            "name": self.name,
+            "severity": self.severity.value,
+            "message": self.message,
+            "layer": self.layer,
+            "scope": self.scope,
+            "repair": self.repair.value,
+            "values": dict(self.values),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Foldability:
+    """What folding would do with a BN: ``direction`` is ``"stays"`` or a kind of fold step."""
+
+    direction: str
+    into: tuple[str, ...] = ()
+    through: tuple[str, ...] = ()
+    backward: str = ""
+    forward: str = ""
+
+    @property
+    def folds(self) -> bool:
+        return self.direction != "stays"
+
+    def sentence(self) -> str:
+        """``folds backward into conv_3 through relu_3``, or why it stays."""
+        if not self.folds:
+            reasons = dict.fromkeys(text for text in (self.backward, self.forward) if text)
+            return "stays: " + "; ".join(reasons) if reasons else "stays"
+        text = FOLD_KINDS[FoldKind(self.direction)].would
+        text = f"{text} {', '.join(self.into)}" if self.into else text
+        return f"{text} through {', '.join(self.through)}" if self.through else text
+
+    def clause(self) -> str:
+        """:meth:`sentence` without the reasons."""
+        return self.sentence() if self.folds else "stays after folding"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "direction": self.direction,
+            "into": list(self.into),
+            "through": list(self.through),
+            "backward": self.backward,
+            "forward": self.forward,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNormReport:
+    """What ``analyze`` says about one BN.
+
+    ``channels`` is None where it cannot be told. ``decomposed`` means that an exporter wrote it as
+    Mul and Add. ``statistics`` are the numbers behind the rules, present on request alone.
+    """
+
+    name: str
+    type: str
+    channels: int | None
+    pattern: str
+    placement: Placement
+    foldability: Foldability
+    decomposed: bool = False
+    scope: str = ""
+    op: str = ""
+    statistics: Mapping[str, Any] | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        data: dict[str, Any] = {
+            "name": self.name,
+            "type": self.type,
+            "channels": self.channels,
+            "pattern": self.pattern,
+            "placement": self.placement.value,
+            "foldable": self.foldability.to_dict(),
+            "decomposed": self.decomposed,
+            "scope": self.scope,
+        }
+        if self.statistics is not None:
+            data["statistics"] = dict(self.statistics)
+        return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from bnfold.affine import Affine
 from bnfold.analysis.flow import Flow, Kind
-from bnfold.analysis.words import title
+from bnfold.analysis.phrases import title
 from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import BatchNorm, Node, Role, as_affine, batchnorm, facts_of, linear_bias
-from bnfold.operators.placement import is_bias_add, is_normaliser, is_quotient, is_sum, sole_reader
+from bnfold.operators.patterns import is_bias_add, is_normaliser, is_quotient, is_sum, sole_reader
 from bnfold.refusal import Refusal
 
 #: The input slot of a BN's moving mean, the same in ONNX and in Keras graphs.
@@ -21,13 +21,13 @@ MEAN_SLOT = 3
 class Site:
     """One BatchNormalization where it stands.
 
-    ``ops`` are its operators, more than one where an exporter took it apart; ``numbers`` are its
-    parameters, a Refusal where it has none that are constant, and None for one taken apart, of
+    ``ops`` are its operators, more than one where an exporter took it apart; ``parameters`` are its
+    gamma, beta, mean and variance, a Refusal where it has none that are constant, and None for one taken apart, of
     which only the ``affine`` is left. ``tensor`` is its input, ``output`` its output.
     """
 
     ops: tuple[Op, ...]
-    numbers: BatchNorm | Refusal | None
+    parameters: BatchNorm | Refusal | None
     affine: Affine | None
     channels: int | None
     axis: int | None
@@ -41,7 +41,7 @@ class Site:
 
     @property
     def decomposed(self) -> bool:
-        return self.numbers is None
+        return self.parameters is None
 
     @property
     def label(self) -> str:
@@ -56,7 +56,7 @@ class Site:
     @property
     def statistics(self) -> BatchNorm | None:
         """Its gamma, beta, mean and variance, where they are constants."""
-        return self.numbers if isinstance(self.numbers, BatchNorm) else None
+        return self.parameters if isinstance(self.parameters, BatchNorm) else None
 
 
 def find_sites(graph: ModelGraph, flow: Flow) -> list[Site]:
@@ -69,33 +69,33 @@ def find_sites(graph: ModelGraph, flow: Flow) -> list[Site]:
 
 
 def _whole(graph: ModelGraph, op: Op) -> Site:
-    numbers = batchnorm(graph, op)
-    assert numbers is not None
+    parameters = batchnorm(graph, op)
+    assert parameters is not None
     tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
-    if isinstance(numbers, Refusal):
+    if isinstance(parameters, Refusal):
         gamma = graph.constant(op.input(1))
         channels = gamma.size if gamma is not None else graph.dim(tensor, 1)
-        return Site((op,), numbers, None, channels, None, tensor, op.outputs[0])
-    return Site((op,), numbers, numbers.affine, numbers.channels, numbers.axis, tensor, op.outputs[0])
+        return Site((op,), parameters, None, channels, None, tensor, op.outputs[0])
+    return Site((op,), parameters, parameters.affine, parameters.channels, parameters.axis, tensor, op.outputs[0])
 
 
 def _decomposed(graph: ModelGraph, flow: Flow) -> Iterator[Site]:
-    for chain in _chains(graph, flow):
-        rest = chain[1:] if _is_bias(graph, flow, chain[0]) else chain
+    for run in _runs(graph, flow):
+        rest = run[1:] if _is_bias(graph, flow, run[0]) else run
         site = _as_site(graph, flow, rest)
         if site is not None:
             yield site
 
 
-def _chains(graph: ModelGraph, flow: Flow) -> Iterator[list[Op]]:
+def _runs(graph: ModelGraph, flow: Flow) -> Iterator[list[Op]]:
     """The longest runs of affine operators of which each is the only reader of the one before."""
     for op in graph.ops():
         if flow.role(op) is not Role.AFFINE or _before(graph, flow, op) is not None:
             continue
-        chain = [op]
-        while (after := _after(graph, flow, chain[-1])) is not None:
-            chain.append(after)
-        yield chain
+        run = [op]
+        while (after := _after(graph, flow, run[-1])) is not None:
+            run.append(after)
+        yield run
 
 
 def _before(graph: ModelGraph, flow: Flow, op: Op) -> Op | None:
@@ -110,13 +110,13 @@ def _after(graph: ModelGraph, flow: Flow, op: Op) -> Op | None:
     return after if after is not None and flow.role(after) is Role.AFFINE else None
 
 
-def _as_site(graph: ModelGraph, flow: Flow, chain: list[Op]) -> Site | None:
-    """The chain as a BN: a scale and then a shift, by channel, with nothing normalised at run time before."""
-    if len(chain) < 2 or not is_sum(chain[-1]):
+def _as_site(graph: ModelGraph, flow: Flow, run: list[Op]) -> Site | None:
+    """A run as a BN: a scale and then a shift, by channel, with nothing normalised at run time before."""
+    if len(run) < 2 or not is_sum(run[-1]):
         return None
-    maps = [as_affine(graph, op) for op in chain]
-    scales = [op for op, part in zip(chain, maps, strict=True) if isinstance(part, Affine) and not part.is_shift]
-    wide = [constant for op in chain if (constant := _constant(graph, op)) is not None and constant.size > 1]
+    maps = [as_affine(graph, op) for op in run]
+    scales = [op for op, part in zip(run, maps, strict=True) if isinstance(part, Affine) and not part.is_shift]
+    wide = [constant for op in run if (constant := _constant(graph, op)) is not None and constant.size > 1]
     if not scales or len(wide) < 2:
         return None
     total = Affine.identity()
@@ -124,10 +124,10 @@ def _as_site(graph: ModelGraph, flow: Flow, chain: list[Op]) -> Site | None:
         if not isinstance(part, Affine) or not total.composes(part):
             return None
         total = total.then(part)
-    tensor = chain[0].input(facts_of(chain[0]).data_slot(Node(graph, chain[0])))
+    tensor = run[0].input(facts_of(run[0]).data_slot(Node(graph, run[0])))
     if total.axis is None or total.grid or _normalised(graph, flow, tensor) or _other_axis(flow, tensor, total.axis):
         return None
-    return Site(tuple(chain), None, total, total.size, total.axis, tensor, chain[-1].outputs[0])
+    return Site(tuple(run), None, total, total.size, total.axis, tensor, run[-1].outputs[0])
 
 
 def _other_axis(flow: Flow, tensor: str, axis: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param, walk
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.placement import is_bias_add
+from bnfold.operators.patterns import is_bias_add
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,8 @@ _SEVERITIES = ("error", "warning", "info", "never")
     type=click.Choice(_SEVERITIES),
     help="Exit with 1 for a finding at or above this severity.  [default: error, or the settings file's]",
 )
-@click.option("--statistics", is_flag=True, help="Count the findings by rule instead of printing them.")
+@click.option("--count", is_flag=True, help="Count the findings by rule instead of printing them.")
+@click.option("--statistics", "count_as_before", is_flag=True, hidden=True)  # what --count was called in 0.1
 @click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
 @options.quiet("Print the findings and nothing else.")
 @options.allow_unsafe
@@ -38,7 +39,8 @@ def analyze(
     select: Sequence[str],
     ignore: Sequence[str],
     fail_on: str | None,
-    statistics: bool,
+    count: bool,
+    count_as_before: bool,
     stats: bool,
     quiet: bool,
     allow_unsafe: bool,
@@ -72,7 +74,7 @@ def analyze(
                 worst_exit = max(worst_exit, error.exit_code)
             else:
                 reports.append(config.without_ignored(report))
-    _print(output_format, reports, failures, counts=statistics, quiet=quiet)
+    _print(output_format, reports, failures, counts=count or count_as_before, quiet=quiet)
     return worst_exit or int(_fails(reports, fail_on or config.fail_on))
 
 
@@ -93,11 +95,11 @@ def _fails(reports: Sequence[Report], level: str) -> bool:
 def _print(
     output_format: str, reports: Sequence[Report], failures: Mapping[str, str], *, counts: bool, quiet: bool
 ) -> None:
-    from bnfold.reporting import formats
+    from bnfold.reporting import renderers
 
     for model, sentence in failures.items():
-        click.echo(formats.failure_line(model, sentence), err=True)
+        click.echo(renderers.failure_line(model, sentence), err=True)
     if output_format == "text":
-        formats.print_text(reports, failures, counts=counts, quiet=quiet)
+        renderers.print_text(reports, failures, counts=counts, quiet=quiet)
     else:
-        click.echo(formats.render(output_format, reports, failures, counts=counts))
+        click.echo(renderers.render(output_format, reports, failures, counts=counts))

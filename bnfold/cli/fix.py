@@ -34,13 +34,14 @@ def fix(
     and weights are taken off an ONNX model's inputs (BN403). Outputs stay the same, which is verified
     before the file gets its name. The findings that remain are listed.
     """
-    from bnfold.output import Check, fix_file
+    from bnfold.pipeline import fix_file
 
     with options.progress(quiet) as progress:
         result = fix_file(
             model,
             output,
-            check=None if no_verify else Check(**verification),
+            verify=not no_verify,
+            options=None if no_verify else options.verify_options(verification),
             external_data=external_data or None,
             allow_unsafe=allow_unsafe,
             progress=progress,
@@ -52,7 +53,7 @@ def fix(
         click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict()}))
     elif failed or not quiet:
         from bnfold.reporting.console import make_console
-        from bnfold.reporting.folding import print_fix
+        from bnfold.reporting.outcomes import print_fix
 
         print_fix(make_console(), model, result)
     return int(failed)

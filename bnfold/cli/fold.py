@@ -51,7 +51,7 @@ def fold(
     if no_verify and keep_going:
         raise click.UsageError("--keep-going needs the verification that --no-verify leaves out.")
     from bnfold import api
-    from bnfold.output import Check, fold_file
+    from bnfold.pipeline import fold_file
 
     with options.progress(quiet) as progress:
         if dry_run or output is None:
@@ -65,7 +65,8 @@ def fold(
                 output,
                 branches=not no_branches,
                 keep_overridable=keep_overridable,
-                check=None if no_verify else Check(**verification),
+                verify=not no_verify,
+                options=None if no_verify and not latency else options.verify_options(verification),
                 keep_going=keep_going,
                 latency=latency,
                 external_data=external_data or None,
@@ -85,6 +86,6 @@ def _print(output_format: str, model: str, result: FoldResult) -> None:
         click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict()}))
         return
     from bnfold.reporting.console import make_console
-    from bnfold.reporting.folding import print_fold
+    from bnfold.reporting.outcomes import print_fold
 
     print_fold(make_console(), model, result)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from bnfold.verification import VerifyOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,6 +66,13 @@ def verification(function: F) -> F:
     for option in reversed(_VERIFICATION):
         function = option(function)
     return function
+
+
+def verify_options(values: Mapping[str, Any]) -> VerifyOptions:
+    """What :func:`verification` put into the arguments of a command."""
+    from bnfold.verification import VerifyOptions
+
+    return VerifyOptions(**values)
 
 
 @contextmanager

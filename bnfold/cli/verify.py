@@ -31,10 +31,11 @@ def verify(a: str, b: str | None, output_format: str, quiet: bool, allow_unsafe:
 
     with options.progress(quiet) as progress:
         progress("verifying")
+        how = options.verify_options(verification)
         if b is None:
-            check = api.check_runtime(a, allow_unsafe=allow_unsafe, **verification)
+            check = api.check_runtime(a, allow_unsafe=allow_unsafe, options=how)
         else:
-            found = api.verify(a, b, allow_unsafe=allow_unsafe, **verification)
+            found = api.verify(a, b, allow_unsafe=allow_unsafe, options=how)
     outcome: Any = check if b is None else found
     if output_format == "json":
         from bnfold.reporting import as_json
@@ -43,7 +44,7 @@ def verify(a: str, b: str | None, output_format: str, quiet: bool, allow_unsafe:
         click.echo(as_json.dump({**as_json.header(), **models, **outcome.to_dict()}))
     elif not quiet:
         from bnfold.reporting.console import make_console
-        from bnfold.reporting.folding import print_runtime_check, print_verdict
+        from bnfold.reporting.outcomes import print_runtime_check, print_verdict
 
         if b is None:
             print_runtime_check(make_console(), outcome)

@@ -1,4 +1,4 @@
-"""The search for a home for every affine of a model, and the plan that says what became of each."""
+"""The search for a fold target for every affine of a model, and the plan that says what became of each."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 from bnfold.folding.branches import Merger
-from bnfold.folding.engine import Engine
-from bnfold.folding.plan import FoldStep, Plan, Remaining
+from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
+from bnfold.folding.targets import Folder
 from bnfold.graph import ModelGraph, Op
 
-__all__ = ["FoldStep", "Plan", "Remaining", "fold_graph"]
+__all__ = ["FoldKind", "FoldStep", "Plan", "Remaining", "fold_graph"]
 
 
 def fold_graph(
@@ -23,7 +23,7 @@ def fold_graph(
     (``subject`` of a :class:`FoldStep`) stay as they are.
     """
     copy = graph.copy()
-    notes: list[str] = []
+    notes = list(graph.notes)
     copy.freeze_overridable = not keep_overridable
     if copy.overridable and not keep_overridable:
         notes.append(f"{len(copy.overridable)} weights were also inputs of the model; they are constants now")
@@ -48,20 +48,21 @@ class _Run:
 
     def fold(self, graph: ModelGraph, scope: str) -> None:
         freed = {tensor for op in graph.ops() if op.subgraphs for tensor in self._fold_bodies(graph, op, scope)}
-        engine = Engine(graph, self.skip, scope)
-        engine.editor.loose |= freed
-        self.unread += engine.editor.sweep()
-        engine.run()
+        folder = Folder(graph, self.skip, scope)
+        folder.editor.loose |= freed
+        self.unread += folder.editor.sweep()
+        folder.run()
         while self.branches:
-            merger = Merger(graph, engine.editor, engine.frozen, engine.key, scope)
-            stirred = merger.run()
-            engine.steps += merger.steps
-            if not stirred:
+            merger = Merger(graph, folder.editor, folder.frozen, folder.key, scope)
+            changed = merger.run()
+            folder.steps += merger.steps
+            if not changed:
                 break
-            engine.run(stirred)
-        engine.editor.prune()
-        self.steps += engine.steps
-        self.remaining += engine.remaining()
+            folder.revisit(changed)
+            folder.run()
+        folder.editor.prune()
+        self.steps += folder.steps
+        self.remaining += folder.remaining()
 
     def _fold_bodies(self, graph: ModelGraph, op: Op, scope: str) -> set[str]:
         """Fold the subgraphs of an operator; the outer tensors that they no longer read."""

@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from bnfold.refusal import Refusal
 
-#: What can happen to an affine, in the words of the report.
-KINDS = {
-    "backward": "folded backward into",
-    "forward": "folded forward into",
-    "split": "split: scale and shift folded separately into",
-    "composed": "composed into",
-    "constant": "folded into the constant",
-    "identity": "removed: it does nothing",
-    "cheaper": "replaced by",
-    "cancelled": "cancelled by",
-    "branch": "merged with its parallel branches into",
-    "chain": "merged with the convolution after it into",
-}
+
+class FoldKind(str, Enum):
+    """What can happen to an affine. The values are what JSON says."""
+
+    BACKWARD = "backward"
+    FORWARD = "forward"
+    #: Scale and shift went different ways.
+    SPLIT = "split"
+    #: Another affine took it in.
+    COMPOSED = "composed"
+    CONSTANT = "constant"
+    IDENTITY = "identity"
+    #: It stays, in a cheaper form.
+    CHEAPER = "cheaper"
+    #: An operator on the way cancels it.
+    CANCELLED = "cancelled"
+    BRANCH = "branch"
+    #: Two convolutions in a row became one.
+    SERIES = "chain"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FoldStep:
     """One rewrite: an operator that went, where it went and through what.
 
@@ -35,7 +42,7 @@ class FoldStep:
     subject: str
     label: str
     type: str
-    kind: str
+    kind: FoldKind
     into: tuple[str, ...] = ()
     through: tuple[str, ...] = ()
     changed: Mapping[str, str] = field(default_factory=dict)
@@ -45,21 +52,12 @@ class FoldStep:
     #: For a branch merge: the keys of every operator that went.
     removed: tuple[str, ...] = ()
 
-    def sentence(self) -> str:
-        """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
-        text = f"{self.label} ({self.type}): {KINDS[self.kind]}"
-        if self.into:
-            text += " " + ", ".join(self.into)
-        if self.through:
-            text += " through " + ", ".join(self.through)
-        return text
-
     def to_dict(self) -> dict[str, Any]:
         return {
             "subject": self.subject,
             "label": self.label,
             "type": self.type,
-            "kind": self.kind,
+            "kind": self.kind.value,
             "into": list(self.into),
             "through": list(self.through),
             "changed": dict(self.changed),
@@ -69,7 +67,7 @@ class FoldStep:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Remaining:
     """An affine that stays, and what stands in its way on the producer's and the consumer's side."""
 
@@ -123,7 +121,7 @@ class Fates:
     """:meth:`Plan.fate` for many operators of one plan: the tables behind it are built once."""
 
     def __init__(self, plan: Plan) -> None:
-        self._steps = {step.subject: step for step in plan.steps if step.kind != "branch"}
+        self._steps = {step.subject: step for step in plan.steps if step.kind is not FoldKind.BRANCH}
         for step in plan.steps:
             for key in step.removed:
                 self._steps.setdefault(key, step)
@@ -136,7 +134,7 @@ class Fates:
         while subject in self._steps and subject not in seen:
             seen.add(subject)
             last = step = self._steps[subject]
-            if step.kind not in ("composed", "cheaper") or len(step.holders) != 1:
+            if step.kind not in (FoldKind.COMPOSED, FoldKind.CHEAPER) or len(step.holders) != 1:
                 break
             subject = step.holders[0]
             last = self._left.get(subject, last)

@@ -9,13 +9,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from bnfold.errors import OutputError
 from bnfold.temporary import removed_in_the_end, temporary_name
-
-if TYPE_CHECKING:
-    from bnfold.graph import Approve
 
 #: Pieces up to this size are gathered until there is as much.
 _BUFFER_BYTES = 1 << 20
@@ -104,26 +101,57 @@ def resolve_target(path: str | PathLike[str]) -> Path:
     return target
 
 
-@contextmanager
-def atomic_write(path: str | PathLike[str], approve: Approve | None = None) -> Iterator[Output]:
-    """Write a file beside ``path``, and rename it over ``path`` when the block ends without an error.
+class StagedFile:
+    """A file beside its target under a temporary name: written, looked at, and then committed or dropped."""
 
-    ``approve`` is called with the temporary file, complete and closed, before it is renamed. An
-    existing file's permissions are kept. Whatever goes wrong, the target is as it was and nothing
-    is left beside it. Raises OutputError, and what ``approve`` raises.
+    def __init__(self, name: str | PathLike[str], target: Path, path: Path) -> None:
+        self._name = name  # how errors call the target
+        self.target = target
+        #: Where it lies until :meth:`commit`.
+        self.path = path
+        self._inode: tuple[int, int] | None = None
+        self._renamed = False
+
+    @contextmanager
+    def writing(self) -> Iterator[Output]:
+        """Fill the file; it is complete and on the disk when the block ends. An existing target's permissions are kept.
+
+        Raises OutputError.
+        """
+        with _reported(self._name), _closed(_create(self.path)) as out:
+            yield out
+            if self.target.exists():
+                self.path.chmod(stat.S_IMODE(self.target.stat().st_mode))
+            out.sync()
+            self._inode = _inode(self.path)
+
+    def commit(self) -> None:
+        """Give the file its name, in the place of what has it. Raises OutputError."""
+        with _reported(self._name):
+            self.path.replace(self.target)
+            self._renamed = True
+            _sync_directory(self.target.parent)
+
+    @property
+    def committed(self) -> bool:
+        """Has the file got its name? Known even where a signal came between the renaming and the next statement."""
+        if self._renamed or self._inode is None:
+            return self._renamed
+        try:
+            return _inode(self.target) == self._inode
+        except OSError:
+            return False
+
+
+@contextmanager
+def staged_file(path: str | PathLike[str]) -> Iterator[StagedFile]:
+    """A file to be staged for ``path``. What is not committed when the block ends is dropped.
+
+    Whatever goes wrong, the target is as it was or new, and nothing is left beside it. Raises OutputError.
     """
     target = resolve_target(path)
     with removed_in_the_end(target.with_name(temporary_name(target.suffix))) as temporary:
-        with _reported(path), _closed(_create(temporary)) as out:
-            yield out
-            if target.exists():
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            out.sync()
-        if approve is not None:
-            approve(temporary)
-        with _reported(path):
-            temporary.replace(target)
-            _sync_directory(target.parent)
+        yield StagedFile(path, target, temporary)
 
 
 @contextmanager
@@ -133,19 +161,21 @@ def new_file(path: str | PathLike[str], candidates: Iterable[Path]) -> Iterator[
     ``path`` is the file that errors name. Raises OutputError.
     """
     with _reported(path):
-        for candidate in candidates:
-            try:
-                descriptor = _create(candidate)
-            except FileExistsError:
-                continue
-            try:
-                with _closed(descriptor) as out:
-                    yield candidate, out
-                    out.sync()
-            except BaseException:
-                remove(candidate)
-                raise
-            return
+        file, descriptor = _first_new(candidates)
+    try:
+        with _reported(path), _closed(descriptor) as out:
+            yield file, out
+            out.sync()
+    except BaseException:
+        remove(file)
+        raise
+
+
+def _first_new(candidates: Iterable[Path]) -> tuple[Path, int]:
+    for candidate in candidates:
+        with suppress(FileExistsError):
+            return candidate, _create(candidate)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 
 
 def _create(file: Path) -> int:
@@ -173,6 +203,11 @@ def _reported(path: str | PathLike[str]) -> Iterator[None]:
 def _failure(path: str | PathLike[str], cause: Exception | str) -> OutputError:
     why = cause if isinstance(cause, str) else reason(cause)
     return OutputError(f"{os.fspath(path)} cannot be written: {why}")
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _sync_directory(directory: Path) -> None:

@@ -10,18 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bnfold.affine import Affine
-from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Use
-from bnfold.operators import (
-    arithmetic,
-    elementwise,
-    layout,
-    norms,
-    onnx_linear,
-    pooling,
-    recurrent,
-    select,
-    spatial,
-)
+from bnfold.graph import ModelGraph, Op, Param, Use
+from bnfold.operators import onnx
 from bnfold.operators.base import Facts, NewOp, Node, Rewrite, Role, dim_of, facts_of, known_types, rank_of
 from bnfold.operators.batchnorm import BatchNorm, batchnorm
 from bnfold.operators.linear import LinearFacts
@@ -46,17 +36,7 @@ __all__ = [
 ]
 
 #: Imported for the facts they register.
-FAMILIES = (
-    arithmetic,
-    elementwise,
-    layout,
-    norms,
-    onnx_linear,
-    pooling,
-    recurrent,
-    select,
-    spatial,
-)
+FAMILIES = (onnx,)
 
 
 def role(op: Op, graph: ModelGraph) -> Role:
@@ -73,7 +53,7 @@ def role(op: Op, graph: ModelGraph) -> Role:
 def value_readers(graph: ModelGraph, tensor: str) -> Iterator[Use]:
     """The reads of a tensor that depend on its values: not those that ask for its shape alone."""
     for use in graph.uses(tensor):
-        if use.slot == CAPTURE or facts_of(graph.op(use.op)).reads_values(use.slot):
+        if use.slot is None or facts_of(graph.op(use.op)).reads_values(use.slot):
             yield use
 
 

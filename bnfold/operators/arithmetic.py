@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Rewrite, Role, Sunk, dim_of, register
+from bnfold.operators.base import (
+    Crossing,
+    Lifts,
+    NewWeights,
+    Node,
+    Role,
+    Sunk,
+    dim_of,
+)
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.refusal import Refusal
 
@@ -186,7 +194,6 @@ class Additive(Arithmetic):
         return _old_broadcasting(node) or sink_sum(node, {0: 1.0, 1: self.sign}, affines)
 
 
-@register("Add")
 class Add(Additive):
     """``a + b``."""
 
@@ -196,7 +203,6 @@ class Add(Additive):
         return Affine.over(axes, np.ones_like(values), values)
 
 
-@register("Sub")
 class Sub(Additive):
     """``a - b``: with a constant a it is an affine of scale -1."""
 
@@ -207,7 +213,6 @@ class Sub(Additive):
         return Affine.over(axes, np.full_like(values, sign), -sign * values)
 
 
-@register("Mul")
 class Mul(Arithmetic):
     """``a * b``; of two tensors it is a gate."""
 
@@ -221,7 +226,6 @@ class Mul(Arithmetic):
         return _old_broadcasting(node) or sink_gate(node, affines)
 
 
-@register("Div")
 class Div(Arithmetic):
     """``a / b``: by a constant it is a scale; a constant by x is not linear."""
 
@@ -237,39 +241,6 @@ class Div(Arithmetic):
         return _old_broadcasting(node) or sink_gate(node, affines, divisor=1)
 
 
-@register("Neg")
-class Neg(AffineFacts):
-    """``-x``."""
-
-    def as_affine(self, node: Node) -> Affine | Refusal:
-        dtype = node.graph.tensor(node.op.outputs[0]).dtype
-        if dtype is None or dtype.kind in "iu":
-            return node.refuse("integer", "computes with integers or with a type that is not known")
-        return Affine.of(-1.0, 0.0, None)
-
-
-@register("Sum", "Mean")
-class SumOfMany(Facts):
-    """The sum or the mean of any number of tensors."""
-
-    role = Role.JOIN
-
-    def addends(self, node: Node) -> Mapping[int, float] | None:
-        return dict.fromkeys(range(len(node.op.inputs)), 1.0) if node.op.type == "Sum" else None
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        signs = self.addends(node)
-        if signs is not None:
-            return lift_sum(node, signs, affines[0])
-        return lift_same(node, range(len(node.op.inputs)), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        signs = self.addends(node)
-        if signs is not None:
-            return sink_sum(node, signs, affines)
-        return sink_same(node, range(len(node.op.inputs)), affines)
-
-
 def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:
     """The same affine on every operand (a mean, a maximum, a selection)."""
     carried: dict[int, Affine] = {}
@@ -282,7 +253,7 @@ def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:
             numbers[slot] = _mapped_number(node, number, affine)
         else:
             return node.refuse("broadcast", "has an operand that is broadcast along the affine's axis")
-    return [Crossing(carried, Rewrite(dict(numbers)) if numbers else None)]
+    return [Crossing(carried, NewWeights(dict(numbers)) if numbers else None)]
 
 
 def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
@@ -305,7 +276,8 @@ def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
     if not first.scale.all():
         return node.refuse("zero-scale", "has a constant operand, which no value stands for where the scale is zero")
     back = first.inverse()
-    return Crossing({0: first}, Rewrite({slot: _mapped_number(node, number, back) for slot, number in numbers.items()}))
+    mapped = {slot: _mapped_number(node, number, back) for slot, number in numbers.items()}
+    return Crossing({0: first}, NewWeights(mapped))
 
 
 def _number(node: Node, slot: int) -> Param | None:
@@ -327,33 +299,3 @@ def rising(node: Node, affine: Affine) -> Refusal | None:
     if (affine.scale < 0).any():
         return node.refuse("negative-scale", "compares values, and a negative scale would turn their order around")
     return None
-
-
-@register("Max", "Min")
-class Extreme(Facts):
-    """The largest or smallest of several tensors: keeps every scale that is not negative."""
-
-    role = Role.JOIN
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return rising(node, affines[0]) or lift_same(node, range(len(node.op.inputs)), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        for affine in affines.values():
-            refusal = rising(node, affine)
-            if refusal is not None:
-                return refusal
-        return sink_same(node, range(len(node.op.inputs)), affines)
-
-
-@register("Where")
-class Where(Facts):
-    """Chooses between two tensors element by element."""
-
-    role = Role.JOIN
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_same(node, range(1, 3), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_same(node, range(1, 3), affines)

@@ -108,32 +108,52 @@ class Node:
         return Refusal(code, f"{self.name} ({self.op.type}) {sentence}")
 
 
+class Placeholder(Enum):
+    """What stands among the inputs of an operator to be made for something that has no name yet."""
+
+    #: The tensor that flows in; in a row of new operators, the output of the one before.
+    DATA = "data"
+
+
 @dataclass(frozen=True, slots=True)
 class NewOp:
-    """An operator to be made for one input of another: its constant inputs have no names yet."""
+    """An operator to be made: its constant inputs have no names yet."""
 
     type: str
-    inputs: tuple[Param | str, ...]
+    inputs: tuple[Param | str | Placeholder, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
     domain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Rewrite:
-    """How an operator changes: new constants in some slots, other attributes, another type.
-
-    ``residual`` is what the operator could not take in (a MatMul has no bias): an affine that has
-    to stand on its output. ``type`` is empty where the type stays.
-    """
+class NewWeights:
+    """The operator stays, with new constants in some slots, other attributes or another type."""
 
     inputs: Mapping[int, Param | NewOp | str] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    type: str = ""
-    residual: Affine | None = None
-    #: The operator becomes this affine (in its cheapest form): only for operators that are one.
-    becomes: Affine | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    #: None where the type stays.
+    type: str | None = field(default=None, kw_only=True)
     #: Which weight axis carries the channels, per slot: the rounding check looks at each channel.
-    channel_axis: Mapping[int, int] = field(default_factory=dict)
+    channel_axis: Mapping[int, int] = field(default_factory=dict, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class NewAffine:
+    """The operator, itself an affine, becomes another one, in its cheapest form."""
+
+    affine: Affine
+
+
+@dataclass(frozen=True, slots=True)
+class WithResidual:
+    """New weights, and an affine on the output that they could not take in: a MatMul has no bias."""
+
+    weights: NewWeights
+    residual: Affine
+
+
+#: How an operator changes.
+Rewrite = NewWeights | NewAffine | WithResidual
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +161,15 @@ class Crossing:
     """An affine on the other side of an operator: by input slot for a lift, by output index for a sink."""
 
     affines: Mapping[int, Affine]
-    rewrite: Rewrite | None = None
+    rewrite: NewWeights | None = None
 
 
 #: Ways to lift an affine: every affine of one crossing is needed, any one crossing will do.
 Lifts = list[Crossing] | Refusal
 Sunk = Crossing | Refusal
 Absorbed = Rewrite | Refusal
+#: What an operator with weights, which never becomes an affine, answers.
+Reweighted = NewWeights | WithResidual | Refusal
 
 
 class Facts:
@@ -229,7 +251,7 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
 
 
 #: Families that are imported when the first operator of their domain is asked about.
-_ON_DEMAND = {"keras": ("keras_linear", "keras_layers", "keras_joins")}
+_ON_DEMAND = {"keras": ("keras.linear_layers", "keras.plain_layers", "keras.join_layers")}
 
 
 @functools.cache

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Op, Param, float_limits
-from bnfold.operators.base import Absorbed, Facts, KeepsShape, Node, Rewrite, Role, facts_of, register
+from bnfold.graph import ModelGraph, Op, float_limits, is_float
+from bnfold.operators.base import Absorbed, Facts, KeepsShape, NewAffine, Node, Role, facts_of
 from bnfold.operators.convolution import Convolution, of_affine
 from bnfold.refusal import Refusal
 
@@ -42,10 +42,8 @@ class BatchNorm:
             scale = self.gamma / np.sqrt(self.variance + self.epsilon)
             return Affine.over((self.axis,), scale, self.beta - self.mean * scale)
 
-    @property
-    def is_identity(self) -> bool:
-        """Are gamma = sqrt(variance + epsilon) and beta = mean, to rounding?"""
-        ulp = float_limits(self.dtype).eps
+    def is_identity(self, ulp: float) -> bool:
+        """Are gamma = sqrt(variance + epsilon) and beta = mean, to this relative rounding?"""
         with np.errstate(invalid="ignore"):
             root = np.sqrt(self.variance + self.epsilon)
         scale_off = np.abs(self.gamma - root) > ulp * np.abs(root)
@@ -80,7 +78,7 @@ class AffineFacts(Facts):
     def _become(self, node: Node, first: Affine, second: Affine) -> Absorbed:
         if not first.composes(second):
             return node.refuse("other-axis", "is an affine along another axis")
-        return Rewrite(becomes=first.then(second))
+        return NewAffine(first.then(second))
 
 
 def batchnorm(graph: ModelGraph, op: Op) -> BatchNorm | Refusal | None:
@@ -101,7 +99,12 @@ class BatchNormFacts(AffineFacts, KeepsShape):
 
     def is_identity(self, node: Node) -> bool:
         numbers = self.batchnorm(node)
-        return isinstance(numbers, BatchNorm) and numbers.is_identity
+        if isinstance(numbers, Refusal):
+            return False
+        # The data may be finer than the statistics: then it is they that must not change.
+        data = node.graph.tensor(node.op.input(self.data_slot(node))).dtype
+        dtypes = [numbers.dtype] if data is None or not is_float(data) else [numbers.dtype, data]
+        return numbers.is_identity(min(float_limits(dtype).eps for dtype in dtypes))
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         numbers = self.batchnorm(node)
@@ -113,47 +116,3 @@ class BatchNormFacts(AffineFacts, KeepsShape):
         if not affine.is_finite:
             return node.refuse("invalid-statistics", "has a negative variance, a NaN or an infinity in its parameters")
         return affine
-
-
-@register("BatchNormalization")
-class OnnxBatchNorm(BatchNormFacts):
-    """Inputs X, scale, B, mean, var; channels on axis 1."""
-
-    def batchnorm(self, node: Node) -> BatchNorm | Refusal:
-        if is_training(node):
-            return node.refuse("training-mode", "is in training mode: it normalises with the statistics of each batch")
-        params: list[Param] = []
-        for slot in range(1, 5):
-            param = node.const(slot)
-            if param is None:
-                tensor = node.op.input(slot)
-                if tensor in node.graph.overridable:
-                    return node.refuse("overridable", f"has a parameter ({tensor}) that the caller may override")
-                return node.refuse("dynamic-parameters", f"has a parameter ({tensor}) that is computed at run time")
-            if not param.is_float:
-                return node.refuse("invalid-statistics", f"has a parameter ({param.name}) of type {param.dtype}")
-            params.append(param)
-        vectors = [param.exact() for param in params]
-        if any(vector.ndim != 1 for vector in vectors) or len({vector.size for vector in vectors}) != 1:
-            return node.refuse("per-activation", "keeps statistics by activation, not by channel (spatial=0)")
-        rank = node.rank(0)
-        if not int(node.attr("spatial", 1)) and rank != 2:
-            return node.refuse("per-activation", "keeps statistics by activation, not by channel (spatial=0)")
-        gamma, beta, mean, variance = vectors
-        if rank == 1 and mean.size != 1:
-            return node.refuse("size-mismatch", f"normalises a vector with {mean.size} statistics")
-        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", 1e-5)), 1, params[2].dtype)
-
-    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
-        param = node.const(1)
-        # A single statistic may also be that of a vector, which has no axis 1.
-        return None, {1: param.size} if param is not None and param.size > 1 else {}
-
-
-def is_training(node: Node) -> bool:
-    """Does this ONNX BatchNormalization use batch statistics? The form changed at opsets 7 and 14."""
-    if node.opset >= 14:
-        return bool(node.attr("training_mode", 0)) or node.used(1) or node.used(2)
-    if node.opset < 7 and not node.attr("is_test", 0):
-        return True
-    return any(node.used(index) for index in range(1, len(node.op.outputs)))

@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Param
-from bnfold.operators.base import NewOp, load_domain, rank_of
+from bnfold.operators.base import NewOp, Placeholder, load_domain, rank_of
 from bnfold.refusal import Refusal
 
-#: Stands for the tensor that flows in; in a chain, each operator reads the one before it.
-DATA = "\0data"
-
+DATA = Placeholder.DATA
 Form = list[NewOp]
 Builder = Callable[[ModelGraph, str, Affine, "np.dtype[Any]"], Form | Refusal]
 _BUILDERS: dict[str, Builder] = {}

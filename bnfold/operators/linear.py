@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Facts, NewOp, Node, Rewrite, Role, channels_fit, vectors
+from bnfold.operators.base import (
+    Absorbed,
+    Facts,
+    NewOp,
+    NewWeights,
+    Node,
+    Reweighted,
+    Role,
+    WithResidual,
+    channels_fit,
+    vectors,
+)
 from bnfold.operators.weights import Weight, constant_values
 from bnfold.refusal import Refusal
 
@@ -93,7 +104,7 @@ class LinearFacts(Facts):
         """Where its channels lie, or why its weights cannot change."""
         raise AssertionError(f"{type(self).__name__} describes no layout")
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Absorbed:
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         """The change that makes the bias ``scale * bias + shift``, vectors over the output channels."""
         raise AssertionError(f"{type(self).__name__} describes no bias")
 
@@ -139,20 +150,17 @@ class LinearFacts(Facts):
             inputs[layout.weight_slot] = weight
         axes = {layout.weight_slot: layout.weight_out}
         if not shift.any() and (scale == 1.0).all():
-            return Rewrite(inputs, channel_axis=axes)
+            return NewWeights(inputs, channel_axis=axes)
         bias = self.add_bias(node, layout, scale, shift)
         if isinstance(bias, Refusal):
             return bias
-        return Rewrite(
-            {**inputs, **bias.inputs},
-            bias.attributes,
-            bias.type,
-            bias.residual,
-            channel_axis=axes,
-        )
+        own = bias.weights if isinstance(bias, WithResidual) else bias
+        inputs |= own.inputs
+        changed = NewWeights(inputs, attributes=own.attributes, type=own.type, channel_axis=axes)
+        return WithResidual(changed, bias.residual) if isinstance(bias, WithResidual) else changed
 
 
-def vector_bias(node: Node, layout: Layout, slot: int, scale: Vector, shift: Vector) -> Absorbed:
+def vector_bias(node: Node, layout: Layout, slot: int, scale: Vector, shift: Vector) -> Reweighted:
     """:meth:`LinearFacts.add_bias` for a bias that is one vector of output channels in ``slot``."""
     if node.has(slot):
         old = constant_values(node, slot)
@@ -164,6 +172,6 @@ def vector_bias(node: Node, layout: Layout, slot: int, scale: Vector, shift: Vec
         name, dtype = node.op.input(slot), getattr(node.const(slot), "dtype", layout.weight.float_dtype)
     else:
         if not shift.any():
-            return Rewrite()
+            return NewWeights()
         values, name, dtype = shift, f"{node.op.outputs[0]}_bias", layout.weight.float_dtype
-    return Rewrite({slot: Param.of(name, values, dtype)})
+    return NewWeights({slot: Param.of(name, values, dtype)})

@@ -21,7 +21,8 @@ def render(
         "errors": [{"model": model, "message": sentence} for model, sentence in failures.items()],
     }
     if counts is not None:
-        data["statistics"] = [{"code": code, "name": name, "count": count} for count, code, name in counts]
+        data["counts"] = [{"code": code, "name": name, "count": count} for count, code, name in counts]
+        data["statistics"] = data["counts"]  # the key of 0.1
     return dump(data)
 
 

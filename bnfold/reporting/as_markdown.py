@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from bnfold.analysis import Report
-from bnfold.analysis.words import plural
+from bnfold.analysis.phrases import plural
 from bnfold.reporting.text import clean
 
 _ICONS = {"error": "🔴 error", "warning": "🟡 warning", "info": "🔵 info"}

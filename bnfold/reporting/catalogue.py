@@ -1,18 +1,30 @@
-"""The rules on the console: a table of all, or one page."""
+"""The rules on the console, and the page of the documentation that is made from them.
+
+``python -m bnfold.reporting.catalogue`` writes docs/rules.md anew.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.constrain import Constrain
 from rich.markdown import Markdown
 
-from bnfold.analysis import Repair, Rule
+from bnfold.analysis import Repair, Rule, all_rules
 from bnfold.reporting.console import STYLES, cell, line, show, table
 
 #: Pages are set in lines of this length at most.
 _PAGE_WIDTH = 100
+
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "rules.md"
+_INTRODUCTION = """\
+# The rules of `bnfold analyze`
+
+Made from the docstrings of the rules by `python -m bnfold.reporting.catalogue`; change them there.
+`bnfold rules CODE` prints one of these pages. BN stands for BatchNormalization."""
 
 
 def print_catalogue(console: Console, rules: Sequence[Rule]) -> None:
@@ -41,3 +53,33 @@ def print_rule(console: Console, rule: Rule) -> None:
         console.print()
         line(console, (title, "bold"))
         show(console, Constrain(Markdown(text, code_theme="bw"), width), indent=2)
+
+
+def document() -> str:
+    """The page of all rules as Markdown."""
+    rules = all_rules()
+    header = ["| code | name | severity | repaired by | |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([_INTRODUCTION, "", *header, *map(_row, rules), "", *map(_section, rules)])
+
+
+def _row(rule: Rule) -> str:
+    repair = f"`bnfold {rule.repair.value}`" if rule.repair.value else ""
+    link = f"[{rule.code}](#{rule.code.lower()}-{rule.name})"
+    return f"| {link} | {rule.name} | {rule.severity.value} | {repair} | {rule.summary()} |"
+
+
+def _section(rule: Rule) -> str:
+    parts = [f"## {rule.code} {rule.name}", rule.summary()]
+    for title, text in rule.sections().items():
+        parts += [f"### {title}", text]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Write the page, or the one named on the command line."""
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else _DOCUMENT
+    path.write_text(document(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

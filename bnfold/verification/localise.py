@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bnfold.graph import Array
-from bnfold.verification.compare import Deviation, deviation
-from bnfold.verification.equivalence import Measured, judged, noise_for
-from bnfold.verification.interface import match_inputs
-from bnfold.verification.judge import Tolerance, suspicious
+from bnfold.verification.equivalence import Judge
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import FirstDifference, OutputCheck
-from bnfold.verification.sessions import RunError, Session
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.rounding.deviation import Measured, deviation
+from bnfold.verification.runtime.interface import match_inputs
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import Candidate, RunError, Session
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -24,36 +23,32 @@ _FIRST_CHUNK = 16
 _CHUNK_BYTES = 1 << 28
 
 
-def first_differing(reference: Reference, model: OnnxFile, tolerance: Tolerance) -> FirstDifference | None:
+def first_differing(reference: Reference, model: OnnxFile, judge: Judge) -> FirstDifference | None:
     """The first tensor, in the original's order, that both models name and whose values differ.
 
-    Compared on the reference's first feed. Each tensor is judged as an output is, against the
-    rounding noise of that very tensor. None if all tensors that survived agree.
+    Compared on the reference's first feed. Each tensor is judged as an output is, by what rounding
+    does to that very tensor. None if all tensors that survived agree.
     """
     doubtful: dict[str, Array] = {}
     measured: Measured = {}
     for mine, theirs in _chunks(reference, model):
         for name, value in mine.items():
             item = deviation(value, theirs[name]) if name in theirs else None
-            if item is not None and (tolerance.given or _calls_for_judgement(item)):
+            if item is not None and judge.doubts(item):
                 doubtful[name], measured[name] = value, {0: item}
-        # The noise is measured for many tensors at once: that takes models of its own.
+        # Many tensors are judged at once: the judge may have to make models of its own for that.
         if sum(value.nbytes for value in doubtful.values()) > _CHUNK_BYTES:
-            found = _first_fault(reference.inside(doubtful), measured, tolerance)
+            found = _first_fault(reference.inside(doubtful), model, measured, judge)
             if found is not None:
                 return _described(found, model.skeleton)
             doubtful, measured = {}, {}
-    found = _first_fault(reference.inside(doubtful), measured, tolerance) if doubtful else None
+    found = _first_fault(reference.inside(doubtful), model, measured, judge) if doubtful else None
     return None if found is None else _described(found, model.skeleton)
 
 
-def _calls_for_judgement(item: Deviation) -> bool:
-    return suspicious(item) or bool(item.fault) or not item.nonfinite_agree
-
-
-def _first_fault(inner: Reference, measured: Measured, tolerance: Tolerance) -> OutputCheck | None:
+def _first_fault(inner: Reference, model: OnnxFile, measured: Measured, judge: Judge) -> OutputCheck | None:
     """The check of the first tensor of an inner reference that differs in the other model."""
-    checks = judged(inner, measured, noise_for(inner, measured, tolerance), tolerance)
+    checks = judge.judge(inner, Candidate(model), measured).checks
     return next((check for check in checks if not check.ok), None)
 
 

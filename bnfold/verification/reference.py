@@ -3,97 +3,47 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from bnfold.graph import Array
-from bnfold.verification.compare import deviation
-from bnfold.verification.feeds import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
-from bnfold.verification.noise import FEW_SAMPLES, Noise, Samples
-from bnfold.verification.planning import Planner, next_feed
-from bnfold.verification.sessions import RunError, Session, Settings, ValueSpec
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.answers import Answers, NotVerifiableError
+from bnfold.verification.feeds.planning import Planner, next_feed
+from bnfold.verification.feeds.values import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
+from bnfold.verification.options import DEFAULTS, VerifyOptions
+from bnfold.verification.rounding.noise import FEW_SAMPLES, Noise, Samples
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import RunError, Session
 
 #: The running time of the original on all generated feeds together that is aimed at, in seconds.
 _BUDGET = 0.5
-#: At least so many feeds, however dear one run is, and at most so many, however cheap.
+#: At least so many feeds, however expensive one run is, and at most so many, however cheap.
 _FEW, _MANY = 3, len(DISTRIBUTIONS)
-#: How close to stored outputs the original has to come, as part of their range.
-_STORED_TOLERANCE = 1e-2
 #: Beyond the fewest, no feeds are added once the answers kept for comparison take this many bytes.
 _KEPT_BYTES = 1 << 29
-
-
-class NotVerifiableError(Exception):
-    """The comparison cannot be made; the message says why, for people."""
-
-
-@dataclass
-class Answers:
-    """The feeds that the original accepted, its outputs on each by name, and how long each run took.
-
-    ``failed`` are descriptions of feeds that it did not accept, with the runtime's words; ``inputs``,
-    ``optional`` (initializers that a feed may override) and ``declared`` outputs are its interface.
-    """
-
-    inputs: list[ValueSpec]
-    optional: list[ValueSpec]
-    declared: list[ValueSpec]
-    feeds: list[Feed] = field(default_factory=list)
-    outputs: list[dict[str, Array]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, feed: Feed, outputs: dict[str, Array], seconds: float) -> None:
-        """Record an accepted feed, under a description of its own."""
-        taken = {other.description for other in self.feeds}
-        names = itertools.chain([feed.description], (f"{feed.description} ({n})" for n in itertools.count(2)))
-        feed = replace(feed, description=next(name for name in names if name not in taken))
-        if not all(_resembles(*pair) for pair in zip(feed.expected, outputs.values(), strict=False)):
-            self.notes.append(f"the original does not give the outputs that are stored in {feed.description}")
-        self.feeds.append(feed)
-        self.outputs.append(outputs)
-        self.seconds.append(seconds)
-
-    @property
-    def kept_bytes(self) -> int:
-        return sum(value.nbytes for outputs in self.outputs for value in outputs.values())
-
-
-def _resembles(expected: Array, found: Array) -> bool:
-    """Whether an output is what another runtime or machine stored as the expected one, in rough terms."""
-    item = deviation(expected, found)
-    agree = item.nonfinite_agree and item.largest <= _STORED_TOLERANCE * item.span
-    return not item.fault and (item.mismatches == 0 if item.exact_type else agree)
 
 
 class Reference:
     """The original, run once on every feed; any number of models can then be compared with it."""
 
-    def __init__(
-        self, model: OnnxFile, settings: Settings, inputs: Inputs | None = None, count: int | None = None
-    ) -> None:
-        """``inputs`` are the caller's own feeds, which replace generated ones; ``count`` fixes how many are generated.
-
-        Raises NotVerifiableError if the original cannot be loaded or accepts no feed, UsageError for
-        ``inputs`` that do not fit it.
+    def __init__(self, model: OnnxFile, options: VerifyOptions = DEFAULTS) -> None:
+        """Raises NotVerifiableError if the original cannot be loaded or accepts no feed, UsageError for
+        inputs of the caller's that do not fit it.
         """
         self.model = model
-        self.settings = settings
+        self.settings = options.settings
         self._tensors: tuple[str, ...] = ()
         self._noise: dict[int, Samples] = {}
         self._sampled: dict[int, int] = {}
         self._exact: set[int] = set()
         try:
-            session = Session(model, settings)
+            session = Session(model, self.settings)
         except RunError as error:
             raise NotVerifiableError(f"onnxruntime cannot load {model.name}: {error}") from error
         self.answers = Answers(session.inputs(), session.optional_inputs(), session.outputs())
         self._check_types()
-        self._collect(session, inputs, count)
+        self._collect(session, options.inputs, options.feeds)
 
     def only(self, index: int) -> Reference:
         """The same with that feed alone."""
@@ -170,7 +120,7 @@ class Reference:
             feed = next_feed(plan, self._ask(session, feed))
 
     def _wants_more(self, generated: int, count: int | None) -> bool:
-        """Whether to go on: cheap models get many feeds, dear ones few, one without inputs one."""
+        """Whether to go on: cheap models get many feeds, expensive ones few, one without inputs one."""
         if not self.answers.inputs:
             return generated < 1
         if count is not None or generated < _FEW:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,6 +47,14 @@ class OutputCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a judge says: one check for each output, and remarks."""
+
+    checks: tuple[OutputCheck, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FeedSummary:
     """What the models were fed: one description a feed, and those the original itself rejected."""
 
@@ -89,11 +96,6 @@ class FirstDifference:
 
     def to_dict(self) -> dict[str, Any]:
         return {key: _plain(value) for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> FirstDifference:
-        """Undo :meth:`to_dict`."""
-        return cls(**{key: _number(value) if key == "amount" else value for key, value in data.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,36 +157,10 @@ class Verification:
             "notes": list(self.notes),
         }
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Verification:
-        """Undo :meth:`to_dict`."""
-        first = data["first_difference"]
-        return cls(
-            verdict=data["verdict"],
-            outputs=tuple(_output(item) for item in data["outputs"]),
-            feeds=FeedSummary(
-                tuple(data["feeds"]["descriptions"]),
-                tuple((item["feed"], item["error"]) for item in data["feeds"]["failed"]),
-            ),
-            first_difference=FirstDifference.from_dict(first) if first else None,
-            seconds=data["seconds"],
-            reason=data["reason"],
-            notes=tuple(data["notes"]),
-        )
-
-
-def _output(data: Mapping[str, Any]) -> OutputCheck:
-    words = ("name", "dtype", "feed", "reason")
-    return OutputCheck(**{key: value if key in words else _number(value) for key, value in data.items()})
-
 
 def _plain(value: Any) -> Any:
     """JSON has no infinity and no NaN."""
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value
 
 
 def _plural(count: int, noun: str) -> str:

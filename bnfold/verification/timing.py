@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import UsageError
+from bnfold.isolation import Ended, Limits, call
 from bnfold.temporary import temporary_folder
-from bnfold.verification.feeds import Inputs
-from bnfold.verification.interface import MismatchError, match_inputs
-from bnfold.verification.reference import NotVerifiableError, Reference
-from bnfold.verification.sessions import CPU, RunError, Session, Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.answers import NotVerifiableError
+from bnfold.verification.options import DEFAULTS, VerifyOptions
+from bnfold.verification.reference import Reference
+from bnfold.verification.runtime.interface import MismatchError, match_inputs
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import RunError, Session
 
 if TYPE_CHECKING:
-    from bnfold.verification.source import Source
+    from bnfold.verification.runtime.onnx_file import ModelLike
 
 #: Time spent on measuring unless the number of runs is given, in seconds.
 _BUDGET = 2.0
@@ -50,33 +52,38 @@ class Latency:
 
 
 def latency(
-    a: Source,
-    b: Source,
+    a: ModelLike,
+    b: ModelLike,
+    options: VerifyOptions = DEFAULTS,
     *,
     runs: int | None = None,
-    inputs: Inputs | None = None,
-    seed: int = 0,
-    provider: str = CPU,
-    threads: int | None = None,
-) -> Latency:
+    limits: Limits | None = None,
+) -> Latency | Ended:
     """Time both models on one feed, in turn, so that a busy machine slows both alike.
 
-    ``runs`` of each; by default as many as fit into about two seconds, at least ten.
+    ``runs`` of each; by default as many as fit into about two seconds, at least ten. ``limits`` are
+    those of ``options``, unless others of theirs are running already; Ended where they did not suffice.
     Raises UsageError if one of them cannot be run or they have different inputs.
     """
-    settings = Settings(provider, threads, seed)
     with temporary_folder() as folder:
         first = OnnxFile.of(a, folder / "first", "the original")
         second = OnnxFile.of(b, folder / "second", "the second model")
-        try:
-            answers = Reference(first, settings, inputs, None if inputs is not None else 1).answers
-            feed = answers.feeds[0]
-            sessions = [Session(model, settings, level="all", tuned=True) for model in (first, second)]
-            matching = match_inputs(answers, sessions[1])
-            renamed = {matching[name]: value for name, value in feed.values.items()}
-            times = _measure(sessions, [dict(feed.values), renamed], runs)
-        except (NotVerifiableError, MismatchError, RunError) as error:
-            raise UsageError(f"the latency cannot be measured: {error}") from error
+        found = call(measure, limits or options.limits(), first, second, options, runs)
+    return found if isinstance(found, Ended) else found.value
+
+
+def measure(first: OnnxFile, second: OnnxFile, options: VerifyOptions, runs: int | None) -> Latency:
+    """:func:`latency` for files, in this process and without limits."""
+    settings = options.settings
+    try:
+        answers = Reference(first, replace(options, feeds=None if options.inputs is not None else 1)).answers
+        feed = answers.feeds[0]
+        sessions = [Session(model, settings, level="all", tuned=True) for model in (first, second)]
+        matching = match_inputs(answers, sessions[1])
+        renamed = {matching[name]: value for name, value in feed.values.items()}
+        times = _measure(sessions, [dict(feed.values), renamed], runs)
+    except (NotVerifiableError, MismatchError, RunError) as error:
+        raise UsageError(f"the latency cannot be measured: {error}") from error
     medians = [statistics.median(series) * 1e3 for series in times]
     return Latency(medians[0], medians[1], len(times[0]), settings.thread_count(), feed.description)
 

@@ -4,137 +4,76 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bnfold.errors import NotEquivalentError, UsageError
+from bnfold.errors import NotEquivalentError
+from bnfold.isolation import Cause, Ended, Limits, call
 from bnfold.temporary import temporary_folder
-from bnfold.verification import apart
-from bnfold.verification.equivalence import Candidate, compare
-from bnfold.verification.feeds import Inputs
-from bnfold.verification.judge import Tolerance
+from bnfold.verification.answers import NotVerifiableError
+from bnfold.verification.equivalence import compare, judge_for
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
-from bnfold.verification.reference import NotVerifiableError, Reference
+from bnfold.verification.options import DEFAULTS, VerifyOptions
+from bnfold.verification.reference import Reference
 from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
-from bnfold.verification.sessions import CPU, Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import Candidate
 
 if TYPE_CHECKING:
-    from bnfold.verification.source import Source
+    from bnfold.verification.runtime.onnx_file import ModelLike
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The arguments of :func:`verify` other than the models and the inputs."""
-
-    rtol: float | None = None
-    atol: float | None = None
-    seed: int = 0
-    strict: bool = False
-    provider: str = CPU
-    threads: int | None = None
-    feeds: int | None = None
-    first_difference: bool = True
-    intermediates: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("rtol", "atol", "seed"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UsageError(f"{name} must not be negative: {value}")
-        for name in ("threads", "feeds"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} must be at least 1: {value}")
-
-    @property
-    def settings(self) -> Settings:
-        return Settings(self.provider, self.threads, self.seed)
-
-    @property
-    def tolerance(self) -> Tolerance:
-        return Tolerance(self.rtol, self.atol, self.strict)
-
-
-DEFAULTS = Options()
-
-
-def verify(
-    a: Source,
-    b: Source,
-    *,
-    rtol: float | None = None,
-    atol: float | None = None,
-    inputs: Inputs | None = None,
-    seed: int = 0,
-    strict: bool = False,
-    provider: str = CPU,
-    threads: int | None = None,
-    timeout: float | None = None,
-    memory: int | None = None,
-    feeds: int | None = None,
-    first_difference: bool = True,
-    intermediates: bool = False,
-) -> Verification:
+def verify(a: ModelLike, b: ModelLike, options: VerifyOptions = DEFAULTS, limits: Limits | None = None) -> Verification:
     """Compare model ``b`` with the original ``a`` on several feeds, onnxruntime's optimisations off.
 
     A model is a file's path, its bytes, a ModelProto or anything with ``as_onnx``. Outputs are
     equivalent if they differ by no more than a few times what rounding alone does to the original's
-    (measured where the difference is more than a few rounding units). ``rtol`` (of an output's range
-    over all feeds) and ``atol`` (in its unit) replace that by a fixed tolerance; ``strict`` demands
-    both, with a default tolerance for each dtype.
+    (measured where the difference is more than a few rounding units), or by what the options allow.
+    ``limits`` are those of ``options``, unless others of theirs are running already.
 
-    ``inputs`` are the caller's own: values by name, a ``.npz``, for a model with one input a
-    ``.npy``, or a list of these. They replace generated feeds unless ``feeds`` says how many of
-    those to add. Without them the model's own ``test_data_set_*`` folders are used and random feeds
-    are generated, as many as their cost allows or ``feeds``.
-
-    ``intermediates`` also compares, on the first feed, every tensor that has the same name in both
-    models, which shows faults too small or too rare to reach an output; only for a ``b`` that is known
-    to keep the meaning of names. ``first_difference`` searches for the first tensor that differs.
-
-    ``timeout`` (seconds) and ``memory`` (bytes of address space) run the comparison in a process of
-    its own; overrunning them, or a crash of the runtime, ends with the verdict "not verified".
-
-    Raises ModelFileError for a file that cannot be read, UsageError for an unknown ``provider`` and
-    for ``inputs`` that do not fit the model. Everything else is a verdict.
+    Raises ModelFileError for a file that cannot be read, UsageError for an unknown provider and
+    for inputs that do not fit the model. Everything else is a verdict.
     """
-    options = Options(rtol, atol, seed, strict, provider, threads, feeds, first_difference, intermediates)
+    limits = limits or options.limits()
     started = time.perf_counter()
     with temporary_folder() as folder:
         first = OnnxFile.of(a, folder / "first", "the original")
         second = OnnxFile.of(b, folder / "second", "the second model")
-        if timeout is None and memory is None:
-            return verify_files(first, second, inputs, options)
-        try:
-            reply = apart.run("verify", [first, second], inputs, asdict(options), folder, timeout, memory)
-        except apart.EndedError as error:
-            return Verification(NOT_VERIFIED, seconds=time.perf_counter() - started, reason=str(error))
-        return Verification.from_dict(reply)
+        found = call(verify_files, limits, first, second, options)
+        if isinstance(found, Ended):
+            return Verification(NOT_VERIFIED, seconds=time.perf_counter() - started, reason=why_ended(found))
+        return found.value
 
 
-def verify_files(first: OnnxFile, second: OnnxFile, inputs: Inputs | None, options: Options) -> Verification:
-    """:func:`verify` for files, in this process."""
+def why_ended(ended: Ended) -> str:
+    """What there is instead of a verdict, in words."""
+    if ended.cause is Cause.CRASH:
+        return f"onnxruntime crashed on these models ({ended.signal.name if ended.signal else ''})"
+    return ended.sentence()
+
+
+def verify_files(first: OnnxFile, second: OnnxFile, options: VerifyOptions) -> Verification:
+    """:func:`verify` for files, in this process and without limits."""
     started = time.perf_counter()
     try:
-        found = _check(Reference(first, options.settings, inputs, options.feeds), second, options)
+        found = _check(Reference(first, options), second, options)
     except NotVerifiableError as error:
         found = Verification(NOT_VERIFIED, reason=str(error))
     return replace(found, seconds=time.perf_counter() - started)
 
 
-def _check(reference: Reference, second: OnnxFile, options: Options) -> Verification:
+def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Verification:
     """Outputs first; then, as far as asked for, the tensors inside."""
-    found = compare(reference, Candidate(second), options.tolerance)
+    found = compare(reference, Candidate(second), options)
     if found.equivalent and options.intermediates:
-        inner = first_differing(reference.only(0), second, options.tolerance)
+        inner = first_differing(reference.only(0), second, judge_for(options))
         if inner is not None:
             reason = "the outputs agree on these feeds, but a tensor inside does not"
             return replace(found, verdict=DIFFERENT, reason=reason, first_difference=inner)
     elif found.verdict == DIFFERENT and found.outputs and options.first_difference:
         telling = reference.only(worst_feed(found))
-        return replace(found, first_difference=first_differing(telling, second, options.tolerance))
+        return replace(found, first_difference=first_differing(telling, second, judge_for(options)))
     return found
 
 
@@ -147,17 +86,17 @@ def worst_feed(found: Verification) -> int:
 
 def smallest_failing(
     steps: Sequence[str],
-    refold: Callable[[Collection[str]], Source],
+    refold: Callable[[Collection[str]], ModelLike],
     *,
-    original: Source | None = None,
-    inputs: Inputs | None = None,
-    options: Options = DEFAULTS,
+    original: ModelLike | None = None,
+    options: VerifyOptions = DEFAULTS,
 ) -> tuple[str, ...]:
     """The smallest set of steps that by themselves make a model differ from the original.
 
     ``refold`` gives the model with only the named steps done; ``original`` is by default the one
     with none. Empty if the model with all steps done does not differ. Leaving these steps out cures
-    one fault; where there are several, ask again about the rest.
+    one fault; where there are several, ask again about the rest. Runs in this process: the limits of
+    ``options`` are the caller's to keep.
 
     Raises NotEquivalentError if the original cannot be run.
     """
@@ -166,7 +105,7 @@ def smallest_failing(
         file = OnnxFile.of(source, folder / "original", "the original")
         options = replace(options, first_difference=False)
         try:
-            reference = Reference(file, options.settings, inputs, options.feeds)
+            reference = Reference(file, options)
         except NotVerifiableError as error:
             raise NotEquivalentError(str(error)) from error
 

@@ -6,7 +6,7 @@ import numpy as np
 from helpers import lines_of
 
 from bnfold.analysis import all_rules
-from bnfold.analysis.scope import scopes_of
+from bnfold.analysis.context import contexts_of
 from bnfold.folding import Plan
 from bnfold.graph import ModelGraph, Op, Param, Tensor
 
@@ -46,7 +46,7 @@ def work(count: int) -> float:
     graph = long_network(count)
 
     def analyze() -> None:
-        (scope,) = scopes_of(graph, Plan())
+        (scope,) = contexts_of(graph, Plan())
         assert sum(1 for rule in all_rules() for _ in rule.check(scope)) > 0
 
     return lines_of(analyze) / count

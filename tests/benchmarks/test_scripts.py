@@ -13,6 +13,8 @@ import pytest
 import scaling
 from harness.count import count_file
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = Path(__file__).parents[2] / "sample_models" / "digits_repvgg.onnx"
 
 
@@ -59,6 +61,7 @@ def test_networks_are_exported_as_trained_and_counted(tmp_path: Path, capsys: py
     assert (tmp_path / "acnet.onnx").stat().st_mtime_ns == written, "what is there is not built again"
 
 
+@pytest.mark.keras
 def test_keras_networks_are_folded(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     report = tmp_path / "report.json"

@@ -45,11 +45,15 @@ class TestOneModel:
         if output_format in ("json", "sarif"):
             json.loads(outcome.out)
 
-    def test_quiet_and_statistics(self) -> None:
+    def test_quiet_and_count(self) -> None:
         assert "3 BN" not in bnfold("analyze", CNN, "--quiet").out
-        assert bnfold("analyze", CNN, "--statistics").words == (
+        assert bnfold("analyze", CNN, "--count").words == (
             "count code rule 2 BN203 redundant-scale 1 BN201 redundant-bias"
         )
+
+    def test_the_former_name_of_count_is_understood_and_not_shown(self) -> None:
+        assert bnfold("analyze", CNN, "--statistics").out == bnfold("analyze", CNN, "--count").out
+        assert "--statistics" not in bnfold("analyze", "--help").out
 
     def test_stats(self) -> None:
         assert "|scale|" not in bnfold("analyze", CNN).out

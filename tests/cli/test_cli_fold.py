@@ -276,7 +276,7 @@ class TestRules:
 
 
 def test_every_kind_of_step_has_words_in_the_table() -> None:
-    from bnfold.analysis.placement import Foldability
+    from bnfold.analysis import Foldability
 
-    for kind in plans.KINDS:
-        assert Foldability(kind, ("x",)).sentence().endswith("x")
+    for kind in plans.FoldKind:
+        assert Foldability(kind.value, ("x",)).sentence().endswith("x")

@@ -202,6 +202,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.keras
 def test_a_keras_model_without_the_noise_of_tensorflow() -> None:
     done = process("analyze", str(SAMPLES / "mlp_bn_before.keras"))
     assert done.returncode == 0

@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bnfold.folding import FoldStep, fold_graph
 from bnfold.formats import load
+from bnfold.reporting.outcomes import step_sentence
 
 C = 6
 PADDED = [1, 1, 1, 1]
@@ -925,7 +926,7 @@ def test_the_plan_says_what_became_of_every_batchnorm():
     assert step.into == ("conv3",)
     assert step.holders == ("conv3",)
     assert set(step.removed) == {"conv1", "bn0"}
-    assert step.sentence() == "outer (Add): merged with its parallel branches into conv3"
+    assert step_sentence(step) == "outer (Add): merged with its parallel branches into conv3"
     assert plan.fate("bn0") == step
     for name in ("bn3", "bn1"):
         fate = plan.fate(name)

@@ -11,6 +11,8 @@ from gauge import Node, Puzzle
 from helpers import Net, fold_unrun
 from onnx import ModelProto
 
+pytestmark = pytest.mark.slow
+
 C = 2
 #: Kind of node → the ONNX operator that stands for it, with its attributes.
 THROUGH = {

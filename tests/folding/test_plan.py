@@ -7,7 +7,8 @@ import json
 import numpy as np
 from helpers import Net, fold
 
-from bnfold.folding.plan import KINDS, FoldStep, Plan, Remaining
+from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
+from bnfold.reporting.outcomes import step_sentence
 
 C = 4
 
@@ -43,7 +44,7 @@ def test_a_composed_operator_shares_the_fate_of_what_it_went_into():
 
 def test_the_sentences():
     plan = many()
-    sentences = [step.sentence() for step in plan.steps]
+    sentences = [step_sentence(step) for step in plan.steps]
     assert sentences[0].startswith("behind_conv (BatchNormalization): folded backward into conv_")
     (left,) = plan.remaining
     assert left.sentence() == (
@@ -58,7 +59,7 @@ def test_a_fold_through_others_names_them():
     y = net.op("Tanh", net.bn(net.op("MaxPool", y, kernel_shape=[2, 2], name="pool"), C, name="bn"))
     (step,) = fold(net.build(y)).plan.steps
     assert step.through == ("pool", "same")
-    assert step.sentence().endswith("through pool, same")
+    assert step_sentence(step).endswith("through pool, same")
 
 
 def test_a_fold_into_a_constant_names_it():
@@ -79,14 +80,15 @@ def test_a_fold_into_several_names_them_all():
 def test_a_plan_is_data():
     plan = many()
     data = json.loads(json.dumps(plan.to_dict()))
-    assert [step["kind"] for step in data["steps"]] == [step.kind for step in plan.steps]
+    assert [step["kind"] for step in data["steps"]] == [step.kind.value for step in plan.steps]
     assert set(data["remaining"][0]["backward"]) == {"code", "sentence"}
     assert data["notes"] == []
 
 
 def test_every_kind_has_words():
-    steps = [FoldStep(kind, "bn", "BatchNormalization", kind, ("x",)) for kind in KINDS]
-    assert all(step.sentence().startswith("bn (BatchNormalization): ") for step in steps)
+    steps = [FoldStep(subject="bn", label="bn", type="BatchNormalization", kind=k, into=("x",)) for k in FoldKind]
+    assert len({step_sentence(step) for step in steps}) == len(FoldKind)
+    assert all(step_sentence(step).startswith("bn (BatchNormalization): ") for step in steps)
 
 
 def test_what_became_simpler_stays_under_its_name():
@@ -105,7 +107,15 @@ def test_nothing_is_known_of_what_is_not_there():
 
 
 def test_what_a_branch_took_with_it_has_its_fate():
-    step = FoldStep("sum", "sum", "Add", "branch", ("conv",), holders=("conv",), removed=("bn", "other"))
+    step = FoldStep(
+        subject="sum",
+        label="sum",
+        type="Add",
+        kind=FoldKind.BRANCH,
+        into=("conv",),
+        holders=("conv",),
+        removed=("bn", "other"),
+    )
     assert Plan((step,)).fate("other") is step
 
 

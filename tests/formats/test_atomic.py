@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,19 @@ from onnx_models import conv_bn, model, value
 
 from bnfold.errors import OutputError
 from bnfold.formats import atomic, load
-from bnfold.formats.atomic import atomic_write, new_file
+from bnfold.formats.atomic import Output, new_file, staged_file
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX permissions and signals")
+
+
+@contextmanager
+def atomic_write(path: object) -> Iterator[Output]:
+    """A file that is staged and committed at once."""
+    with staged_file(path) as staged:
+        with staged.writing() as out:
+            yield out
+        staged.commit()
 
 
 def names(folder: Path) -> list[str]:
@@ -154,11 +165,11 @@ UNPRIVILEGED = """
 import os, sys
 sys.path.insert(0, {root!r})
 from bnfold.errors import OutputError
-from bnfold.formats.atomic import atomic_write
+from bnfold.formats.atomic import staged_file
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
-    with atomic_write(sys.argv[1]) as out:
+    with staged_file(sys.argv[1]) as staged, staged.writing() as out:
         out.write(b"new")
 except OutputError as error:
     print(error)
@@ -326,6 +337,7 @@ while True:
 
 
 @posix
+@pytest.mark.slow
 @pytest.mark.parametrize("external_data", [True, False])
 def test_killed_at_any_time(tmp_path, external_data):
     first, second = wide(1.0), wide(2.0)
@@ -353,6 +365,7 @@ def save_many(source: str, target: str, external_data: bool) -> None:
         loaded.save(target, external_data=external_data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("external_data", [True, False])
 def test_several_processes_writing_the_same_file(tmp_path, external_data):
     target = tmp_path / "out" / "model.onnx"
@@ -373,32 +386,76 @@ def test_several_processes_writing_the_same_file(tmp_path, external_data):
     assert external_data or names(target.parent) == ["model.onnx"]
 
 
-class TestApproval:
-    def test_the_complete_file_is_shown_before_it_has_its_name(self, tmp_path):
-        shown = []
-
-        def approve(file: Path) -> None:
-            shown.append((file.read_bytes(), file.suffix, file.parent, (tmp_path / "out.onnx").read_bytes()))
-
-        (tmp_path / "out.onnx").write_bytes(b"old")
-        with atomic_write(tmp_path / "out.onnx", approve) as out:
-            out.write(b"new")
-        assert shown == [(b"new", ".onnx", tmp_path, b"old")]
-        assert (tmp_path / "out.onnx").read_bytes() == b"new"
+class TestStaging:
+    def test_the_complete_file_lies_beside_its_target_until_it_is_committed(self, tmp_path):
+        target = tmp_path / "out.onnx"
+        target.write_bytes(b"old")
+        with staged_file(target) as staged:
+            with staged.writing() as out:
+                out.write(b"new")
+            assert (staged.path.read_bytes(), staged.path.suffix, staged.path.parent) == (b"new", ".onnx", tmp_path)
+            assert target.read_bytes() == b"old"
+            assert not staged.committed
+            staged.commit()
+            assert staged.committed
+            assert names(tmp_path) == ["out.onnx"]
+        assert target.read_bytes() == b"new"
 
     @pytest.mark.parametrize("external_data", [False, True])
-    def test_what_is_not_approved_leaves_nothing(self, tmp_path, external_data):
-        def approve(file: Path) -> None:
-            onnx.checker.check_model(file)
-            raise LookupError("no")
+    @pytest.mark.parametrize("error", [None, LookupError, KeyboardInterrupt, FileNotFoundError])
+    def test_what_is_not_committed_leaves_nothing(self, tmp_path, external_data, error):
+        def stage():
+            with load(conv_bn()).stage(tmp_path / "out.onnx", external_data=external_data) as staged:
+                onnx.checker.check_model(staged.path)
+                assert len(names(tmp_path)) == 1 + external_data
+                if error is not None:
+                    raise error("something else")
 
-        with pytest.raises(LookupError):
-            load(conv_bn()).save(tmp_path / "out.onnx", external_data=external_data, approve=approve)
+        if error is None:
+            stage()
+        else:  # an error of who looks at the file is not one of the file
+            with pytest.raises(error, match="something else"):
+                stage()
         assert names(tmp_path) == []
 
-    def test_an_error_of_the_approval_is_not_one_of_the_file(self, tmp_path):
-        def approve(file: Path) -> None:
-            raise FileNotFoundError("something else")
+    @pytest.mark.parametrize("external_data", [False, True])
+    def test_what_is_committed_stays_whatever_comes_after(self, tmp_path, external_data):
+        path = tmp_path / "out.onnx"
 
-        with pytest.raises(FileNotFoundError, match="something else"), atomic_write(tmp_path / "out", approve) as out:
-            out.write(b"new")
+        def commit_and_stop():
+            with load(wide()).stage(path, external_data=external_data) as staged:
+                staged.commit()
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            commit_and_stop()
+        assert load(path).to_proto() == wide()
+        assert names(tmp_path) == (["out.onnx", "out.onnx.data"] if external_data else ["out.onnx"])
+
+    def test_a_signal_right_after_the_renaming_does_not_cost_the_external_data(self, tmp_path, monkeypatch):
+        def interrupted(directory: Path) -> None:
+            raise KeyboardInterrupt
+
+        replace = Path.replace
+
+        def replace_and_stop(self: Path, target: Path) -> None:
+            replace(self, target)
+            raise KeyboardInterrupt
+
+        path = tmp_path / "out.onnx"
+        for where, function in (((atomic, "_sync_directory"), interrupted), ((Path, "replace"), replace_and_stop)):
+            with monkeypatch.context() as patch:
+                patch.setattr(*where, function)
+                with pytest.raises(KeyboardInterrupt):
+                    load(wide()).save(path, external_data=True)
+            assert load(path).to_proto() == wide()
+
+    def test_the_replaced_models_data_file_goes_with_it(self, tmp_path):
+        path = tmp_path / "out.onnx"
+        for fill in (1.0, 2.0, 3.0):
+            load(wide(fill)).save(path, external_data=True)
+            assert load(path).to_proto() == wide(fill)
+            assert len(names(tmp_path)) == 2
+        with load(wide(4.0)).stage(path, external_data=True):
+            assert len(names(tmp_path)) == 4
+        assert load(path).to_proto() == wide(3.0)

@@ -134,6 +134,31 @@ def test_links_that_leave_the_directory_are_refused_and_others_are_not(tmp_path)
         load(with_entries(folder / "model.onnx", location="sub/weights.bin"))
 
 
+@pytest.mark.parametrize("where", ["weights.bin", "deep/weights.bin"])
+def test_a_link_that_is_put_in_place_after_the_check_is_not_followed(tmp_path, monkeypatch, where):
+    """What was resolved is a plain file or folder; by the time it is opened, it leads outside."""
+    folder, secret = tmp_path / "models", tmp_path / "secret"
+    path = folder / "model.onnx"
+    (folder / where).parent.mkdir(parents=True)
+    secret.mkdir()
+    with_entries(path, location=where)
+    (secret / "weights.bin").write_bytes(bytes([7]) * 4096)
+    if where != "weights.bin":
+        (folder / "weights.bin").rename(folder / where)
+    resolve = external._DataFiles._resolve
+
+    def swap(self, *arguments):
+        found = resolve(self, *arguments)
+        first = folder / Path(where).parts[0]
+        first.rename(tmp_path / "aside")
+        first.symlink_to(secret if first.name == "deep" else secret / "weights.bin")
+        return found
+
+    monkeypatch.setattr(external._DataFiles, "_resolve", swap)
+    with pytest.raises(ModelFileError, match=f"has its data in '{where}', which cannot be read"):
+        load(path)
+
+
 def test_a_folder_inside_the_directory_is_fine(tmp_path):
     path = with_entries(tmp_path / "model.onnx", location="deep/down/weights.bin")
     (tmp_path / "deep/down").mkdir(parents=True)

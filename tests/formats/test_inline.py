@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx.checker
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 from onnx_models import graph, model, run, value
 
+import bnfold
 from bnfold.errors import ModelFileError
 from bnfold.formats import load
 
@@ -78,7 +79,7 @@ def test_large_constants_in_functions_are_shared_not_copied(tmp_path):
     inlined = load(tmp_path / "model.onnx").inlined()
     constants = [op.outputs[0] for op in inlined.graph.ops() if op.type == "Constant"]
     first, second = (inlined.graph.constant(name) for name in constants)
-    assert first.source.payload is second.source.payload
+    assert first.data.payload is second.data.payload
     np.testing.assert_array_equal(first.array(), WEIGHT)
     inlined.save(tmp_path / "out.onnx", external_data=True)
     assert (tmp_path / "out.onnx.data").stat().st_size == WEIGHT.nbytes
@@ -159,3 +160,31 @@ def test_functions_that_call_themselves_are_refused():
     proto.functions[0].node.append(call("f2", ["a"], ["unused"]))
     with pytest.raises(ModelFileError, match=r"cannot be unfolded: its function 'f[0-2]' calls itself"):
         load(proto)
+
+
+def test_the_default_of_an_attribute_that_a_call_leaves_out():
+    batchnorm = node("BatchNormalization", ["a", "s", "t", "m", "v"], ["n"])
+    reference = batchnorm.attribute.add(name="epsilon", ref_attr_name="eps", type=AttributeProto.FLOAT)
+    assert reference.ref_attr_name == "eps"
+    names = ["a", "s", "t", "m", "v"]
+    inner = helper.make_function(
+        "local", "inner", names, ["n"], [batchnorm], OPSETS, [], [helper.make_attribute("eps", 0.25)]
+    )
+    # The first call inside relies on the default, the second says something else; both in a function that is called.
+    outer = function("outer", names, ["c"], [call("inner", names, ["b"]), call("inner", ["b", *names[1:]], ["c"])])
+    outer.node[1].attribute.append(helper.make_attribute("eps", 1.5))
+    params = {"s": np.ones(40), "t": np.ones(40), "m": np.zeros(40), "v": np.full(40, 0.5)}
+    proto = model(
+        [call("outer", ["x", *names[1:]], ["y"])],
+        [X],
+        [Y],
+        {name: values.astype(np.float32) for name, values in params.items()},
+        opset_imports=OPSETS,
+    )
+    proto.functions.extend([inner, outer])
+    onnx.checker.check_model(proto, full_check=True)
+    expected = run(proto, FEED)[0]
+    inlined = load(proto).inlined()
+    assert not inlined.to_proto().functions
+    np.testing.assert_allclose(run(inlined.to_proto(), FEED)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(run(bnfold.fold(proto).model.to_proto(), FEED)[0], expected, rtol=1e-5)

@@ -17,8 +17,9 @@ import pytest
 from keras import Input, layers
 from keras_models import conv_bn_relu, feeds, randomised
 
+from bnfold import isolation
 from bnfold.errors import MissingExtraError, ModelFileError
-from bnfold.formats.keras import apart, backend, inspection, load
+from bnfold.formats.keras import backend, inspection, load
 
 FOLDER = Path(__file__).parents[2] / "sample_models"
 
@@ -146,7 +147,7 @@ def test_flipped_bytes_never_escape_as_another_error(
     path = request.getfixturevalue(kind)
     content = path.read_bytes()
     random = np.random.default_rng(0)
-    monkeypatch.setattr(apart, "_SECONDS", 1.5)
+    monkeypatch.setattr(inspection, "_SECONDS", 1.5)
     for _ in range(8):
         broken = bytearray(content)
         for at in random.integers(0, len(content), 8):
@@ -228,17 +229,17 @@ def test_a_file_on_which_the_hdf5_library_never_returns(hdf5: Path, monkeypatch:
     content = hdf5.read_bytes()
     heap = content.index(b"GCOL")  # objects of size zero in the heap of strings are walked over for ever
     hdf5.write_bytes(content[: heap + 16] + bytes(4080) + content[heap + 4096 :])
-    monkeypatch.setattr(apart, "_SECONDS", 1.0)
+    monkeypatch.setattr(inspection, "_SECONDS", 1.0)
     fails(hdf5, "does not come to an end")
 
 
 def test_a_crash_of_the_hdf5_library_does_not_reach_the_caller(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(isolation, "_CHILD", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     fails(hdf5, r"crashes the HDF5 library \(signal 9\)")
 
 
 def test_a_failed_inspection_is_an_internal_error(hdf5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "_CHILD", "raise SystemError('oh')")
+    monkeypatch.setattr(isolation, "_CHILD", "raise SystemError('oh')")
     with pytest.raises(RuntimeError, match="SystemError: oh"):
         load(hdf5)
 

@@ -86,7 +86,7 @@ def test_weights_stand_in_documented_slots(kind: str, model: keras.Model, attrib
         param = graph.params[name]
         assert param.shape == tuple(variable.shape)
         np.testing.assert_array_equal(param.array(), variable.numpy())
-        np.testing.assert_array_equal(param.source.rows(1, 2), variable.numpy()[1:2])
+        np.testing.assert_array_equal(param.data.rows(1, 2), variable.numpy()[1:2])
 
 
 def test_a_weight_that_is_left_out_leaves_its_slot_empty() -> None:

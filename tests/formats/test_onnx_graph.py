@@ -12,7 +12,7 @@ from onnx_models import conv_bn, graph, model, value
 from bnfold.errors import ModelFileError
 from bnfold.formats import load
 from bnfold.formats.onnx.tensors import ELEMENT_TYPES, to_param, to_proto
-from bnfold.graph import CAPTURE, Param, Use, walk
+from bnfold.graph import Param, Use, walk
 
 X, Y, FLAG = value("x", ["N", 4]), value("y", ["N", 4]), value("flag", [], TensorProto.BOOL)
 
@@ -173,7 +173,7 @@ def test_large_weights_are_read_only_views_of_the_file(tmp_path):
     np.testing.assert_array_equal(array, numpy_helper.to_array(proto.graph.initializer[0]))
     assert not array.flags.owndata
     assert not array.flags.writeable
-    np.testing.assert_array_equal(param.source.rows(10, 20), array[10:20])
+    np.testing.assert_array_equal(param.data.rows(10, 20), array[10:20])
 
 
 def test_the_model_outlives_its_file(tmp_path):
@@ -217,7 +217,7 @@ def test_subgraphs_and_what_they_capture():
     assert list(then.params) == ["inner"]
     assert then.constant("outer") is read.params["outer"]
     assert read.captured("t").name == "if"
-    assert Use("if", CAPTURE) in read.consumers("t")
+    assert Use("if", None) in read.consumers("t")
     assert len(list(walk(read))) == 3
 
 

@@ -13,6 +13,7 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_models import conv_bn, graph, model, run, value
 
+import bnfold
 from bnfold.errors import UsageError
 from bnfold.formats import load
 from bnfold.graph import Op, Param, Tensor
@@ -240,6 +241,22 @@ def test_a_model_of_ir_version_3_stays_so_while_its_initializers_are_listed():
     changed.params["weight"] = changed.params["weight"].scaled(np.full((1, 1, 1, 1), 2.0))
     after = checked(loaded.with_graph(changed).to_proto())
     assert (after.ir_version, after.graph.input) == (3, proto.graph.input)
+
+
+def test_a_constant_that_grew_is_declared_as_it_is_now():
+    """IR version 3 lists initializers among the inputs: a Gemm's bias of one number becomes one of each column."""
+    rng = np.random.default_rng(0)
+    vectors = {name: rng.uniform(0.5, 1.5, 5).astype(np.float32) for name in ("g", "t", "m", "v")}
+    params = {"w": rng.standard_normal((4, 5), dtype=np.float32), "b": np.array([0.3], np.float32), **vectors}
+    nodes = [node("Gemm", ["x", "w", "b"], ["c"]), node("BatchNormalization", ["c", *vectors], ["out"])]
+    proto = model(nodes, [X], [value("out", ["N", 5])], params, opset=8, ir_version=3)
+    proto.graph.input.extend(value(t.name, t.dims) for t in proto.graph.initializer)
+    proto.graph.value_info.append(value("b", [1]))
+    feed = {"x": rng.standard_normal((3, 4), dtype=np.float32)}
+    folded = bnfold.fold(checked(proto)).model.to_proto()
+    onnx.checker.check_model(folded, full_check=True)
+    assert [len(folded.graph.node), folded.ir_version] == [1, 3]
+    np.testing.assert_allclose(run(folded, feed)[0], run(proto, feed)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_model_of_ir_version_3_with_new_initializers_becomes_4_and_lists_none():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from onnx_models import conv_bn, graph, model, value
+from onnx_models import conv_bn, graph, model, run, value
 
 from bnfold.formats import load
 from bnfold.graph import Op, walk
@@ -157,3 +157,30 @@ def test_values_that_grow_without_end_are_not_propagated(within):
         nodes.append(node("Relu", ["z"], ["y"]))
     read = load(model(nodes, [X, FLAG], [value("y", ["N", 4])], {"c0": np.ones(1000, np.float32)})).graph
     assert all(inner.tensor("z").shape in (("N", 4), None) for inner in walk(read))
+
+
+@pytest.mark.parametrize("opset", [7, 9, 10, 11])
+def test_axes_that_count_from_the_right_where_the_standard_had_none(opset):
+    """onnxruntime takes them in every opset; what onnx infers before opset 11 is wrong."""
+    nodes = [
+        helper.make_node("Squeeze", ["x"], ["a"], axes=[-2]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Unsqueeze", ["b"], ["c"], axes=[-1, 0]),
+        helper.make_node("Squeeze", ["c"], ["d"], axes=[-5]),
+        helper.make_node("Sigmoid", ["d"], ["y"]),
+    ]
+    proto = model(nodes, [value("x", [2, 3, 1, 4])], [value("y", ["i", "j", "k", "l"])], opset=opset, ir_version=4)
+    graph = load(proto).graph
+    shape = run(proto, {"x": np.zeros((2, 3, 1, 4), np.float32)})[0].shape
+    assert [graph.tensor(name).shape for name in "abcd"] == [(2, 3, 4), (2, 3, 4), (1, 2, 3, 4, 1), shape]
+
+
+def test_an_axis_that_counts_from_the_right_of_an_unknown_rank_leaves_the_rest_unknown():
+    nodes = [
+        helper.make_node("Reshape", ["x", "size"], ["r"]),
+        helper.make_node("Squeeze", ["r"], ["a"], axes=[-1]),
+        helper.make_node("Relu", ["a"], ["y"]),
+    ]
+    inputs = [value("x", [4]), value("size", ["R"], TensorProto.INT64)]
+    graph = load(model(nodes, inputs, [value("y", ["n"])], opset=9, ir_version=4)).graph
+    assert graph.tensor("a").shape is None

@@ -50,6 +50,7 @@ def test_equals_onnx_load_on_the_backend_files(file):
     assert load(file).to_proto() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("thresholds")
 def test_equals_the_proto_on_the_backend_node_cases():
     from onnx.backend.test.case.node import collect_testcases

@@ -13,7 +13,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS.parent)]
 
 import onnx  # noqa: E402
 from graph_checks import check, check_in_float64  # noqa: E402

@@ -8,6 +8,8 @@ import pytest
 from agreement import fold_and_compare
 from backend_models import as_stored, cases, surrounded
 
+pytestmark = pytest.mark.slow
+
 STEP = 12
 
 

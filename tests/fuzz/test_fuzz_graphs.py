@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import chain, grow
 
+pytestmark = pytest.mark.slow
+
 #: Graphs in one test; more of them are fuzz_graphs.py's business.
 BATCH = 50
 

@@ -2,9 +2,9 @@
 
     python tests/mutation/mutate.py --sample 100 --seed 1
     python tests/mutation/mutate.py --module pooling --module affine --jobs 2
-    python tests/mutation/mutate.py --module layout --own
+    python tests/mutation/mutate.py --module rearrange --own
 
-Changes one condition, constant or operator at a time in ``bnfold/operators/*.py`` and
+Changes one condition, constant or operator at a time in ``bnfold/operators`` and
 ``bnfold/affine.py``, as they are imported (no file changes), and runs the tests of operators and folding
 until one fails: each mutant in a fork of one process that has imported everything else. Prints
 every mutant that no test noticed, and the share that was. Those that cannot be noticed, because
@@ -45,10 +45,15 @@ OWN = {
     "batchnorm": ("test_batchnorm", "test_arithmetic"),
     "__init__": ("test_base", "test_arithmetic"),
     "base": ("test_base", "test_batchnorm", "test_arithmetic"),
+    "axes": ("test_rearrange",),
+    "concatenation": ("test_select",),
+    "conv": ("test_conv", "test_convolution"),
     "forms": ("test_forms", "test_batchnorm"),
+    "joins": ("test_arithmetic",),
+    "layer": ("test_linear_layers", "test_plain_layers"),
     "linear": ("test_linear", "test_conv", "test_matmul"),
-    "onnx_linear": ("test_matmul", "test_conv"),
-    "placement": ("test_placement",),
+    "normalization": ("test_normalization", "test_batchnorm"),
+    "passing": ("test_elementwise",),
 }
 #: What the tests import beside bnfold: once, before the forks.
 IMPORTED = (
@@ -82,8 +87,8 @@ class Case(NamedTuple):
 
 def cases(modules: Sequence[str]) -> list[Case]:
     """All mutants of the modules, by default of all of them."""
-    operators = sorted((ROOT / "bnfold" / "operators").glob("*.py"))
-    files = ["bnfold/affine.py", *(f"bnfold/operators/{path.name}" for path in operators)]
+    operators = sorted((ROOT / "bnfold" / "operators").rglob("*.py"))
+    files = ["bnfold/affine.py", *(path.relative_to(ROOT).as_posix() for path in operators)]
     wanted = [file for file in files if not modules or Path(file).stem in modules]
     return [Case(file, mutant) for file in wanted for mutant in mutants((ROOT / file).read_text(encoding="utf-8"))]
 

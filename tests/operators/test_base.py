@@ -8,7 +8,7 @@ from helpers import Net
 
 from bnfold.affine import Affine
 from bnfold.formats import load
-from bnfold.graph import CAPTURE, ModelGraph, Op, Param, Tensor, Use
+from bnfold.graph import ModelGraph, Op, Param, Tensor, Use
 from bnfold.operators import (
     Facts,
     Node,
@@ -203,7 +203,7 @@ def test_a_constant_is_not_changed_in_vain(scale, shift, steps):
     param = Param.of("w", np.ones((2, 3)))
     new = mapped(param, Affine.of(scale, shift, None))
     assert new is not None
-    assert len(getattr(new.source, "steps", ())) == steps
+    assert len(getattr(new.data, "steps", ())) == steps
 
 
 # -- questions about operators in a graph ------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_who_reads_the_values_of_a_tensor():
         Op("asks", "Shape", ("x",), ("b",)),
         Op("body", "Shape", ("y",), ("c",), captures=("x",)),
     )
-    assert list(value_readers(graph, "x")) == [Use("reads", 0), Use("body", CAPTURE)]
+    assert list(value_readers(graph, "x")) == [Use("reads", 0), Use("body", None)]
 
 
 def test_the_bias_of_a_linear_operator():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from helpers import BFLOAT16, Net, assert_gone, assert_stays, fold, fold_unrun
 from onnx import helper
@@ -51,8 +52,10 @@ def test_the_numbers_are_read_in_float64():
     numbers = batchnorm(model.graph, model.graph.op("bn"))
     gamma, beta, mean, variance = (vector.astype(np.float64) for vector in vectors)
     assert numbers.channels == 4
-    np.testing.assert_allclose(numbers.affine.scale, gamma / np.sqrt(variance + 1e-5), rtol=1e-15)
-    np.testing.assert_allclose(numbers.affine.shift, beta - mean * gamma / np.sqrt(variance + 1e-5), rtol=1e-15)
+    # The default is an attribute's, and so a float32.
+    scale = gamma / np.sqrt(variance + np.float64(np.float32(1e-5)))
+    np.testing.assert_allclose(numbers.affine.scale, scale, rtol=1e-15)
+    np.testing.assert_allclose(numbers.affine.shift, beta - mean * scale, rtol=1e-14)
 
 
 def test_no_other_operator_has_numbers():
@@ -466,7 +469,7 @@ def test_a_batchnorm_that_does_nothing_is_removed():
 def test_what_does_nothing_to_rounding(gamma, beta, mean, does_nothing):
     """Off by one unit in the last place of the statistics, relative to the larger of two values."""
     vectors = [np.array([plain, value]) for plain, value in ((1.0, gamma), (0.0, beta), (0.0, mean), (1.0, 4.0))]
-    assert BatchNorm(*vectors, 0.0, 1, np.dtype(np.float32)).is_identity == does_nothing
+    assert BatchNorm(*vectors, 0.0, 1, np.dtype(np.float32)).is_identity(EPS) == does_nothing
 
 
 def test_a_batchnorm_that_does_next_to_nothing_is_not_removed():
@@ -499,3 +502,24 @@ def test_is_test_decides_before_opset_7():
         graph = helper.make_graph([node], "g", [data[0], *values], data[1:], weights)
         loaded = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 1)], ir_version=3)).graph
         assert isinstance(batchnorm(loaded, loaded.op("bn")), Refusal) is not bool(flag)
+
+
+@pytest.mark.parametrize(("dtype", "stays"), [(np.float32, True), (np.float16, False)])
+def test_what_does_nothing_is_judged_by_the_finer_of_data_and_statistics(dtype, stays):
+    """From opset 15 on the statistics may be float16 where the data are float32."""
+    net = Net(opset=15, dtype=dtype)
+    half = [net.const(np.full(4, value), dtype=np.float16) for value in (1.0, 0.0, 0.0, 0.9993)]
+    x = net.op("Relu", net.input("N", 4, 5))
+    folded = fold_unrun(net.build(net.op("BatchNormalization", x, *half, epsilon=0.0)))
+    assert len(folded.after.graph.node) == 1 + stays
+    if stays:  # onnxruntime has no kernel for it
+        feed = {folded.before.graph.input[0].name: net.draw(2, 4, 5)}
+        before, after = (onnx.reference.ReferenceEvaluator(m).run(None, feed)[0] for m in (folded.before, folded.after))
+        np.testing.assert_allclose(after, before, rtol=1e-6)
+
+
+def test_the_default_epsilon_is_a_float32_in_double_precision_too():
+    net = Net(dtype=np.float64)
+    x = net.op("MatMul", net.input("N", 3), net.draw(3, 4))
+    small = [net.positive(4), net.draw(4), net.draw(4), 1e-6 * net.positive(4)]
+    fold(net.build(net.op("BatchNormalization", x, *small)))

@@ -9,10 +9,10 @@ from report_samples import STAYS, finding, report
 from rich.console import Console
 
 from bnfold.analysis import Size, find_rule
-from bnfold.analysis.words import plural
-from bnfold.folding import FoldStep, Plan, Remaining
+from bnfold.analysis.phrases import plural
+from bnfold.folding import FoldKind, FoldStep, Plan, Remaining
 from bnfold.refusal import Refusal
-from bnfold.reporting import analysis, catalogue, folding
+from bnfold.reporting import as_text, catalogue, outcomes
 from bnfold.reporting.console import line, make_console
 from bnfold.reporting.text import clean, file_size, shortened
 from bnfold.results import Comparison, FoldResult
@@ -48,7 +48,7 @@ class TestWords:
 
 class TestAnalysis:
     def test_placements_findings_and_summary(self, console: Console, sink: io.StringIO) -> None:
-        analysis.print_report(console, report(finding(), finding("BN403", "warning", layer="")))
+        as_text.print_report(console, report(finding(), finding("BN403", "warning", layer="")))
         text = sink.getvalue()
         assert text.startswith("models/a.onnx\n")
         assert "folds backward into conv_1" in text
@@ -60,11 +60,11 @@ class TestAnalysis:
         assert "folding removes 1 of 2, with 1 node and 32 parameters" in text
 
     def test_no_line_ends_in_spaces(self, console: Console, sink: io.StringIO) -> None:
-        analysis.print_report(console, report(finding()))
+        as_text.print_report(console, report(finding()))
         assert not [row for row in sink.getvalue().splitlines() if row != row.rstrip()]
 
     def test_a_model_without_bn_is_told_so_in_one_line(self, console: Console, sink: io.StringIO) -> None:
-        analysis.print_report(console, report(batchnorms=()))
+        as_text.print_report(console, report(batchnorms=()))
         rows = sink.getvalue().splitlines()
         assert rows[1].startswith(
             "  no BatchNormalization in this model: a layer that was created counts only once it is"
@@ -72,19 +72,19 @@ class TestAnalysis:
         assert rows[2] == "  1,000 parameters"
 
     def test_numbers_on_request(self, console: Console, sink: io.StringIO) -> None:
-        analysis.print_report(console, report())
+        as_text.print_report(console, report())
         assert "0.5 / 1 / 2" in sink.getvalue()
         assert "NaN / 1 / 3" in sink.getvalue()
         assert "1.0 → 2.5" in sink.getvalue()
 
     def test_no_numbers_without_a_request(self, console: Console, sink: io.StringIO) -> None:
-        analysis.print_report(console, report(batchnorms=(STAYS,)))
+        as_text.print_report(console, report(batchnorms=(STAYS,)))
         assert "|scale|" not in sink.getvalue()
 
     def test_a_rule_that_repeats_itself_is_one_entry(self, console: Console, sink: io.StringIO) -> None:
         infos = [finding("BN203", "info", layer=f"bn_{number}") for number in range(30)]
         warnings = [finding(layer=f"conv_{number}") for number in range(8)]
-        analysis.print_finding_list(console, [*infos, *warnings])
+        as_text.print_finding_list(console, [*infos, *warnings])
         text = sink.getvalue()
         assert text.count("BN203") == 1
         assert "  30 layers\n    info BN203 bn_0 has something to say.\n" in text
@@ -92,11 +92,11 @@ class TestAnalysis:
         assert text.count("BN201") == 8, "warnings are never put together"
 
     def test_quiet_prints_the_findings_alone(self, console: Console, sink: io.StringIO) -> None:
-        analysis.print_report(console, report(finding()), quiet=True)
+        as_text.print_report(console, report(finding()), quiet=True)
         assert sink.getvalue() == "  conv_1\n    warning BN201 conv_1 has something to say.\n\n"
 
     def test_the_table_of_several_models(self, console: Console, sink: io.StringIO) -> None:
-        analysis.print_overview(console, [report(finding(severity="error"))], {"b.onnx": "damaged"})
+        as_text.print_overview(console, [report(finding(severity="error"))], {"b.onnx": "damaged"})
         rows = sink.getvalue().splitlines()
         assert rows[0].split() == ["model", "BN", "fold", "errors", "warnings", "infos"]
         assert rows[1].split() == ["models/a.onnx", "2", "1", "1", "0", "0"]
@@ -139,7 +139,14 @@ class Terminal(io.StringIO):
 
 
 def step(label: str, kind: str = "backward", **parts: object) -> FoldStep:
-    return FoldStep(label, label, "BatchNormalization", kind, into=(f"conv_{label}",), **parts)  # type: ignore[arg-type]
+    return FoldStep(
+        subject=label,
+        label=label,
+        type="BatchNormalization",
+        kind=FoldKind(kind),
+        into=(f"conv_{label}",),
+        **parts,  # type: ignore[arg-type]
+    )
 
 
 def result(plan: Plan, **parts: object) -> FoldResult:
@@ -150,10 +157,15 @@ def result(plan: Plan, **parts: object) -> FoldResult:
 class TestFold:
     def test_what_went_where_and_what_stayed(self, console: Console, sink: io.StringIO) -> None:
         left = Remaining(
-            "bn_9", "bn_9", "BatchNormalization", True, Refusal("a", "x is in the way"), Refusal("b", "y is")
+            subject="bn_9",
+            label="bn_9",
+            type="BatchNormalization",
+            is_batchnorm=True,
+            backward=Refusal("a", "x is in the way"),
+            forward=Refusal("b", "y is"),
         )
         plan = Plan((step("bn_1"), step("bn_2", "forward", through=("pool",))), (left,), ("a remark",))
-        folding.print_fold(console, "a.onnx", result(plan))
+        outcomes.print_fold(console, "a.onnx", result(plan))
         rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
         assert "bn_1 BatchNormalization folded backward conv_bn_1" in rows
         assert "bn_2 BatchNormalization folded forward conv_bn_2 pool" in rows
@@ -165,26 +177,32 @@ class TestFold:
 
     def test_merged_branches_name_what_went(self, console: Console, sink: io.StringIO) -> None:
         merged = FoldStep(
-            "s/add", "add", "Add", "branch", ("conv_3x3",), scope="s", removed=("s/add", "s/bn_0", "s/conv_1x1")
+            subject="s/add",
+            label="add",
+            type="Add",
+            kind=FoldKind.BRANCH,
+            into=("conv_3x3",),
+            scope="s",
+            removed=("s/add", "s/bn_0", "s/conv_1x1"),
         )
-        folding.print_fold(console, "a.onnx", result(Plan((merged,))))
+        outcomes.print_fold(console, "a.onnx", result(Plan((merged,))))
         rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
         assert "add, bn_0, conv_1x1 Add merged with its parallel branches conv_3x3" in rows
 
     def test_a_long_plan_is_grouped(self, console: Console, sink: io.StringIO) -> None:
         steps = tuple(step(f"bn_{number}") for number in range(100))
-        folding.print_fold(console, "a.onnx", result(Plan(steps)))
+        outcomes.print_fold(console, "a.onnx", result(Plan(steps)))
         text = " ".join(sink.getvalue().split())
         assert "bn_0 and 99 more 100 × BatchNormalization folded backward conv_bn_0 and 99 more" in text
         assert "--format json names every one" in text
 
     def test_nothing_to_fold(self, console: Console, sink: io.StringIO) -> None:
-        folding.print_fold(console, "a.onnx", result(Plan()))
+        outcomes.print_fold(console, "a.onnx", result(Plan()))
         assert "nothing to fold: there is no BN and no scale or shift by channel in this model" in sink.getvalue()
 
     def test_culprits_and_dropped_steps(self, console: Console, sink: io.StringIO) -> None:
         plan = Plan((step("bn_1"),))
-        folding.print_fold(console, "a.onnx", result(plan, culprits=(step("bn_1"),), dropped=(step("bn_2"),)))
+        outcomes.print_fold(console, "a.onnx", result(plan, culprits=(step("bn_1"),), dropped=(step("bn_2"),)))
         text = sink.getvalue()
         assert "1 step makes the outputs differ by itself:" in text
         assert "bn_1 (BatchNormalization): folded backward into conv_bn_1" in text

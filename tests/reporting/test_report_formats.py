@@ -14,7 +14,7 @@ from report_samples import FOLDS, finding, report
 import bnfold
 from bnfold.analysis import Finding, Severity, all_rules
 from bnfold.reporting import as_json
-from bnfold.reporting.formats import render, rule_counts
+from bnfold.reporting.renderers import render, rule_counts
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 #: The published schema, from the package @microsoft/jest-sarif 1.0.0-beta.0 (MIT licence).

@@ -41,6 +41,7 @@ def test_an_onnx_model_takes_any_batch(name: str) -> None:
     assert image.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize("name", KERAS)
 def test_a_keras_model_holds_the_batchnorms_claimed(name: str) -> None:
     import keras
@@ -50,6 +51,7 @@ def test_a_keras_model_holds_the_batchnorms_claimed(name: str) -> None:
     assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in layers) == CLAIMS[name]
 
 
+@pytest.mark.keras
 def test_the_transferred_backbone_is_frozen() -> None:
     import keras
 

@@ -11,6 +11,8 @@ import pytest
 from absurd import absurd_files
 from process import SAMPLES, assert_one_sentence, bnfold, environment, names
 
+pytestmark = pytest.mark.slow
+
 #: One process runs all commands on all files, and says what each took.
 RUNNER = """
 import contextlib, io, json, pathlib, resource, sys, time

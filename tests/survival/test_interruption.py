@@ -17,14 +17,14 @@ from process import SAMPLES, environment, names, running
 
 import bnfold
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 #: Runs the command line again and again in forks of one process; fork n gets the signal at the nth
 #: event that Python reports about a path of the folder, until one fork comes through without.
 RUNNER = """
 import atexit, faulthandler, json, os, shutil, sys, tempfile
 from bnfold import cli
-import bnfold.api, bnfold.cli.fold, bnfold.output, bnfold.reporting.folding, bnfold.verification
+import bnfold.api, bnfold.cli.fold, bnfold.pipeline, bnfold.reporting.outcomes, bnfold.verification
 import onnx, onnxruntime
 source, old, folder, number, verify = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5] == "True"
 arguments = ["fold", source, "-q", *([] if verify else ["--no-verify"])]

@@ -12,6 +12,8 @@ from process import SAMPLES, assert_one_sentence, bnfold, names, running, small_
 
 import bnfold as api
 
+pytestmark = pytest.mark.slow
+
 SOURCE = SAMPLES / "digits_repvgg.onnx"
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits and privileges of Linux")
 

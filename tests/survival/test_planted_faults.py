@@ -14,10 +14,12 @@ from process import SAMPLES
 
 import bnfold
 from bnfold.graph import Param
-from bnfold.operators.base import Rewrite
+from bnfold.operators.base import NewWeights
 from bnfold.operators.linear import LinearFacts
-from bnfold.output import fold_file
-from bnfold.verification import verify
+from bnfold.pipeline import fold_file
+from bnfold.verification import VerifyOptions, verify
+
+pytestmark = pytest.mark.slow
 
 FAULTS = ("scale off by 1e-2", "scale off by 1e-3", "axis swapped", "shift lost", "sign of the shift")
 
@@ -90,18 +92,24 @@ def assert_localised(proto: ModelProto, holder: str, found: Any) -> None:
     assert found.first_difference.tensor in reached, found.sentence()
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("name", ["digits_cnn", "digits_repvgg", "mixed"])
-def test_every_planted_fault_is_seen_and_found(name, fault):
-    original = source(name)
+@pytest.fixture(scope="module", params=["digits_cnn", "digits_repvgg", "mixed"])
+def folding(request):
+    """A model, what it is folded, and the names of the operators that took something in."""
+    original = source(request.param)
     result = bnfold.fold(original)
     folded = result.model.to_proto()
-    assert verify(original, folded, intermediates=True).equivalent
+    assert verify(original, folded, VerifyOptions(intermediates=True)).equivalent
+    return original, folded, held_in(folded, result)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_planted_fault_is_seen_and_found(folding, fault):
+    original, folded, holders = folding
     tried = 0
-    for holder in held_in(folded, result):
+    for holder in holders:
         wrong = planted(folded, holder, fault)
         if wrong is not None:
-            assert_localised(wrong, holder, verify(original, wrong, intermediates=True))
+            assert_localised(wrong, holder, verify(original, wrong, VerifyOptions(intermediates=True)))
             tried += 1
     assert tried >= 2
 
@@ -135,7 +143,7 @@ def _wrong(method: Any, holder: str) -> Any:
 
     def faulty(self: Any, node: Any, *arguments: Any) -> Any:
         answer = method(self, node, *arguments)
-        if node.op.name != holder or not isinstance(answer, Rewrite):
+        if node.op.name != holder or not isinstance(answer, NewWeights):
             return answer
         wrong = {
             slot: part.scaled(np.full((1,) * len(part.shape), 1.01)) if isinstance(part, Param) else part

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bnfold.verification import noise, reference
+from bnfold.verification import reference
+from bnfold.verification.rounding import noise
 
 
 @pytest.fixture(autouse=True)

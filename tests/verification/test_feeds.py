@@ -8,16 +8,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from verification_models import cnn, folded, model
+from verification_models import cnn, folded, model, verify
 
 from bnfold.errors import UsageError
-from bnfold.verification import verify
-from bnfold.verification.feeds import DISTRIBUTIONS, generate
-from bnfold.verification.reference import NotVerifiableError, Reference
-from bnfold.verification.sessions import Settings, ValueSpec
-from bnfold.verification.shapes import Assignment
-from bnfold.verification.source import OnnxFile
-from bnfold.verification.tracing import Hint
+from bnfold.verification.answers import NotVerifiableError
+from bnfold.verification.feeds.hints import Hint
+from bnfold.verification.feeds.sizes import Assignment
+from bnfold.verification.feeds.values import DISTRIBUTIONS, generate
+from bnfold.verification.options import VerifyOptions
+from bnfold.verification.reference import Reference
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import ValueSpec
 
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL
 
@@ -29,7 +30,7 @@ def node(kind, inputs, outputs, **attributes):
 def answers(proto, folder: Path, count=None, inputs=None):
     path = folder / "model.onnx"
     path.write_bytes(proto.SerializeToString())
-    return Reference(OnnxFile(path, "the model"), Settings(), inputs, count).answers
+    return Reference(OnnxFile(path, "the model"), VerifyOptions(inputs=inputs, feeds=count)).answers
 
 
 def one(dtype, distribution, hint=None, name="x", shape=(200,)):

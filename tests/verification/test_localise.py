@@ -6,14 +6,16 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from verification_models import cnn, folded, model, weight, with_weight
+from verification_models import cnn, folded, model, verify, weight, with_weight
 
-from bnfold.verification import localise, noise, verify
-from bnfold.verification.judge import Tolerance
+from bnfold.verification import localise
 from bnfold.verification.localise import first_differing, telling_tensors
+from bnfold.verification.options import VerifyOptions
 from bnfold.verification.reference import Reference
-from bnfold.verification.sessions import Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.rounding import noise
+from bnfold.verification.rounding.judge import Tolerance
+from bnfold.verification.rounding.noise_judge import NoiseJudge
+from bnfold.verification.runtime.onnx_file import OnnxFile
 
 
 def deep(layers=40):
@@ -167,10 +169,10 @@ def test_weights_may_be_in_another_file(tmp_path, external):
 def test_the_search_is_on_the_feed_it_is_given(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(deep(3).SerializeToString())
-    reference = Reference(OnnxFile(path, "the original"), Settings(), count=3)
+    reference = Reference(OnnxFile(path, "the original"), VerifyOptions(feeds=3))
     wrong = tmp_path / "wrong.onnx"
     wrong.write_bytes(with_weight(deep(3), "b1", weight(deep(3), "b1") + np.float32(1)).SerializeToString())
-    found = first_differing(reference.only(2), OnnxFile(wrong, "the other"), Tolerance())
+    found = first_differing(reference.only(2), OnnxFile(wrong, "the other"), NoiseJudge(Tolerance()))
     assert found.tensor == "c1"
     assert found.feed == reference.answers.feeds[2].description
-    assert first_differing(reference, OnnxFile(path, "the original"), Tolerance()) is None
+    assert first_differing(reference, OnnxFile(path, "the original"), NoiseJudge(Tolerance())) is None

@@ -12,7 +12,7 @@ from onnx import helper
 from verification_models import model
 
 from bnfold.errors import NotEquivalentError
-from bnfold.verification import Options, smallest_failing
+from bnfold.verification import VerifyOptions, smallest_failing
 from bnfold.verification.minimise import minimal
 
 STEPS = [f"s{index}" for index in range(40)]
@@ -103,7 +103,7 @@ def test_a_fault_that_shows_only_inside_is_found_with_intermediates():
         return model(nodes, {"x": [16]}, ["y"], {"s": np.float32(scale), "z": np.float32(0)})
 
     assert smallest_failing(["1", "2", "3"], refold) == ()
-    assert smallest_failing(["1", "2", "3"], refold, options=Options(intermediates=True)) == ("2",)
+    assert smallest_failing(["1", "2", "3"], refold, options=VerifyOptions(intermediates=True)) == ("2",)
 
 
 def test_an_original_that_cannot_be_run_is_an_error():

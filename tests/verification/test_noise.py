@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from verification_models import cnn, folded, model, weight
+from verification_models import cnn, folded, model, verify, weight
 
-from bnfold.verification import noise, verify
-from bnfold.verification.exact import NotEvaluatedError, ReferenceModel
-from bnfold.verification.noise import jitter, jittered_feed, jittered_model
+from bnfold.verification.options import VerifyOptions
 from bnfold.verification.reference import Reference
-from bnfold.verification.sessions import Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.rounding import noise
+from bnfold.verification.rounding.exact import NotEvaluatedError, ReferenceModel
+from bnfold.verification.rounding.noise import jitter, jittered_feed, jittered_model
+from bnfold.verification.runtime.onnx_file import OnnxFile
 
 
 def saved(proto, folder: Path) -> OnnxFile:
@@ -134,7 +134,7 @@ def sum_of(offset):
 @pytest.mark.parametrize("offset", [1e3, 1e5])
 def test_the_noise_follows_the_cancellation(tmp_path, offset):
     """Jittering the offset alone would show nothing: it is added and taken away. float64 shows it."""
-    reference = Reference(saved(sum_of(offset), tmp_path), Settings(), count=1)
+    reference = Reference(saved(sum_of(offset), tmp_path), VerifyOptions(feeds=1))
     assert max(sample["y"].rms for sample in reference.noise([0])[0]) == 0.0
     samples = reference.exact_noise([0])[0]
     spacing = float(np.spacing(np.float32(offset)))
@@ -144,7 +144,7 @@ def test_the_noise_follows_the_cancellation(tmp_path, offset):
 
 
 def test_noise_is_measured_once_and_extended(tmp_path, monkeypatch):
-    reference = Reference(saved(cnn(), tmp_path), Settings(), count=2)
+    reference = Reference(saved(cnn(), tmp_path), VerifyOptions(feeds=2))
     few = list(reference.noise([0, 1])[0])
     many = reference.noise([0], noise.MANY_SAMPLES)[0]
     assert many[: len(few)] == few
@@ -169,7 +169,7 @@ def test_cancellation_inside_is_explained_too():
 
 def test_float64_that_is_of_something_else_is_not_trusted(tmp_path, monkeypatch):
     """A reference implementation with a mistake of its own must not widen what is accepted."""
-    reference = Reference(saved(sum_of(1e5), tmp_path), Settings(), count=1)
+    reference = Reference(saved(sum_of(1e5), tmp_path), VerifyOptions(feeds=1))
     reference.noise([0])
     run = ReferenceModel.run
     monkeypatch.setattr(ReferenceModel, "run", lambda self, feed: {"y": run(self, feed)["y"] * np.float32(1.1)})
@@ -177,7 +177,7 @@ def test_float64_that_is_of_something_else_is_not_trusted(tmp_path, monkeypatch)
 
 
 def test_float64_is_left_out_where_it_would_take_long(tmp_path, monkeypatch):
-    reference = Reference(saved(sum_of(1e5), tmp_path), Settings(), count=1)
+    reference = Reference(saved(sum_of(1e5), tmp_path), VerifyOptions(feeds=1))
     reference.noise([0])
     monkeypatch.setattr(noise, "_EXACT_SECONDS", 0.0)
     assert len(reference.exact_noise([0])[0]) == noise.FEW_SAMPLES

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from verification_models import verify
 
 import bnfold
 from bnfold.folding import FoldStep, fold_graph
 from bnfold.graph import ModelGraph, Param
-from bnfold.verification import Options, smallest_failing, verify
+from bnfold.verification import VerifyOptions, smallest_failing
+
+pytestmark = pytest.mark.slow
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_models").glob("*.onnx"))
 
@@ -65,7 +68,7 @@ def test_a_wrong_step_is_caught_and_traced(path, change):
         assert check.first_difference is not None, wrong.sentence()
         assert check.first_difference.node in wrong.into, wrong.sentence()
         found = smallest_failing(
-            [step.subject for step in steps], refold, original=model, options=Options(intermediates=True, feeds=3)
+            [step.subject for step in steps], refold, original=model, options=VerifyOptions(intermediates=True, feeds=3)
         )
         assert found == (wrong.subject,)
 

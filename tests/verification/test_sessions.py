@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 from verification_models import cnn, model
 
 from bnfold.errors import ModelFileError, UsageError
-from bnfold.verification.sessions import RunError, Session, Settings
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import RunError, Session, Settings
 
 
 def opened(proto, folder, **options):
@@ -68,7 +68,7 @@ def test_an_unknown_provider_is_an_error():
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_provider_that_does_not_start_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("bnfold.verification.sessions.available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr("bnfold.verification.runtime.sessions.available_providers", lambda: ["CUDAExecutionProvider"])
     path = tmp_path / "model.onnx"
     path.write_bytes(cnn().SerializeToString())
     with pytest.raises(RunError, match="CUDAExecutionProvider could not be started"):

@@ -10,7 +10,7 @@ from onnx import helper
 from verification_models import cnn, folded, model
 
 from bnfold.errors import UsageError
-from bnfold.verification import latency
+from bnfold.verification import VerifyOptions, latency
 
 
 def work(count):
@@ -31,7 +31,7 @@ def test_the_faster_model_is_faster():
 
 def test_a_folded_model_can_be_timed_with_own_inputs_and_other_names():
     image = np.ones((4, 3, 8, 8), np.float32)
-    found = latency(cnn(), folded(cnn()), runs=3, inputs={"x": image}, threads=1)
+    found = latency(cnn(), folded(cnn()), VerifyOptions(inputs={"x": image}, threads=1), runs=3)
     assert found.feed == "the given inputs"
     assert found.threads == 1
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnfold.analysis.finding import Finding, Repair, Severity
-from bnfold.analysis.rule import Rule, register
-from bnfold.analysis.scope import Scope
-from bnfold.analysis.words import listed, plural
-from bnfold.folding.plan import Remaining
+from bnfold.analysis.context import Context
+from bnfold.analysis.phrases import listed, plural
+from bnfold.analysis.report import Finding, Repair, Severity
+from bnfold.analysis.rule import Rule
+from bnfold.folding.plan import FoldKind, Remaining
 from bnfold.refusal import Refusal
 
 _DYNAMIC = ("dynamic-parameters", "overridable")
 
 
-@register
 class TrainingModeBatchNorm(Rule):
     """A BatchNormalization is in training mode inside a model for inference.
 
@@ -46,13 +45,12 @@ class TrainingModeBatchNorm(Rule):
         "depends on the others; export the model in inference mode."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            if isinstance(site.numbers, Refusal) and site.numbers.code == "training-mode":
-                yield self.finding(scope, site.op)
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            if isinstance(site.parameters, Refusal) and site.parameters.code == "training-mode":
+                yield self.finding(context, site.op)
 
 
-@register
 class UnfoldableBatchNorm(Rule):
     """A BatchNormalization stays in the model after folding.
 
@@ -83,12 +81,12 @@ class UnfoldableBatchNorm(Rule):
     severity = Severity.INFO
     message = "{layer} stays after folding: backward, {backward}; forward, {forward}."
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            fate = scope.fate(site)
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            fate = context.fate(site)
             if isinstance(fate, Remaining):
                 yield self.finding(
-                    scope,
+                    context,
                     site.op,
                     layer=site.label,
                     values={"backward": fate.backward.to_dict(), "forward": fate.forward.to_dict()},
@@ -97,7 +95,6 @@ class UnfoldableBatchNorm(Rule):
                 )
 
 
-@register
 class OverridableConstants(Rule):
     """The weights of the model are also its inputs.
 
@@ -130,18 +127,17 @@ class OverridableConstants(Rule):
         "of its optimisations are lost; `bnfold fix` takes them off the inputs."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        names = [name for name in scope.graph.params if name in scope.graph.overridable]
+    def check(self, context: Context) -> Iterator[Finding]:
+        names = [name for name in context.graph.params if name in context.graph.overridable]
         if names:
             yield self.finding(
-                scope,
+                context,
                 None,
                 values={"constants": len(names), "example": names[0]},
                 count=plural(len(names), "weight"),
             )
 
 
-@register
 class DecomposedBatchNorm(Rule):
     """A BatchNormalization was exported as elementwise arithmetic.
 
@@ -174,12 +170,12 @@ class DecomposedBatchNorm(Rule):
         "{fold}."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
             if site.decomposed:
-                fold = scope.foldability(site)
+                fold = context.foldability(site)
                 yield self.finding(
-                    scope,
+                    context,
                     site.op,
                     layer=site.label,
                     repair=Repair.FOLD if fold.folds else Repair.NONE,
@@ -189,7 +185,6 @@ class DecomposedBatchNorm(Rule):
                 )
 
 
-@register
 class UnmergedBranches(Rule):
     """Parallel linear branches are shipped in the form they were trained in.
 
@@ -220,26 +215,25 @@ class UnmergedBranches(Rule):
     repair = Repair.FOLD
     message = "{branches} are {relation} that one convolution can compute; `bnfold fold` merges them into {into}."
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        names = {scope.key(op): op for op in scope.graph.ops()}
-        for step in scope.plan.steps:
-            if step.kind not in ("branch", "chain") or step.scope != scope.name:
+    def check(self, context: Context) -> Iterator[Finding]:
+        names = {context.key(op): op for op in context.graph.ops()}
+        for step in context.plan.steps:
+            if step.kind not in (FoldKind.BRANCH, FoldKind.SERIES) or step.scope != context.scope:
                 continue
             gone = [names[key] for key in (step.subject, *step.removed) if key in names]
-            parts = [op.display for op in gone if op.name in scope.flow.layouts or op.name in scope.by_operator]
+            parts = [op.display for op in gone if op.name in context.flow.layouts or op.name in context.by_operator]
             branches = list(dict.fromkeys((*parts, *step.into)))
             if gone:
                 yield self.finding(
-                    scope,
+                    context,
                     gone[0],
                     values={"branches": branches, "into": list(step.into)},
                     branches=listed(branches),
-                    relation="parallel linear branches" if step.kind == "branch" else "linear layers in a row",
+                    relation="parallel linear branches" if step.kind is FoldKind.BRANCH else "linear layers in a row",
                     into=listed(step.into),
                 )
 
 
-@register
 class DynamicParameters(Rule):
     """A BatchNormalization gets its parameters at run time.
 
@@ -271,7 +265,7 @@ class DynamicParameters(Rule):
         "exporting."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            if isinstance(site.numbers, Refusal) and site.numbers.code in _DYNAMIC:
-                yield self.finding(scope, site.op, reason=site.numbers.sentence)
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            if isinstance(site.parameters, Refusal) and site.parameters.code in _DYNAMIC:
+                yield self.finding(context, site.op, reason=site.parameters.sentence)

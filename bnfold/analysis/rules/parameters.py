@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bnfold.analysis.finding import Finding, Severity
-from bnfold.analysis.numbers import collapsed_channels, dead_channels, faults, is_untrained, spread_bits
-from bnfold.analysis.rule import Rule, register
-from bnfold.analysis.scope import Scope
-from bnfold.analysis.words import listed, plural, title
+from bnfold.analysis.context import Context
+from bnfold.analysis.phrases import listed, plural, title
+from bnfold.analysis.report import Finding, Severity
+from bnfold.analysis.rule import Rule
+from bnfold.analysis.statistics import collapsed_channels, dead_channels, faults, is_untrained, spread_bits
 from bnfold.folding.plan import Remaining
 
 #: Bits of an 8-bit code that per-tensor quantisation may lose before BN305 speaks up.
@@ -20,7 +20,6 @@ _SMALLEST_EPSILON, _LARGEST_EPSILON = 0.999999e-7, 0.1000001
 _OVERFLOW = ("overflow", "fp16-overflow")
 
 
-@register
 class UntrainedBatchNorm(Rule):
     """A BatchNormalization still has the parameters it was initialised with.
 
@@ -52,18 +51,17 @@ class UntrainedBatchNorm(Rule):
         "train the model, or load its weights before saving it."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
             if site.statistics is not None and is_untrained(site.statistics):
                 yield self.finding(
-                    scope,
+                    context,
                     site.op,
                     values={"channels": site.statistics.channels},
                     count=plural(site.statistics.channels, "channel"),
                 )
 
 
-@register
 class InvalidStatistics(Rule):
     """A BatchNormalization has parameters that no training gives: NaN, infinity, or a negative variance.
 
@@ -95,14 +93,13 @@ class InvalidStatistics(Rule):
         "check the conversion."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
             found = faults(site.statistics) if site.statistics is not None else []
             if found:
-                yield self.finding(scope, site.op, values={"faults": found}, faults=listed(found, shown=4))
+                yield self.finding(context, site.op, values={"faults": found}, faults=listed(found, shown=4))
 
 
-@register
 class DeadChannels(Rule):
     """Some channels of a BatchNormalization put out a constant.
 
@@ -134,14 +131,14 @@ class DeadChannels(Rule):
         "filters that compute them could be pruned."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
             if site.affine is None or not site.affine.is_finite or site.channels is None:
                 continue
             dead = dead_channels(site.affine)
             if dead.any():
                 yield self.finding(
-                    scope,
+                    context,
                     site.op,
                     layer=site.label,
                     values={"dead": int(dead.sum()), "channels": site.channels},
@@ -149,7 +146,6 @@ class DeadChannels(Rule):
                 )
 
 
-@register
 class CollapsedVariance(Rule):
     """Some variances of a BatchNormalization are so small that epsilon decides the scale.
 
@@ -182,27 +178,26 @@ class CollapsedVariance(Rule):
         "({epsilon:g}) that epsilon decides the scale; look for inputs there that hardly vary."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            numbers = site.statistics
-            if numbers is None or not numbers.affine.is_finite:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            bn = site.statistics
+            if bn is None or not bn.affine.is_finite:
                 continue
-            collapsed = collapsed_channels(numbers)
+            collapsed = collapsed_channels(bn)
             if collapsed.any():
                 yield self.finding(
-                    scope,
+                    context,
                     site.op,
                     values={
                         "collapsed": int(collapsed.sum()),
-                        "channels": numbers.channels,
-                        "smallest": float(numbers.variance[collapsed].min()),
-                        "epsilon": numbers.epsilon,
+                        "channels": bn.channels,
+                        "smallest": float(bn.variance[collapsed].min()),
+                        "epsilon": bn.epsilon,
                     },
-                    count=plural(numbers.channels, "channel"),
+                    count=plural(bn.channels, "channel"),
                 )
 
 
-@register
 class RangeSpread(Rule):
     """Folding would make the weight ranges of one layer very unequal.
 
@@ -235,21 +230,20 @@ class RangeSpread(Rule):
         "with one scale for the tensor would lose; quantise it per channel, or equalise the ranges."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            linear = scope.linear_before(site)
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            linear = context.linear_before(site)
             if linear is None or site.affine is None or not site.affine.is_finite:
                 continue
-            ranges = scope.weight_ranges(linear)
+            ranges = context.weight_ranges(linear)
             if site.affine.size not in (1, ranges.size):
                 continue
             before, after = spread_bits(ranges), spread_bits(ranges * np.abs(site.affine.scale))
             if after > max(_SPREAD_LIMIT, before):
                 values = {"linear": linear.display, "before": round(before, 2), "after": round(after, 2)}
-                yield self.finding(scope, site.op, layer=site.label, values=values, linear=title(linear))
+                yield self.finding(context, site.op, layer=site.label, values=values, linear=title(linear))
 
 
-@register
 class DtypeOverflow(Rule):
     """The folded weights do not fit the model's type.
 
@@ -281,16 +275,15 @@ class DtypeOverflow(Rule):
         "is so large."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            fate = scope.fate(site)
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            fate = context.fate(site)
             if isinstance(fate, Remaining):
                 refusals = [side for side in (fate.backward, fate.forward) if side.code in _OVERFLOW]
                 if refusals:
-                    yield self.finding(scope, site.op, layer=site.label, reason=refusals[0].sentence)
+                    yield self.finding(context, site.op, layer=site.label, reason=refusals[0].sentence)
 
 
-@register
 class UnusualHyperparameters(Rule):
     """A BatchNormalization has an unusual momentum or epsilon.
 
@@ -319,14 +312,14 @@ class UnusualHyperparameters(Rule):
     severity = Severity.INFO
     message = "{layer} has {what}; {advice}."
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
             if site.statistics is None:
                 continue
             epsilon, momentum = site.statistics.epsilon, site.op.attributes.get("momentum")
-            if scope.graph.format == "keras" and momentum is not None and not 0.5 <= float(momentum) < 1.0:
+            if context.graph.format == "keras" and momentum is not None and not 0.5 <= float(momentum) < 1.0:
                 yield self.finding(
-                    scope,
+                    context,
                     site.op,
                     values={"momentum": float(momentum)},
                     what=f"a momentum of {float(momentum):g}, the part of the moving statistics that each step keeps",
@@ -334,7 +327,7 @@ class UnusualHyperparameters(Rule):
                 )
             if not _SMALLEST_EPSILON <= epsilon <= _LARGEST_EPSILON:
                 yield self.finding(
-                    scope,
+                    context,
                     site.op,
                     values={"epsilon": epsilon},
                     what=f"an epsilon of {epsilon:g}",

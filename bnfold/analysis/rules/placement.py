@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnfold.analysis.finding import Finding, Repair, Severity
+from bnfold.analysis.context import Context
 from bnfold.analysis.flow import ChannelAxis, Kind
+from bnfold.analysis.phrases import listed, title
 from bnfold.analysis.placement import Placement, is_branch
-from bnfold.analysis.rule import Rule, register
-from bnfold.analysis.scope import Scope
+from bnfold.analysis.report import Finding, Repair, Severity
+from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import Site
-from bnfold.analysis.words import listed, title
 
 
-@register
 class BatchNormAfterActivation(Rule):
     """A BatchNormalization normalises the output of a nonlinearity.
 
@@ -50,26 +49,25 @@ class BatchNormAfterActivation(Rule):
         "{fold}."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site, placement in scope.placements:
-            origin = scope.flow.origin.get(site.tensor)
-            elsewhere = placement is Placement.PRE_ACTIVATION or is_branch(scope.graph, site)
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site, placement in context.placements:
+            origin = context.flow.origin.get(site.tensor)
+            elsewhere = placement is Placement.PRE_ACTIVATION or is_branch(context.graph, site)
             if origin is None or origin.kind is not Kind.ACTIVATION or elsewhere:
                 continue
-            fold = scope.foldability(site)
+            fold = context.foldability(site)
             repair = Repair.FOLD if fold.folds else Repair.NONE
             yield self.finding(
-                scope,
+                context,
                 site.op,
                 layer=site.label,
                 repair=repair,
-                values={"activation": scope.graph.op(origin.op).display},
-                activation=title(scope.graph.op(origin.op)),
+                values={"activation": context.graph.op(origin.op).display},
+                activation=title(context.graph.op(origin.op)),
                 fold=f"as the model stands, it {fold.clause()}",
             )
 
 
-@register
 class BatchNormBeforeOutput(Rule):
     """A BatchNormalization is the last thing before the model's answer.
 
@@ -103,15 +101,14 @@ class BatchNormBeforeOutput(Rule):
         "linear layer, with its bias, end the model."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            end = scope.flow.final.get(site.output)
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            end = context.flow.final.get(site.output)
             if end is not None:
-                where = f"the last activation, {title(scope.graph.op(end))}" if end in scope.graph else end
-                yield self.finding(scope, site.op, layer=site.label, end=where)
+                where = f"the last activation, {title(context.graph.op(end))}" if end in context.graph else end
+                yield self.finding(context, site.op, layer=site.label, end=where)
 
 
-@register
 class DropoutBeforeBatchNorm(Rule):
     """Dropout upstream of a BatchNormalization.
 
@@ -149,23 +146,22 @@ class DropoutBeforeBatchNorm(Rule):
         "off at inference; if evaluation is worse than training, move the dropout behind the last BN."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            dropped = scope.flow.dropped.get(site.tensor)
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            dropped = context.flow.dropped.get(site.tensor)
             if dropped is None:
                 continue
             yield self.finding(
-                scope,
+                context,
                 site.op,
                 layer=site.label,
                 template="" if dropped.direct else self.distant,
                 severity=None if dropped.direct else Severity.INFO,
-                values={"dropout": scope.graph.op(dropped.op).display},
-                dropout=title(scope.graph.op(dropped.op)),
+                values={"dropout": context.graph.op(dropped.op).display},
+                dropout=title(context.graph.op(dropped.op)),
             )
 
 
-@register
 class MixedPlacement(Rule):
     """One model normalises before the activation in some places and after it in others.
 
@@ -198,14 +194,14 @@ class MixedPlacement(Rule):
         "is meant, bring the minority, {minority}, into line with the rest."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        early = [s for s, kind in scope.placements if kind in (Placement.BEFORE_ACTIVATION, Placement.PRE_ACTIVATION)]
-        late = [site for site, kind in scope.placements if kind is Placement.AFTER_ACTIVATION]
+    def check(self, context: Context) -> Iterator[Finding]:
+        early = [s for s, kind in context.placements if kind in (Placement.BEFORE_ACTIVATION, Placement.PRE_ACTIVATION)]
+        late = [site for site, kind in context.placements if kind is Placement.AFTER_ACTIVATION]
         if not early or not late:
             return
         minority = late if len(late) <= len(early) else early
         yield self.finding(
-            scope,
+            context,
             minority[0].op,
             layer=minority[0].label,
             values={"before": len(early), "after": len(late), "layers": [site.label for site in minority]},
@@ -214,7 +210,6 @@ class MixedPlacement(Rule):
         )
 
 
-@register
 class BatchNormOnInput(Rule):
     """A BatchNormalization is the first layer of the model.
 
@@ -243,15 +238,14 @@ class BatchNormOnInput(Rule):
     severity = Severity.INFO
     message = "{layer} is the first layer and normalises the model's input; for inference it {fold}."
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site, placement in scope.placements:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site, placement in context.placements:
             if placement is Placement.ON_INPUT:
-                fold = scope.foldability(site)
+                fold = context.foldability(site)
                 repair = Repair.FOLD if fold.folds else Repair.NONE
-                yield self.finding(scope, site.op, layer=site.label, repair=repair, fold=fold.clause())
+                yield self.finding(context, site.op, layer=site.label, repair=repair, fold=fold.clause())
 
 
-@register
 class AxisNotChannels(Rule):
     """A BatchNormalization normalises along another axis than the channels.
 
@@ -290,41 +284,41 @@ class AxisNotChannels(Rule):
         "{flatten}; put it behind {flatten} (or, in older Keras, pass axis=[1, 2]) to treat the {count} values apart."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
             if site.axis is None or site.decomposed:
                 continue
-            wanted = self._channels(scope, site)
+            wanted = self._channels(context, site)
             if wanted is None:
-                yield from self._before_flatten(scope, site)
+                yield from self._before_flatten(context, site)
             elif wanted.axis != site.axis:
                 yield self.finding(
-                    scope,
+                    context,
                     site.op,
                     values={"axis": site.axis, "expected": wanted.axis},
-                    other=title(scope.graph.op(wanted.op)),
+                    other=title(context.graph.op(wanted.op)),
                 )
 
     @staticmethod
-    def _channels(scope: Scope, site: Site) -> ChannelAxis | None:
+    def _channels(context: Context, site: Site) -> ChannelAxis | None:
         """The channel axis that the layers around give the tensor, the one before it first."""
-        return scope.flow.channels_from.get(site.tensor) or scope.flow.channels_for.get(site.output)
+        return context.flow.channels_from.get(site.tensor) or context.flow.channels_for.get(site.output)
 
-    def _before_flatten(self, scope: Scope, site: Site) -> Iterator[Finding]:
-        origin = scope.flow.origin.get(site.tensor)
-        flatten = scope.flow.flattened.get(site.output)
-        shape = scope.graph.tensor(site.tensor).shape
+    def _before_flatten(self, context: Context, site: Site) -> Iterator[Finding]:
+        origin = context.flow.origin.get(site.tensor)
+        flatten = context.flow.flattened.get(site.output)
+        shape = context.graph.tensor(site.tensor).shape
         if origin is None or origin.kind is not Kind.INPUT or flatten is None or shape is None or len(shape) != 3:
             return
         height, width = shape[1:]
         if not isinstance(height, int) or not isinstance(width, int) or min(height, width) < 2:
             return
         yield self.finding(
-            scope,
+            context,
             site.op,
             template=self.flattened,
             values={"axis": site.axis, "channels": site.channels, "height": height, "width": width},
             line="a column" if site.axis == 2 else "a row",
-            flatten=title(scope.graph.op(flatten)),
+            flatten=title(context.graph.op(flatten)),
             count=height * width,
         )

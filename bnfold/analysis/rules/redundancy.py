@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from bnfold.analysis.finding import Finding, Repair, Severity
-from bnfold.analysis.neighbours import readers_beyond
-from bnfold.analysis.rule import Rule, register
-from bnfold.analysis.scope import Scope
+from bnfold.analysis.context import Context
+from bnfold.analysis.flow import readers_beyond
+from bnfold.analysis.phrases import listed, plural, title
+from bnfold.analysis.report import Finding, Repair, Severity
+from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import MEAN_SLOT, Bias, Site, bias_of
-from bnfold.analysis.words import listed, plural, title
 from bnfold.graph import Op
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.placement import can_drop_bias, has_bias_input, is_lookup, passes_scale, sole_reader
+from bnfold.operators.patterns import can_drop_bias, has_bias_input, is_lookup, passes_scale, sole_reader
 
 
-@register
 class RedundantBias(Rule):
     """A linear layer has a bias that the BatchNormalization behind it takes away again.
 
@@ -51,13 +50,13 @@ class RedundantBias(Rule):
         "`bnfold fix` take the bias into the moving mean."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        keyword = "use_bias" if scope.graph.format == "keras" else "bias"
-        for group in redundant_biases(scope):
+    def check(self, context: Context) -> Iterator[Finding]:
+        keyword = "use_bias" if context.graph.format == "keras" else "bias"
+        for group in redundant_biases(context):
             op, bias, site = group[0]
-            droppable = can_drop_bias(scope.graph, op)
+            droppable = can_drop_bias(context.graph, op)
             yield self.finding(
-                scope,
+                context,
                 op,
                 repair=Repair.FIX if droppable else Repair.FOLD,
                 values={"parameters": bias.param.size, "batchnorm": site.label},
@@ -67,23 +66,23 @@ class RedundantBias(Rule):
             )
 
 
-def redundant_biases(scope: Scope) -> Iterator[list[tuple[Op, Bias, Site]]]:
+def redundant_biases(context: Context) -> Iterator[list[tuple[Op, Bias, Site]]]:
     """Biases that a BN cancels: for each bias, its linear operators and the BN behind each of them.
 
     There is more than one for a layer that is called several times. A BN that several biases reach
     cancels none of them: its mean is that of a mixture.
     """
-    graph, flow = scope.graph, scope.flow
+    graph, flow = context.graph, context.flow
     users: Counter[str] = Counter()
     cancelled: dict[str, list[tuple[Op, Bias, Site]]] = {}
     biases_of: dict[str, set[str]] = {}
-    for op in scope.linear_layers():
+    for op in context.linear_layers():
         bias = bias_of(graph, flow, op)
         if bias is None:
             continue
         users[bias.param.name] += 1
         reader = sole_reader(graph, bias.output)
-        site = scope.by_operator.get(reader.name) if reader is not None else None
+        site = context.by_operator.get(reader.name) if reader is not None else None
         layout = flow.layouts[op.name]
         if site is None or site.statistics is None or site.axis != layout.out_axis:
             continue
@@ -102,7 +101,6 @@ def _mean(site: Site) -> str:
     return site.op.input(MEAN_SLOT)
 
 
-@register
 class MissingBias(Rule):
     """A linear layer was built without a bias, but no BatchNormalization makes up for it.
 
@@ -136,32 +134,31 @@ class MissingBias(Rule):
         "({keyword}=True) or put a BN directly behind it."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        if not scope.sites:
+    def check(self, context: Context) -> Iterator[Finding]:
+        if not context.sites:
             return
-        keyword = "use_bias" if scope.graph.format == "keras" else "bias"
-        for op in scope.linear_layers():
+        keyword = "use_bias" if context.graph.format == "keras" else "bias"
+        for op in context.linear_layers():
             output = op.outputs[0]
-            missing = bias_of(scope.graph, scope.flow, op) is None and not has_bias_input(op) and not is_lookup(op)
-            if missing and not scope.flow.absorbs_bias.get(output, True):
+            missing = bias_of(context.graph, context.flow, op) is None and not has_bias_input(op) and not is_lookup(op)
+            if missing and not context.flow.absorbs_bias.get(output, True):
                 yield self.finding(
-                    scope,
+                    context,
                     op,
-                    values={"channels": scope.flow.layouts[op.name].out_channels},
-                    instead=self._instead(scope, output),
+                    values={"channels": context.flow.layouts[op.name].out_channels},
+                    instead=self._instead(context, output),
                     keyword=keyword,
                 )
 
     @staticmethod
-    def _instead(scope: Scope, output: str) -> str:
-        readers = readers_beyond(scope.graph, scope.flow, output, (Role.SHAPE, Role.POOL, Role.DROPOUT))
-        activations = [title(op) for op in readers or () if scope.is_role(op, Role.ACTIVATION)]
+    def _instead(context: Context, output: str) -> str:
+        readers = readers_beyond(context.graph, context.flow, output, (Role.SHAPE, Role.POOL, Role.DROPOUT))
+        activations = [title(op) for op in readers or () if context.is_role(op, Role.ACTIVATION)]
         if activations:
             return f"the activation {activations[0]} comes before any BN"
         return "no BN follows"
 
 
-@register
 class RedundantScale(Rule):
     """A BatchNormalization has a gamma that the next linear layer can hold in its own weights.
 
@@ -196,16 +193,16 @@ class RedundantScale(Rule):
         "weights{relu}."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
             if site.statistics is None or not self._has_scale(site):
                 continue
-            readers, behind_relu = self._linear_readers(scope, site)
+            readers, behind_relu = self._linear_readers(context, site)
             if not readers:
                 continue
             names = [op.display for op in readers]
             yield self.finding(
-                scope,
+                context,
                 site.op,
                 layer=site.label,
                 values={"channels": site.channels, "readers": names},
@@ -224,20 +221,23 @@ class RedundantScale(Rule):
         return site.statistics is not None and bool((site.statistics.gamma != 1).any())
 
     @staticmethod
-    def _linear_readers(scope: Scope, site: Site) -> tuple[list[Op], bool]:
+    def _linear_readers(context: Context, site: Site) -> tuple[list[Op], bool]:
         """The linear layers that alone read the BN, and whether a ReLU stands between."""
         passing = (Role.DROPOUT, Role.POOL)
-        readers = readers_beyond(scope.graph, scope.flow, site.output, passing) or []
+        readers = readers_beyond(context.graph, context.flow, site.output, passing) or []
         behind_relu = False
-        if len(readers) == 1 and scope.is_role(readers[0], Role.ACTIVATION) and passes_scale(scope.graph, readers[0]):
+        if (
+            len(readers) == 1
+            and context.is_role(readers[0], Role.ACTIVATION)
+            and passes_scale(context.graph, readers[0])
+        ):
             behind_relu = True
-            readers = readers_beyond(scope.graph, scope.flow, readers[0].outputs[0], passing) or []
-        linear = all(op.name in scope.flow.layouts for op in readers)
-        along = all(scope.flow.layouts[op.name].in_axis == site.axis for op in readers) if linear else False
+            readers = readers_beyond(context.graph, context.flow, readers[0].outputs[0], passing) or []
+        linear = all(op.name in context.flow.layouts for op in readers)
+        along = all(context.flow.layouts[op.name].in_axis == site.axis for op in readers) if linear else False
         return (readers if along else []), behind_relu
 
 
-@register
 class IdentityBatchNorm(Rule):
     """A BatchNormalization does nothing.
 
@@ -269,13 +269,13 @@ class IdentityBatchNorm(Rule):
         "{channels} channels; remove it, or let `bnfold fix` do so."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in identity_sites(scope):
-            yield self.finding(scope, site.op, values={"channels": site.channels})
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in identity_sites(context):
+            yield self.finding(context, site.op, values={"channels": site.channels})
 
 
-def identity_sites(scope: Scope) -> Iterator[Site]:
+def identity_sites(context: Context) -> Iterator[Site]:
     """The BN that do nothing."""
-    for site in scope.sites:
-        if site.statistics is not None and facts_of(site.op).is_identity(Node(scope.graph, site.op)):
+    for site in context.sites:
+        if site.statistics is not None and facts_of(site.op).is_identity(Node(context.graph, site.op)):
             yield site

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnfold.analysis.finding import Finding, Repair, Severity
-from bnfold.analysis.neighbours import producer_behind, readers_beyond
-from bnfold.analysis.numbers import is_untrained
-from bnfold.analysis.rule import Rule, register
-from bnfold.analysis.scope import Scope
+from bnfold.analysis.context import Context
+from bnfold.analysis.flow import producer_behind, readers_beyond
+from bnfold.analysis.phrases import listed, title
+from bnfold.analysis.report import Finding, Repair, Severity
+from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import Site
-from bnfold.analysis.words import listed, title
+from bnfold.analysis.statistics import is_untrained
 from bnfold.operators import Role
 
 _BESIDE = (Role.SHAPE, Role.DROPOUT, Role.AFFINE)
 
 
-@register
 class ConsecutiveBatchNorms(Rule):
     """Two BatchNormalizations in a row.
 
@@ -48,15 +47,16 @@ class ConsecutiveBatchNorms(Rule):
         "one of them."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        for site in scope.sites:
-            before = producer_behind(scope.graph, scope.flow, site.tensor, (Role.SHAPE,))
-            first = scope.by_operator.get(before.name) if before is not None else None
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            before = producer_behind(context.graph, context.flow, site.tensor, (Role.SHAPE,))
+            first = context.by_operator.get(before.name) if before is not None else None
             if first is not None and first is not site:
-                yield self.finding(scope, site.op, layer=site.label, values={"before": first.label}, before=first.title)
+                yield self.finding(
+                    context, site.op, layer=site.label, values={"before": first.label}, before=first.title
+                )
 
 
-@register
 class LinearStack(Rule):
     """Two linear layers with only a BatchNormalization between them.
 
@@ -90,18 +90,18 @@ class LinearStack(Rule):
         "linear layer; put an activation behind {layer} unless the bottleneck is meant."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
-        layouts = scope.flow.layouts
-        for site in scope.sites:
-            before = producer_behind(scope.graph, scope.flow, site.tensor, _BESIDE)
+    def check(self, context: Context) -> Iterator[Finding]:
+        layouts = context.flow.layouts
+        for site in context.sites:
+            before = producer_behind(context.graph, context.flow, site.tensor, _BESIDE)
             if before is None or before.name not in layouts:
                 continue
-            after = readers_beyond(scope.graph, scope.flow, site.output, _BESIDE)
+            after = readers_beyond(context.graph, context.flow, site.output, _BESIDE)
             if not after or any(op.name not in layouts for op in after):
                 continue
             names = [op.display for op in after]
             yield self.finding(
-                scope,
+                context,
                 site.op,
                 layer=site.label,
                 values={"before": before.display, "after": names},
@@ -110,7 +110,6 @@ class LinearStack(Rule):
             )
 
 
-@register
 class SharedBatchNorm(Rule):
     """One BatchNormalization is applied at several places.
 
@@ -144,14 +143,14 @@ class SharedBatchNorm(Rule):
         "them; give every place a BN of its own."
     )
 
-    def check(self, scope: Scope) -> Iterator[Finding]:
+    def check(self, context: Context) -> Iterator[Finding]:
         groups: dict[tuple[str, ...], list[Site]] = {}
-        for site in scope.sites:
+        for site in context.sites:
             if site.statistics is not None and not is_untrained(site.statistics):
                 groups.setdefault(site.op.inputs[1:], []).append(site)
         for sites in groups.values():
             if len(sites) > 1:
                 names = list(dict.fromkeys(site.label for site in sites))
                 yield self.finding(
-                    scope, sites[0].op, layer=listed(names), values={"count": len(sites), "layers": names}
+                    context, sites[0].op, layer=listed(names), values={"count": len(sites), "layers": names}
                 )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bnfold.errors import ModelFileError, OutputError
+from bnfold.errors import ModelFileError, OutputError, shortened
 from bnfold.formats.keras import topology
 from bnfold.formats.keras.backend import import_keras, import_tf2onnx, quiet
 from bnfold.formats.keras.files import LOAD_ERRORS
@@ -37,8 +37,7 @@ def keras_to_onnx(keras: Any, model: Any, target: Path, name: str) -> None:
                 model.export(str(path), format="onnx", verbose=False, input_signature=signature)
             converted = onnx.load(path)
         except LOAD_ERRORS as error:
-            words = " ".join(str(error).split())[:200] or type(error).__name__
-            raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: {words}") from error
+            raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
     left = _not_converted(converted)
     if left:
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
@@ -144,8 +143,7 @@ def saved_model_to_onnx(folder: Path, allow_unsafe: bool) -> onnx.ModelProto:
                 tf.function(lambda *tensors: function(**dict(zip(names, tensors, strict=True)))), signature
             )
     except LOAD_ERRORS as error:
-        words = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: {words}") from error
+        raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
     _name_batch(model.graph, {}, [(None,)] * len(model.graph.output))
     converted: onnx.ModelProto = model
     left = _not_converted(converted)

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bnfold.errors import ModelFileError
-from bnfold.formats.keras import apart, inspection
+from bnfold.errors import ModelFileError, one_line, shortened
+from bnfold.formats.keras import inspection
 from bnfold.formats.keras.backend import import_h5py, import_keras, quiet
 from bnfold.formats.keras.inspection import Inspected, layer_name
 from bnfold.formats.keras.keras1 import convert_weights
@@ -40,7 +40,7 @@ _SUFFIXES = {"zip": {".keras"}, "hdf5": {".h5", ".hdf5"}}
 
 def open_model(path: Path, allow_unsafe: bool) -> Any:
     """The ``keras.Model`` of a file, not compiled. Raises ModelFileError, MissingExtraError."""
-    inspected = apart.inspect(path)
+    inspected = inspection.inspect_isolated(path)
     if not allow_unsafe:
         inspection.refuse_code(path, inspected.config)
     inspection.refuse_sizes(path, inspected)
@@ -144,7 +144,7 @@ def _is_known(keras: Any, item: Mapping[str, Any]) -> bool:
 
 
 def _explain(path: Path, error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    text = one_line(error)
     words = text.lower()
     if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
         return f"{path} describes a model that does not fit into memory"
@@ -152,5 +152,4 @@ def _explain(path: Path, error: BaseException) -> str:
         return f"{path}: the weights stored in it do not fit the model it describes"
     text = text.rsplit("Exception encountered: ", 1)[-1]
     text = text.split(" config=")[0].split(" Full object config")[0].split(" using config=")[0]
-    text = text if len(text) <= 200 else f"{text[:200]}…"
-    return f"{path} is not a model that Keras can load: {text or type(error).__name__}"
+    return f"{path} is not a model that Keras can load: {shortened(text or type(error).__name__)}"

@@ -14,14 +14,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from bnfold.errors import ModelFileError
-from bnfold.formats.keras.backend import import_h5py
+from bnfold.errors import ModelFileError, shortened
+from bnfold.formats.keras.backend import import_h5py, require_keras
+from bnfold.isolation import Cause, Limits, Returned, run
 
 CONFIG = "config.json"
 WEIGHTS = "model.weights.h5"
 #: What h5py raises about damaged files, by experience.
 _HDF5_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+#: How long the inspection of any file may take, and how fast a large one is read at the least.
+_SECONDS = 30.0
+_BYTES_PER_SECOND = 5e6
 #: What is allowed to unpack to many times its stored size, and how many times.
 _SMALL_BYTES = 1 << 28
 _MAX_EXPANSION = 100
@@ -41,6 +45,22 @@ class Inspected(NamedTuple):
     #: The largest size of any dimension of any stored weight.
     largest_dim: int
     keras_version: str
+
+
+def inspect_isolated(path: Path) -> Inspected:
+    """:func:`inspect` in a process of its own: on some damaged files HDF5's C library never returns, or crashes.
+
+    Raises ModelFileError, and MissingExtraError where Keras is not installed.
+    """
+    require_keras()
+    found = run(inspect, Limits(seconds=_SECONDS + path.stat().st_size / _BYTES_PER_SECOND), path)
+    if isinstance(found, Returned):
+        return found.value
+    if found.cause is Cause.TIMEOUT:
+        raise ModelFileError(f"{path} is damaged: reading it does not come to an end")
+    if found.signal is None:
+        raise ModelFileError(f"{path} does not fit into memory")
+    raise ModelFileError(f"{path} is damaged: reading it crashes the HDF5 library (signal {found.signal.value})")
 
 
 def inspect(path: Path) -> Inspected:
@@ -78,7 +98,7 @@ def _inspect_archive(path: Path) -> Inspected:
             else:
                 raise ModelFileError(f"{path} holds a model's configuration but not its weights ({WEIGHTS} is missing)")
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError) as error:
-        raise ModelFileError(f"{path} is a damaged zip archive: {_words(error)}") from error
+        raise ModelFileError(f"{path} is a damaged zip archive: {shortened(error)}") from error
     return Inspected("zip", config, largest, version)
 
 
@@ -148,7 +168,7 @@ def _inspect_hdf5(path: Path) -> Inspected:
             notes = {**file["model_weights"].attrs, **file.attrs}
             version, backend = (_text(notes.get(key, "")) for key in ("keras_version", "backend"))
     except _HDF5_ERRORS as error:
-        raise ModelFileError(f"{path} is a damaged HDF5 file: {_words(error)}") from error
+        raise ModelFileError(f"{path} is a damaged HDF5 file: {shortened(error)}") from error
     config = _parse(path, text)
     if backend == "theano" and any("Conv" in item["class_name"] for item in objects(config)):
         raise ModelFileError(f"{path} was written on Theano, whose kernels are flipped: convert it with Keras 2 first")
@@ -176,7 +196,7 @@ def _check_hdf5(path: Path, source: Path | io.BytesIO) -> int:
         with h5py.File(source, "r") as file:
             return _walk_hdf5(path, h5py, file)
     except _HDF5_ERRORS as error:
-        raise ModelFileError(f"{path} is damaged: its weights cannot be read ({_words(error)})") from error
+        raise ModelFileError(f"{path} is damaged: its weights cannot be read ({shortened(error)})") from error
 
 
 def _walk_hdf5(path: Path, h5py: Any, file: Any) -> int:
@@ -214,11 +234,6 @@ def _check_dataset(path: Path, dataset: Any) -> None:
     stored = dataset.id.get_storage_size()
     if dataset.nbytes > max(_SMALL_BYTES, _MAX_EXPANSION * stored):
         raise ModelFileError(f"{path} is refused: {dataset.name} unpacks from {stored} to {dataset.nbytes} bytes")
-
-
-def _words(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else f"{text[:160]}…"
 
 
 def objects(config: Any) -> Iterator[Mapping[str, Any]]:

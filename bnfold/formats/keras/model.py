@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -11,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.errors import OutputError, UsageError
-from bnfold.formats.atomic import atomic_write
+from bnfold.errors import OutputError, UsageError, shortened
+from bnfold.formats.atomic import StagedFile, staged_file
 from bnfold.formats.keras import topology
 from bnfold.formats.keras.backend import quiet
 from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading
 from bnfold.formats.keras.rebuild import rebuild
-from bnfold.graph import Approve, Array, ModelGraph
+from bnfold.graph import Array, ModelGraph
 from bnfold.temporary import temporary_folder, temporary_name
 
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".onnx")
@@ -79,11 +80,13 @@ class KerasModel:
     def _name(self) -> str:
         return str(self._path) if self._path is not None else self._reading.root.model.name
 
-    def save(self, path: str | PathLike[str], *, approve: Approve | None = None) -> None:
-        """Write ``.keras``, ``.h5`` / ``.hdf5`` or, converted by tf2onnx, ``.onnx``: the suffix decides.
+    @contextmanager
+    def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> Iterator[StagedFile]:
+        """The complete file beside ``path`` under a temporary name: ``.keras``, ``.h5`` / ``.hdf5`` or,
+        converted by tf2onnx, ``.onnx``, as the suffix decides.
 
-        The target is written whole or not at all. ``approve`` is called with the complete file under a
-        temporary name; what it raises leaves the target as it was. Raises OutputError, UsageError for another suffix,
+        It replaces ``path`` when it is committed within the block, else nothing is left of it. ``external_data``
+        is for ONNX models and changes nothing here. Raises OutputError, UsageError for another suffix,
         and MissingExtraError where ONNX is wanted and tf2onnx is not installed.
         """
         suffix = Path(path).suffix.lower()
@@ -97,9 +100,16 @@ class KerasModel:
                 self._convert(written)
             else:
                 self._save(written, path)
-            with atomic_write(path, approve) as output, written.open("rb") as file:
-                while chunk := file.read(_CHUNK_BYTES):
-                    output.write(chunk)
+            with staged_file(path) as staged:
+                with staged.writing() as output, written.open("rb") as file:
+                    while chunk := file.read(_CHUNK_BYTES):
+                        output.write(chunk)
+                yield staged
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write to ``path``, whole or not at all; errors as of :meth:`stage`."""
+        with self.stage(path) as staged:
+            staged.commit()
 
     def _save(self, written: Path, path: str | PathLike[str]) -> None:
         model = self.keras_model
@@ -107,8 +117,7 @@ class KerasModel:
             with quiet():
                 model.save(written)
         except LOAD_ERRORS as error:
-            words = " ".join(str(error).split())[:200] or type(error).__name__
-            raise OutputError(f"{path} cannot be written by Keras: {words}") from error
+            raise OutputError(f"{path} cannot be written by Keras: {shortened(error)}") from error
 
     def _convert(self, target: Path) -> None:
         keras_to_onnx(self._keras, self.keras_model, target, self._name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from bnfold.formats.onnx.attributes import GRAPH_TYPES, Attributes, attribute_protos, bodies
 from bnfold.formats.onnx.context import plain_domain
@@ -90,6 +90,7 @@ class Builder:
         _replace(proto.initializer, [self.initializer(param) for param in params])
         names = {param.name for param in params}
         _keep(proto.input, lambda value: graph.is_input(value.name) or value.name in names)
+        _redeclare((*proto.input, *proto.value_info), params)
         listed = {value.name for value in proto.input}
         proto.input.extend(to_value_info(value) for value in graph.inputs if value.name not in listed)
         _update_outputs(proto, graph)
@@ -184,6 +185,18 @@ def _update_value_infos(proto: GraphProto, graph: ModelGraph) -> None:
             is_new = name not in produced and not graph.is_output(name)
             if is_new and tensor.dtype is not None and tensor.shape is not None:
                 proto.value_info.append(to_value_info(tensor))
+
+
+def _redeclare(values: Iterable[ValueInfoProto], params: Iterable[Param]) -> None:
+    """A constant that folding made anew may have grown: a bias of one number becomes one a channel."""
+    new = {param.name: param for param in params if param.record is None}
+    if not new:
+        return
+    for value in values:
+        param = new.get(value.name)
+        if param is not None:
+            declared = to_value_info(Tensor(param.name, param.dtype, param.shape))
+            value.type.tensor_type.CopyFrom(declared.type.tensor_type)
 
 
 def _update_outputs(proto: GraphProto, graph: ModelGraph) -> None:

@@ -13,7 +13,7 @@ from bnfold.formats.atomic import reason
 from bnfold.formats.onnx.attributes import attribute_tensors, bodies
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.payloads import Stored
-from bnfold.formats.onnx.storage import DetachedStorage, FileStorage, UnusableFileError, open_file
+from bnfold.formats.onnx.storage import DetachedStorage, FileStorage, UnusableFileError, open_beneath
 from bnfold.formats.onnx.tensors import DTYPES, raw_bytes
 from bnfold.formats.onnx.wire import RAW_DATA, bytes_field
 
@@ -110,9 +110,8 @@ class _DataFiles:
         known = self._files.get(location)
         if known is not None:
             return known
-        path = self._resolve(tensor, location)
         try:
-            storage = open_file(path)
+            storage = open_beneath(*self._resolve(tensor, location))
         except OSError as error:
             self._fail(tensor, f"has its data in {location!r}, which cannot be read: {reason(error)}")
         except UnusableFileError as error:
@@ -121,8 +120,8 @@ class _DataFiles:
         self._files[location] = kept, storage.size
         return self._files[location]
 
-    def _resolve(self, tensor: TensorProto, location: str) -> Path:
-        """The data file; one outside of the model's directory is refused, whatever way leads there."""
+    def _resolve(self, tensor: TensorProto, location: str) -> tuple[Path, Path]:
+        """The model's directory and the data file; one outside is refused, whatever way leads there."""
         if self._directory is None:
             self._fail(tensor, "has external data, which a model that is not loaded from a file cannot have")
         if not location or "\0" in location:
@@ -134,7 +133,7 @@ class _DataFiles:
         path = os.path.realpath(os.path.join(base, location))
         if os.path.commonpath([base, path]) != base:
             self._fail(tensor, f"has its data at {location!r}, a link that leaves the model's directory")
-        return Path(path)
+        return Path(base), Path(path)
 
     def _fail(self, tensor: TensorProto, fault: str) -> NoReturn:
         self._context.fail(f"is unsafe or damaged: tensor {tensor.name!r} {fault}")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import onnx.inliner
 from onnx import ModelProto, NodeProto
 
 from bnfold.formats.onnx.attributes import bodies
+from bnfold.formats.onnx.context import plain_domain
 
 #: What folding moves, and the linear operators it moves it into.
 FOLDABLE = frozenset(
@@ -26,7 +28,7 @@ def inline_functions(model: ModelProto) -> ModelProto | None:
     chosen = _functions_to_inline(model)
     if not chosen:
         return None
-    inlined = onnx.inliner.inline_selected_functions(model, sorted(chosen))
+    inlined = onnx.inliner.inline_selected_functions(_with_defaults(model), sorted(chosen))
     _drop_uncalled(inlined)
     return inlined
 
@@ -65,13 +67,32 @@ def _functions_to_inline(model: ModelProto) -> set[Key]:
     return chosen
 
 
-def _operators(nodes: Iterable[NodeProto]) -> Iterator[Key]:
-    """Domain and type of every operator, those in subgraphs included."""
+def _with_defaults(model: ModelProto) -> ModelProto:
+    """The model with every call giving the attributes whose default it relied on: onnx's inliner knows no defaults."""
+    defaults = {(plain_domain(f.domain), f.name): f.attribute_proto for f in model.functions if f.attribute_proto}
+    if not defaults:
+        return model
+    filled = ModelProto()
+    filled.CopyFrom(model)
+    for node in _nodes(chain(filled.graph.node, *(f.node for f in filled.functions))):
+        given = {attribute.name for attribute in node.attribute}
+        expected = defaults.get((plain_domain(node.domain), node.op_type), ())
+        node.attribute.extend(default for default in expected if default.name not in given)
+    return filled
+
+
+def _nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """The nodes and those in their subgraphs."""
     for node in nodes:
-        yield ("" if node.domain == "ai.onnx" else node.domain), node.op_type
+        yield node
         for attribute in node.attribute:
             for _, body in bodies(attribute):
-                yield from _operators(body.node)
+                yield from _nodes(body.node)
+
+
+def _operators(nodes: Iterable[NodeProto]) -> Iterator[Key]:
+    """Domain and type of every operator, those in subgraphs included."""
+    return ((plain_domain(node.domain), node.op_type) for node in _nodes(nodes))
 
 
 def _drop_uncalled(model: ModelProto) -> None:

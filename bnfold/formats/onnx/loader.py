@@ -19,7 +19,8 @@ from bnfold.formats.onnx.external import attach_external
 from bnfold.formats.onnx.inline import unfolded_size
 from bnfold.formats.onnx.model import OnnxModel
 from bnfold.formats.onnx.payloads import Payloads, Stored
-from bnfold.formats.onnx.reader import read_graph
+from bnfold.formats.onnx.reader import NodeOrderError, read_graph
+from bnfold.formats.onnx.sorting import sort_nodes
 from bnfold.formats.onnx.storage import FileStorage, MemoryStorage, UnusableFileError, open_file
 from bnfold.formats.onnx.wire import DIMS, Pieces, WireError, joined, splice, split, varint, without
 
@@ -90,9 +91,15 @@ def _checked(context: Context, data: bytes, file: FileStorage | None) -> OnnxMod
         )
     _check_functions(context)
     external = attach_external(context, data, file.path.parent if file is not None else None)
-    graph = read_graph(context)
-    _check(context, context.skeleton.SerializeToString() if external else data)
-    return OnnxModel(context, graph, file, external=external)
+    try:
+        graph, in_order = read_graph(context), True
+    except NodeOrderError:
+        # onnxruntime takes nodes in any order, the standard and everything else here do not.
+        sort_nodes(context)
+        graph, in_order = read_graph(context), False
+        graph.notes = ("the nodes were not in topological order; they are now",)
+    _check(context, context.skeleton.SerializeToString() if external or not in_order else data)
+    return OnnxModel(context, graph, file, external=external, changed=not in_order)
 
 
 def _check_functions(context: Context) -> None:

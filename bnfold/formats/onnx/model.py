@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -10,14 +11,15 @@ from pathlib import Path
 from onnx import ModelProto
 
 from bnfold.errors import UsageError
+from bnfold.formats.atomic import StagedFile
 from bnfold.formats.onnx.build import Builder
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.inline import inline_functions
 from bnfold.formats.onnx.payloads import Payloads
 from bnfold.formats.onnx.reader import read_graph
 from bnfold.formats.onnx.storage import FileStorage
-from bnfold.formats.onnx.writer import to_bytes, write_model
-from bnfold.graph import Approve, ModelGraph
+from bnfold.formats.onnx.writer import staged_model, to_bytes
+from bnfold.graph import ModelGraph
 from bnfold.temporary import temporary_name
 
 _OTHER_FORMATS = frozenset({".keras", ".h5", ".hdf5"})
@@ -86,15 +88,13 @@ class OnnxModel:
         context = Context(self._context.label, skeleton, builder.payloads)
         return OnnxModel(context, read_graph(context), self._storage, external=self._external, changed=True)
 
-    def save(
-        self, path: str | PathLike[str], *, external_data: bool | None = None, approve: Approve | None = None
-    ) -> None:
-        """Write to ``path`` atomically.
+    @contextmanager
+    def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> Iterator[StagedFile]:
+        """The complete file, with its external data, beside ``path`` under a temporary name.
 
+        It replaces ``path`` when it is committed within the block, else nothing is left of it.
         ``external_data`` puts large tensors into ``<name>.data`` beside the model; None does so
         where the model had external data, or would be larger than the 2 GB that ONNX allows.
-        ``approve`` is called with the complete file, which lies beside ``path`` under a temporary
-        name; what it raises leaves ``path`` as it was.
         Raises OutputError where the file cannot be written, UsageError for a Keras suffix.
         """
         suffix = Path(path).suffix.lower()
@@ -103,7 +103,13 @@ class OnnxModel:
         model, payloads = self._build()
         if external_data is None and self._external:
             external_data = True
-        write_model(path, model, payloads, external_data=external_data, approve=approve)
+        with staged_model(path, model, payloads, external_data=external_data) as staged:
+            yield staged
+
+    def save(self, path: str | PathLike[str], *, external_data: bool | None = None) -> None:
+        """Write to ``path`` atomically; arguments and errors as of :meth:`stage`."""
+        with self.stage(path, external_data=external_data) as staged:
+            staged.commit()
 
     def to_proto(self) -> ModelProto:
         """The whole model in memory, for use with the onnx package."""

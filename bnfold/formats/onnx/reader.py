@@ -22,8 +22,12 @@ _SPECIAL = GRAPH_TYPES | TENSOR_TYPES
 _NO_SUBGRAPHS: Mapping[str, ModelGraph] = MappingProxyType({})
 
 
+class NodeOrderError(Exception):
+    """A node reads what a later one produces."""
+
+
 def read_graph(context: Context) -> ModelGraph:
-    """The main graph of a model. Raises ModelFileError where it does not hold together."""
+    """The main graph of a model. Raises ModelFileError where it does not hold together, and NodeOrderError."""
     return _Reader(context, context.skeleton.graph, evaluator(context), inference(context)).read()
 
 
@@ -153,11 +157,9 @@ class _Reader:
         return name
 
     def _fail_undefined(self, node: NodeProto, name: str, tensor: str) -> NoReturn:
-        later = any(tensor in other.output for other in self._proto.node)
-        reason = (
-            "it produces itself or a later node does: a cycle, or nodes out of order" if later else "nothing produces"
-        )
-        self._context.fail(f"is damaged: node {name!r} ({node.op_type}) reads {tensor!r}, which {reason}")
+        if any(tensor in other.output for other in self._proto.node):
+            raise NodeOrderError
+        self._context.fail(f"is damaged: node {name!r} ({node.op_type}) reads {tensor!r}, which nothing produces")
 
     def _read_special(
         self, attributes: list[AttributeProto], node: str

@@ -7,7 +7,7 @@ from math import prod
 
 import onnx.checker
 import onnx.shape_inference
-from onnx import GraphProto, ModelProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from bnfold.formats.onnx.build import Builder
 from bnfold.formats.onnx.context import Context
@@ -32,13 +32,58 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
     def infer(graph: ModelGraph) -> Mapping[str, Tensor]:
         model = _main(context, graph) if graph.parent is None else _body(context, graph)
         try:
-            inferred = onnx.shape_inference.infer_shapes(model, data_prop=_may_propagate(model.graph)).graph
+            found = _inferred(model)
+            if context.opsets.get("", 1) < _SIGNED_AXES:
+                while _resolve_axes(model.graph, found):
+                    found = _inferred(model)
+                for name in _behind_signed_axes(model.graph):
+                    found.pop(name, None)
         except _FAILURES:
             return {}
-        values = (to_tensor(value) for value in (*inferred.value_info, *inferred.output))
-        return {tensor.name: tensor for tensor in values}
+        return found
 
     return infer
+
+
+def _inferred(model: ModelProto) -> dict[str, Tensor]:
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=_may_propagate(model.graph)).graph
+    return {value.name: to_tensor(value) for value in (*graph.value_info, *graph.output)}
+
+
+#: From this opset on, the axes of these operators may count from the right. Runtimes take that before it as well,
+#: and onnx's inference then gives wrong shapes without a word.
+_SIGNED_AXES = 11
+_SIGNED_OPERATORS = frozenset({"Squeeze", "Unsqueeze"})
+
+
+def _signed_axes(node: NodeProto) -> AttributeProto | None:
+    """The attribute ``axes`` of a node, where inference would misread it."""
+    if node.op_type not in _SIGNED_OPERATORS or node.domain:
+        return None
+    return next((a for a in node.attribute if a.name == "axes" and min(a.ints, default=0) < 0), None)
+
+
+def _resolve_axes(graph: GraphProto, known: Mapping[str, Tensor]) -> bool:
+    """Count from the left what counts from the right, as far as ranks are known; whether there was any."""
+    known = {**known, **{value.name: to_tensor(value) for value in graph.input}}
+    wrong, resolved = _behind_signed_axes(graph), False
+    for node in graph.node:
+        axes = _signed_axes(node)
+        rank = None if axes is None or node.input[0] in wrong else known.get(node.input[0], Tensor("")).rank
+        if axes is not None and rank is not None:
+            rank = max(1, rank + len(axes.ints) if node.op_type == "Unsqueeze" else rank)
+            axes.ints[:] = [axis % rank for axis in axes.ints]
+            resolved = True
+    return resolved
+
+
+def _behind_signed_axes(graph: GraphProto) -> set[str]:
+    """The tensors whose inferred shapes may be wrong."""
+    wrong: set[str] = set()
+    for node in graph.node:
+        if _signed_axes(node) is not None or not wrong.isdisjoint(node.input):
+            wrong.update(node.output)
+    return wrong
 
 
 def _may_propagate(graph: GraphProto, outer: Mapping[str, int] | None = None) -> bool:

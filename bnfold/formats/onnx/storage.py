@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -133,11 +134,40 @@ class DetachedStorage:
         return storage
 
 
+#: Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
 def open_file(path: Path) -> FileStorage:
     """Open and map a file. Raises OSError, and UnusableFileError where it is empty or not a regular file."""
-    # Without O_NONBLOCK, opening a pipe would wait for somebody to write to it.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags)
+    return _mapped(path, os.open(path, _READ))
+
+
+def open_beneath(directory: Path, path: Path) -> FileStorage:
+    """:func:`open_file` for a resolved ``path`` inside a resolved ``directory``, following no link on the way.
+
+    Between resolving a path and opening it, somebody may put a link in its place: what is opened here is
+    what was resolved, or it is an OSError. Systems without ``openat`` compare the two afterwards instead.
+    """
+    parts = path.relative_to(directory).parts
+    if os.open not in os.supports_dir_fd:
+        storage = open_file(path)
+        if os.path.realpath(path) != os.fspath(path) or not storage.is_current():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return storage
+    here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+            os.close(here)
+            here = inner
+        # A location that is the directory itself has no parts.
+        return _mapped(path, os.open(parts[-1] if parts else ".", _READ | os.O_NOFOLLOW, dir_fd=here))
+    finally:
+        os.close(here)
+
+
+def _mapped(path: Path, descriptor: int) -> FileStorage:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or not status.st_size:
         os.close(descriptor)

@@ -12,7 +12,7 @@ import numpy as np
 from onnx import TensorProto
 
 from bnfold.formats.onnx.payloads import Stored
-from bnfold.graph import Array, Param, Source
+from bnfold.graph import Array, Param, ParamData
 
 #: TensorProto's element types by number, as numpy knows them.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -72,7 +72,7 @@ def raw_bytes(element_type: int, dims: Sequence[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """The Source of a tensor whose elements are whole bytes, one after the other, in a storage."""
+    """The ParamData of a tensor whose elements are whole bytes, one after the other, in a storage."""
 
     payload: Stored
     dtype: np.dtype[Any]
@@ -89,7 +89,7 @@ class Raw:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """The Source of a tensor in a storage whose elements share bytes."""
+    """The ParamData of a tensor in a storage whose elements share bytes."""
 
     payload: Stored
     tensor: TensorProto
@@ -104,7 +104,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """The Source of a tensor that holds its own data."""
+    """The ParamData of a tensor that holds its own data."""
 
     tensor: TensorProto
 
@@ -177,7 +177,7 @@ def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = Non
         raise TensorError(f"has the impossible shape {list(shape)}")
     if payload is None:
         _check_inline(tensor, kind, shape)
-        source: Source = Inline(tensor)
+        source: ParamData = Inline(tensor)
     else:
         _check_count(len(payload), raw_bytes(kind, shape), "bytes", shape)
         source = Packed(payload, tensor) if kind in _BITS else Raw(payload, dtype, shape)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import count
 from os import PathLike
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from onnx import ModelProto
 
 from bnfold.errors import OutputError
-from bnfold.formats.atomic import Sink, atomic_write, new_file, remove, resolve_target
+from bnfold.formats.atomic import Sink, StagedFile, new_file, remove, resolve_target, staged_file
 from bnfold.formats.onnx.payloads import Payloads
 from bnfold.formats.onnx.storage import Identity, UnusableFileError, identity, open_file
 from bnfold.formats.onnx.wire import (
@@ -28,7 +28,6 @@ from bnfold.formats.onnx.wire import (
     split,
     varint,
 )
-from bnfold.graph import Approve
 
 #: protobuf's limit for one message.
 MAX_MESSAGE_BYTES = (1 << 31) - 1
@@ -39,40 +38,44 @@ _SMALL_ALIGNMENT = 64
 _EXTERNAL = varint(DATA_LOCATION << 3 | VARINT) + varint(1)
 
 
-def write_model(
-    path: str | PathLike[str],
-    model: ModelProto,
-    payloads: Payloads,
-    *,
-    external_data: bool | None,
-    approve: Approve | None = None,
-) -> None:
-    """Write a skeleton with its payloads to ``path``, atomically.
+@contextmanager
+def staged_model(
+    path: str | PathLike[str], model: ModelProto, payloads: Payloads, *, external_data: bool | None
+) -> Iterator[StagedFile]:
+    """A skeleton with its payloads, written for ``path`` and waiting beside it to be committed.
 
-    With ``external_data`` the payloads go into a file of their own beside it; None does so where the
-    model would be larger than the 2 GB that protobuf allows. ``approve`` is called as
-    :func:`bnfold.formats.atomic.atomic_write` does. Raises OutputError.
+    With ``external_data`` the payloads go into a file of their own; None does so where the model would be
+    larger than the 2 GB that protobuf allows. The model names its data file, so that this one has its final name
+    from the start, which is one that no model refers to yet; it goes if the model is not committed. The data file
+    of the model that is replaced goes when the new one is committed. Raises OutputError.
     """
     skeleton = model.SerializeToString()
-    target = resolve_target(path)
-    replaced = _data_files(target)
+    replaced = _data_files(resolve_target(path))
     pieces = _inline(skeleton, payloads)
     has_payloads = any(isinstance(piece, Payload) for piece in pieces)
     if (external_data and has_payloads) or sum(map(len, pieces)) > MAX_MESSAGE_BYTES:
         if external_data is False:
             raise OutputError(f"{path} would be larger than 2 GB, which takes external data")
-        _write_external(path, target, skeleton, payloads, approve)
+        with _staged_external(path, skeleton, payloads) as staged:
+            yield staged
     else:
-        with atomic_write(path, approve) as out:
-            _write(pieces, out)
-    for file, status in replaced:
+        with staged_file(path) as staged:
+            with staged.writing() as out:
+                _write(pieces, out)
+            yield staged
+    if staged.committed:
+        _remove_replaced(replaced)
+
+
+def _remove_replaced(files: Sequence[tuple[Path, Identity]]) -> None:
+    for file, status in files:
         with suppress(OSError):
             if identity(file.stat()) == status:  # nobody has taken the name for another file since
                 remove(file)
 
 
 def to_bytes(model: ModelProto, payloads: Payloads) -> bytes:
-    """What :func:`write_model` would write as one file."""
+    """What a committed :func:`staged_model` is as one file."""
     out = _Memory()
     _write(_inline(model.SerializeToString(), payloads), out)
     return bytes(out.data)
@@ -107,18 +110,24 @@ def _write(pieces: Pieces, out: Sink) -> None:
             out.write(piece)
 
 
-def _write_external(
-    path: str | PathLike[str], target: Path, skeleton: bytes, payloads: Payloads, approve: Approve | None
-) -> None:
-    """First the data file, under a name that no model refers to yet, then the model that refers to it."""
-    with new_file(path, (target.with_name(name) for name in _data_names(target))) as (data_file, out):
-        pieces, places = _external(skeleton, payloads, data_file.name)
-        for mark, offset in places.items():
-            out.write(bytes(offset - out.position))
-            payloads[mark].write(out)
-        out.sync()
-        with atomic_write(path, approve) as model:
-            _write(pieces, model)
+@contextmanager
+def _staged_external(path: str | PathLike[str], skeleton: bytes, payloads: Payloads) -> Iterator[StagedFile]:
+    """First the data file, then the model that refers to it."""
+    data_file: Path | None = None
+    with staged_file(path) as staged:
+        try:
+            names = (staged.target.with_name(name) for name in _data_names(staged.target))
+            with new_file(path, names) as (data_file, out):
+                pieces, places = _external(skeleton, payloads, data_file.name)
+                for mark, offset in places.items():
+                    out.write(bytes(offset - out.position))
+                    payloads[mark].write(out)
+            with staged.writing() as model:
+                _write(pieces, model)
+            yield staged
+        finally:
+            if data_file is not None and not staged.committed:
+                remove(data_file)
 
 
 def _external(skeleton: bytes, payloads: Payloads, name: str) -> tuple[Pieces, dict[int, int]]:

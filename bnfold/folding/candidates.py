@@ -1,0 +1,101 @@
+"""The fold candidates of a graph: maximal runs of affine operators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bnfold.affine import Affine
+from bnfold.graph import ModelGraph, Op, Use
+from bnfold.operators import Node, facts_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A run of affine operators, each the only reader of the one before, and the one affine they are together."""
+
+    ops: tuple[Op, ...]
+    total: Affine
+    #: The tensor that the first of them reads, and in which slot.
+    input: str
+    slot: int
+
+    @property
+    def head(self) -> str:
+        return self.ops[0].name
+
+    @property
+    def reader(self) -> Use:
+        return Use(self.head, self.slot)
+
+    @property
+    def output(self) -> str:
+        return self.ops[-1].outputs[0]
+
+
+class CandidateFinder:
+    """Finds the candidate that an operator belongs to. Those in ``fixed`` belong to none."""
+
+    def __init__(self, graph: ModelGraph, fixed: frozenset[str]) -> None:
+        self._graph = graph
+        self._fixed = fixed
+        #: Reading the parameters of an affine is expensive: what each operator was found to be.
+        self._affines: dict[str, tuple[Op, Affine | None]] = {}
+
+    def of(self, name: str) -> Candidate | None:
+        """The longest run with the operator of that name; None if it is no affine."""
+        op = self._graph.op(name)
+        if self._affine(op) is None:
+            return None
+        first = self._first(op)
+        # Where not all of them compose, the run ends early: go on to the part with this operator.
+        while True:
+            candidate = self._run_from(first)
+            if any(part.name == name for part in candidate.ops):
+                return candidate
+            use = self._graph.sole_reader(candidate.output)
+            assert use is not None, "the way up led through here"
+            first = self._graph.op(use.op)
+
+    def _affine(self, op: Op) -> Affine | None:
+        if op.name in self._fixed:
+            return None
+        known = self._affines.get(op.name)
+        if known is None or known[0] is not op:
+            affine = facts_of(op).as_affine(Node(self._graph, op))
+            known = self._affines[op.name] = (op, affine if isinstance(affine, Affine) else None)
+        return known[1]
+
+    def _first(self, op: Op) -> Op:
+        """The first operator from which each composes with the next, down to this one."""
+        while True:
+            producer = self._graph.producer(op.input(facts_of(op).data_slot(Node(self._graph, op))))
+            affine = self._affine(producer) if producer is not None else None
+            if producer is None or affine is None or producer.outputs[0] == "":
+                return op
+            following = self._following(producer, affine)
+            if following is None or following[0].name != op.name:
+                return op
+            op = producer
+
+    def _following(self, op: Op, total: Affine) -> tuple[Op, Affine] | None:
+        """The affine behind an operator that composes with ``total``, and the two together."""
+        use = self._graph.sole_reader(op.outputs[0])
+        if use is None:
+            return None
+        reader = self._graph.op(use.op)
+        affine = self._affine(reader)
+        if affine is None or facts_of(reader).data_slot(Node(self._graph, reader)) != use.slot:
+            return None
+        composed = total.then(affine) if total.composes(affine) else None
+        return (reader, composed) if composed is not None and composed.is_finite else None
+
+    def _run_from(self, op: Op) -> Candidate:
+        """The longest run that begins with an affine operator."""
+        total = self._affine(op)
+        assert total is not None
+        ops = [op]
+        slot = facts_of(op).data_slot(Node(self._graph, op))
+        while (following := self._following(ops[-1], total)) is not None:
+            ops.append(following[0])
+            total = following[1]
+        return Candidate(ops=tuple(ops), total=total, input=op.input(slot), slot=slot)

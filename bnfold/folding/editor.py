@@ -1,0 +1,282 @@
+"""Changes of the graph that folding owns: what a search described is carried out here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.folding.moves import Move
+from bnfold.graph import Derived, ModelGraph, Op, Order, Param, Tensor, Use, is_float
+from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
+from bnfold.operators.base import NewAffine, NewOp, NewWeights, Placeholder
+from bnfold.operators.forms import cheapest_form, identity_form
+from bnfold.refusal import Refusal
+
+
+class Editor:
+    """Changes one graph, keeping names, the dataflow order and unused constants right."""
+
+    def __init__(self, graph: ModelGraph, order: Order) -> None:
+        self.graph = graph
+        self.order = order
+        #: Operators changed, added or removed since :meth:`take_changed`.
+        self.changed: set[str] = set()
+        #: Constants that may have lost their last reader.
+        self.loose: set[str] = set()
+        #: Constants made from one base by the same steps: shared weights stay shared.
+        self._copies: dict[tuple[object, ...], Param] = {}
+        self._shared: set[str] = set()
+
+    def take_changed(self) -> set[str]:
+        """The operators changed, added or removed since the last call."""
+        changed, self.changed = self.changed, set()
+        return changed
+
+    # -- changes ---------------------------------------------------------------------------------
+
+    def carry_out(self, moves: Iterable[Move], rename: Mapping[str, str]) -> None:
+        """Apply the rewrites of ``moves``; tensors in ``rename`` get their new names everywhere."""
+        moves = list(moves)
+        rewrites = {name: rewrite for move in moves for name, rewrite in move.rewrites.items()}
+        constants = {use: param for move in moves for use, param in move.constants.items()}
+        names = set(rewrites) | {use.op for use in constants}
+        for tensor in rename:
+            producer = self.graph.producer(tensor)
+            names.update([producer.name] if producer is not None else [])
+            names.update(use.op for use in self.graph.consumers(tensor) if use.slot is not None)
+        ops = {name: self.graph.op(name) for name in self.order.sorted(names)}
+        for op in ops.values():
+            self._pin(op)
+        described = {old: _merged(self.graph.tensor(old), self.graph.tensor(new)) for old, new in rename.items()}
+        for name in ops:
+            self._detach(name)
+        for tensor, known in described.items():
+            self.graph.forget(tensor)
+            self.graph.declare(replace(known, name=rename[tensor]))
+        for name, op in ops.items():
+            self._rewrite(op, rewrites.get(name), constants, rename)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Remove operators; constants that only they read become loose."""
+        for name in names:
+            op = self.graph.op(name)
+            self._pin(op)
+            self.loose.update(tensor for tensor in op.inputs if tensor)
+            self.changed.add(name)
+            for tensor in op.inputs:
+                if self.graph.producer(tensor) is not None:
+                    self.changed.update(use.op for use in self.graph.uses(tensor))
+            self.graph.remove(name)
+
+    def redirect(self, tensor: str, to: str) -> None:
+        """Make every reader of ``tensor`` read ``to``."""
+        for use in self.graph.consumers(tensor):
+            self.graph.rewire(use, to)
+            self.changed.add(use.op)
+        producer = self.graph.producer(to)
+        if producer is not None:
+            self.changed.add(producer.name)
+
+    # -- within ----------------------------------------------------------------------------------
+
+    def _pin(self, op: Op) -> None:
+        """Write down shapes that only the producers tell, before these are taken apart."""
+        for tensor in filter(None, (*op.inputs, *op.outputs)):
+            known = self.graph.tensor(tensor)
+            if known.shape is not None and None not in known.shape:
+                continue
+            rank = rank_of(self.graph, tensor)
+            if rank is not None:
+                sizes = known.shape or (None,) * rank
+                shape = (dim_of(self.graph, tensor, axis) if size is None else size for axis, size in enumerate(sizes))
+                self.graph.declare(replace(known, name=tensor, shape=tuple(shape)))
+
+    def _detach(self, name: str) -> None:
+        """Let go of an operator's outputs, so that names can be exchanged, but keep its place."""
+        op = self.graph.op(name)
+        self.graph.put(replace(op, outputs=()))
+
+    def _rewrite(
+        self, op: Op, rewrite: Rewrite | None, constants: Mapping[Use, Param], rename: Mapping[str, str]
+    ) -> None:
+        inputs: list[str] = [rename.get(tensor, tensor) for tensor in op.inputs]
+        outputs = tuple(rename.get(tensor, tensor) for tensor in op.outputs)
+        for slot in range(len(inputs)):
+            param = constants.get(Use(op.name, slot))
+            if param is not None:
+                inputs[slot] = self.constant(param, replaces=op.input(slot))
+        self.changed.add(op.name)
+        if rewrite is None:
+            self.graph.put(replace(op, inputs=tuple(inputs), outputs=outputs, record=None))
+            return
+        if isinstance(rewrite, NewAffine):
+            # The parameters of what it was are loose, its data are not.
+            data = op.input(facts_of(op).data_slot(Node(self.graph, op)))
+            self.replace_affine(op, rename.get(data, data), rewrite.affine, outputs[0], old_data=data)
+        elif isinstance(rewrite, NewWeights):
+            self._reweight(op, rewrite, inputs, outputs)
+        else:
+            inner = self._declared_like(outputs[0], f"{outputs[0]}_linear")
+            self._reweight(op, rewrite.weights, inputs, (inner, *outputs[1:]))
+            self._append(op.name, inner, rewrite.residual, outputs[0])
+
+    def _reweight(self, op: Op, weights: NewWeights, inputs: list[str], outputs: tuple[str, ...]) -> None:
+        for slot, new in sorted(weights.inputs.items()):
+            inputs.extend([""] * (slot + 1 - len(inputs)))
+            inputs[slot] = self._operand(op, slot, new)
+        attributes = {**op.attributes, **weights.attributes} if weights.attributes else op.attributes
+        kind = op.type if weights.type is None else weights.type
+        changed = replace(op, type=kind, inputs=tuple(inputs), outputs=outputs, attributes=attributes, record=None)
+        self.graph.put(changed)
+
+    def _declared_like(self, tensor: str, stem: str) -> str:
+        """A new tensor of which the same is known."""
+        name = self.graph.fresh(stem)
+        self.graph.declare(replace(self.graph.tensor(tensor), name=name))
+        return name
+
+    def _operand(self, op: Op, slot: int, new: Param | NewOp | str) -> str:
+        if isinstance(new, str):
+            return new
+        if isinstance(new, Param):
+            return self.constant(new, replaces=op.input(slot))
+        # A constant behind an operator of its own (DequantizeLinear): made anew for this reader.
+        old = op.input(slot)
+        producer = self.graph.producer(old)
+        output = self._declared_like(old, old)
+        key = self.graph.fresh(f"{op.name}_{new.type}")
+        beside = producer.name if producer is not None else op.name
+        made = Op(key, new.type, self.inputs(new, old), (output,), new.attributes, new.domain, label=key)
+        self.graph.put(made, after=beside)
+        self.order.put(key, self.order[beside])
+        self.loose.add(old)
+        return output
+
+    def inputs(self, new: NewOp, data: str) -> tuple[str, ...]:
+        """The names of what a new operator reads; its constants are registered."""
+        return tuple(
+            self.constant(part) if isinstance(part, Param) else data if isinstance(part, Placeholder) else part
+            for part in new.inputs
+        )
+
+    def replace_affine(self, op: Op, data: str, affine: Affine, output: str, *, old_data: str | None = None) -> str:
+        """Put the cheapest form of ``affine`` between two tensors, the first in place of ``op``; the last's name.
+
+        ``old_data`` is the tensor that ``op`` read, where that is another one than ``data``.
+        """
+        self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, old_data))
+        first, *rest = self._form(data, affine, op) or [identity_form(self.graph.format)]
+        # Its output is free for whoever comes last.
+        self.graph.put(replace(op, outputs=(), inputs=()))
+        target = self._declared_like(output, f"{output}_scaled") if rest else output
+        inputs = self.inputs(first, data)
+        made = Op(op.name, first.type, inputs, (target,), first.attributes, first.domain, op.label, op.origin)
+        self.graph.put(made)
+        self.changed.add(op.name)
+        return self._put_behind(op.name, rest, target, output)
+
+    def _append(self, after: str, data: str, affine: Affine, output: str) -> None:
+        self._put_behind(after, self._form(data, affine, self.graph.op(after)), data, output)
+
+    def _form(self, data: str, affine: Affine, op: Op) -> list[NewOp]:
+        form = cheapest_form(self.graph, data, affine, self.dtype_of(op))
+        assert not isinstance(form, Refusal), "the search asked for the form before"
+        return form
+
+    def _put_behind(self, after: str, form: list[NewOp], data: str, output: str) -> str:
+        """Put new operators in a row between two tensors, behind the operator ``after``; the last's name."""
+        for index, new in enumerate(form, start=1):
+            target = output if index == len(form) else self._declared_like(output, f"{output}_scaled")
+            inputs = self.inputs(new, data)
+            key = self.graph.fresh(f"{after}_{new.type.lower()}")
+            self.graph.put(Op(key, new.type, inputs, (target,), new.attributes, new.domain, label=key), after=after)
+            self.order.insert_between(key, after, (use.op for use in self.graph.uses(output)))
+            self.changed.add(key)
+            data, after = target, key
+        return after
+
+    def dtype_of(self, op: Op) -> np.dtype[Any]:
+        """The floating-point type that an operator computes in."""
+        for tensor in (*op.outputs, *op.inputs):
+            dtype = self.graph.tensor(tensor).dtype if tensor else None
+            if dtype is not None and is_float(dtype):
+                return dtype
+        for tensor in op.inputs:
+            param = self.graph.constant(tensor)
+            if param is not None and param.is_float:
+                return param.dtype
+        return np.dtype(np.float32)
+
+    def constant(self, param: Param, *, replaces: str = "") -> str:
+        """Register a new constant and return its name: that of the one it ``replaces`` if nobody else reads that."""
+        key = _identity(param)
+        copy = self._copies.get(key) if key is not None else None
+        if copy is not None and self.graph.params.get(copy.name) is copy:
+            return copy.name
+        graph = self.graph
+        own = replaces in graph.params and graph.use_count(replaces) == 1 and not graph.is_output(replaces)
+        if own and replaces not in self._shared and replaces not in graph.overridable:
+            name = replaces
+        else:
+            name = graph.fresh(param.name)
+            self.loose.update([replaces] if replaces else [])
+        self.graph.params[name] = made = replace(param, name=name, record=None)
+        if key is not None:
+            self._copies[key] = made
+            self._shared.add(name)
+        return name
+
+    def sweep(self) -> int:
+        """Remove operators whose outputs nobody reads, from the last to the first; how many there were.
+
+        They compute nothing, but would count as readers of what they read.
+        """
+        graph, before = self.graph, len(self.graph)
+        for op in reversed(graph.ops()):
+            if not any(tensor and (graph.use_count(tensor) or graph.is_output(tensor)) for tensor in op.outputs):
+                self.loose.update(tensor for tensor in (*op.inputs, *op.captures) if tensor)
+                graph.remove(op.name)
+        return before - len(graph)
+
+    def prune(self) -> None:
+        """Remove loose constants that nobody reads, with the operators that computed them."""
+        queue = list(self.loose)
+        self.loose.clear()
+        while queue:
+            tensor = queue.pop()
+            if self.graph.use_count(tensor) or self.graph.is_output(tensor):
+                continue
+            if tensor in self.graph.params:
+                del self.graph.params[tensor]
+                self.graph.overridable.discard(tensor)
+                continue
+            op = self.graph.producer(tensor)
+            if op is None or any(self.graph.use_count(t) or self.graph.is_output(t) for t in op.outputs if t):
+                continue
+            queue.extend(t for t in op.inputs if t)
+            self.graph.remove(op.name)
+
+
+def _merged(first: Tensor, second: Tensor) -> Tensor:
+    """What either knows of one tensor."""
+    if first.shape is None or second.shape is None:
+        return replace(first, shape=first.shape or second.shape)
+    pairs = zip(first.shape, second.shape, strict=True)
+    return replace(first, shape=tuple(b if a is None or isinstance(b, int) else a for a, b in pairs))
+
+
+def _identity(param: Param) -> tuple[object, ...] | None:
+    """Two derived constants with the same key hold the same values."""
+    source = param.data
+    if not isinstance(source, Derived):
+        return None
+    return (source.base, *((is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps))
+
+
+def renamed(graph: ModelGraph, changed: Iterable[str], keep: Mapping[str, str]) -> dict[str, str]:
+    """New names for tensors whose values change: given ones, or ones that say they are folded."""
+    return {tensor: keep.get(tensor) or graph.fresh(f"{tensor}_folded") for tensor in changed}

@@ -1,0 +1,345 @@
+"""What becomes of a fold candidate: backward, else forward, else split, else its cheapest form."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.folding.backward import backward
+from bnfold.folding.candidates import Candidate, CandidateFinder
+from bnfold.folding.editor import Editor, renamed
+from bnfold.folding.forward import forward
+from bnfold.folding.moves import Blocked, Context, Move
+from bnfold.folding.plan import FoldKind, FoldStep, Remaining
+from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
+from bnfold.folding.worklist import Worklist
+from bnfold.graph import ModelGraph, Op, Param, dataflow_order
+from bnfold.operators import Node, Rewrite, Role, facts_of
+from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
+from bnfold.operators.forms import cheapest_form
+from bnfold.operators.onnx.idioms import idiom_members
+from bnfold.refusal import Refusal
+
+
+class Folder:
+    """Folds one graph (not its subgraphs) in place, and keeps the record.
+
+    ``skip`` holds the keys of operators that stay as they are, ``scope`` the path of a subgraph.
+    """
+
+    def __init__(self, graph: ModelGraph, skip: Container[str], scope: str = "") -> None:
+        self.graph = graph
+        self.scope = scope
+        self.steps: list[FoldStep] = []
+        self.order = dataflow_order(graph)
+        self.editor = Editor(graph, self.order)
+        self.frozen = frozenset(op.name for op in graph.ops() if self.key(op.name) in skip)
+        # Parts of composite functions: they may take an affine in, but are not moved themselves.
+        idioms = idiom_members(graph)
+        self._context = Context(
+            graph=graph, order=self.order, frozen=self.frozen, idioms=idioms, cost=self._operators_added
+        )
+        self._candidates = CandidateFinder(graph, self.frozen | idioms)
+        self._worklist = Worklist(graph, self.order)
+        self._worklist.add(self.order)
+        #: Candidates that found no target, by their head, with the reasons of both sides.
+        self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
+
+    def key(self, name: str) -> str:
+        """How the plan calls an operator: unique over all subgraphs."""
+        return f"{self.scope}/{name}" if self.scope else name
+
+    def run(self) -> None:
+        """Find a target for every candidate on the worklist and whatever changes on the way."""
+        while True:
+            self._worklist.add_changed(self.editor.take_changed())
+            name = self._worklist.pop()
+            if name is None:
+                if not self._join_blocked():
+                    return
+                continue
+            candidate = self._candidates.of(name)
+            if candidate is not None:
+                self.graph.complete_shapes()
+                self._fold(candidate)
+
+    def revisit(self, changed: set[str]) -> None:
+        """Put operators that others have changed back on the worklist, with all that depend on them."""
+        self._worklist.add_changed(changed)
+        self._worklist.add_dependents_of_removed()
+
+    def remaining(self) -> list[Remaining]:
+        """The affines that stayed, with the reasons of both sides."""
+        return [
+            Remaining(
+                subject=self.key(op.name),
+                label=op.display,
+                type=op.type,
+                is_batchnorm=facts_of(op).role is Role.BATCHNORM,
+                backward=back,
+                forward=ahead,
+                scope=self.scope,
+            )
+            for head, (candidate, back, ahead) in self._blocked.items()
+            if head in self.graph
+            for op in candidate.ops
+            if op.name in self.graph
+        ]
+
+    # -- one candidate ---------------------------------------------------------------------------
+
+    def _fold(self, candidate: Candidate) -> None:
+        """Try everything in order of preference; keep the reasons if nothing helps."""
+        for op in candidate.ops:
+            self._blocked.pop(op.name, None)
+        if self._is_identity(candidate):
+            self._remove_identity(candidate)
+            return
+        if self._into_constant(candidate):
+            return
+        back = self._backward(candidate, candidate.total)
+        bias = isinstance(back, Move) and _is_bias(candidate, back)
+        if isinstance(back, Move) and not bias and self._pays(candidate, [back]):
+            self._apply(candidate, [back], FoldKind.BACKWARD)
+            return
+        ahead = self._forward(candidate, candidate.total)
+        if isinstance(ahead, Move) and self._pays(candidate, [ahead]):
+            self._apply(candidate, [ahead], FoldKind.FORWARD)
+            return
+        if self._split(candidate) or self._simplify(candidate):
+            return
+        self._block(candidate, back, ahead, bias=bias)
+
+    def _backward(self, candidate: Candidate, affine: Affine) -> Move | Blocked:
+        return backward(self._context, candidate.reader, candidate.input, affine)
+
+    def _forward(self, candidate: Candidate, affine: Affine) -> Move | Blocked:
+        return forward(self._context, candidate.output, affine)
+
+    def _is_identity(self, candidate: Candidate) -> bool:
+        if candidate.total.is_identity:
+            return True
+        op = candidate.ops[0]
+        near = len(candidate.ops) == 1 and bool((np.abs(candidate.total.scale - 1.0) < 0.01).all())
+        return near and facts_of(op).is_identity(Node(self.graph, op))
+
+    def _pays(self, candidate: Candidate, moves: list[Move]) -> bool:
+        """Fewer operators; or as many, where a linear operator's bias is all that stays of a scale."""
+        added = sum(move.added for move in moves)
+        if added < len(candidate.ops):
+            return True
+        weighted = not any(isinstance(rewrite, NewAffine) for move in moves for rewrite in move.rewrites.values())
+        return added == len(candidate.ops) == 1 and weighted and not candidate.total.is_shift
+
+    def _operators_added(self, op: Op, rewrite: Rewrite) -> int | Refusal:
+        """How many operators a rewrite adds, or why they cannot be built."""
+        if isinstance(rewrite, NewWeights):
+            return 0
+        if isinstance(rewrite, NewAffine):
+            form = self._form(op.input(facts_of(op).data_slot(Node(self.graph, op))), rewrite.affine, op)
+            return form if isinstance(form, Refusal) else max(1, len(form)) - 1
+        form = self._form(op.outputs[0], rewrite.residual, op)
+        return form if isinstance(form, Refusal) else len(form)
+
+    def _form(self, tensor: str, affine: Affine, op: Op) -> list[NewOp] | Refusal:
+        """The cheapest form of an affine in the dtype of ``op``, or why there is none that survives rounding."""
+        dtype = self.editor.dtype_of(op)
+        form = cheapest_form(self.graph, tensor, affine, dtype)
+        if isinstance(form, Refusal):
+            return form
+        params = [part for new in form for part in new.inputs if isinstance(part, Param)]
+        faults = [scale_fault(affine.scale, dtype), *map(rounding_fault, params)]
+        fault = next((fault for fault in faults if fault), None)
+        if fault is None:
+            return form
+        return Refusal(overflow_code(dtype), f"{op.display} ({op.type}) cannot take it: {fault}")
+
+    def _split(self, candidate: Candidate) -> bool:
+        """Scale one way and shift the other, where both find a target."""
+        total = candidate.total
+        if total.is_scale or total.is_shift:
+            return False
+        orders = [(total.scale_part(), total.shift_part())]
+        if total.scale.all():
+            # s x + t = s (x + t/s): the shift can come first where no scale is zero.
+            shift_first = Affine(total.scale, total.shift / total.scale, total.axis, total.grid)
+            orders.append((shift_first.shift_part(), total.scale_part()))
+        for first, second in orders:
+            back = self._backward(candidate, first)
+            ahead = self._forward(candidate, second) if isinstance(back, Move) else back
+            if isinstance(back, Move) and isinstance(ahead, Move) and self._pays(candidate, [back, ahead]):
+                self._apply(candidate, [back, ahead], FoldKind.SPLIT)
+                return True
+        return False
+
+    def _simplify(self, candidate: Candidate) -> bool:
+        """Replace a candidate that has to stay by fewer operators, or a BatchNormalization by a simpler one."""
+        first, *rest = candidate.ops
+        batchnorm = facts_of(first).role is Role.BATCHNORM
+        if not rest and not batchnorm:
+            return False
+        form = self._form(candidate.input, candidate.total, first)
+        if isinstance(form, Refusal):
+            return False
+        simpler = batchnorm and len(form) == len(candidate.ops) == 1 and form[0].type != first.type
+        if len(form) >= len(candidate.ops) and not simpler:
+            return False
+        self.editor.drop(op.name for op in rest)
+        self.editor.replace_affine(first, candidate.input, candidate.total, candidate.output)
+        for op in rest:
+            self._record(op, FoldKind.COMPOSED, into=self._labels([first.name]), holders=[first.name])
+        if self.graph.op(first.name).type != first.type:
+            self._record(first, FoldKind.CHEAPER, into=self._labels([first.name]), holders=[first.name])
+        return True
+
+    def _remove_identity(self, candidate: Candidate) -> None:
+        graph, output, source = self.graph, candidate.output, candidate.input
+        producer = graph.producer(source)
+        captured = graph.captured(output) is not None
+        if not graph.is_output(output) and not captured:
+            self.editor.drop(op.name for op in candidate.ops)
+            self.editor.redirect(output, source)
+        elif producer is not None and not graph.is_output(source) and not graph.captured(source):
+            self.editor.drop(op.name for op in candidate.ops)
+            self.editor.carry_out([], {source: output})
+        else:
+            first, *rest = candidate.ops
+            self.editor.drop(op.name for op in rest)
+            self.editor.replace_affine(first, source, Affine.identity(), output)
+        for op in candidate.ops:
+            self._record(op, FoldKind.IDENTITY)
+
+    def _into_constant(self, candidate: Candidate) -> bool:
+        """An affine of a constant is a constant."""
+        graph, output = self.graph, candidate.output
+        param = graph.constant(candidate.input)
+        if param is None or not param.is_float:
+            return False
+        new = mapped(param.renamed(output), candidate.total)
+        if new is None or rounding_fault(new):
+            return False
+        if graph.is_output(output):
+            # An operator has to produce what the model returns.
+            first, *rest = candidate.ops
+            self.editor.drop(op.name for op in rest)
+            self.editor.replace_affine(first, self.editor.constant(new), Affine.identity(), output)
+        else:
+            self.editor.drop(op.name for op in candidate.ops)
+            graph.params[output] = new
+        for op in candidate.ops:
+            self._record(op, FoldKind.CONSTANT, into=(param.name,))
+        return True
+
+    def _apply(self, candidate: Candidate, moves: list[Move], kind: FoldKind) -> None:
+        changed = dict.fromkeys(tensor for move in moves for tensor in move.changed)
+        keep = {candidate.input: candidate.output} if kind is FoldKind.BACKWARD else {}
+        rename = renamed(self.graph, changed, keep)
+        holders = list(dict.fromkeys(name for move in moves for name in move.targets))
+        through = list(dict.fromkeys(name for move in moves for name in move.through))
+        constants = tuple(param.name for move in moves for param in move.constants.values())
+        if not holders and not constants:
+            kind = FoldKind.CANCELLED
+            holders = [name for name in through if not any(tensor in changed for tensor in self.graph.op(name).outputs)]
+            through = [name for name in through if name not in holders]
+        elif not constants and all(move.only_affines for move in moves):
+            kind = FoldKind.COMPOSED
+        into, past = self._labels(holders), self._labels(through)
+        self.editor.drop(op.name for op in candidate.ops)
+        if not keep or candidate.input not in rename:
+            self.editor.redirect(candidate.output, candidate.input)
+        self.editor.carry_out(moves, rename)
+        for op in candidate.ops:
+            self._record(op, kind, into=(*into, *constants), through=past, changed=rename, holders=holders)
+
+    def _block(self, candidate: Candidate, back: Move | Blocked, ahead: Move | Blocked, *, bias: bool) -> None:
+        """Keep the reasons, and look again when something that was asked changes."""
+        reasons = []
+        for found in (back, ahead):
+            if isinstance(found, Blocked):
+                reasons.append(found.refusal)
+            else:
+                into = ", ".join(self._labels(found.targets)) or "constants"
+                reasons.append(Refusal("no-gain", f"moving it into {into} would leave no fewer operators"))
+            self._worklist.depend(candidate.head, found.asked)
+        if not bias:
+            self._blocked[candidate.head] = (candidate, reasons[0], reasons[1])
+
+    # -- several candidates ----------------------------------------------------------------------
+
+    def _join_blocked(self) -> bool:
+        """Affines that are blocked on several inputs of one operator become one behind it."""
+        meeting: dict[str, dict[int, Candidate]] = {}
+        for head, (candidate, _, _) in self._blocked.items():
+            use = self.graph.sole_reader(candidate.output) if head in self.graph else None
+            if use is not None and use.slot is not None and use.op not in self.frozen:
+                meeting.setdefault(use.op, {})[use.slot] = candidate
+        # All of them in one go: looking through everything that is blocked is expensive.
+        places = self.order.sorted(name for name, candidates in meeting.items() if len(candidates) > 1)
+        joined = [self._join(self.graph.op(name), meeting[name]) for name in places]
+        return any(joined)
+
+    def _join(self, op: Op, candidates: dict[int, Candidate]) -> bool:
+        node, facts = Node(self.graph, op), facts_of(op)
+        if any(candidate.total.grid for candidate in candidates.values()) and not facts.grids:
+            return False
+        crossing = facts.sink(node, {slot: candidate.total for slot, candidate in candidates.items()})
+        if isinstance(crossing, Refusal) or set(crossing.affines) != {0} or crossing.rewrite is not None:
+            return False
+        behind = WithResidual(NewWeights(), crossing.affines[0])
+        added = self._operators_added(op, behind)
+        ops = [part for candidate in candidates.values() for part in candidate.ops]
+        if isinstance(added, Refusal) or added >= len(ops):
+            return False
+        output = op.outputs[0]
+        self.editor.drop(part.name for part in ops)
+        for candidate in candidates.values():
+            self._blocked.pop(candidate.head)
+            self.editor.redirect(candidate.output, candidate.input)
+        self.editor.carry_out([Move(rewrites={op.name: behind})], {})
+        last = self.graph.producer(output)
+        holders = [last.name] if last is not None else []
+        for part in ops:
+            into, past = self._labels(holders), self._labels([op.name])
+            self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=holders)
+        return True
+
+    # -- the record ------------------------------------------------------------------------------
+
+    def _labels(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(self.graph.op(name).display for name in names)
+
+    def _record(
+        self,
+        op: Op,
+        kind: FoldKind,
+        *,
+        into: tuple[str, ...] = (),
+        through: tuple[str, ...] = (),
+        changed: Mapping[str, str] | None = None,
+        holders: Iterable[str] = (),
+    ) -> None:
+        step = FoldStep(
+            subject=self.key(op.name),
+            label=op.display,
+            type=op.type,
+            kind=kind,
+            into=into,
+            through=through,
+            changed=changed or {},
+            scope=self.scope,
+            holders=tuple(self.key(name) for name in holders),
+        )
+        self.steps.append(step)
+
+
+def _is_bias(candidate: Candidate, back: Move) -> bool:
+    """Is this the one Add that a linear operator without a bias of its own needs?"""
+    if facts_of(candidate.ops[0]).role is Role.BATCHNORM:
+        return False
+    added = all(
+        isinstance(rewrite, WithResidual) or (isinstance(rewrite, NewWeights) and rewrite.type is not None)
+        for rewrite in back.rewrites.values()
+    )
+    return len(candidate.ops) == 1 and candidate.total.is_shift and bool(back.rewrites) and added and not back.through

@@ -1,0 +1,39 @@
+"""A trained model as a graph of operators, the same for every file format.
+
+A :class:`ModelGraph` holds operators (:class:`Op`), the constants they read (:class:`Param`) and
+what is known about the tensors between them (:class:`Tensor`). It answers the questions folding
+asks: who produces this tensor, who reads it, is it a constant, does anyone else observe it.
+"""
+
+from bnfold.graph.dtypes import Array, Limits, float_limits, is_float
+from bnfold.graph.elements import Dim, Op, Shape, Tensor, Use
+from bnfold.graph.model import Model, Staged
+from bnfold.graph.modelgraph import Evaluator, Inference, ModelGraph, walk
+from bnfold.graph.order import Order, Place, dataflow_order
+from bnfold.graph.parameters import BLOCK_BYTES, Derived, Memory, Param, ParamData
+
+__all__ = [
+    "BLOCK_BYTES",
+    "Array",
+    "Derived",
+    "Dim",
+    "Evaluator",
+    "Inference",
+    "Limits",
+    "Memory",
+    "Model",
+    "ModelGraph",
+    "Op",
+    "Order",
+    "Param",
+    "ParamData",
+    "Place",
+    "Shape",
+    "Staged",
+    "Tensor",
+    "Use",
+    "dataflow_order",
+    "float_limits",
+    "is_float",
+    "walk",
+]

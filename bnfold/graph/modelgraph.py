@@ -1,0 +1,410 @@
+"""Operators and the tensors that run between them, with the questions that folding and analysis ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bnfold.graph.elements import Op, Tensor, Use
+from bnfold.graph.order import Order, Place
+from bnfold.graph.parameters import Param
+
+if TYPE_CHECKING:
+    import networkx
+
+#: The outputs of an operator, given the constants among its inputs (None for the others) and the
+#: graph that knows their types; or None where they are not constant.
+Evaluator = Callable[["ModelGraph", Op, Sequence[Param | None]], "Sequence[Param] | None"]
+Inference = Callable[["ModelGraph"], Mapping[str, Tensor]]
+
+
+class ModelGraph:
+    """Operators and the tensors that run between them.
+
+    Built by a file format, read by analysis, changed by folding on its own :meth:`copy`. Operators
+    keep the order of the file; the format supplies ``evaluate`` (the value of an operator whose
+    inputs are constants, or None) and ``infer`` (shapes of all tensors), both called only on need.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        format: str = "onnx",
+        opsets: Mapping[str, int] | None = None,
+        parent: ModelGraph | None = None,
+        evaluate: Evaluator | None = None,
+        infer: Inference | None = None,
+    ) -> None:
+        self.name = name
+        self.format = format
+        self.opsets: dict[str, int] = dict(opsets or {})
+        self.parent = parent
+        #: What reading the file had to mend, in words.
+        self.notes: tuple[str, ...] = ()
+        self._inputs: dict[str, Tensor] = {}
+        self._outputs: dict[str, None] = {}
+        self.params: dict[str, Param] = {}
+        #: Names of params that the caller of the model may override: they are graph inputs too.
+        self.overridable: set[str] = set()
+        self._freeze_overridable = True
+        self._evaluate = evaluate
+        self._infer = infer
+        self._ops: dict[str, Op] = {}
+        self._order = Order()
+        #: Does the dictionary of operators stand in that order?
+        self._sorted = True
+        self._producer: dict[str, str] = {}
+        self._uses: dict[str, dict[Use, None]] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._inferred = infer is None
+        self._computed: dict[str, Param | None] = {}
+        self._taken: set[str] | None = None
+        #: The last number that :meth:`fresh` gave to a stem.
+        self._counts: dict[str, int] = {}
+        self._digraph: networkx.MultiDiGraph[str] | None = None
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What the caller feeds, in order; overridable params are not among them."""
+        return tuple(self._inputs.values())
+
+    @inputs.setter
+    def inputs(self, values: Iterable[Tensor]) -> None:
+        self._inputs = {value.name: value for value in values}
+        self._tensors.update(self._inputs)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the tensors that the model returns, in order."""
+        return tuple(self._outputs)
+
+    @outputs.setter
+    def outputs(self, names: Iterable[str]) -> None:
+        self._outputs = dict.fromkeys(names)
+
+    @property
+    def freeze_overridable(self) -> bool:
+        """Whether :meth:`constant` treats overridable params as constants (it does by default)."""
+        return self._freeze_overridable
+
+    @freeze_overridable.setter
+    def freeze_overridable(self, freeze: bool) -> None:
+        self._freeze_overridable = freeze
+        for graph in walk(self):
+            graph._computed.clear()
+
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    def __contains__(self, op: str) -> bool:
+        return op in self._ops
+
+    def op(self, name: str) -> Op:
+        """The operator of that name. Raises KeyError."""
+        return self._ops[name]
+
+    def ops(self) -> list[Op]:
+        """All operators in the order of the file, inserted ones beside those they came from."""
+        if not self._sorted:
+            self._ops = {name: self._ops[name] for name in self._order.sorted(self._ops)}
+            self._sorted = True
+        return list(self._ops.values())
+
+    def position(self, op: str) -> Place:
+        """Where the operator stands in :meth:`ops`: positions compare as the order does."""
+        return self._order[op]
+
+    def producer(self, tensor: str) -> Op | None:
+        """The operator whose output it is; None for an input, a param or an outer tensor."""
+        name = self._producer.get(tensor)
+        return None if name is None else self._ops[name]
+
+    def consumers(self, tensor: str) -> list[Use]:
+        """Every read of the tensor in this graph, captures by subgraphs included."""
+        return list(self._uses.get(tensor, ()))
+
+    def uses(self, tensor: str) -> Iterable[Use]:
+        """:meth:`consumers` without a copy: not to be kept over a change of the graph."""
+        return self._uses.get(tensor, {}).keys()
+
+    def use_count(self, tensor: str) -> int:
+        return len(self._uses.get(tensor, ()))
+
+    def is_output(self, tensor: str) -> bool:
+        return tensor in self._outputs
+
+    def is_input(self, tensor: str) -> bool:
+        return tensor in self._inputs
+
+    def captured(self, tensor: str) -> Op | None:
+        """The operator in whose subgraph the tensor is read by name, if any."""
+        for use in self._uses.get(tensor, ()):
+            if use.slot is None:
+                return self._ops[use.op]
+        return None
+
+    def sole_reader(self, tensor: str) -> Use | None:
+        """The one read of a tensor, by an input, if nobody else sees it."""
+        uses = self._uses.get(tensor, ())
+        if len(uses) != 1 or tensor in self._outputs:
+            return None
+        (use,) = uses
+        return None if use.slot is None else use
+
+    def constant(self, tensor: str) -> Param | None:
+        """The constant behind a tensor: a param, or the value of operators on constants alone."""
+        if not tensor:
+            return None
+        param = self.params.get(tensor)
+        if param is not None:
+            return None if tensor in self.overridable and not self._freeze_overridable else param
+        if tensor not in self._producer:
+            if self.parent is not None and not self.is_input(tensor):
+                return self.parent.constant(tensor)
+            return None
+        if tensor not in self._computed:
+            self._compute(tensor)
+        return self._computed[tensor]
+
+    def tensor(self, name: str) -> Tensor:
+        """What is known about a tensor; shapes are inferred for the whole graph on the first need."""
+        param = self.params.get(name)
+        if param is not None:
+            return Tensor(name, param.dtype, param.shape)
+        known = self._tensors.get(name)
+        if known is not None and known.shape is not None and known.dtype is not None:
+            return known
+        if not self._inferred:
+            self._run_inference()
+            known = self._tensors.get(name)
+        if known is None and self.parent is not None and name not in self._producer:
+            return self.parent.tensor(name)
+        return known if known is not None else Tensor(name)
+
+    def complete_shapes(self) -> None:
+        """Infer shapes now where some are missing, in the graphs around this one first.
+
+        To be called before the graph is changed: in the middle of a change, inference would see half of it.
+        """
+        if self.parent is not None:
+            self.parent.complete_shapes()
+        if self._inferred:
+            return
+        names = (name for op in self._ops.values() for name in op.outputs if name)
+        known = (self._tensors.get(name) for name in names)
+        if any(tensor is None or tensor.shape is None or tensor.dtype is None for tensor in known):
+            self._run_inference()
+        self._inferred = True
+
+    def known_tensors(self) -> Mapping[str, Tensor]:
+        """What has been declared or inferred so far, by name."""
+        return self._tensors
+
+    def rank(self, tensor: str) -> int | None:
+        return self.tensor(tensor).rank
+
+    def dim(self, tensor: str, axis: int) -> int | None:
+        """The static size of one axis, or None where it is not known."""
+        shape = self.tensor(tensor).shape
+        if shape is None or axis >= len(shape):
+            return None
+        size = shape[axis]
+        return size if isinstance(size, int) else None
+
+    @property
+    def digraph(self) -> networkx.MultiDiGraph[str]:
+        """The graph for networkx: nodes are operator names with their ``op``, an edge runs from
+        producer to consumer and carries ``tensor`` and ``slot``. Built on first use and rebuilt
+        after a change; treat it as read-only.
+        """
+        if self._digraph is None:
+            import networkx  # 0.1 s to import, which a plain fold need not pay
+
+            graph: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(name=self.name)
+            for op in self.ops():
+                graph.add_node(op.name, op=op)
+            for tensor, uses in self._uses.items():
+                if tensor in self._producer:
+                    for use in uses:
+                        graph.add_edge(self._producer[tensor], use.op, tensor=tensor, slot=use.slot)
+            self._digraph = graph
+        return self._digraph
+
+    # -- changing --------------------------------------------------------------------------------
+
+    def copy(self, parent: ModelGraph | None = None) -> ModelGraph:
+        """An independent graph that shares the immutable operators and constants."""
+        other = ModelGraph.__new__(ModelGraph)
+        other.__dict__.update(self.__dict__)
+        other.opsets = dict(self.opsets)
+        other.parent = parent if parent is not None else self.parent
+        other._inputs = dict(self._inputs)
+        other._outputs = dict(self._outputs)
+        other.params = dict(self.params)
+        other.overridable = set(self.overridable)
+        other._ops = dict(self._ops)
+        other._order = self._order.copy()
+        other._producer = dict(self._producer)
+        other._uses = {tensor: dict(uses) for tensor, uses in self._uses.items()}
+        other._tensors = dict(self._tensors)
+        other._computed = dict(self._computed)
+        other._taken = None
+        other._counts = {}
+        other._digraph = None
+        for op in self._ops.values():
+            if op.subgraphs:
+                bodies = {key: body.copy(other) for key, body in op.subgraphs.items()}
+                other._ops[op.name] = replace(op, subgraphs=bodies)
+        return other
+
+    def put(self, op: Op, *, after: str | None = None) -> None:
+        """Add an operator, or replace the one of the same name in its place.
+
+        A new one stands right behind the operator that ``after`` names; without it, at the end.
+        Raises ValueError where an output is another operator's already.
+        """
+        old = self._ops.get(op.name)
+        if old is not None:
+            self._unlink(old)
+        elif after is None:
+            self._order.append(op.name)
+        else:
+            self._order.insert(op.name, after)
+            self._sorted = False
+        self._ops[op.name] = op
+        for tensor in op.outputs:
+            if not tensor:
+                continue
+            if tensor in self._producer:
+                raise ValueError(f"tensor {tensor!r} has two producers: {self._producer[tensor]} and {op.name}")
+            self._producer[tensor] = op.name
+        for slot, tensor in enumerate(op.inputs):
+            if tensor:
+                self._uses.setdefault(tensor, {})[Use(op.name, slot)] = None
+        for tensor in op.captures:
+            self._uses.setdefault(tensor, {})[Use(op.name, None)] = None
+        self._digraph = None
+
+    def remove(self, name: str) -> None:
+        """Take an operator out. Its outputs are then without a producer."""
+        self._unlink(self._ops.pop(name))
+        self._order.discard(name)
+        self._digraph = None
+
+    def _unlink(self, op: Op) -> None:
+        for tensor in op.outputs:
+            if tensor:
+                del self._producer[tensor]
+                self._computed.pop(tensor, None)
+        for slot, tensor in enumerate(op.inputs):
+            if tensor:
+                self._drop_use(tensor, Use(op.name, slot))
+        for tensor in op.captures:
+            self._drop_use(tensor, Use(op.name, None))
+
+    def _drop_use(self, tensor: str, use: Use) -> None:
+        uses = self._uses[tensor]
+        uses.pop(use, None)
+        if not uses:
+            del self._uses[tensor]
+
+    def rewire(self, use: Use, tensor: str) -> None:
+        """Make one input slot read another tensor."""
+        op = self._ops[use.op]
+        if use.slot is None:
+            raise ValueError(f"{op.display} reads the tensor inside a subgraph")
+        inputs = list(op.inputs)
+        inputs[use.slot] = tensor
+        self.put(replace(op, inputs=tuple(inputs), record=None))
+
+    def declare(self, tensor: Tensor) -> None:
+        """Record what is known about a tensor."""
+        self._tensors[tensor.name] = tensor
+
+    def forget(self, tensor: str) -> None:
+        self._tensors.pop(tensor, None)
+
+    def fresh(self, stem: str) -> str:
+        """A tensor or operator name that no scope of this model uses yet."""
+        root = self
+        while root.parent is not None:
+            root = root.parent
+        if root._taken is None:
+            root._taken = set()
+            root._collect_names(root._taken)
+        name, count = stem, root._counts.get(stem, 1)
+        if count > 1 or stem in root._taken:
+            count += 1
+            while (name := f"{stem}_{count}") in root._taken:
+                count += 1
+            root._counts[stem] = count
+        root._taken.add(name)
+        return name
+
+    def _collect_names(self, names: set[str]) -> None:
+        names.update(self._ops)
+        names.update(self._producer)
+        names.update(self._uses)
+        names.update(self.params)
+        names.update(self._tensors)
+        names.update(self._outputs)
+        names.update(self._inputs)
+        for op in self._ops.values():
+            if op.label:
+                names.add(op.label)
+            for body in op.subgraphs.values():
+                body._collect_names(names)
+
+    # -- within ----------------------------------------------------------------------------------
+
+    def _run_inference(self) -> None:
+        """Fill in what inference knows and nobody has declared."""
+        self._inferred = True
+        for key, value in (self._infer(self) if self._infer else {}).items():
+            mine = self._tensors.get(key)
+            if mine is None or mine.shape is None or mine.dtype is None:
+                dtype = mine.dtype if mine is not None and mine.dtype is not None else value.dtype
+                shape = mine.shape if mine is not None and mine.shape is not None else value.shape
+                self._tensors[key] = Tensor(key, dtype, shape)
+
+    def _compute(self, tensor: str) -> None:
+        """Evaluate the operators behind ``tensor`` as far as they stand on constants alone.
+
+        Walks with a stack of its own: a chain of constants may be longer than Python recurses.
+        """
+        stack = [tensor]
+        while stack:
+            name = stack[-1]
+            op = self.producer(name)
+            if name in self._computed or op is None:
+                stack.pop()
+                continue
+            waiting = [i for i in op.inputs if i in self._producer and i not in self._computed]
+            if waiting and self._evaluate is not None and not op.captures:
+                stack.extend(waiting)
+                continue
+            values = None
+            inputs = [self.constant(i) for i in op.inputs]
+            # Without the first, no operator has a value.
+            if (
+                self._evaluate is not None
+                and not op.captures
+                and (not inputs or inputs[0] is not None or not op.inputs[0])
+            ):
+                values = self._evaluate(self, op, inputs)
+            for index, output in enumerate(op.outputs):
+                if output:
+                    self._computed[output] = None if values is None else values[index]
+            stack.pop()
+
+
+def walk(graph: ModelGraph) -> Iterable[ModelGraph]:
+    """The graph and every subgraph inside it, outermost first."""
+    yield graph
+    for op in graph.ops():
+        for body in op.subgraphs.values():
+            yield from walk(body)

@@ -1,0 +1,74 @@
+"""Tensors beside each other along an axis: an affine over all of them is one slice a part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from bnfold.affine import Affine, concatenate
+from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk
+from bnfold.refusal import Refusal
+
+
+def axis_of(node: Node, default: int) -> int | None:
+    """The attribute ``axis``, counted from the left; None where that takes a rank that is not known."""
+    axis, rank = int(node.attr("axis", default)), node.rank(0)
+    if axis < 0:
+        return None if rank is None else axis + rank
+    return axis
+
+
+def parts_of(affine: Affine, sizes: Sequence[int | None]) -> list[Affine] | None:
+    """Slices of an affine, one for each of the consecutive ``sizes``; None where they are not all of it."""
+    parts, start = [], 0
+    for size in sizes:
+        if size is None:
+            return None
+        parts.append(simplified(affine.take(slice(start, start + size))))
+        start += size
+    return parts if start == affine.size else None
+
+
+def simplified(affine: Affine) -> Affine:
+    return affine.as_uniform() if affine.size and affine.is_uniform else affine
+
+
+def joined_parts(node: Node, parts: list[Affine], sizes: Sequence[int | None], axis: int) -> Affine | Refusal:
+    """One affine over consecutive parts along ``axis``; the same one for all may run along another axis."""
+    first = parts[0]
+    if all(part.same_as(first) for part in parts) and first.axis != axis:
+        return first
+    if any(part.axis not in (None, axis) for part in parts):
+        return node.refuse("unequal-parts", "has parts that do not carry the same affine along the same axis")
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(parts) or any(part.size not in (1, size) for part, size in zip(parts, known, strict=True)):
+        return node.refuse("unknown-shape", f"has parts of unknown size along axis {axis}")
+    return simplified(concatenate(parts, known, axis))
+
+
+class Concat(Facts):
+    """Along the joined axis each part has its slice, along another one all parts have the same map."""
+
+    role = Role.JOIN
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        affine, axis = affines[0], axis_of(node, 1)
+        slots = range(len(node.op.inputs))
+        if affine.axis is None:
+            return [Crossing(dict.fromkeys(slots, affine))]
+        if axis is None:
+            return node.refuse("unknown-rank", "joins tensors of unknown rank")
+        if affine.axis != axis:
+            return [Crossing(dict.fromkeys(slots, affine))]
+        parts = parts_of(affine, [node.dim(slot, axis) for slot in slots])
+        if parts is None:
+            return node.refuse("unknown-shape", f"joins parts of unknown size along axis {axis}")
+        return [Crossing(dict(enumerate(parts)))]
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        axis = axis_of(node, 1)
+        if axis is None:
+            return node.refuse("unknown-rank", "joins tensors of unknown rank")
+        slots = range(len(node.op.inputs))
+        parts = [affines.get(slot, Affine.identity()) for slot in slots]
+        joined = joined_parts(node, parts, [node.dim(slot, axis) for slot in slots], axis)
+        return joined if isinstance(joined, Refusal) else Crossing({0: joined})

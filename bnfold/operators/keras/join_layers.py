@@ -1,0 +1,112 @@
+"""Keras's joins of several tensors, as layers and as operations written with tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bnfold.affine import Affine
+from bnfold.operators.arithmetic import (
+    Add,
+    Arithmetic,
+    Div,
+    Mul,
+    Sub,
+    lift_gate,
+    lift_same,
+    lift_sum,
+    rising,
+    sink_gate,
+    sink_same,
+    sink_sum,
+)
+from bnfold.operators.base import Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.concatenation import Concat
+from bnfold.operators.keras.layer import DOMAIN, conversion
+from bnfold.refusal import Refusal
+
+
+@register("Concatenate", domain=DOMAIN)
+class Concatenate(Concat):
+    """As ONNX's Concat."""
+
+
+@register("Add", "Subtract", domain=DOMAIN)
+class Sum(Facts):
+    """The sum of any number of tensors, the difference of two."""
+
+    role = Role.JOIN
+
+    def addends(self, node: Node) -> Mapping[int, float]:
+        signs = dict.fromkeys(range(len(node.op.inputs)), 1.0)
+        return {**signs, 1: -1.0} if node.op.type == "Subtract" else signs
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_sum(node, self.addends(node), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_sum(node, self.addends(node), affines)
+
+
+class Operation(Arithmetic):
+    """An operation written with tensors: an affine where one operand is constant."""
+
+    def as_affine(self, node: Node) -> Affine | Refusal:
+        return conversion(node, self.data_slot(node)) or super().as_affine(node)
+
+
+@register("ops.Add", domain=DOMAIN)
+class AddOperation(Operation, Add):
+    """``a + b``."""
+
+
+@register("ops.Subtract", domain=DOMAIN)
+class SubtractOperation(Operation, Sub):
+    """``a - b``."""
+
+
+@register("ops.Multiply", domain=DOMAIN)
+class MultiplyOperation(Operation, Mul):
+    """``a * b``."""
+
+
+@register("ops.TrueDivide", "ops.Divide", domain=DOMAIN)
+class DivideOperation(Operation, Div):
+    """``a / b``."""
+
+
+@register("Multiply", domain=DOMAIN)
+class Product(Facts):
+    """The product of tensors."""
+
+    role = Role.JOIN
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_gate(node, tuple(range(len(node.op.inputs))), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_gate(node, affines)
+
+
+@register("Average", domain=DOMAIN)
+class Mean(Facts):
+    """The mean of tensors: all carry the same map, or none."""
+
+    role = Role.JOIN
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return lift_same(node, range(len(node.op.inputs)), affines[0])
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_same(node, range(len(node.op.inputs)), affines)
+
+
+@register("Maximum", "Minimum", domain=DOMAIN)
+class Extreme(Mean):
+    """The largest or smallest of tensors: keeps every scale that is not negative."""
+
+    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
+        return rising(node, affines[0]) or super().lift(node, affines)
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        refusals = [rising(node, affine) for affine in affines.values()]
+        return next((refusal for refusal in refusals if refusal is not None), None) or super().sink(node, affines)

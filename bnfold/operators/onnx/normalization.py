@@ -1,0 +1,205 @@
+"""Normalisations: their own scale and bias take in an affine that follows, and they take away a shift that precedes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.graph import Param
+from bnfold.operators.base import (
+    Absorbed,
+    Crossing,
+    Facts,
+    KeepsShape,
+    NewWeights,
+    Node,
+    Role,
+    Sunk,
+    channels_fit,
+    register,
+    vectors,
+)
+from bnfold.operators.batchnorm import BatchNorm, BatchNormFacts
+from bnfold.refusal import Refusal
+
+#: Attributes are float32 in ONNX, their defaults too: not 1e-5.
+_EPSILON = float(np.float32(1e-5))
+#: The end of a range of axes that goes up to the last one.
+_BEYOND = 1 << 10
+
+
+def _from(axis: int, rank: int | None) -> Collection[int]:
+    """This axis and all behind it; all there are, where it may count from an end that is not known."""
+    return range(axis % rank, _BEYOND) if rank else range(_BEYOND)
+
+
+def _cancelled(affines: Mapping[int, Affine], over: Collection[int]) -> bool:
+    """Is this a shift of the data that is the same all over the axes ``over``, and so is taken away again?
+
+    A scale is not taken away: epsilon is added to the scaled variance.
+    """
+    return set(affines) == {0} and affines[0].is_shift and affines[0].axis not in over
+
+
+class Normalization(Facts):
+    """Takes away the mean over some axes, and a shift with it; then applies its scale and its bias."""
+
+    def over(self, node: Node) -> Collection[int] | None:
+        """The axes whose mean it takes away; None where somebody sees the mean."""
+        raise AssertionError("every normalisation has its own")
+
+    def channel_axis(self, node: Node) -> int | None:
+        """The axis along which a scale runs that is a vector; None where it is not known."""
+        raise AssertionError("every normalisation has its own")
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        gamma, beta = node.const(1), node.const(2)
+        if gamma is None or (node.has(2) and beta is None):
+            return node.refuse("dynamic-parameters", "has parameters that are computed at run time")
+        if len(gamma.shape) != 1:
+            return node.refuse("other-axis", "has a scale that runs over more than one axis")
+        misfit = channels_fit(node, affine, self.channel_axis(node), gamma.size)
+        if misfit is not None:
+            return misfit
+        scale, shift = vectors(affine, gamma.size)
+        inputs: dict[int, Param] = {}
+        if not affine.is_shift:
+            inputs[1] = Param.of(gamma.name, gamma.exact() * scale, gamma.dtype)
+        if beta is not None:
+            inputs[2] = Param.of(beta.name, beta.exact() * scale + shift, beta.dtype)
+        elif not affine.is_scale:
+            inputs[2] = Param.of(f"{node.op.outputs[0]}_bias", shift, gamma.dtype)
+        return NewWeights(inputs)
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        over = self.over(node)
+        if over is None or not _cancelled(affines, over):
+            return node.refuse("normalised", "takes away a shift along its axes, and lets no other affine through")
+        return Crossing({})
+
+
+@register("InstanceNormalization")
+class InstanceNormalization(Normalization):
+    """Over all axes behind the channels; scale and bias by channel, on axis 1."""
+
+    def over(self, node: Node) -> Collection[int]:
+        return range(2, _BEYOND)
+
+    def channel_axis(self, node: Node) -> int | None:
+        return 1
+
+
+@register("GroupNormalization")
+class GroupNormalization(InstanceNormalization):
+    """Over groups of channels and all axes behind them."""
+
+    def over(self, node: Node) -> Collection[int]:
+        return range(1, _BEYOND)
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        affine, groups = affines.get(0), int(node.attr("num_groups", 1))
+        if affine is not None and affine.axis == 1 and groups > 0 and affine.size % groups == 0:
+            shifts = affine.shift.reshape(groups, -1)
+            if (shifts == shifts[:, :1]).all() and len(affines) == 1 and affine.is_shift:
+                return Crossing({})
+        return super().sink(node, affines)
+
+
+@register("LayerNormalization")
+class LayerNormalization(Normalization):
+    """Over the last axes. Whichever they are, a scale that is a vector runs along the last one."""
+
+    def over(self, node: Node) -> Collection[int] | None:
+        return None if node.used(1) else _from(int(node.attr("axis", -1)), node.rank(0))
+
+    def channel_axis(self, node: Node) -> int | None:
+        rank = node.rank(0)
+        return None if rank is None else rank - 1
+
+
+@register("RMSNormalization")
+class RMSNormalization(LayerNormalization):
+    """Divides by the root of the mean square over the last axes, then scales; it takes no mean away and has no bias."""
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        if not affine.is_scale:
+            return node.refuse("no-bias", "has a scale and no bias")
+        return super().absorb_output(node, affine)
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return node.refuse("normalised", "divides by the size of its input, and lets no affine through")
+
+
+@register("MeanVarianceNormalization")
+class MeanVarianceNormalization(Normalization):
+    """Over the axes it names; it has neither scale nor bias."""
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        return node.refuse("no-weights", "has no weights that could take it")
+
+    def over(self, node: Node) -> Collection[int]:
+        axes, rank = node.ints("axes", (0, 2, 3)), node.rank(0)
+        if min(axes, default=0) >= 0:
+            return axes
+        return [axis % rank for axis in axes] if rank else range(_BEYOND)
+
+
+@register("Softmax", "LogSoftmax")
+class Softmax(KeepsShape):
+    """``exp(x)`` divided by its sum: a factor of all of them, which a shift of x is, changes nothing."""
+
+    role = Role.ACTIVATION
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return Crossing({}) if _cancelled(affines, self._over(node)) else self.blocks(node)
+
+    def _over(self, node: Node) -> Collection[int]:
+        axis, rank = int(node.attr("axis", -1 if node.opset >= 13 else 1)), node.rank(0)
+        # Before opset 13 the input counts as a matrix: all axes from this one on are one.
+        return (axis % rank,) if node.opset >= 13 and rank else _from(axis, rank)
+
+
+@register("BatchNormalization")
+class OnnxBatchNorm(BatchNormFacts):
+    """Inputs X, scale, B, mean, var; channels on axis 1."""
+
+    def batchnorm(self, node: Node) -> BatchNorm | Refusal:
+        if is_training(node):
+            return node.refuse("training-mode", "is in training mode: it normalises with the statistics of each batch")
+        params: list[Param] = []
+        for slot in range(1, 5):
+            param = node.const(slot)
+            if param is None:
+                tensor = node.op.input(slot)
+                if tensor in node.graph.overridable:
+                    return node.refuse("overridable", f"has a parameter ({tensor}) that the caller may override")
+                return node.refuse("dynamic-parameters", f"has a parameter ({tensor}) that is computed at run time")
+            if not param.is_float:
+                return node.refuse("invalid-statistics", f"has a parameter ({param.name}) of type {param.dtype}")
+            params.append(param)
+        vectors = [param.exact() for param in params]
+        if any(vector.ndim != 1 for vector in vectors) or len({vector.size for vector in vectors}) != 1:
+            return node.refuse("per-activation", "keeps statistics by activation, not by channel (spatial=0)")
+        rank = node.rank(0)
+        if not int(node.attr("spatial", 1)) and rank != 2:
+            return node.refuse("per-activation", "keeps statistics by activation, not by channel (spatial=0)")
+        gamma, beta, mean, variance = vectors
+        if rank == 1 and mean.size != 1:
+            return node.refuse("size-mismatch", f"normalises a vector with {mean.size} statistics")
+        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", _EPSILON)), 1, params[2].dtype)
+
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        param = node.const(1)
+        # A single statistic may also be that of a vector, which has no axis 1.
+        return None, {1: param.size} if param is not None and param.size > 1 else {}
+
+
+def is_training(node: Node) -> bool:
+    """Does this ONNX BatchNormalization use batch statistics? The form changed at opsets 7 and 14."""
+    if node.opset >= 14:
+        return bool(node.attr("training_mode", 0)) or node.used(1) or node.used(2)
+    if node.opset < 7 and not node.attr("is_test", 0):
+        return True
+    return any(node.used(index) for index in range(1, len(node.op.outputs)))

@@ -1,0 +1,187 @@
+"""What operators are to the BatchNormalization around them: facts that analysis asks for and folding does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bnfold.affine import Affine, Vector
+from bnfold.graph import ModelGraph, Op
+from bnfold.operators import linear_bias
+from bnfold.operators.base import Crossing, Node, Role, facts_of
+from bnfold.operators.linear import Layout, LinearFacts
+
+#: What a classifier's or a regressor's last layer ends in.
+_FINAL = frozenset({"softmax", "logsoftmax", "log_softmax", "sigmoid", "hardmax"})
+_SUMS = frozenset({"Add", "Sum", "Sub", "Mean", "Average", "Subtract"})
+_CONCATS = frozenset({"Concat", "Concatenate"})
+_EXTREMES = frozenset({"Max", "Min", "Maximum", "Minimum"})
+_PRODUCTS = frozenset({"Mul", "Multiply"})
+_QUOTIENTS = frozenset({"Div", "TrueDivide", "Divide", *_PRODUCTS})
+#: Rearrangements after which every axis still means what it meant before.
+_SAME_AXES = frozenset(
+    {"Identity", "Cast", "Pad", "Resize", "Upsample"}
+    | {f"{name}{rank}D" for name in ("ZeroPadding", "UpSampling", "Cropping") for rank in (1, 2, 3)}
+)
+_BIAS_IN_SLOT_2 = frozenset({"Conv", "ConvTranspose", "Gemm"})
+_LOOKUPS = frozenset({"Gather", "Embedding"})
+_MERGE_AXES = frozenset({"Flatten", "Reshape"})
+#: Normalisations with statistics of the input itself; a constant added before them is lost.
+_NORMALISERS = frozenset(
+    {"InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "LRN"}
+    | {"UnitNormalization", "SpectralNormalization", "MeanVarianceNormalization"}
+)
+
+
+def word(op: Op) -> str:
+    """What people call this kind of operator: the function's name for an activation layer."""
+    if op.type == "Activation":
+        return str(op.attributes.get("activation", op.type))
+    return op.type.removeprefix("ops.")
+
+
+def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
+    """Where the channels of a linear operator lie; None for any other operator and for computed weights."""
+    facts = facts_of(op)
+    if not isinstance(facts, LinearFacts):
+        return None
+    layout = facts.layout(Node(graph, op))
+    return layout if isinstance(layout, Layout) else None
+
+
+def channel_ranges(layout: Layout) -> Vector:
+    """The largest absolute weight of each output channel, in float64.
+
+    The weight is read in pieces. Channels that are counted within groups are laid out group by group.
+    """
+    weight, out = layout.weight, layout.weight_out
+    rest = tuple(axis for axis in range(len(weight.shape)) if axis not in (out, layout.weight_in))
+    blocks = [np.abs(weight.exact_rows(*rows)).max(axis=rest, initial=0.0) for rows in weight.row_blocks()]
+    table = np.concatenate(blocks)
+    table = table if out < layout.weight_in else table.T  # [out, in]
+    if table.shape[0] == layout.out_channels:
+        return np.asarray(table.max(axis=1, initial=0.0))
+    grouped = table.reshape(table.shape[0], layout.groups, -1).max(axis=2, initial=0.0)
+    return np.asarray(grouped.T.reshape(-1))
+
+
+def passes_scale(graph: ModelGraph, op: Op) -> bool:
+    """Does a positive scale pass through (a ReLU, not a sigmoid)?"""
+    facts, node = facts_of(op), Node(graph, op)
+    return isinstance(facts.sink(node, {facts.data_slot(node): Affine.of(2.0, 0.0, None)}), Crossing)
+
+
+def drops(graph: ModelGraph, op: Op) -> bool:
+    """Does a Dropout drop anything in training? One with a rate of zero does not."""
+    rate = op.attributes.get("ratio", op.attributes.get("rate"))
+    if rate is None:
+        constant = graph.constant(op.input(1))
+        rate = 0.5 if constant is None or constant.size != 1 else constant.array().item()
+    return float(rate) > 0.0
+
+
+def is_final_activation(op: Op) -> bool:
+    """Softmax, sigmoid and their like, with which a model's last layer ends."""
+    return word(op).lower() in _FINAL
+
+
+def is_sum(op: Op) -> bool:
+    """A sum, difference or mean of tensors."""
+    return word(op) in _SUMS
+
+
+def is_concatenation(op: Op) -> bool:
+    """Tensors put beside each other along one axis."""
+    return word(op) in _CONCATS
+
+
+def is_quotient(op: Op) -> bool:
+    """A product or quotient of tensors, as in a normalisation written out."""
+    return word(op) in _QUOTIENTS
+
+
+def is_extreme(op: Op) -> bool:
+    """The larger or smaller of several tensors, which is nonlinear."""
+    return word(op) in _EXTREMES
+
+
+def is_normaliser(op: Op) -> bool:
+    """Normalises by statistics of its own input, unlike a BatchNormalization at inference."""
+    return word(op) in _NORMALISERS
+
+
+def keeps_axes(graph: ModelGraph, op: Op, role: Role) -> bool:
+    """Is the channel axis of the data input the channel axis of the output too?"""
+    if role in (Role.ACTIVATION, Role.DROPOUT, Role.AFFINE, Role.BATCHNORM):
+        return True
+    if role is Role.POOL:
+        rank = graph.rank(op.input(0))
+        return rank is not None and rank == graph.rank(op.outputs[0])
+    return op.type in _SAME_AXES
+
+
+def merges_axes(op: Op) -> bool:
+    """Flatten or Reshape, after which the axes may be others."""
+    return op.type in _MERGE_AXES
+
+
+def has_bias_input(op: Op) -> bool:
+    """Does an ONNX operator with a bias slot read a bias, be it constant or computed?"""
+    return not op.domain and op.type in _BIAS_IN_SLOT_2 and bool(op.input(2))
+
+
+def can_drop_bias(graph: ModelGraph, op: Op) -> bool:
+    """May the operator do without a bias? A Gemm has to have one before opset 11."""
+    return bool(op.domain) or op.type != "Gemm" or graph.opsets.get("", 99) >= 11
+
+
+def bias_gain(op: Op) -> float:
+    """What an operator multiplies its bias by: Gemm's beta."""
+    return float(op.attributes.get("beta", 1.0)) if not op.domain and op.type == "Gemm" else 1.0
+
+
+def is_lookup(op: Op) -> bool:
+    """A table that is looked up: its rows need no bias."""
+    return op.type in _LOOKUPS
+
+
+def sole_reader(graph: ModelGraph, tensor: str) -> Op | None:
+    """The operator that reads the tensor, if it is the only one to see it."""
+    use = graph.sole_reader(tensor)
+    return None if use is None else graph.op(use.op)
+
+
+def is_bias_add(graph: ModelGraph, op: Op) -> bool:
+    """Is this Add by a constant the bias of the linear operator before it, which has none of its own?"""
+    if not is_sum(op):
+        return False
+    tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
+    before = graph.producer(tensor)
+    if before is None or sole_reader(graph, tensor) is not op or linear_layout(graph, before) is None:
+        return False
+    return linear_bias(graph, before) is None
+
+
+_GATE_DEPTH = 8
+
+
+def is_self_gated(graph: ModelGraph, op: Op, role_of: Callable[[Op], Role]) -> bool:
+    """Is it the product in ``x * f(x)`` with an elementwise f: swish, hard swish, gelu and mish as exported?"""
+    if word(op) not in _PRODUCTS or len(op.inputs) != 2:
+        return False
+    first, second = (_behind(graph, tensor, role_of) for tensor in op.inputs)
+    # Both factors may be computed from x: 0.5 x times (1 + erf(x / sqrt 2)).
+    return first[0] in second[1:] or any(tensor in second for tensor in first[1:])
+
+
+def _behind(graph: ModelGraph, tensor: str, role_of: Callable[[Op], Role]) -> list[str]:
+    """The tensor and those that elementwise operators computed it from, nearest first."""
+    chain = [tensor]
+    for _ in range(_GATE_DEPTH):
+        op = graph.producer(tensor)
+        if op is None or role_of(op) not in (Role.ACTIVATION, Role.AFFINE):
+            break
+        tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
+        chain.append(tensor)
+    return chain

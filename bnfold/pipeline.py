@@ -1,0 +1,306 @@
+"""A model file in, a model file out: load, fold or fix, stage the new file, verify what lies there, commit it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bnfold import api
+from bnfold.analysis.size import Size
+from bnfold.errors import OutputError, UsageError
+from bnfold.formats import load
+from bnfold.formats.atomic import resolve_target
+from bnfold.graph import Model
+from bnfold.isolation import Ended, Limits, call
+from bnfold.results import FixResult, FoldResult
+from bnfold.temporary import temporary_folder
+
+if TYPE_CHECKING:
+    from bnfold.verification import Verification, VerifyOptions
+
+__all__ = ["fix_file", "fold_file"]
+
+#: What a stage of the work is called while it runs.
+Progress = Callable[[str], None]
+
+#: tf2onnx may stray from Keras by this part of the largest output before it is worth a remark.
+_CONVERSION_LIMIT = 1e-4
+
+
+def _silent(stage: str) -> None:
+    """Progress that nobody watches."""
+
+
+def fold_file(
+    source: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    branches: bool = True,
+    keep_overridable: bool = False,
+    verify: bool = True,
+    options: VerifyOptions | None = None,
+    keep_going: bool = False,
+    latency: bool = False,
+    external_data: bool | None = None,
+    allow_unsafe: bool = False,
+    progress: Progress = _silent,
+) -> FoldResult:
+    """Fold the model in ``source`` and write it to ``output``: what ``bnfold fold SOURCE -o OUTPUT`` does.
+
+    ``source`` is an ONNX or Keras file or a SavedModel folder; the suffix of ``output`` decides what is written
+    (``.onnx``; of a Keras model ``.keras``, ``.h5`` and ``.hdf5`` as well). ``branches`` and ``keep_overridable``
+    are those of :func:`bnfold.fold`, ``allow_unsafe`` that of :func:`bnfold.load`.
+
+    With ``verify`` the written file is compared with the original, as ``options`` say, before it gets its name. If
+    the two differ nothing is written: ``path`` of the result is None, and the smallest set of steps that makes
+    them differ is in ``culprits``; ``keep_going`` leaves these out and tries again. ``latency`` times both models
+    in onnxruntime, its optimisations on. The time and memory of ``options`` bound all of this together: where they
+    do not suffice for the comparison nothing is written, where they do not for the rest ``notes`` says so.
+    ``external_data`` puts the weights of an ONNX model into ``<output>.data``; None does so where the source had
+    external data, or where the file would exceed 2 GB. ``progress`` is called with the name of each stage.
+
+    Raises UsageError where ``output`` is the input, has a suffix of another format, or where ``options`` do not
+    fit the model; OutputError where it cannot be written; and what :func:`bnfold.load` raises. Whatever
+    happens, an existing ``output`` is whole, old or new.
+    """
+    target = _target(source, output)
+    progress("reading the model")
+    original = api.load(source, allow_unsafe=allow_unsafe)
+    _check_suffix(original, target)
+    progress("folding")
+    fold = _Folding(branches, keep_overridable)
+    runs = _Runs(original, Path(source), allow_unsafe, options)
+    result = fold(original)
+    while True:
+        result = _in_target_format(result, original, target)
+        progress("writing")
+        with result.model.stage(target, external_data=external_data) as staged:
+            if verify:
+                progress("verifying")
+                result = runs.verified(result, staged.path)
+            if result.verification is None or result.verification.equivalent:
+                if latency:
+                    progress("measuring the latency")
+                    result = runs.with_latency(result, staged.path)
+                staged.commit()
+                result = replace(result, path=Path(output))
+        if result.verification is None or result.verification.verdict != "different":
+            return _with_file_sizes(result, Path(source), target)
+        progress("looking for the steps that make the difference")
+        result = runs.with_culprits(result, fold)
+        if not keep_going or not result.culprits:
+            return result
+        dropped = (*result.dropped, *result.culprits)
+        result = replace(fold(original, {step.subject for step in dropped}), dropped=dropped)
+
+
+def fix_file(
+    source: str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    verify: bool = True,
+    options: VerifyOptions | None = None,
+    external_data: bool | None = None,
+    allow_unsafe: bool = False,
+    progress: Progress = _silent,
+) -> FixResult:
+    """Repair the model in ``source`` and write it to ``output``: what ``bnfold fix SOURCE -o OUTPUT`` does.
+
+    :func:`bnfold.fix` says what is repaired. Arguments, errors and promises are those of :func:`fold_file`: where
+    the outputs differ nothing is written, and ``path`` of the result is None.
+    """
+    target = _target(source, output)
+    progress("reading the model")
+    original = api.load(source, allow_unsafe=allow_unsafe)
+    _check_suffix(original, target)
+    progress("repairing")
+    result = api.fix(original)
+    progress("writing")
+    with result.model.stage(target, external_data=external_data) as staged:
+        if verify:
+            progress("verifying")
+            runs = _Runs(original, Path(source), allow_unsafe, options)
+            result = replace(result, verification=runs.verdict(result.model, staged.path))
+        if result.verification is None or result.verification.equivalent:
+            staged.commit()
+            result = replace(result, path=Path(output))
+    return result
+
+
+# -- before ------------------------------------------------------------------------------------------
+
+
+def _target(source: str | PathLike[str], output: str | PathLike[str]) -> Path:
+    """The file to write. Raises UsageError where it is the input, OutputError where it cannot be written."""
+    try:
+        same = os.path.samefile(source, output)
+    except (OSError, ValueError):
+        same = False  # one of the two does not exist, which others report better
+    if same:
+        raise UsageError(f"{os.fspath(output)} is the input itself; give the output another name")
+    target = resolve_target(output)
+    if not os.access(target.parent, os.W_OK):
+        raise OutputError(f"{os.fspath(output)} cannot be written: the folder {target.parent} is write-protected")
+    return target
+
+
+def _check_suffix(model: Model, target: Path) -> None:
+    """Find out before the work, not after it."""
+    keras = target.suffix.lower() in (".keras", ".h5", ".hdf5")
+    if model.format == "onnx" and keras:
+        raise UsageError(f"{target.name}: an ONNX model cannot be written as a Keras model; use the suffix .onnx")
+    if model.format == "keras" and not keras and target.suffix.lower() != ".onnx":
+        raise UsageError(f"{target.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
+
+
+# -- folding and writing -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Folding:
+    """How models are folded, for this process and for others."""
+
+    branches: bool
+    keep_overridable: bool
+
+    def __call__(self, model: Model, skip: Collection[str] = ()) -> FoldResult:
+        return api.fold(model, branches=self.branches, keep_overridable=self.keep_overridable, skip=skip)
+
+
+def _in_target_format(result: FoldResult, original: Model, target: Path) -> FoldResult:
+    """A Keras model may become an ONNX model. tf2onnx writes some BN as Mul and Add, so it is folded once more."""
+    if original.format != "keras" or target.suffix.lower() != ".onnx":
+        return result
+    with temporary_folder() as folder:
+        again = api.fold(load(result.model.as_onnx(folder)))
+    summary = replace(result.summary, after=again.summary.after)
+    note = "converted by tf2onnx: the nodes of the ONNX file are not the layers of the Keras model"
+    return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
+
+
+def _with_file_sizes(result: FoldResult, source: Path, target: Path) -> FoldResult:
+    if result.path is None:
+        return result
+    summary = result.summary
+    before, after = _file_bytes(source, summary.before), _file_bytes(target, summary.after)
+    return replace(result, summary=replace(summary, file_before=before, file_after=after))
+
+
+def _file_bytes(path: Path, size: Size) -> int:
+    """Bytes on disk; weights that do not fit into the file are in another one."""
+    if path.is_dir():
+        return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+    own = path.stat().st_size
+    return own if own >= size.bytes else own + size.bytes
+
+
+# -- running the models ------------------------------------------------------------------------------
+
+
+class _Runs:
+    """Everything that runs the models, within the limits of one set of options: they hold for all of it together."""
+
+    def __init__(self, original: Model, source: Path, allow_unsafe: bool, options: VerifyOptions | None) -> None:
+        self._original = original
+        self._source = source
+        self._allow_unsafe = allow_unsafe
+        self._given = options
+
+    @cached_property
+    def _options(self) -> VerifyOptions:
+        from bnfold.verification.options import DEFAULTS  # which takes time, and not all files are verified
+
+        return self._given if self._given is not None else DEFAULTS
+
+    @cached_property
+    def _limits(self) -> Limits:
+        """The limits, the time running from the first use on."""
+        return self._options.limits()
+
+    @property
+    def _readable(self) -> Model | Path:
+        """The original for a process of its own, which has to read it again, or for this one."""
+        return self._source if self._limits else self._original
+
+    def verdict(self, model: Model, written: Path) -> Verification:
+        """The verdict on the file as it was written."""
+        from bnfold.verification import verify
+
+        limits = self._limits
+        keras = written.suffix.lower() != ".onnx" and model.format == "keras"
+        file = load(written, allow_unsafe=True) if keras else written
+        return verify(self._original, file, self._options_for(model), limits)
+
+    def verified(self, result: FoldResult, written: Path) -> FoldResult:
+        """The result with the verdict, and with how well the original was converted where it had to be."""
+        found = self.verdict(result.model, written)
+        notes = [*result.notes, *(self._conversion_notes() if found.equivalent else ())]
+        return replace(result, verification=found, notes=tuple(notes))
+
+    def with_latency(self, result: FoldResult, written: Path) -> FoldResult:
+        """The result with the latency, or with a note that says why it could not be measured within the limits."""
+        from bnfold.verification import latency
+
+        found = latency(self._original, written, self._options, limits=self._limits)
+        if isinstance(found, Ended):
+            note = f"the latency was not measured: {found.sentence('onnxruntime')}"
+            return replace(result, notes=(*result.notes, note))
+        return replace(result, latency=found)
+
+    def with_culprits(self, result: FoldResult, fold: _Folding) -> FoldResult:
+        """The result with the smallest set of steps of its plan that by themselves make the models differ."""
+        options = self._options_for(result.model)
+        subjects = tuple(dict.fromkeys(step.subject for step in result.plan.steps))
+        dropped = frozenset(step.subject for step in result.dropped)
+        found = call(_guilty, self._limits, self._readable, self._allow_unsafe, fold, subjects, dropped, options)
+        if isinstance(found, Ended):
+            note = f"the steps that make the difference were not found: {found.sentence('onnxruntime')}"
+            return replace(result, notes=(*result.notes, note))
+        return replace(result, culprits=tuple(step for step in result.plan.steps if step.subject in found.value))
+
+    def _options_for(self, model: Model) -> VerifyOptions:
+        """Tensors of one name hold the same values in both models, unless conversion from Keras makes up names."""
+        return replace(self._options, intermediates=self._original.format == model.format == "onnx")
+
+    def _conversion_notes(self) -> list[str]:
+        """Keras's own answers against onnxruntime's: a difference there is the conversion's, not folding's."""
+        if not hasattr(self._original, "conversion_difference"):
+            return []
+        found = call(_conversion_difference, self._limits, self._readable, self._allow_unsafe)
+        if isinstance(found, Ended):
+            return [f"the conversion by tf2onnx was not compared with Keras: {found.sentence('Keras or onnxruntime')}"]
+        if found.value <= _CONVERSION_LIMIT:
+            return [f"Keras and onnxruntime agree on the original to {found.value:.1e} of its largest output"]
+        return [
+            f"on the original, before any folding, tf2onnx's conversion strays from Keras by {found.value:.1e} of its "
+            "largest output"
+        ]
+
+
+def _guilty(
+    source: Model | Path,
+    allow_unsafe: bool,
+    fold: _Folding,
+    subjects: Collection[str],
+    dropped: Collection[str],
+    options: VerifyOptions,
+) -> tuple[str, ...]:
+    """The subjects of the steps at fault. ``dropped`` are left out in any case."""
+    from bnfold.verification import smallest_failing
+
+    original = api.load(source, allow_unsafe=allow_unsafe)
+
+    def refold(kept: Collection[str]) -> Model:
+        return fold(original, {*dropped, *subjects} - set(kept)).model
+
+    return smallest_failing(tuple(subjects), refold, original=original, options=options)
+
+
+def _conversion_difference(source: Model | Path, allow_unsafe: bool) -> float:
+    model: Any = api.load(source, allow_unsafe=allow_unsafe)
+    return float(model.conversion_difference())

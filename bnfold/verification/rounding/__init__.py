@@ -1,0 +1,1 @@
+"""Which differences are rounding: measured, and held against the original's own noise."""

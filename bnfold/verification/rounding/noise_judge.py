@@ -1,0 +1,65 @@
+"""The judge by noise: a difference is rounding if it is no more than a few times what rounding alone does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from bnfold.verification.reference import Reference
+from bnfold.verification.results import Judgement
+from bnfold.verification.rounding.deviation import Deviation, Measured
+from bnfold.verification.rounding.judge import Tolerance, judge, suspicious, undecided, unexplained
+from bnfold.verification.rounding.noise import MANY_SAMPLES, Samples
+from bnfold.verification.runtime.sessions import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseJudge:
+    """Implements :class:`bnfold.verification.equivalence.Judge` with the original's noise or a fixed tolerance."""
+
+    tolerance: Tolerance
+
+    def doubts(self, item: Deviation) -> bool:
+        """Whether a difference must be judged: any under a fixed tolerance, else one of many rounding units."""
+        return self.tolerance.given or suspicious(item) or bool(item.fault) or not item.nonfinite_agree
+
+    def judge(self, reference: Reference, candidate: Candidate, measured: Measured) -> Judgement:
+        """One check for each output or inner tensor of ``reference``, in the order of ``measured``."""
+        noise = self._noise(reference, measured)
+        checks = []
+        for name, items in measured.items():
+            noises = [_of_output(noise.get(index, []), name) for index in items]
+            feeds = [reference.answers.feeds[index].description for index in items]
+            checks.append(judge(name, list(items.values()), noises, self.tolerance, feeds))
+        return Judgement(tuple(checks), tuple(_remarks(measured, noise)))
+
+    def _noise(self, reference: Reference, measured: Measured) -> dict[int, Samples | None]:
+        """The original's noise on the feeds that call for it, measured further where that may change the verdict."""
+        if self.tolerance.given and not self.tolerance.strict:
+            return {}
+        items = [(name, index, item) for name, by_feed in measured.items() for index, item in by_feed.items()]
+        found = reference.noise(sorted({index for _, index, item in items if suspicious(item, self.tolerance.strict)}))
+        beyond = {index for name, index, item in items if unexplained(item, _samples(found, index, name))}
+        if beyond:
+            found.update(reference.exact_noise(sorted(beyond)))
+        open_ones = {index for name, index, item in items if undecided(item, _samples(found, index, name))}
+        if open_ones:
+            found.update(reference.noise(sorted(open_ones), MANY_SAMPLES))
+        return found
+
+
+def _of_output(samples: Samples | None, name: str) -> list[Deviation] | None:
+    return None if samples is None else [sample[name] for sample in samples]
+
+
+def _samples(found: Mapping[int, Samples | None], index: int, name: str) -> list[Deviation]:
+    return _of_output(found.get(index, []), name) or []
+
+
+def _remarks(measured: Measured, noise: Mapping[int, Samples | None]) -> Iterator[str]:
+    for name, items in measured.items():
+        low, high = min(item.low for item in items.values()), max(item.high for item in items.values())
+        if low == high and len(items) > 1:
+            yield f"{name} is {low:g} throughout on every feed, so that it cannot show a difference"
+    if None in noise.values():
+        yield "the original's rounding noise could not be measured: a fixed tolerance was used"
