@@ -234,7 +234,7 @@ class _Runs:
         limits = self._limits
         keras = written.suffix.lower() != ".onnx" and model.format == "keras"
         file = load(written, allow_unsafe=True) if keras else written
-        return verify(self._original, file, self._options_for(model), limits)
+        return verify(self._original, file, self._options_for(model), limits, None if keras else model)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""

@@ -109,6 +109,12 @@ class Param:
         """float16, bfloat16, float32 or float64."""
         return is_float(self.dtype)
 
+    @property
+    def is_rounded(self) -> bool:
+        """Whether :meth:`exact` may say more than :meth:`array`: folding computed the values in float64."""
+        in_float64 = isinstance(self.data, Memory) and self.data.values.dtype == np.float64
+        return isinstance(self.data, Derived) or (in_float64 and self.dtype != np.float64)
+
     def array(self) -> Array:
         """The values, rounded to :attr:`dtype`."""
         return self.data.read()

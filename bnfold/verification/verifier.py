@@ -12,25 +12,35 @@ from bnfold.isolation import Cause, Ended, Limits, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError
 from bnfold.verification.equivalence import compare, judge_for
+from bnfold.verification.exact.judge import Float64Judge
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
 from bnfold.verification.options import DEFAULTS, VerifyOptions
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
-from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.onnx_file import OnnxFile, unrounded_weights
 from bnfold.verification.runtime.sessions import Candidate
 
 if TYPE_CHECKING:
+    from bnfold.graph import Model
     from bnfold.verification.runtime.onnx_file import ModelLike
 
 
-def verify(a: ModelLike, b: ModelLike, options: VerifyOptions = DEFAULTS, limits: Limits | None = None) -> Verification:
+def verify(
+    a: ModelLike,
+    b: ModelLike,
+    options: VerifyOptions = DEFAULTS,
+    limits: Limits | None = None,
+    unrounded: Model | None = None,
+) -> Verification:
     """Compare model ``b`` with the original ``a`` on several feeds, onnxruntime's optimisations off.
 
-    A model is a file's path, its bytes, a ModelProto or anything with ``as_onnx``. Outputs are
-    equivalent if they differ by no more than a few times what rounding alone does to the original's
-    (measured where the difference is more than a few rounding units), or by what the options allow.
-    ``limits`` are those of ``options``, unless others of theirs are running already.
+    A model is a file's path, its bytes, a ModelProto or anything with ``as_onnx``. Both are evaluated in
+    float64 and must agree there; and what onnxruntime computes with ``b`` must not be clearly farther from
+    that than what it computes with ``a``. Where the options give a fixed tolerance it takes the place of
+    this, and where a model cannot be evaluated in float64 rounding noise does (docs/verification.md).
+    ``limits`` are those of ``options``, unless others of theirs are running already. ``unrounded`` is the model
+    that was written as ``b``, if it is at hand: with its weights as they were before they were rounded.
 
     Raises ModelFileError for a file that cannot be read, UsageError for an unknown provider and
     for inputs that do not fit the model. Everything else is a verdict.
@@ -40,6 +50,9 @@ def verify(a: ModelLike, b: ModelLike, options: VerifyOptions = DEFAULTS, limits
     with temporary_folder() as folder:
         first = OnnxFile.of(a, folder / "first", "the original")
         second = OnnxFile.of(b, folder / "second", "the second model")
+        second.unrounded = unrounded_weights(b if unrounded is None else unrounded)
+        if limits:
+            second.store_unrounded(folder / "unrounded.npz")
         found = call(verify_files, limits, first, second, options)
         if isinstance(found, Ended):
             return Verification(NOT_VERIFIED, seconds=time.perf_counter() - started, reason=why_ended(found))
@@ -65,15 +78,20 @@ def verify_files(first: OnnxFile, second: OnnxFile, options: VerifyOptions) -> V
 
 def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Verification:
     """Outputs first; then, as far as asked for, the tensors inside."""
-    found = compare(reference, Candidate(second), options)
+    noise = judge_for(options)
+    fixed = options.tolerance.given and not options.strict
+    judge = noise if fixed else Float64Judge(options, noise, second.unrounded)
+    found = compare(reference, Candidate(second), options, judge)
+    if found.exactness is not None:
+        return found
     if found.equivalent and options.intermediates:
-        inner = first_differing(reference.only(0), second, judge_for(options))
+        inner = first_differing(reference.only(0), second, noise)
         if inner is not None:
             reason = "the outputs agree on these feeds, but a tensor inside does not"
             return replace(found, verdict=DIFFERENT, reason=reason, first_difference=inner)
     elif found.verdict == DIFFERENT and found.outputs and options.first_difference:
         telling = reference.only(worst_feed(found))
-        return replace(found, first_difference=first_differing(telling, second, judge_for(options)))
+        return replace(found, first_difference=first_differing(telling, second, noise))
     return found
 
 
@@ -111,7 +129,10 @@ def smallest_failing(
 
         def outcome(kept: Collection[str], against: Reference) -> Verification:
             with temporary_folder() as place:
-                return _check(against, OnnxFile.of(refold(kept), place, "the folded model"), options)
+                model = refold(kept)
+                file = OnnxFile.of(model, place, "the folded model")
+                file.unrounded = unrounded_weights(model)
+                return _check(against, file, options)
 
         whole = outcome(steps, reference)
         if whole.equivalent:

@@ -101,7 +101,10 @@ class Evaluator:
         self._main = self._body(model.graph, versions, self._keep)
 
     def run(self, feed: Mapping[str, Any], hook: Hook | None = None) -> dict[str, Value]:
-        """The outputs, and the tensors that are kept, by name. Raises NotEvaluatedError."""
+        """The outputs, and the tensors that are kept, by name. Raises NotEvaluatedError.
+
+        A tensor that is fed takes the place of an initializer of that name, or of what an operator would compute.
+        """
         scope = self._scope(feed, hook)
         for step in self._main.steps:
             self._store(step, scope, self._computed(step, scope)[1])
@@ -130,6 +133,9 @@ class Evaluator:
     # -- evaluating ------------------------------------------------------------------------------
 
     def _computed(self, step: Step, scope: Scope) -> tuple[Call, Sequence[Value]]:
+        outputs = step.template.outputs
+        if outputs and all(name in scope.values for name in outputs if name):
+            return step.template, [scope.values.get(name) for name in outputs]
         call = replace(step.template, inputs=[scope[name] if name else None for name in step.inputs])
         with np.errstate(all="ignore"):
             results = self._evaluate(step, call, scope)

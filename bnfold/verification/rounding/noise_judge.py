@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from bnfold.graph import Array
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import Judgement
 from bnfold.verification.rounding.deviation import Deviation, Measured
@@ -23,7 +24,13 @@ class NoiseJudge:
         """Whether a difference must be judged: any under a fixed tolerance, else one of many rounding units."""
         return self.tolerance.given or suspicious(item) or bool(item.fault) or not item.nonfinite_agree
 
-    def judge(self, reference: Reference, candidate: Candidate, measured: Measured) -> Judgement:
+    def judge(
+        self,
+        reference: Reference,
+        candidate: Candidate,
+        measured: Measured,
+        outputs: Sequence[Mapping[str, Array]] = (),
+    ) -> Judgement:
         """One check for each output or inner tensor of ``reference``, in the order of ``measured``."""
         noise = self._noise(reference, measured)
         checks = []

@@ -119,7 +119,7 @@ def _floats(node: Any) -> list[tuple[str, Any]]:
 
 
 def _constants(graph: GraphProto) -> dict[str, TensorProto]:
-    from bnfold.verification.tracing import graphs
+    from bnfold.verification.feeds.hints import graphs
 
     found = {}
     for body in graphs(graph):

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from bnfold.graph import Array
+from bnfold.verification.exact.decisions import on_edge
+from bnfold.verification.exact.lockstep import Evaluated, Original, Recorded, lockstep
+from bnfold.verification.exact.perturbation import Exact, Perturbed, Rounded, changed_constants
+from bnfold.verification.exact.slices import Slices, Vector, slices
 from bnfold.verification.float64 import Call, Evaluator
 from bnfold.verification.float64.registry import Value
-from bnfold.verification.lockstep import Evaluated, Original, Recorded, lockstep, on_edge
-from bnfold.verification.rounding import Exact, Perturbed, Rounded, changed_constants
-from bnfold.verification.slices import Slices, Vector, slices
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.float64.tensors import tensor_values
+from bnfold.verification.runtime.onnx_file import OnnxFile
 
 #: A right plan agrees to so much of a slice's own size: some million times the rounding of float64.
 EXACT = 1e-10
@@ -52,7 +54,8 @@ class PlanCheck:
     """What the float64 evaluation of one feed showed.
 
     ``tensors`` is how many were compared, ``worst`` the largest part of a slice's own size that two of them
-    differ by and may, ``flips`` how many discrete values changed on an edge. ``truth`` are the original's outputs.
+    differ by and may, ``flips`` how many discrete values changed on an edge. ``truth`` are the original's outputs,
+    ``agreeing`` the tensors that hold the same in both models.
     """
 
     tensors: int
@@ -60,6 +63,7 @@ class PlanCheck:
     flips: int
     faults: tuple[Fault, ...]
     truth: Mapping[str, Value] = field(default_factory=dict)
+    agreeing: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -102,7 +106,8 @@ class PlanChecker:
     ) -> None:
         self._files = (first.load(external=False), second.load(external=False))
         self._first = Evaluator(self._files[0], str(first.path.parent))
-        self._second = Evaluator(self._files[1], str(second.path.parent))
+        self._folder = str(second.path.parent)
+        self._second = Evaluator(self._files[1], self._folder)
         self._exact, self._same_names, self._seed = exact, same_names, seed
         self._shared = self._first.computed & self._second.computed
 
@@ -117,6 +122,21 @@ class PlanChecker:
         """What a slice may differ by, as part of its own size, apart from what rounding is seen to do."""
         return COMPUTED_IN_FLOAT32 if any(self._rounded) else EXACT
 
+    def wrongly_rounded(self) -> list[str]:
+        """The initializers of the second model that are not what their unrounded values round to."""
+        from onnx import helper
+
+        wrong = []
+        for tensor in self._files[1].graph.initializer:
+            if tensor.name in self._exact:
+                exact = np.asarray(self._exact[tensor.name](), np.float64)
+                stored = tensor_values(tensor, self._folder)
+                with np.errstate(all="ignore"):
+                    due = exact.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).astype(np.float64)
+                if not np.array_equal(stored, due.reshape(stored.shape), equal_nan=True):
+                    wrong.append(tensor.name)
+        return wrong
+
     def check(self, feeds: tuple[Mapping[str, Any], Mapping[str, Any]], outputs: Mapping[str, str]) -> PlanCheck:
         """One feed, as each of the models takes it. ``outputs`` maps the original's outputs to the second model's."""
         found = self._pass(feeds, outputs, set())
@@ -129,8 +149,12 @@ class PlanChecker:
             self._settle(found, feeds, outputs, apart)
             wrong = [fault for name, fault in found.faults.items() if name in outputs]
             inner = [fault for name, fault in earlier.items() if name not in outputs] if wrong else []
-            return PlanCheck(found.tensors, found.worst, found.flips, (*inner, *wrong), found.truth)
-        return PlanCheck(found.tensors, found.worst, found.flips, tuple(found.faults.values()), found.truth)
+            return self._checked(found, (*inner, *wrong), apart)
+        return self._checked(found, tuple(found.faults.values()), found.apart)
+
+    def _checked(self, found: _Pass, faults: tuple[Fault, ...], apart: set[str]) -> PlanCheck:
+        agreeing = frozenset(self._shared - apart - {fault.tensor for fault in faults})
+        return PlanCheck(found.tensors, found.worst, found.flips, faults, found.truth, agreeing)
 
     # -- comparing -------------------------------------------------------------------------------
 

@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.float64 import Evaluator, NotEvaluatedError
+from bnfold.verification.exact.slices import slices
+from bnfold.verification.float64 import Evaluator
 from bnfold.verification.float64.registry import Value
 from bnfold.verification.float64.tensors import widened
-from bnfold.verification.interface import MismatchError, match_inputs
-from bnfold.verification.reference import Answers
-from bnfold.verification.sessions import RunError, Session, Settings
-from bnfold.verification.slices import slices
-from bnfold.verification.source import OnnxFile
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import Session, Settings
 
 #: A result is less accurate if its error is so many times the original's. Folding takes roundings away and
 #: adds one of each weight it changes, which weighs about as much as the rounding of a result: sqrt(2) is to
@@ -91,7 +89,7 @@ def error(name: str, truth: Array, mine: Array, theirs: Array) -> Error:
         return Error(name)
     with np.errstate(invalid="ignore", over="ignore"):
         own, other = (slices(truth, np.where(usable, values - truth, 0.0)) for values in (a, b))
-        largest = [float(np.abs(values[usable] - truth[usable]).max()) for values in (a, b)]
+        first, second = (float(np.abs(values[usable] - truth[usable]).max()) for values in (a, b))
     usual = own.rms[0] / own.size[0] if own.size[0] else 0.0
     floor = np.maximum(max(usual, ROUNDOFF.get(dtype, 0.0)) * own.size, _TINY.get(dtype, 0.0))
     allowed = (FACTOR + _FEW / np.sqrt(own.count)) * np.maximum(own.rms, floor)
@@ -100,59 +98,47 @@ def error(name: str, truth: Array, mine: Array, theirs: Array) -> Error:
     if factor > 1.0:
         times = float(other.rms[at] / own.rms[at]) if own.rms[at] else np.inf
         words = f"{name} is {times:.2g} times as far from exact as in the original in {own.place(at)}"
-    return Error(name, *largest, float(truth[usable].min()), float(truth[usable].max()), factor, (0, 0), words)
+    low, high = float(truth[usable].min()), float(truth[usable].max())
+    return Error(name, first, second, low, high, factor, (0, 0), words)
 
 
 # -- one rewritten part at a time ----------------------------------------------------------------
 
 
-class Neighbourhoods:
-    """The original's own run, tensor by tensor, and the second model's operators on its values.
+def parts(
+    first: OnnxFile,
+    second: OnnxFile,
+    feeds: tuple[Mapping[str, Any], Mapping[str, Any]],
+    names: Sequence[str],
+    how: Settings,
+) -> list[Error]:
+    """Errors at the named tensors, which both models compute, everything between them on the original's values.
 
-    Raises RunError and NotEvaluatedError where that cannot be had.
+    ``feeds`` are one feed as each of the models takes it. Raises RunError and NotEvaluatedError.
     """
+    mine = Session(first, how, content=first.with_outputs(names)).run(feeds[0], {name: name for name in names})
+    truth = _exact_parts(first, feeds[0], mine)
+    content, computed = cut(second, mine)
+    session = Session(second, how, content=content)
+    known = {spec.name for spec in (*session.inputs(), *session.optional_inputs())}
+    fed = {**feeds[1], **{name: value for name, value in mine.items() if name in known}}
+    theirs = session.run({name: value for name, value in fed.items() if name in known}, computed)
+    return [error(name, truth[name], mine[name], theirs[name]) for name in names if name in theirs and name in truth]
 
-    def __init__(self, first: OnnxFile, second: OnnxFile, answers: Answers, settings: Settings) -> None:
-        self._first, self._second, self._answers, self._settings = first, second, answers, settings
 
-    def errors(self, feed: int, names: Sequence[str]) -> list[Error]:
-        """For the named tensors, which both models compute in their main graphs."""
-        values = self._answers.feeds[feed].values
-        session = Session(self._first, self._settings, content=self._first.with_outputs(names))
-        mine = session.run(values, {name: name for name in names})
-        truth = self._truth(values, mine)
-        theirs = self._theirs(values, mine)
-        return [error(name, truth[name], mine[name], theirs[name]) for name in names if name in theirs]
-
-    def _truth(self, values: Mapping[str, Any], mine: Mapping[str, Array]) -> dict[str, Value]:
-        """What each part gives exactly for the values of the run."""
-        evaluator = Evaluator(self._first.load(external=False), str(self._first.path.parent))
-        trace = evaluator.trace(values)
-        found: dict[str, Value] = {}
-        carried = None
-        while True:
-            try:
-                call, results = trace.send(carried)
-            except StopIteration:
-                return found
-            found.update((name, value) for name, value in zip(call.outputs, results, strict=False) if name in mine)
-            carried = [
-                widened(mine[name]) if name in mine else value
-                for name, value in zip(call.outputs, results, strict=False)
-            ]
-
-    def _theirs(self, values: Mapping[str, Any], mine: Mapping[str, Array]) -> dict[str, Array]:
-        content, names = cut(self._second, mine)
-        session = Session(self._second, self._settings, content=content)
-        known = {spec.name for spec in (*session.inputs(), *session.optional_inputs())}
-        wanted = Answers(self._answers.inputs, self._answers.optional, self._answers.declared)
+def _exact_parts(model: OnnxFile, feed: Mapping[str, Any], run: Mapping[str, Array]) -> dict[str, Value]:
+    """What each part gives in float64 for the values of the run."""
+    trace = Evaluator(model.load(external=False), str(model.path.parent)).trace(feed)
+    found: dict[str, Value] = {}
+    carried = None
+    while True:
         try:
-            matching = match_inputs(wanted, session, set(mine))
-        except MismatchError as failure:
-            raise NotEvaluatedError(str(failure)) from failure
-        fed = {matching.get(name, name): value for name, value in values.items()}
-        fed.update((name, value) for name, value in mine.items() if name in known)
-        return session.run(fed, names)
+            call, results = trace.send(carried)
+        except StopIteration:
+            return found
+        named = list(zip(call.outputs, results, strict=False))
+        found.update((name, value) for name, value in named if name in run)
+        carried = [widened(run[name]) if name in run else value for name, value in named]
 
 
 def cut(model: OnnxFile, at: Mapping[str, Array]) -> tuple[bytes, dict[str, str]]:
