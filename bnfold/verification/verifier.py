@@ -19,6 +19,7 @@ from bnfold.verification.options import DEFAULTS, VerifyOptions
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.runtime.onnx_file import OnnxFile, unrounded_weights
+from bnfold.verification.runtime.randomness import seeded
 from bnfold.verification.runtime.sessions import Candidate
 
 if TYPE_CHECKING:
@@ -69,10 +70,12 @@ def why_ended(ended: Ended) -> str:
 def verify_files(first: OnnxFile, second: OnnxFile, options: VerifyOptions) -> Verification:
     """:func:`verify` for files, in this process and without limits."""
     started = time.perf_counter()
-    try:
-        found = _check(Reference(first, options), second, options)
-    except NotVerifiableError as error:
-        found = Verification(NOT_VERIFIED, reason=str(error))
+    with temporary_folder() as folder:
+        try:
+            second = seeded(second, folder / "second")
+            found = _check(Reference(seeded(first, folder / "first"), options), second, options)
+        except NotVerifiableError as error:
+            found = Verification(NOT_VERIFIED, reason=str(error))
     return replace(found, seconds=time.perf_counter() - started)
 
 
@@ -123,7 +126,7 @@ def smallest_failing(
         file = OnnxFile.of(source, folder / "original", "the original")
         options = replace(options, first_difference=False)
         try:
-            reference = Reference(file, options)
+            reference = Reference(seeded(file, folder / "seeded"), options)
         except NotVerifiableError as error:
             raise NotEquivalentError(str(error)) from error
 
@@ -132,7 +135,7 @@ def smallest_failing(
                 model = refold(kept)
                 file = OnnxFile.of(model, place, "the folded model")
                 file.unrounded = unrounded_weights(model)
-                return _check(against, file, options)
+                return _check(against, seeded(file, place / "seeded"), options)
 
         whole = outcome(steps, reference)
         if whole.equivalent:

@@ -15,9 +15,9 @@ import numpy as np
 
 from bnfold.graph import Array
 from bnfold.verification.exact.slices import slices
-from bnfold.verification.float64 import Evaluator
-from bnfold.verification.float64.registry import Value
-from bnfold.verification.float64.tensors import widened
+from bnfold.verification.float64 import Call, Evaluator
+from bnfold.verification.float64.registry import Value, is_real
+from bnfold.verification.float64.tensors import REALS, widened
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Session, Settings
 
@@ -74,8 +74,12 @@ class Error:
         )
 
 
-def error(name: str, truth: Array, mine: Array, theirs: Array) -> Error:
-    """Of one tensor, in float64 and in the runtime."""
+def error(name: str, truth: Array, mine: Array, theirs: Array, declared: Array | None = None) -> Error:
+    """Of one tensor, in float64 and in the runtime.
+
+    ``declared`` is what the original gives where every result is rounded to its declared type: a runtime may
+    leave roundings out, and what it happens to leave out in the original the result need not match.
+    """
     if truth.shape != mine.shape or mine.shape != theirs.shape:
         return Error(name)
     if truth.dtype.kind != "f":
@@ -90,13 +94,16 @@ def error(name: str, truth: Array, mine: Array, theirs: Array) -> Error:
     with np.errstate(invalid="ignore", over="ignore"):
         own, other = (slices(truth, np.where(usable, values - truth, 0.0)) for values in (a, b))
         first, second = (float(np.abs(values[usable] - truth[usable]).max()) for values in (a, b))
-    usual = own.rms[0] / own.size[0] if own.size[0] else 0.0
+        least = own.rms
+        if declared is not None:
+            least = np.maximum(least, slices(truth, np.where(usable, declared - truth, 0.0)).rms)
+    usual = least[0] / own.size[0] if own.size[0] else 0.0
     floor = np.maximum(max(usual, ROUNDOFF.get(dtype, 0.0)) * own.size, _TINY.get(dtype, 0.0))
-    allowed = (FACTOR + _FEW / np.sqrt(own.count)) * np.maximum(own.rms, floor)
+    allowed = (FACTOR + _FEW / np.sqrt(own.count)) * np.maximum(least, floor)
     factor, at = other.worst(allowed)
     words = ""
     if factor > 1.0:
-        times = float(other.rms[at] / own.rms[at]) if own.rms[at] else np.inf
+        times = float(other.rms[at] / least[at]) if least[at] else np.inf
         words = f"{name} is {times:.2g} times as far from exact as in the original in {own.place(at)}"
     low, high = float(truth[usable].min()), float(truth[usable].max())
     return Error(name, first, second, low, high, factor, (0, 0), words)
@@ -111,24 +118,30 @@ def parts(
     feeds: tuple[Mapping[str, Any], Mapping[str, Any]],
     names: Sequence[str],
     how: Settings,
+    drawn: Mapping[str, Array],
 ) -> list[Error]:
     """Errors at the named tensors, which both models compute, everything between them on the original's values.
 
-    ``feeds`` are one feed as each of the models takes it. Raises RunError and NotEvaluatedError.
+    ``feeds`` are one feed as each of the models takes it, ``drawn`` what the original draws at random. Raises RunError and NotEvaluatedError.
     """
     mine = Session(first, how, content=first.with_outputs(names)).run(feeds[0], {name: name for name in names})
-    truth = _exact_parts(first, feeds[0], mine)
+    evaluator = Evaluator(first.load(external=False), str(first.path.parent))
+    truth = _exact_parts(evaluator, {**feeds[0], **drawn}, mine, None)
+    declared = _exact_parts(evaluator, {**feeds[0], **drawn}, mine, Declared(declared_types(first)))
     content, computed = cut(second, mine)
     session = Session(second, how, content=content)
     known = {spec.name for spec in (*session.inputs(), *session.optional_inputs())}
     fed = {**feeds[1], **{name: value for name, value in mine.items() if name in known}}
     theirs = session.run({name: value for name, value in fed.items() if name in known}, computed)
-    return [error(name, truth[name], mine[name], theirs[name]) for name in names if name in theirs and name in truth]
+    both = [name for name in names if name in theirs and name in truth]
+    return [error(name, truth[name], mine[name], theirs[name], declared[name]) for name in both]
 
 
-def _exact_parts(model: OnnxFile, feed: Mapping[str, Any], run: Mapping[str, Array]) -> dict[str, Value]:
+def _exact_parts(
+    model: Evaluator, feed: Mapping[str, Any], run: Mapping[str, Array], hook: Declared | None
+) -> dict[str, Value]:
     """What each part gives in float64 for the values of the run."""
-    trace = Evaluator(model.load(external=False), str(model.path.parent)).trace(feed)
+    trace = model.trace(feed, hook)
     found: dict[str, Value] = {}
     carried = None
     while True:
@@ -139,6 +152,34 @@ def _exact_parts(model: OnnxFile, feed: Mapping[str, Any], run: Mapping[str, Arr
         named = list(zip(call.outputs, results, strict=False))
         found.update((name, value) for name, value in named if name in run)
         carried = [widened(run[name]) if name in run else value for name, value in named]
+
+
+class Declared:
+    """A hook for the float64 evaluation: every result is rounded to its declared type."""
+
+    def __init__(self, types: Mapping[str, np.dtype[Any]]) -> None:
+        self._types = types
+
+    def constant(self, name: str, values: Array) -> Array:
+        return values
+
+    def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
+        return [self._rounded(name, value) for name, value in zip(call.outputs, values, strict=False)]
+
+    def _rounded(self, name: str, value: Value) -> Value:
+        if name not in self._types or not is_real(value):
+            return value
+        with np.errstate(all="ignore"):
+            return value.astype(self._types[name]).astype(np.float64)
+
+
+def declared_types(model: OnnxFile) -> dict[str, np.dtype[Any]]:
+    """The float types of the tensors of the main graph, as far as they can be inferred."""
+    from onnx import helper, shape_inference
+
+    graph = shape_inference.infer_shapes(model.skeleton).graph
+    kinds = {item.name: item.type.tensor_type.elem_type for item in (*graph.value_info, *graph.output)}
+    return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind in REALS}
 
 
 def cut(model: OnnxFile, at: Mapping[str, Array]) -> tuple[bytes, dict[str, str]]:

@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.exact.accuracy import MEANINGLESS, Error, error, parts
+from bnfold.verification.exact.accuracy import MEANINGLESS, Declared, Error, declared_types, error, parts
 from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
@@ -30,6 +30,7 @@ from bnfold.verification.results import (
 from bnfold.verification.rounding.deviation import Deviation, Measured
 from bnfold.verification.rounding.judge import Tolerance, judge
 from bnfold.verification.runtime.interface import match_inputs, match_outputs
+from bnfold.verification.runtime.randomness import drawing
 from bnfold.verification.runtime.sessions import Candidate, RunError
 
 #: Feeds are evaluated until so many seconds have passed, but never fewer than so many.
@@ -89,6 +90,7 @@ class _Case:
         self._overridable = {spec.name for spec in session.optional_inputs()}
         self._notes: list[str] = []
         self._parts = 0
+        self._drawn: dict[int, dict[str, Array]] = {}
 
     def judgement(self) -> Judgement:
         started = time.perf_counter()
@@ -101,10 +103,10 @@ class _Case:
         )
         plans = self._plans(checker, started)
         fault, feed = next(((item, index) for index, plan in plans.items() for item in plan.faults), (None, 0))
-        errors = self._errors(plans)
+        errors = self._errors(checker, plans)
         wrong = checker.wrongly_rounded()
         checks = tuple(self._check(name, items, errors.get(name)) for name, items in self._measured.items())
-        verdict, reason, first = self._verdict(plans, fault, feed, wrong, checks, errors)
+        verdict, reason, first = self._verdict(checker, plans, fault, feed, wrong, checks, errors)
         exactness = Exactness(
             sum(plan.tensors for plan in plans.values()),
             max(plan.worst for plan in plans.values()),
@@ -124,18 +126,36 @@ class _Case:
         for index in range(len(self._reference.answers.feeds)):
             if len(plans) >= _FEWEST and time.perf_counter() - started > _SECONDS:
                 break
-            plans[index] = checker.check(self._feeds(index), self._naming)
+            plans[index] = checker.check(self._exact_feeds(index), self._naming)
             if plans[index].faults:
                 return plans
         other = self._overriding()
         if other:
-            mine, theirs = self._feeds(0)
+            mine, theirs = self._exact_feeds(0)
             plans[-1] = checker.check(({**mine, **other}, {**theirs, **other}), self._naming)
         return plans
 
     def _feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         mine = dict(self._reference.answers.feeds[index].values)
         return mine, {self._feeding[name]: value for name, value in mine.items()}
+
+    def _exact_feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The same for the float64 evaluation, with the numbers that the runtime draws at random."""
+        if index not in self._drawn:
+            self._drawn[index] = self._draw(self._feeds(index)[0])
+        mine, theirs = self._feeds(index)
+        return {**mine, **self._drawn[index]}, {**theirs, **self._drawn[index]}
+
+    def _draw(self, feed: Mapping[str, Any]) -> dict[str, Array]:
+        model = self._reference.model
+        if not model.draws:
+            return {}
+        names = [node.output[0] for node in drawing(model.skeleton) if node in model.skeleton.graph.node]
+        try:
+            session = Session(model, self._reference.settings, content=model.with_outputs(names))
+            return session.run(feed, {name: name for name in names})
+        except RunError as error:
+            raise NotEvaluatedError(f"what is drawn at random cannot be seen: {error}") from error
 
     def _overriding(self) -> dict[str, Array]:
         """Other values for float weights that may be overridden in both models."""
@@ -154,17 +174,19 @@ class _Case:
 
     # -- is the result as accurate? --------------------------------------------------------------
 
-    def _errors(self, plans: Mapping[int, PlanCheck]) -> dict[str, Error]:
-        """Of every output over the feeds that were evaluated."""
+    def _errors(self, checker: PlanChecker, plans: Mapping[int, PlanCheck], declared: bool = False) -> dict[str, Error]:
+        """Of every output over the feeds that were evaluated; ``declared``: the original rounded as its types say."""
         found: dict[str, Error] = {}
+        hook = Declared(declared_types(self._reference.model)) if declared else None
         for index, plan in plans.items():
             if index < 0:
                 continue
+            rounded = {} if hook is None else _flat(checker.first.run(self._exact_feeds(index)[0], hook))
             for name, truth in _flat(plan.truth).items():
                 mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
                 if mine is None or theirs is None:
                     continue
-                item = error(name, truth, mine, theirs)
+                item = error(name, truth, mine, theirs, rounded.get(name))
                 found[name] = found[name].joined(item) if name in found else item
         return found
 
@@ -173,7 +195,14 @@ class _Case:
         skeletons = self._reference.model.skeleton, self._second.skeleton
         names = [name for name in telling_tensors(*skeletons) if name in plan.agreeing]
         try:
-            found = parts(self._reference.model, self._second, self._feeds(feed), names, self._reference.settings)
+            found = parts(
+                self._reference.model,
+                self._second,
+                self._feeds(feed),
+                names,
+                self._reference.settings,
+                self._drawn[feed],
+            )
         except RunError as failure:
             self._notes.append(f"the rewritten parts could not be run by themselves: {failure}")
             return []
@@ -184,6 +213,7 @@ class _Case:
 
     def _verdict(
         self,
+        checker: PlanChecker,
         plans: Mapping[int, PlanCheck],
         fault: Fault | None,
         feed: int,
@@ -198,14 +228,19 @@ class _Case:
             bad.insert(0, f"{wrong[0]} is not what it was to be rounded to")
         if bad:
             return DIFFERENT, "; ".join(bad), None
-        less = self._less_accurate(plans, errors)
+        less = self._less_accurate(checker, plans, errors)
         if less:
             return LESS_ACCURATE, less, None
         return (EQUAL if all(check.identical for check in checks) else WITHIN_ROUNDING), "", None
 
-    def _less_accurate(self, plans: Mapping[int, PlanCheck], errors: Mapping[str, Error]) -> str:
+    def _less_accurate(self, checker: PlanChecker, plans: Mapping[int, PlanCheck], errors: Mapping[str, Error]) -> str:
         """Why the result is less accurate than the original; empty if it is not."""
         doubtful = [item for item in errors.values() if item.factor > 1.0]
+        if doubtful:
+            # A runtime may leave roundings out that the original declares, and be nearer to exact by luck.
+            doubtful = [item for item in self._errors(checker, plans, declared=True).values() if item.factor > 1.0]
+            if not doubtful:
+                self._notes.append("the runtime leaves out roundings that the original's types ask for")
         lost = [item for item in errors.values() if item.span and item.original > MEANINGLESS * item.span]
         if not doubtful and not lost:
             return ""

@@ -105,11 +105,11 @@ class PlanChecker:
         self, first: OnnxFile, second: OnnxFile, exact: Mapping[str, Callable[[], Any]], same_names: bool, seed: int
     ) -> None:
         self._files = (first.load(external=False), second.load(external=False))
-        self._first = Evaluator(self._files[0], str(first.path.parent))
+        self.first = Evaluator(self._files[0], str(first.path.parent))
         self._folder = str(second.path.parent)
         self._second = Evaluator(self._files[1], self._folder)
         self._exact, self._same_names, self._seed = exact, same_names, seed
-        self._shared = self._first.computed & self._second.computed
+        self._shared = self.first.computed & self._second.computed
 
     @cached_property
     def _rounded(self) -> tuple[dict[str, str], set[str]]:
@@ -167,7 +167,7 @@ class PlanChecker:
             return self._compared(found, name, call, mine, theirs) and name not in apart
 
         started = time.perf_counter()
-        original = Evaluated(self._first, feeds[0], self._shared, _RECORDED_BYTES)
+        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES)
         found.truth, theirs = lockstep(original, self._second, feeds[1], self._shared, examine, Exact(self._exact))
         found.seconds = time.perf_counter() - started
         found.recorded = original.recorded
@@ -263,7 +263,7 @@ class PlanChecker:
             return name in near and np.shape(mine) == np.shape(theirs)
 
         if found.recorded is None:
-            original: Original = Evaluated(self._first, feeds[0], self._shared)
+            original: Original = Evaluated(self.first, feeds[0], self._shared)
         else:
             original = Recorded(found.recorded, found.truth)
         hook = Exact(self._exact, change)

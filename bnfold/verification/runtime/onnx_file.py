@@ -36,6 +36,8 @@ class OnnxFile:
         self.name = name
         #: Initializers before they were rounded, where the maker of the model is at hand.
         self.unrounded: Mapping[str, Callable[[], NDArray[np.float64]]] = {}
+        #: Whether operators draw at random: such a model is loaded anew for every run, to draw the same again.
+        self.draws = False
         self._stored = unrounded
         if unrounded is not None:
             archive = np.load(unrounded)
