@@ -122,7 +122,8 @@ def parts(
 ) -> list[Error]:
     """Errors at the named tensors, which both models compute, everything between them on the original's values.
 
-    ``feeds`` are one feed as each of the models takes it, ``drawn`` what the original draws at random. Raises RunError and NotEvaluatedError.
+    ``feeds`` are one feed as each of the models takes it, ``drawn`` what the original draws at random.
+    Raises RunError and NotEvaluatedError.
     """
     mine = Session(first, how, content=first.with_outputs(names)).run(feeds[0], {name: name for name in names})
     evaluator = Evaluator(first.load(external=False), str(first.path.parent))

@@ -31,7 +31,7 @@ from bnfold.verification.rounding.deviation import Deviation, Measured
 from bnfold.verification.rounding.judge import Tolerance, judge
 from bnfold.verification.runtime.interface import match_inputs, match_outputs
 from bnfold.verification.runtime.randomness import drawing
-from bnfold.verification.runtime.sessions import Candidate, RunError
+from bnfold.verification.runtime.sessions import Candidate, RunError, Session
 
 #: Feeds are evaluated until so many seconds have passed, but never fewer than so many.
 _SECONDS, _FEWEST = 1.0, 2
@@ -153,7 +153,7 @@ class _Case:
         names = [node.output[0] for node in drawing(model.skeleton) if node in model.skeleton.graph.node]
         try:
             session = Session(model, self._reference.settings, content=model.with_outputs(names))
-            return session.run(feed, {name: name for name in names})
+            return dict(session.run(feed, {name: name for name in names}))
         except RunError as error:
             raise NotEvaluatedError(f"what is drawn at random cannot be seen: {error}") from error
 
