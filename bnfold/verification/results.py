@@ -184,7 +184,7 @@ class Verification:
             texts = [f"as accurate as the original: {theirs:.1e} of the range from exact, the original {mine:.1e}"]
         flips = [sum(output.flips[side] for output in self.outputs) for side in (0, 1)]
         if any(flips):
-            texts.append(f"{_plural(flips[1], 'discrete value')} tipped by rounding, {flips[0]} in the original")
+            texts.append(f"{_plural(flips[1], 'discrete value')} flipped by rounding, {flips[0]} in the original")
         return "; ".join(texts) or "equal in float64"
 
     def _amounts(self) -> str:

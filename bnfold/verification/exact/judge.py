@@ -27,7 +27,7 @@ from bnfold.verification.results import (
     Judgement,
     OutputCheck,
 )
-from bnfold.verification.rounding.deviation import Deviation, Measured
+from bnfold.verification.rounding.deviation import Deviation, Measured, constant_outputs
 from bnfold.verification.rounding.judge import Tolerance, judge
 from bnfold.verification.runtime.interface import match_inputs, match_outputs
 from bnfold.verification.runtime.randomness import drawing
@@ -88,7 +88,7 @@ class _Case:
         self._feeding = match_inputs(answers, session)
         self._naming = match_outputs(answers.declared, session.outputs())
         self._overridable = {spec.name for spec in session.optional_inputs()}
-        self._notes: list[str] = []
+        self._notes = list(constant_outputs(measured))
         self._parts = 0
         self._drawn: dict[int, dict[str, Array]] = {}
 
@@ -222,7 +222,9 @@ class _Case:
         errors: Mapping[str, Error],
     ) -> tuple[str, str, FirstDifference | None]:
         if fault is not None:
-            return DIFFERENT, fault.words, self._difference(fault, feed)
+            faults = [item for item in plans[feed].faults if item.tensor in self._naming]
+            words = faults[0].words if faults else f"the outputs agree on these feeds, but inside {fault.words}"
+            return DIFFERENT, words, self._difference(fault, feed)
         bad = [check.reason for check in checks if not check.ok]
         if wrong:
             bad.insert(0, f"{wrong[0]} is not what it was to be rounded to")

@@ -87,7 +87,9 @@ class _Pass:
     worst: float = 0.0
     suspects: dict[str, _Suspect] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
-    #: Tensors that are too far from each other to be the same.
+    #: How near two tensors have to be, as part of each slice's size, to be taken for the same.
+    near: float = _NEAR
+    #: Tensors that are farther from each other.
     apart: set[str] = field(default_factory=set)
     truth: dict[str, Value] = field(default_factory=dict)
     recorded: Mapping[str, Value] | None = None
@@ -161,7 +163,8 @@ class PlanChecker:
     def _pass(
         self, feeds: tuple[Mapping[str, Any], Mapping[str, Any]], outputs: Mapping[str, str], apart: set[str]
     ) -> _Pass:
-        found = _Pass()
+        # Behind a tensor that is another one what is near may be so by accident.
+        found = _Pass(near=self.tolerance if apart else _NEAR)
 
         def examine(name: str, call: Call | None, mine: Value, theirs: Value) -> bool:
             return self._compared(found, name, call, mine, theirs) and name not in apart
@@ -209,13 +212,16 @@ class PlanChecker:
         return all(agree)
 
     def _floats(self, found: _Pass, name: str, node: tuple[str, str], mine: Array, theirs: Array) -> bool:
-        if not np.array_equal(np.isfinite(mine), np.isfinite(theirs)):
+        finite = np.isfinite(mine)
+        if not np.array_equal(finite, np.isfinite(theirs)) or not np.array_equal(
+            mine[~finite], theirs[~finite], equal_nan=True
+        ):
             words = f"NaN or infinity stand in other places in {name}"
             found.faults[name] = Fault(name, *node, np.inf, words)
             found.apart.add(name)
             return self._same_names
         with np.errstate(invalid="ignore"):
-            difference = np.where(np.isfinite(mine), theirs - mine, 0.0)
+            difference = np.where(finite, theirs - mine, 0.0)
         measured = slices(mine, difference)
         if (measured.rms > EXACT * measured.size).any():
             found.suspects[name] = _Suspect(*node, measured, difference)
@@ -223,7 +229,7 @@ class PlanChecker:
             found.worst = max(found.worst, measured.worst(measured.size)[0])
         if self._same_names:
             return True
-        near = bool((measured.rms <= _NEAR * measured.size).all())
+        near = bool((measured.rms <= found.near * measured.size).all())
         if not near:
             found.apart.add(name)
         return near
@@ -238,6 +244,7 @@ class PlanChecker:
         few, many = _SAMPLES
         samples = many if found.seconds < _CHEAP else few
         self._sample(found, feeds, outputs, apart, Perturbed(ETA, self._seed), "perturbed")
+        self._perturb_original(found, feeds[0], outputs)
         for sample in range(samples if rounded or settings else 0):
             self._sample(found, feeds, outputs, apart, Rounded(rounded, settings, self._seed + sample), "rounded")
         for name, suspect in found.suspects.items():
@@ -271,6 +278,23 @@ class PlanChecker:
         for name, other in outputs.items():
             if name in found.suspects and (name != other or name not in self._shared):
                 examine(name, None, truth[name], theirs[other])
+
+    def _perturb_original(self, found: _Pass, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+        """The original's own sensitivity: what it cancels the second model may not even compute."""
+
+        def examine(name: str, _: Call | None, mine: Value, theirs: Value) -> bool:
+            suspect = found.suspects.get(name)
+            if suspect is not None:
+                with np.errstate(invalid="ignore"):
+                    effect = np.where(np.isfinite(mine), theirs - mine, 0.0)
+                suspect.perturbed.append(slices(mine, effect))
+            return True
+
+        original: Original = Evaluated(self.first, feed, self._shared)
+        truth, theirs = lockstep(original, self.first, feed, self._shared, examine, Perturbed(ETA, self._seed))
+        for name in outputs.keys() - self._shared:
+            if name in found.suspects:
+                examine(name, None, truth[name], theirs[name])
 
     def _judged(self, name: str, suspect: _Suspect) -> Fault | None:
         item = suspect.reference

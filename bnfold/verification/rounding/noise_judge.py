@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from bnfold.graph import Array
 from bnfold.verification.reference import Reference
 from bnfold.verification.results import Judgement
-from bnfold.verification.rounding.deviation import Deviation, Measured
-from bnfold.verification.rounding.judge import Tolerance, judge, suspicious, undecided, unexplained
+from bnfold.verification.rounding.deviation import Deviation, Measured, constant_outputs
+from bnfold.verification.rounding.judge import Tolerance, judge, suspicious, undecided
 from bnfold.verification.rounding.noise import MANY_SAMPLES, Samples
 from bnfold.verification.runtime.sessions import Candidate
 
@@ -46,9 +46,6 @@ class NoiseJudge:
             return {}
         items = [(name, index, item) for name, by_feed in measured.items() for index, item in by_feed.items()]
         found = reference.noise(sorted({index for _, index, item in items if suspicious(item, self.tolerance.strict)}))
-        beyond = {index for name, index, item in items if unexplained(item, _samples(found, index, name))}
-        if beyond:
-            found.update(reference.exact_noise(sorted(beyond)))
         open_ones = {index for name, index, item in items if undecided(item, _samples(found, index, name))}
         if open_ones:
             found.update(reference.noise(sorted(open_ones), MANY_SAMPLES))
@@ -64,9 +61,6 @@ def _samples(found: Mapping[int, Samples | None], index: int, name: str) -> list
 
 
 def _remarks(measured: Measured, noise: Mapping[int, Samples | None]) -> Iterator[str]:
-    for name, items in measured.items():
-        low, high = min(item.low for item in items.values()), max(item.high for item in items.values())
-        if low == high and len(items) > 1:
-            yield f"{name} is {low:g} throughout on every feed, so that it cannot show a difference"
+    yield from constant_outputs(measured)
     if None in noise.values():
         yield "the original's rounding noise could not be measured: a fixed tolerance was used"
