@@ -58,8 +58,8 @@ class Rounded:
     def constant(self, name: str, values: Array) -> Array:
         if name not in self._stored:
             return values
-        rng = np.random.default_rng((self._seed, crc32(name.encode())))
-        return values + (rng.random(values.shape) - 0.5) * spacing(values, self._stored[name])
+        drawn = _drawn_by_value(values, (self._seed << 32) + crc32(name.encode()))
+        return values + drawn * spacing(values, self._stored[name])
 
     def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
         if call.op_type == "Constant" and is_real(values[0]):
@@ -85,6 +85,20 @@ class Exact:
 
     def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
         return values if self._then is None else self._then.produced(call, values)
+
+
+def _drawn_by_value(values: Array, seed: int) -> Array:
+    """Uniform in −½…½, the same for equal values, since these are rounded alike, and opposite for opposite ones.
+
+    The bits of the value, mixed (SplitMix64, G. L. Steele and others, 2014).
+    """
+    wide = np.ascontiguousarray(np.abs(values), np.float64)
+    with np.errstate(over="ignore"):
+        bits = wide.view(np.uint64).reshape(values.shape) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits ^= bits >> np.uint64(31)
+    return np.asarray(np.sign(values) * ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53 - 0.5))
 
 
 def spacing(values: Array, dtype: str) -> Array:
