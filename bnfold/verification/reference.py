@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bnfold.graph import Array
-from bnfold.verification.answers import Answers, NotVerifiableError
+from bnfold.verification.answers import Answers, NotVerifiableError, UnloadableError
 from bnfold.verification.feeds.planning import Planner, next_feed
 from bnfold.verification.feeds.values import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
 from bnfold.verification.options import DEFAULTS, VerifyOptions
@@ -28,8 +28,8 @@ class Reference:
     """The original, run once on every feed; any number of models can then be compared with it."""
 
     def __init__(self, model: OnnxFile, options: VerifyOptions = DEFAULTS) -> None:
-        """Raises NotVerifiableError if the original cannot be loaded or accepts no feed, UsageError for
-        inputs of the caller's that do not fit it.
+        """Raises UnloadableError if the original cannot be loaded, NotVerifiableError if it accepts no feed, and
+        UsageError for inputs of the caller's that do not fit it.
         """
         self.model = model
         self.settings = options.settings
@@ -39,7 +39,7 @@ class Reference:
         try:
             session = Session(model, self.settings)
         except RunError as error:
-            raise NotVerifiableError(f"onnxruntime cannot load {model.name}: {error}") from error
+            raise UnloadableError(f"onnxruntime cannot load {model.name}: {error}") from error
         self.answers = Answers(session.inputs(), session.optional_inputs(), session.outputs())
         self._check_types()
         self._collect(session, options.inputs, options.feeds)

@@ -185,7 +185,9 @@ class Verification:
         flips = [sum(output.flips[side] for output in self.outputs) for side in (0, 1)]
         if any(flips):
             texts.append(f"{_plural(flips[1], 'discrete value')} flipped by rounding, {flips[0]} in the original")
-        return "; ".join(texts) or "equal in float64"
+        if not texts and self.exactness is not None:
+            texts = [f"the same in float64, to {self.exactness.agreement:.0e} of each channel's size"]
+        return "; ".join(texts)
 
     def _amounts(self) -> str:
         worst = max(self.outputs, key=lambda output: output.max_rel)

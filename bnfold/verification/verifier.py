@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from bnfold.errors import NotEquivalentError
 from bnfold.isolation import Cause, Ended, Limits, call
 from bnfold.temporary import temporary_folder
-from bnfold.verification.answers import NotVerifiableError
+from bnfold.verification.answers import NotVerifiableError, UnloadableError
 from bnfold.verification.equivalence import compare, judge_for
+from bnfold.verification.exact.alone import verify_alone
 from bnfold.verification.exact.judge import Float64Judge
+from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
 from bnfold.verification.options import DEFAULTS, VerifyOptions
@@ -74,9 +76,19 @@ def verify_files(first: OnnxFile, second: OnnxFile, options: VerifyOptions) -> V
         try:
             second = seeded(second, folder / "second")
             found = _check(Reference(seeded(first, folder / "first"), options), second, options)
+        except UnloadableError as error:
+            found = _alone(first, second, options, str(error))
         except NotVerifiableError as error:
             found = Verification(NOT_VERIFIED, reason=str(error))
     return replace(found, seconds=time.perf_counter() - started)
+
+
+def _alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why: str) -> Verification:
+    """What can be said without the runtime, which cannot load the original."""
+    try:
+        return verify_alone(first, second, options, why)
+    except NotEvaluatedError:
+        return Verification(NOT_VERIFIED, reason=why)
 
 
 def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Verification:
@@ -125,21 +137,28 @@ def smallest_failing(
         source = refold(()) if original is None else original
         file = OnnxFile.of(source, folder / "original", "the original")
         options = replace(options, first_difference=False)
+        why = ""
         try:
-            reference = Reference(seeded(file, folder / "seeded"), options)
+            reference: Reference | None = Reference(seeded(file, folder / "seeded"), options)
+        except UnloadableError as error:
+            reference, why = None, str(error)
         except NotVerifiableError as error:
             raise NotEquivalentError(str(error)) from error
 
-        def outcome(kept: Collection[str], against: Reference) -> Verification:
+        def outcome(kept: Collection[str], against: Reference | None) -> Verification:
             with temporary_folder() as place:
                 model = refold(kept)
-                file = OnnxFile.of(model, place, "the folded model")
-                file.unrounded = unrounded_weights(model)
-                return _check(against, seeded(file, place / "seeded"), options)
+                candidate = OnnxFile.of(model, place, "the folded model")
+                candidate.unrounded = unrounded_weights(model)
+                if against is None:
+                    return _alone(file, candidate, options, why)
+                return _check(against, seeded(candidate, place / "seeded"), options)
 
         whole = outcome(steps, reference)
         if whole.equivalent:
             return ()
+        if reference is None and whole.verdict == NOT_VERIFIED:
+            raise NotEquivalentError(why)
         # One feed that shows the fault is enough to follow it.
-        telling = reference.only(worst_feed(whole)) if whole.outputs else reference
+        telling = reference.only(worst_feed(whole)) if reference and whole.outputs else reference
         return minimal(steps, lambda kept: not outcome(kept, telling).equivalent)

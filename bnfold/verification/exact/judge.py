@@ -107,15 +107,8 @@ class _Case:
         wrong = checker.wrongly_rounded()
         checks = tuple(self._check(name, items, errors.get(name)) for name, items in self._measured.items())
         verdict, reason, first = self._verdict(checker, plans, fault, feed, wrong, checks, errors)
-        exactness = Exactness(
-            sum(plan.tensors for plan in plans.values()),
-            max(plan.worst for plan in plans.values()),
-            sum(plan.flips for plan in plans.values()),
-            len(plans),
-            bool(self._unrounded),
-            self._parts,
-            time.perf_counter() - started,
-        )
+        seconds = time.perf_counter() - started
+        exactness = summary(list(plans.values()), bool(self._unrounded), self._parts, seconds)
         return Judgement(checks, tuple(self._notes), verdict, reason, exactness, first)
 
     # -- is the plan right? ----------------------------------------------------------------------
@@ -259,12 +252,9 @@ class _Case:
         return worse[0].words if worse else ""
 
     def _difference(self, fault: Fault, feed: int) -> FirstDifference | None:
-        if not self._options.first_difference or not fault.op_type:
-            return None
         feeds = self._reference.answers.feeds
         description = feeds[feed].description if feed >= 0 else "other values for weights that may be overridden"
-        node = fault.node or fault.tensor
-        return FirstDifference(fault.tensor, node, fault.op_type, fault.amount, description)
+        return difference(fault, description) if self._options.first_difference else None
 
     def _check(self, name: str, items: Mapping[int, Deviation], measured: Error | None) -> OutputCheck:
         """The runtime's outputs side by side, with both errors; ``ok`` is about what needs no float64."""
@@ -286,6 +276,26 @@ class _Case:
             factor=measured.factor,
             flips=measured.flips,
         )
+
+
+def summary(plans: Sequence[PlanCheck], unrounded: bool, parts: int, seconds: float) -> Exactness:
+    """What the plan was checked on, over all feeds."""
+    return Exactness(
+        sum(plan.tensors for plan in plans),
+        max(plan.worst for plan in plans),
+        sum(plan.flips for plan in plans),
+        len(plans),
+        unrounded,
+        parts,
+        seconds,
+    )
+
+
+def difference(fault: Fault, feed: str) -> FirstDifference | None:
+    """A fault as a report shows it; None where no operator of the second model computes the tensor."""
+    if not fault.op_type:
+        return None
+    return FirstDifference(fault.tensor, fault.node or fault.tensor, fault.op_type, fault.amount, feed)
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Array]:

@@ -59,7 +59,7 @@ class Rounded:
         if name not in self._stored:
             return values
         drawn = _drawn_by_value(values, (self._seed << 32) + crc32(name.encode()))
-        return values + drawn * spacing(values, self._stored[name])
+        return np.asarray(values + drawn * spacing(values, self._stored[name]))
 
     def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
         if call.op_type == "Constant" and is_real(values[0]):
