@@ -48,7 +48,10 @@ class Perturbed:
 
 
 class Rounded:
-    """Constants moved by up to half a unit in the last place of the type they are stored in."""
+    """Constants moved by up to a unit in the last place of the type they are stored in.
+
+    Half of that is for the rounding in each of the two models, whose makers may both have rounded.
+    """
 
     def __init__(self, stored: Mapping[str, str], settings: Collection[str], seed: int) -> None:
         """``stored`` gives the type of each constant to move; ``settings`` name outputs of operators that have
@@ -67,7 +70,7 @@ class Rounded:
         if call.outputs[0] not in self._settings or not is_real(values[0]):
             return values
         rng = np.random.default_rng((self._seed, crc32(call.outputs[0].encode())))
-        factor = rng.random() - 0.5
+        factor = 2.0 * rng.random() - 1.0
         return [values[0] + factor * spacing(values[0], "float32"), *values[1:]]
 
 
@@ -88,7 +91,7 @@ class Exact:
 
 
 def _drawn_by_value(values: Array, seed: int) -> Array:
-    """Uniform in −½…½, the same for equal values, since these are rounded alike, and opposite for opposite ones.
+    """Uniform in −1…1, the same for equal values, since these are rounded alike, and opposite for opposite ones.
 
     The bits of the value, mixed (SplitMix64, G. L. Steele and others, 2014).
     """
@@ -98,7 +101,7 @@ def _drawn_by_value(values: Array, seed: int) -> Array:
         bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         bits ^= bits >> np.uint64(31)
-    return np.asarray(np.sign(values) * ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53 - 0.5))
+    return np.asarray(np.sign(values) * ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0))
 
 
 def spacing(values: Array, dtype: str) -> Array:

@@ -29,7 +29,7 @@ ETA = 2.0**-44
 #: How many times the effect of that is allowed.
 _PERTURBED_FACTOR = 4.0
 #: How many times the effect of rounding the weights is allowed, measured by doing it.
-_ROUNDED_FACTOR = 6.0
+_ROUNDED_FACTOR = 4.0
 #: As often where an evaluation of both models takes long, and where it takes less than so many seconds.
 _SAMPLES, _CHEAP = (3, 8), 0.3
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.

@@ -30,11 +30,11 @@ def widened(values: Any) -> Any:
 
 def tensor_values(tensor: TensorProto, folder: str) -> Array:
     """A constant's values, read from ``folder`` if they lie outside of the file. Raises NotEvaluatedError."""
-    from onnx import numpy_helper
+    from onnx import checker, numpy_helper
 
     try:
         values = numpy_helper.to_array(tensor, folder)
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, checker.ValidationError) as error:
         raise NotEvaluatedError(f"the values of {tensor.name!r} cannot be read: {error}") from error
     if values.dtype.kind == "S":
         values = np.array([item.decode("utf-8", "replace") for item in values.ravel()], object).reshape(values.shape)
