@@ -14,7 +14,7 @@ In one step, as the command line does it, verified before the file gets its name
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
     from bnfold.pipeline import fix_file, fold_file
     from bnfold.results import FixResult, FoldResult
-    from bnfold.verification.options import VerifyOptions
+    from bnfold.verification.verify_options import VerifyOptions
 
 __version__ = "0.1.0"
 
@@ -56,13 +56,18 @@ _ELSEWHERE = {
     "OutputError": "errors",
     "Report": "analysis.report",
     "UsageError": "errors",
-    "VerifyOptions": "verification.options",
+    "VerifyOptions": "verification.verify_options",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
 }
 
 
-def __getattr__(name: str) -> Any:
+def __dir__() -> list[str]:
+    # What is not imported yet is there all the same: for dir(), help() and completion.
+    return sorted(__all__)
+
+
+def __getattr__(name: str) -> object:
     # numpy and onnx take a quarter of a second to import: only when something is used.
     if name in __all__:
         import importlib

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from os import PathLike
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from bnfold.analysis.size import measure
 from bnfold.errors import UsageError
@@ -15,16 +14,17 @@ from bnfold.results import Comparison, FixResult, FoldResult
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
+    from bnfold.formats import Loadable
     from bnfold.verification import RuntimeCheck, Verification, VerifyOptions
     from bnfold.verification.feeds.values import Inputs
 
+    #: A model that is loaded, or anything that it can be loaded from.
+    ModelLike = Model | Loadable
+
 __all__ = ["FixResult", "FoldResult", "analyze", "check_runtime", "fix", "fold", "load", "verify"]
 
-#: A model that is loaded, or anything that :func:`load` takes.
-Source = Model | str | PathLike[str] | bytes | Any
 
-
-def load(source: Source, *, allow_unsafe: bool = False) -> Model:
+def load(source: ModelLike, *, allow_unsafe: bool = False) -> Model:
     """Read a model: a path (.onnx, .keras, .h5, a SavedModel folder), bytes, a ModelProto, or a keras.Model.
 
     A model that bnfold has loaded is returned as it is. ``allow_unsafe`` lets a Keras file run the
@@ -37,7 +37,7 @@ def load(source: Source, *, allow_unsafe: bool = False) -> Model:
 
 
 def analyze(
-    model: Source,
+    model: ModelLike,
     *,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] | None = None,
@@ -55,7 +55,7 @@ def analyze(
     rules = select_rules(select, ignore)
     loaded = load(model, allow_unsafe=allow_unsafe)
     return analyze_graph(
-        inlined(loaded).graph,
+        loaded.inlined().graph,
         name=name_of(loaded),
         rules=rules,
         statistics=stats,
@@ -64,7 +64,7 @@ def analyze(
 
 
 def fold(
-    model: Source,
+    model: ModelLike,
     *,
     branches: bool = True,
     keep_overridable: bool = False,
@@ -80,15 +80,15 @@ def fold(
     the result, whatever it is. Raises what :func:`load` raises.
     """
     original = load(model, allow_unsafe=allow_unsafe)
-    source = inlined(original)
+    source = original.inlined()
     graph, plan = fold_graph(source.graph, branches=branches, keep_overridable=keep_overridable, skip=skip)
     folded = source.with_graph(graph)
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, folded) if verify else None
-    return FoldResult(folded, plan, summary, verification)
+    return FoldResult(folded, plan, summary, verification=verification)
 
 
-def fix(model: Source, *, verify: bool = False, allow_unsafe: bool = False) -> FixResult:
+def fix(model: ModelLike, *, verify: bool = False, allow_unsafe: bool = False) -> FixResult:
     """Repair what is wasteful without folding: the model computes the same and trains as before.
 
     Biases that a BN cancels go into its moving mean (BN201), BN that do nothing are removed (BN204),
@@ -99,18 +99,18 @@ def fix(model: Source, *, verify: bool = False, allow_unsafe: bool = False) -> F
     from bnfold.repair import repair_graph
 
     original = load(model, allow_unsafe=allow_unsafe)
-    source = inlined(original)
+    source = original.inlined()
     graph, changes = repair_graph(source.graph)
     fixed = source.with_graph(graph)
     found = analyze_graph(graph, name=name_of(original)).findings
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, fixed) if verify else None
-    return FixResult(fixed, changes, found, summary, verification)
+    return FixResult(fixed, changes, found, summary, verification=verification)
 
 
 def verify(
-    a: Source,
-    b: Source,
+    a: ModelLike,
+    b: ModelLike,
     *,
     rtol: float | None = None,
     atol: float | None = None,
@@ -146,7 +146,7 @@ def verify(
 
 
 def check_runtime(
-    model: Source,
+    model: ModelLike,
     *,
     rtol: float | None = None,
     atol: float | None = None,
@@ -176,17 +176,11 @@ def check_runtime(
 
 def _one_of(options: VerifyOptions | None, single: VerifyOptions) -> VerifyOptions:
     """The options that were given whole, or else those that were given one by one."""
-    from bnfold.verification.options import DEFAULTS
+    from bnfold.verification.verify_options import DEFAULTS
 
     if options is not None and (single != DEFAULTS or single.inputs is not None):
         raise UsageError("options and single arguments such as rtol contradict each other: give one or the other")
     return single if options is None else options
-
-
-def inlined(model: Model) -> Model:
-    """An ONNX model with those functions inlined that folding has to see into; any other model itself."""
-    inline = getattr(model, "inlined", None)
-    return model if inline is None else inline()
 
 
 def name_of(model: Model) -> str:
@@ -196,11 +190,8 @@ def name_of(model: Model) -> str:
 
 def _trainable(model: Model) -> tuple[int, int] | None:
     """How many parameters are trainable and how many are not; None where the format does not say."""
-    account = getattr(model, "parameter_account", None)
-    if account is None:
-        return None
-    counts = account()
-    return counts.trainable, counts.non_trainable
+    account = model.parameter_account()
+    return None if account is None else (account.trainable, account.non_trainable)
 
 
 def _verified(original: Model, changed: Model) -> Verification:

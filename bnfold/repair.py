@@ -52,7 +52,9 @@ def _drop_biases(context: Context) -> Iterator[Change]:
             continue
         readers = {Use(behind.op.name, MEAN_SLOT) for _, _, behind in group}
         means = dict.fromkeys(behind.op.input(MEAN_SLOT) for _, _, behind in group)
-        shifted = {mean: _shift_mean(context.graph, mean, readers, bias, bias_gain(op)) for mean in means}
+        shifted = {
+            mean: _shift_mean(context.graph, mean, readers, bias, bias_gain(context.graph, op)) for mean in means
+        }
         for linear, own, behind in group:
             _drop_bias(context.graph, linear, own, behind)
             context.graph.rewire(Use(behind.op.name, MEAN_SLOT), shifted[behind.op.input(MEAN_SLOT)])

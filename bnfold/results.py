@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING
 
 from bnfold.analysis.size import Size
 from bnfold.folding.plan import FoldStep, Plan, Remaining
@@ -23,15 +23,25 @@ class Comparison:
 
     before: Size
     after: Size
+    _: KW_ONLY
     file_before: int | None = None
     file_after: int | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def sentence(self) -> str:
+        """``57 → 38 nodes, 20 → 1 BN``."""
+        before, after = self.before, self.after
+        return f"{before.nodes} → {after.nodes} nodes, {before.batchnorms} → {after.batchnorms} BN"
+
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "before": {**self.before.to_dict(), "file": self.file_before},
             "after": {**self.after.to_dict(), "file": self.file_after},
         }
+
+
+def _verdict(verification: Verification | None) -> str:
+    return "" if verification is None else f", {verification.verdict}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,7 @@ class FoldResult:
     model: Model
     plan: Plan
     summary: Comparison
+    _: KW_ONLY
     verification: Verification | None = None
     latency: Latency | None = None
     path: Path | None = None
@@ -53,12 +64,16 @@ class FoldResult:
     dropped: tuple[FoldStep, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        left = f"{len(self.plan.steps)} steps, {len(self.plan.remaining)} left"
+        return f"FoldResult({self.summary.sentence()}, {left}{_verdict(self.verification)})"
+
     @property
     def refusals(self) -> tuple[Remaining, ...]:
         """What stayed, with the reasons on both sides."""
         return self.plan.remaining
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
             "output": str(self.path) if self.path is not None else None,
@@ -80,10 +95,15 @@ class FixResult:
     changes: tuple[Change, ...]
     remaining: tuple[Finding, ...]
     summary: Comparison
+    _: KW_ONLY
     verification: Verification | None = None
     path: Path | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def __repr__(self) -> str:
+        left = f"{len(self.changes)} changes, {len(self.remaining)} findings left"
+        return f"FixResult({self.summary.sentence()}, {left}{_verdict(self.verification)})"
+
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
             "output": str(self.path) if self.path is not None else None,

@@ -133,6 +133,33 @@ def test_check_runtime() -> None:
     assert api.check_runtime(CNN).equivalent
 
 
+def test_options_are_given_whole_or_one_by_one() -> None:
+    options = bnfold.VerifyOptions(seed=3, threads=1)
+    whole, single = bnfold.verify(CNN, CNN, options=options), bnfold.verify(CNN, CNN, seed=3, threads=1)
+    assert whole.outputs == single.outputs
+    assert bnfold.check_runtime(CNN, options=options).equivalent
+    for given in ({"rtol": 0.1}, {"inputs": {"image": np.zeros((1, 1, 8, 8), np.float32)}}):
+        with pytest.raises(bnfold.UsageError, match="give one or the other"):
+            bnfold.verify(CNN, CNN, options=options, **given)  # type: ignore[arg-type]
+        with pytest.raises(bnfold.UsageError, match="give one or the other"):
+            bnfold.check_runtime(CNN, options=options, **given)  # type: ignore[arg-type]
+
+
+def test_options_are_frozen_and_have_names_alone() -> None:
+    options = bnfold.VerifyOptions(rtol=0.1)
+    with pytest.raises(FrozenInstanceError):
+        options.rtol = 0.2  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        bnfold.VerifyOptions(0.1)  # type: ignore[misc]
+    for name in ("rtol", "atol", "seed", "timeout", "memory"):
+        with pytest.raises(bnfold.UsageError, match=f"{name} must not be negative"):
+            bnfold.VerifyOptions(**{name: -1})  # type: ignore[arg-type]
+    for name in ("threads", "feeds"):
+        assert getattr(bnfold.VerifyOptions(**{name: 1}), name) == 1  # type: ignore[arg-type]
+        with pytest.raises(bnfold.UsageError, match=f"{name} must be at least 1"):
+            bnfold.VerifyOptions(**{name: 0})  # type: ignore[arg-type]
+
+
 def test_everything_in_the_package_is_there_and_lazy() -> None:
     for name in bnfold.__all__:
         assert getattr(bnfold, name) is not None
@@ -149,3 +176,25 @@ def test_threads_may_use_the_api_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         plans = list(pool.map(lambda _: bnfold.fold(model).plan.to_dict(), range(16)))
     assert all(plan == plans[0] for plan in plans)
+
+
+def test_dir_and_help_show_the_functions() -> None:
+    """They are imported on first use, and must be seen before that."""
+    code = "import bnfold, pydoc; print(dir(bnfold)); print(pydoc.plain(pydoc.render_doc(bnfold)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in ("load", "analyze", "fold", "verify", "fix"):
+        assert f"'{name}'" in out.splitlines()[0]
+        assert f"    {name}(" in out
+    assert set(dir(bnfold)) >= set(bnfold.__all__)
+
+
+def test_what_a_session_shows_is_short_and_says_something() -> None:
+    model = bnfold.load(CNN)
+    folded = bnfold.fold(model, verify=True)
+    assert repr(model) == f"<OnnxModel {CNN}: {len(model.graph)} operators>"
+    assert repr(folded).startswith(
+        f"FoldResult({len(model.graph)} → {len(folded.model.graph)} nodes, 3 → 0 BN, 3 steps"
+    )
+    assert repr(bnfold.analyze(model)).startswith(f"Report({str(CNN)!r}, 3 BN, 3 fold")
+    shown = [model, model.graph, model.graph.ops()[0], folded, folded.plan, folded.verification, bnfold.fix(model)]
+    assert all(len(repr(item)) < 250 and " at 0x" not in repr(item) for item in shown)

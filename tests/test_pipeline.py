@@ -15,6 +15,7 @@ import helpers
 import numpy as np
 import onnx
 import pytest
+from endless import endless
 
 import bnfold
 from bnfold import VerifyOptions, fix_file, fold_file, pipeline
@@ -150,6 +151,15 @@ class TestKeras:
         assert any("agree on the original" in note for note in result.notes)
         assert bnfold.load(out).format == ("onnx" if suffix == ".onnx" else "keras")
 
+    @pytest.mark.parametrize("options", [VerifyOptions(), VerifyOptions(timeout=300)], ids=["free", "limited"])
+    def test_latency_and_conversion_with_and_without_limits(
+        self, source: Path, tmp_path: Path, options: VerifyOptions
+    ) -> None:
+        result = fold_file(source, tmp_path / "folded.keras", options=options, latency=True)
+        assert result.path is not None
+        assert result.latency is not None
+        assert any("agree on the original" in note for note in result.notes)
+
     def test_another_suffix(self, source: Path, tmp_path: Path) -> None:
         with pytest.raises(bnfold.UsageError, match="the suffix decides"):
             fold_file(source, tmp_path / "a.bin")
@@ -216,6 +226,7 @@ timing_measure = timing.measure
 LIMITED = VerifyOptions(timeout=300, memory=16 << 30)
 
 
+@pytest.mark.slow
 class TestLimits:
     @pytest.mark.parametrize("options", [VerifyOptions(), LIMITED], ids=["free", "limited"])
     def test_the_steps_at_fault_are_the_same_with_limits(
@@ -282,24 +293,3 @@ class TestLimits:
         assert result.verification.sentence() == "not verified: the time limit of 3 s was reached"
         assert result.path is None
         assert os.listdir(tmp_path) == ["in.onnx"]
-
-
-_LOOP_SCALARS = (("i", onnx.TensorProto.INT64), ("go", onnx.TensorProto.BOOL), ("still", onnx.TensorProto.BOOL))
-
-
-def endless(path: Path) -> Path:
-    """Conv, BN and a Loop whose condition stays true."""
-    helper = onnx.helper
-    net = helpers.Net()
-    x = net.bn(net.op("Conv", net.input(1, 3, 8, 8), net.draw(4, 3, 3, 3), name="conv"), 4)
-    index, go, still = (helper.make_tensor_value_info(name, kind, []) for name, kind in _LOOP_SCALARS)
-    value, copied, forever = (helper.make_tensor_value_info(name, 1, [1, 4, 6, 6]) for name in ("v", "w", "forever"))
-    nodes = [helper.make_node("Identity", ["go"], ["still"]), helper.make_node("Identity", ["v"], ["w"])]
-    body = helper.make_graph(nodes, "body", [index, go, value], [still, copied])
-    proto = net.build(x)
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
-    proto.graph.node.append(helper.make_node("Loop", ["", "yes", x], ["forever"], body=body))
-    del proto.graph.output[:]
-    proto.graph.output.append(forever)
-    onnx.save(proto, path)
-    return path

@@ -15,6 +15,7 @@ from bnfold.analysis.size import is_weight, measure
 from bnfold.analysis.statistics import describe
 from bnfold.folding import fold_graph
 from bnfold.graph import ModelGraph
+from bnfold.operators.dialect import dialect_of
 
 
 def analyze_graph(
@@ -53,7 +54,7 @@ def analyze_graph(
         non_trainable=frozen,
     )
     batchnorms = tuple(item for context in contexts for item in _batchnorms(context, statistics=statistics))
-    return Report(name or graph.name, graph.format, batchnorms, tuple(found), summary)
+    return Report(name or graph.name, dialect_of(graph).name, batchnorms, tuple(found), summary)
 
 
 def _ordered(context: Context, findings: list[Finding]) -> list[Finding]:

@@ -276,7 +276,7 @@ class _Backward:
         if self.graph.use_count(tensor) != 1 or self.graph.is_output(tensor):
             return
         after = self.flow.final.get(outputs[0]) if outputs else None
-        if after is not None and is_final_activation(op):
+        if after is not None and is_final_activation(self.graph, op):
             self.flow.final[tensor] = op.name
         elif after is not None and role in (Role.SHAPE, Role.DROPOUT):
             self.flow.final[tensor] = after

@@ -8,7 +8,8 @@ from bnfold.analysis.flow import Flow, Kind
 from bnfold.analysis.sites import Site
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.patterns import is_sum, word
+from bnfold.operators.dialect import dialect_of
+from bnfold.operators.patterns import is_sum
 
 #: Operators shown on each side of a BN, and the length of a list of them.
 _PATTERN_DEPTH = 3
@@ -69,8 +70,8 @@ def pattern(graph: ModelGraph, flow: Flow, site: Site) -> str:
     return " → ".join([*_upstream(graph, flow, site.tensor), "BN", *_downstream(graph, flow, site.output)])
 
 
-def _word(flow: Flow, op: Op) -> str:
-    return "BN" if flow.role(op) is Role.BATCHNORM else word(op)
+def _word(graph: ModelGraph, flow: Flow, op: Op) -> str:
+    return "BN" if flow.role(op) is Role.BATCHNORM else dialect_of(graph).word(op)
 
 
 def _passed_over(flow: Flow, op: Op) -> bool:
@@ -83,7 +84,7 @@ def _upstream(graph: ModelGraph, flow: Flow, tensor: str) -> list[str]:
         op = graph.producer(tensor)
         if op is None:
             return ["input", *words] if graph.is_input(tensor) else words
-        words.insert(0, _word(flow, op))
+        words.insert(0, _word(graph, flow, op))
         if not _passed_over(flow, op) and flow.role(op) is not Role.ACTIVATION:
             return words
         tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
@@ -94,7 +95,7 @@ def _downstream(graph: ModelGraph, flow: Flow, tensor: str) -> list[str]:
     words: list[str] = []
     for _ in range(_PATTERN_DEPTH):
         readers = list(dict.fromkeys(use.op for use in graph.consumers(tensor)))
-        here = [_word(flow, graph.op(name)) for name in readers]
+        here = [_word(graph, flow, graph.op(name)) for name in readers]
         if graph.is_output(tensor):
             here.append("output")
         if len(here) != 1:

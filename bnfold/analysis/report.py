@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from bnfold.analysis.phrases import FOLD_KINDS
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
 from bnfold.folding.plan import FoldKind
@@ -56,7 +55,7 @@ class Finding:
     repair: Repair = Repair.NONE
     values: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "code": self.code,
@@ -72,13 +71,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Foldability:
-    """What folding would do with a BN: ``direction`` is ``"stays"`` or a kind of fold step."""
+    """What folding would do with a BN: ``direction`` is ``"stays"`` or a kind of fold step.
+
+    ``backward`` and ``forward`` say why it stays, or why that stays which it is composed into.
+    """
 
     direction: str
     into: tuple[str, ...] = ()
     through: tuple[str, ...] = ()
     backward: str = ""
     forward: str = ""
+    #: The codes of the two reasons, by which reports tell what is alike.
+    codes: tuple[str, ...] = ()
 
     @property
     def folds(self) -> bool:
@@ -86,18 +90,20 @@ class Foldability:
 
     def sentence(self) -> str:
         """``folds backward into conv_3 through relu_3``, or why it stays."""
-        if not self.folds:
-            reasons = dict.fromkeys(text for text in (self.backward, self.forward) if text)
-            return "stays: " + "; ".join(reasons) if reasons else "stays"
-        text = FOLD_KINDS[FoldKind(self.direction)].would
-        text = f"{text} {', '.join(self.into)}" if self.into else text
-        return f"{text} through {', '.join(self.through)}" if self.through else text
+        reasons = "; ".join(dict.fromkeys(text for text in (self.backward, self.forward) if text))
+        text = self.clause() if self.folds else "stays"
+        return f"{text}: {reasons}" if reasons else text
 
     def clause(self) -> str:
         """:meth:`sentence` without the reasons."""
-        return self.sentence() if self.folds else "stays after folding"
+        if not self.folds:
+            return "stays after folding"
+        text = FoldKind(self.direction).would
+        text = f"{text} {', '.join(self.into)}" if self.into else text
+        text = f"{text} through {', '.join(self.through)}" if self.through else text
+        return f"{text}, which stays" if self.backward or self.forward else text
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "direction": self.direction,
             "into": list(self.into),
@@ -126,9 +132,9 @@ class BatchNormReport:
     op: str = ""
     statistics: Mapping[str, Any] | None = field(default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
-        data: dict[str, Any] = {
+        data: dict[str, object] = {
             "name": self.name,
             "type": self.type,
             "channels": self.channels,
@@ -170,7 +176,7 @@ class Summary:
         """BN in the model, those taken apart into Mul and Add included."""
         return sum(self.placements.values())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "batchnorms": self.batchnorms,
@@ -197,11 +203,15 @@ class Report:
     findings: tuple[Finding, ...]
     summary: Summary
 
+    def __repr__(self) -> str:
+        found = len(self.findings)
+        return f"Report({self.model!r}, {self.summary.batchnorms} BN, {self.summary.foldable} fold, {found} findings)"
+
     def worst(self) -> Severity | None:
         """The highest severity among the findings."""
         return max((finding.severity for finding in self.findings), key=lambda s: s.rank, default=None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain data for JSON, as documented in docs/json.md."""
         return {
             "model": self.model,

@@ -10,6 +10,7 @@ from bnfold.analysis.flow import Flow, Kind
 from bnfold.analysis.phrases import title
 from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import BatchNorm, Node, Role, as_affine, batchnorm, facts_of, linear_bias
+from bnfold.operators.dialect import dialect_of
 from bnfold.operators.patterns import is_bias_add, is_normaliser, is_quotient, is_sum, sole_reader
 from bnfold.refusal import Refusal
 
@@ -55,14 +56,14 @@ class Site:
 
     @property
     def statistics(self) -> BatchNorm | None:
-        """Its gamma, beta, mean and variance, where they are constants."""
-        return self.parameters if isinstance(self.parameters, BatchNorm) else None
+        """Its gamma, beta, mean and variance, where they are constants and there are channels at all."""
+        return self.parameters if isinstance(self.parameters, BatchNorm) and self.parameters.channels else None
 
 
 def find_sites(graph: ModelGraph, flow: Flow) -> list[Site]:
     """Every BN of this graph (not of its subgraphs), in the order of the file."""
     sites = [_whole(graph, op) for op in graph.ops() if flow.role(op) is Role.BATCHNORM]
-    if graph.format == "onnx":
+    if dialect_of(graph).decomposes:
         sites += _decomposed(graph, flow)
         sites.sort(key=lambda site: graph.position(site.op.name))
     return sites
@@ -76,7 +77,8 @@ def _whole(graph: ModelGraph, op: Op) -> Site:
         gamma = graph.constant(op.input(1))
         channels = gamma.size if gamma is not None else graph.dim(tensor, 1)
         return Site((op,), parameters, None, channels, None, tensor, op.outputs[0])
-    return Site((op,), parameters, parameters.affine, parameters.channels, parameters.axis, tensor, op.outputs[0])
+    affine = parameters.affine if parameters.channels else None
+    return Site((op,), parameters, affine, parameters.channels, parameters.axis, tensor, op.outputs[0])
 
 
 def _decomposed(graph: ModelGraph, flow: Flow) -> Iterator[Site]:

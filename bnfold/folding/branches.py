@@ -19,8 +19,8 @@ from bnfold.folding.sum_trees import Addition, MergeOperand, SumFinder, SumTree,
 from bnfold.graph import ModelGraph, Op, Param, Place, Tensor
 from bnfold.operators import Node, Role, facts_of
 from bnfold.operators.base import NewOp, rank_of
-from bnfold.operators.convolution import Convolution, add, add_plain, chain, write
-from bnfold.operators.forms import can_add, cheapest_form, sum_form
+from bnfold.operators.convolution import Convolution, add, add_plain, chain
+from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 #: Puts the merged operator, with a given output, beside an operator; the names of what it made, in order.
@@ -108,7 +108,7 @@ class Merger:
         if isinstance(merged, Affine):
             fits = self._fits(tensor, merged, operands)
             return partial(self._put_plain, tensor, merged, survivor) if fits else None
-        new = write(self.graph.format, tensor, merged, survivor.display)
+        new = dialect_of(self.graph).convolution(tensor, merged, survivor.display)
         return partial(self._put, new, tensor, survivor) if new is not None and _sound(new) else None
 
     def _fits(self, tensor: str, merged: Affine, operands: list[MergeOperand]) -> bool:
@@ -133,7 +133,7 @@ class Merger:
     def _additions(self, total: SumTree, rest: list[tuple[str, float]]) -> list[Addition] | None:
         """Sums that add the leaves left over, no more than there were; None where the format has none for them."""
         rank = rank_of(self.graph, total.ops[0].outputs[0])
-        if not all(can_add(self.graph, leaf, rank) for leaf, _ in rest):
+        if not all(dialect_of(self.graph).can_add(self.graph, leaf, rank) for leaf, _ in rest):
             return None
         many = tuple(leaf for leaf, sign in rest if sign > 0)
         additions = [Addition((leaf,), sign) for leaf, sign in rest]
@@ -176,8 +176,10 @@ class Merger:
                 shape = broadcast(self.graph.tensor(tensor).shape for tensor in operands)
                 target = Tensor(self.graph.fresh(f"{known.name}_partial"), known.dtype, shape)
             self.graph.declare(target)
-            new = sum_form(self.graph.format, operands, addition.sign)
-            op = Op(own.name, new.type, operands, (target.name,), {}, new.domain, own.label, own.origin)
+            new = dialect_of(self.graph).sum(operands, addition.sign)
+            op = Op(
+                own.name, new.type, operands, (target.name,), {}, domain=new.domain, label=own.label, origin=own.origin
+            )
             self.graph.put(op, after=after)
             self.editor.changed.add(own.name)
             made.append(own.name)
@@ -191,7 +193,16 @@ class Merger:
 
     def _put(self, new: NewOp, data: str, survivor: Op, output: str, at: str) -> list[str]:
         inputs = self.editor.inputs(new, data)
-        op = Op(survivor.name, new.type, inputs, (output,), new.attributes, new.domain, survivor.label, survivor.origin)
+        op = Op(
+            survivor.name,
+            new.type,
+            inputs,
+            (output,),
+            new.attributes,
+            domain=new.domain,
+            label=survivor.label,
+            origin=survivor.origin,
+        )
         self.graph.put(op, after=at)
         self.editor.changed.add(survivor.name)
         return [survivor.name]
@@ -234,7 +245,7 @@ class Merger:
         if merged is None or merged.own_macs >= merged.macs:
             return False
         data = first.input(facts_of(first).data_slot(Node(self.graph, first)))
-        new = write(self.graph.format, data, merged, second.display)
+        new = dialect_of(self.graph).convolution(data, merged, second.display)
         if new is None or not _sound(new):
             return False
         inputs = self.editor.inputs(new, data)

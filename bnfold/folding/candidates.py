@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Use
 from bnfold.operators import Node, facts_of
+from bnfold.refusal import Refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class CandidateFinder:
         self._fixed = fixed
         #: Reading the parameters of an affine is expensive: what each operator was found to be.
         self._affines: dict[str, tuple[Op, Affine | None]] = {}
+        #: Operators that may be affine, but for the shape of their input.
+        self._shapeless: set[str] = set()
 
     def of(self, name: str) -> Candidate | None:
         """The longest run with the operator of that name; None if it is no affine."""
@@ -63,7 +66,21 @@ class CandidateFinder:
         if known is None or known[0] is not op:
             affine = facts_of(op).as_affine(Node(self._graph, op))
             known = self._affines[op.name] = (op, affine if isinstance(affine, Affine) else None)
+            if isinstance(affine, Refusal) and affine.code in ("unknown-rank", "unknown-shape"):
+                self._shapeless.add(op.name)
         return known[1]
+
+    @property
+    def shapeless(self) -> bool:
+        """Was there an operator that more knowledge of shapes could show to be an affine?"""
+        return bool(self._shapeless)
+
+    def forget_shapeless(self) -> set[str]:
+        """Ask those operators anew the next time; their names."""
+        names, self._shapeless = self._shapeless, set()
+        for name in names:
+            del self._affines[name]
+        return names
 
     def _first(self, op: Op) -> Op:
         """The first operator from which each composes with the next, down to this one."""

@@ -13,7 +13,7 @@ from bnfold.folding.moves import Move
 from bnfold.graph import Derived, ModelGraph, Op, Order, Param, Tensor, Use, is_float
 from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, Placeholder
-from bnfold.operators.forms import cheapest_form, identity_form
+from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 
@@ -150,7 +150,7 @@ class Editor:
         output = self._declared_like(old, old)
         key = self.graph.fresh(f"{op.name}_{new.type}")
         beside = producer.name if producer is not None else op.name
-        made = Op(key, new.type, self.inputs(new, old), (output,), new.attributes, new.domain, label=key)
+        made = Op(key, new.type, self.inputs(new, old), (output,), new.attributes, domain=new.domain, label=key)
         self.graph.put(made, after=beside)
         self.order.put(key, self.order[beside])
         self.loose.add(old)
@@ -169,12 +169,21 @@ class Editor:
         ``old_data`` is the tensor that ``op`` read, where that is another one than ``data``.
         """
         self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, old_data))
-        first, *rest = self._form(data, affine, op) or [identity_form(self.graph.format)]
+        first, *rest = self._form(data, affine, op) or [dialect_of(self.graph).identity()]
         # Its output is free for whoever comes last.
         self.graph.put(replace(op, outputs=(), inputs=()))
         target = self._declared_like(output, f"{output}_scaled") if rest else output
         inputs = self.inputs(first, data)
-        made = Op(op.name, first.type, inputs, (target,), first.attributes, first.domain, op.label, op.origin)
+        made = Op(
+            op.name,
+            first.type,
+            inputs,
+            (target,),
+            first.attributes,
+            domain=first.domain,
+            label=op.label,
+            origin=op.origin,
+        )
         self.graph.put(made)
         self.changed.add(op.name)
         return self._put_behind(op.name, rest, target, output)
@@ -193,7 +202,9 @@ class Editor:
             target = output if index == len(form) else self._declared_like(output, f"{output}_scaled")
             inputs = self.inputs(new, data)
             key = self.graph.fresh(f"{after}_{new.type.lower()}")
-            self.graph.put(Op(key, new.type, inputs, (target,), new.attributes, new.domain, label=key), after=after)
+            self.graph.put(
+                Op(key, new.type, inputs, (target,), new.attributes, domain=new.domain, label=key), after=after
+            )
             self.order.insert_between(key, after, (use.op for use in self.graph.uses(output)))
             self.changed.add(key)
             data, after = target, key

@@ -11,15 +11,15 @@ from bnfold.folding.backward import backward
 from bnfold.folding.candidates import Candidate, CandidateFinder
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
+from bnfold.folding.gauges import Gone, gauge
 from bnfold.folding.moves import Blocked, Context, Move
-from bnfold.folding.plan import FoldKind, FoldStep, Remaining
+from bnfold.folding.plan import Contradiction, FoldKind, FoldStep, Remaining
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
-from bnfold.operators.forms import cheapest_form
-from bnfold.operators.onnx.idioms import idiom_members
+from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 
 
@@ -37,7 +37,7 @@ class Folder:
         self.editor = Editor(graph, self.order)
         self.frozen = frozenset(op.name for op in graph.ops() if self.key(op.name) in skip)
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
-        idioms = idiom_members(graph)
+        idioms = dialect_of(graph).composites(graph)
         self._context = Context(
             graph=graph, order=self.order, frozen=self.frozen, idioms=idioms, cost=self._operators_added
         )
@@ -46,6 +46,12 @@ class Folder:
         self._worklist.add(self.order)
         #: Candidates that found no target, by their head, with the reasons of both sides.
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
+        #: Those that no gauge could remove.
+        self._gauged: dict[str, Candidate] = {}
+        self._steps_gauged = -1
+        self._contradictions: dict[str, Contradiction] = {}
+        #: How many steps there were when shapes were inferred last.
+        self._inferred_after = 0
 
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
@@ -57,13 +63,25 @@ class Folder:
             self._worklist.add_changed(self.editor.take_changed())
             name = self._worklist.pop()
             if name is None:
-                if not self._join_blocked():
+                if not (self._join_blocked() or self._learn_shapes() or self._gauge_blocked()):
                     return
                 continue
             candidate = self._candidates.of(name)
             if candidate is not None:
                 self.graph.complete_shapes()
                 self._fold(candidate)
+
+    def _learn_shapes(self) -> bool:
+        """Infer shapes again where that may show more affines: the steps taken may have made them plain."""
+        if not self._candidates.shapeless or self._inferred_after == len(self.steps):
+            return False
+        self._inferred_after = len(self.steps)
+        if not self.graph.infer_again():
+            return False
+        self._worklist.add(
+            name for name in (*self._candidates.forget_shapeless(), *self._blocked) if name in self.graph
+        )
+        return True
 
     def revisit(self, changed: set[str]) -> None:
         """Put operators that others have changed back on the worklist, with all that depend on them."""
@@ -81,6 +99,7 @@ class Folder:
                 backward=back,
                 forward=ahead,
                 scope=self.scope,
+                together=self._contradictions.get(head),
             )
             for head, (candidate, back, ahead) in self._blocked.items()
             if head in self.graph
@@ -305,6 +324,21 @@ class Folder:
             self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=holders)
         return True
 
+    def _gauge_blocked(self) -> bool:
+        """Affines that are blocked one by one may go together."""
+        blocked = [candidate for head, (candidate, _, _) in self._blocked.items() if head in self.graph]
+        if not blocked or len(self.steps) == self._steps_gauged:
+            return False  # what a gauge leaves, another one leaves too
+        outcome = gauge(self._context, self.editor, blocked, self._gauged)
+        self._contradictions |= outcome.contradictions
+        for gone in outcome.gone:
+            first, *rest = self._blocked.pop(gone.candidate.head)[0].ops
+            for op in rest:
+                self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
+            self._record_gauge(first, gone)
+        self._steps_gauged = len(self.steps)
+        return bool(outcome.gone)
+
     # -- the record ------------------------------------------------------------------------------
 
     def _labels(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -330,6 +364,23 @@ class Folder:
             changed=changed or {},
             scope=self.scope,
             holders=tuple(self.key(name) for name in holders),
+        )
+        self.steps.append(step)
+
+    def _record_gauge(self, op: Op, gone: Gone) -> None:
+        """An affine that went with its stream, or became a multiplication by signs."""
+        made = self.graph.op(op.name).display if op.name in self.graph else ""
+        step = FoldStep(
+            subject=self.key(op.name),
+            label=op.display,
+            type=op.type,
+            kind=FoldKind.CHEAPER if made else FoldKind.GAUGE,
+            into=(made,) if made else self._labels(gone.into),
+            changed=gone.rename,
+            scope=self.scope,
+            holders=tuple(self.key(name) for name in ([op.name] if made else gone.into)),
+            stream=gone.stream,
+            repaid=self._labels(gone.repaid),
         )
         self.steps.append(step)
 

@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from bnfold.errors import ModelFileError
 from bnfold.formats.atomic import reason
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
+
     from bnfold.graph import Model
 
-KERAS_SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
-#: What a zip archive (``.keras``) and an HDF5 file begin with.
-_KERAS_MAGIC = (b"PK\x03\x04", b"\x89HDF\r\n\x1a\n")
+#: The folders of the formats, in the order in which they are asked whether a model is theirs. The last one
+#: takes what is left, and says what is wrong with it.
+FORMATS = ("keras", "onnx")
 
 
-def load(source: str | PathLike[str] | bytes | Any, *, allow_unsafe: bool = False) -> Model:
+class Format(Protocol):
+    """What a format's folder offers. Importing it imports no heavy library."""
+
+    def recognizes(self, source: Any) -> bool:
+        """Is this path or object a model of the format? Raises OSError and ValueError for an unreadable path."""
+
+    def load(self, source: Any, *, allow_unsafe: bool) -> Model:
+        """Read the model; raises as :func:`load` does."""
+
+
+class KerasModel(Protocol):
+    """A ``keras.Model``, whose package has no types."""
+
+    @property
+    def layers(self) -> list[object]: ...
+
+    def get_config(self) -> dict[str, object]: ...
+
+
+if TYPE_CHECKING:
+    #: What a model can be loaded from.
+    Loadable = str | PathLike[str] | bytes | ModelProto | KerasModel
+
+
+def load(source: Loadable, *, allow_unsafe: bool = False) -> Model:
     """Read a model from a path, from the bytes of an ONNX file, from a ``ModelProto`` or a ``keras.Model``.
 
     ``allow_unsafe`` lets a Keras file bring its own Python code (Lambda layers), which then runs.
     Raises ModelFileError where the model cannot be read, UsageError for any other kind of object.
     """
-    from bnfold.formats import keras, onnx
-
-    if _is_keras_path(source) if isinstance(source, (str, PathLike)) else keras.is_keras_model(source):
-        return keras.load(source, allow_unsafe=allow_unsafe)
-    return onnx.load(source)
+    return _format_of(source).load(source, allow_unsafe=allow_unsafe)
 
 
-def _is_keras_path(source: str | PathLike[str]) -> bool:
-    """Is this a Keras file or a SavedModel folder, by its suffix or else by its first bytes?"""
-    path = Path(source)
-    suffix = path.suffix.lower()
+def _format_of(source: Any) -> Format:
+    """The first format that recognizes a model."""
+    formats = [cast("Format", import_module(f"{__name__}.{name}")) for name in FORMATS]
     try:
-        if path.is_dir():
-            if (path / "saved_model.pb").is_file():
-                return True
-            raise ModelFileError(f"{path} is a directory, and not a SavedModel: it has no saved_model.pb")
-        if suffix in KERAS_SUFFIXES or suffix == ".onnx" or not path.is_file():
-            return suffix in KERAS_SUFFIXES
-        with path.open("rb") as file:
-            return file.read(8).startswith(_KERAS_MAGIC)
+        chosen = next((each for each in formats if each.recognizes(source)), None)
+        if chosen is None and Path(source).is_dir():
+            raise ModelFileError(f"{source} is a directory, and not a SavedModel: it has no saved_model.pb")
     except (OSError, ValueError) as error:
-        raise ModelFileError(f"{path} cannot be read: {reason(error)}") from error
+        raise ModelFileError(f"{source} cannot be read: {reason(error)}") from error
+    return chosen or formats[-1]

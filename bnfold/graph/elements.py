@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,12 +43,16 @@ class Op:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    _: KW_ONLY
     domain: str = ""
     label: str = ""
     origin: str = ""
     subgraphs: Mapping[str, ModelGraph] = field(default_factory=dict)
     captures: tuple[str, ...] = ()
     record: object | None = None
+
+    def __repr__(self) -> str:
+        return f"Op({self.name!r}: {', '.join(self.outputs)} = {self.type}({', '.join(self.inputs)}))"
 
     @property
     def display(self) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bnfold.graph.elements import Op, Tensor, Use
 from bnfold.graph.order import Order, Place
@@ -13,10 +13,22 @@ from bnfold.graph.parameters import Param
 if TYPE_CHECKING:
     import networkx
 
-#: The outputs of an operator, given the constants among its inputs (None for the others) and the
-#: graph that knows their types; or None where they are not constant.
-Evaluator = Callable[["ModelGraph", Op, Sequence[Param | None]], "Sequence[Param] | None"]
-Inference = Callable[["ModelGraph"], Mapping[str, Tensor]]
+
+class Evaluator(Protocol):
+    """What a file format knows of the values of operators."""
+
+    def __call__(self, graph: ModelGraph, op: Op, inputs: Sequence[Param | None], /) -> Sequence[Param] | None:
+        """The outputs of an operator, given the constants among its inputs (None for the others).
+
+        None where they are not constant. The graph knows the types of the others.
+        """
+
+
+class Inference(Protocol):
+    """What a file format knows of the shapes and dtypes of a graph."""
+
+    def __call__(self, graph: ModelGraph, /) -> Mapping[str, Tensor]:
+        """What can be told of the tensors, by name."""
 
 
 class ModelGraph:
@@ -31,14 +43,15 @@ class ModelGraph:
         self,
         *,
         name: str = "",
-        format: str = "onnx",
+        dialect: object | None = None,
         opsets: Mapping[str, int] | None = None,
         parent: ModelGraph | None = None,
         evaluate: Evaluator | None = None,
         infer: Inference | None = None,
     ) -> None:
         self.name = name
-        self.format = format
+        #: The dialect of the format that it came from, which the rooms above ask; the graph does not.
+        self.dialect: object | None = dialect if parent is None or dialect is not None else parent.dialect
         self.opsets: dict[str, int] = dict(opsets or {})
         self.parent = parent
         #: What reading the file had to mend, in words.
@@ -96,6 +109,10 @@ class ModelGraph:
         self._freeze_overridable = freeze
         for graph in walk(self):
             graph._computed.clear()
+
+    def __repr__(self) -> str:
+        inputs, outputs = ", ".join(tensor.name for tensor in self.inputs), ", ".join(self.outputs)
+        return f"<ModelGraph {self.name}: {len(self)} operators, {inputs} → {outputs}>"
 
     def __len__(self) -> int:
         return len(self._ops)
@@ -199,6 +216,20 @@ class ModelGraph:
         if any(tensor is None or tensor.shape is None or tensor.dtype is None for tensor in known):
             self._run_inference()
         self._inferred = True
+
+    def infer_again(self) -> bool:
+        """Infer shapes anew after changes; was a size learned that was not known?"""
+        learned = False
+        for key, value in (self._infer(self) if self._infer else {}).items():
+            mine = self._tensors.get(key, Tensor(key))
+            shape = mine.shape or value.shape
+            if mine.shape is not None and value.shape is not None and len(mine.shape) == len(value.shape):
+                pairs = zip(mine.shape, value.shape, strict=True)
+                shape = tuple(new if isinstance(new, int) else old for old, new in pairs)
+            if shape != mine.shape:
+                self._tensors[key] = Tensor(key, mine.dtype or value.dtype, shape)
+                learned = True
+        return learned
 
     def known_tensors(self) -> Mapping[str, Tensor]:
         """What has been declared or inferred so far, by name."""

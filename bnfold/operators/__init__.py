@@ -11,8 +11,7 @@ from collections.abc import Iterator
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param, Use
-from bnfold.operators import onnx
-from bnfold.operators.base import Facts, NewOp, Node, Rewrite, Role, dim_of, facts_of, known_types, rank_of
+from bnfold.operators.base import Facts, NewOp, Node, Rewrite, Role, dim_of, facts_about, facts_of, known_types, rank_of
 from bnfold.operators.batchnorm import BatchNorm, batchnorm
 from bnfold.operators.linear import LinearFacts
 from bnfold.refusal import Refusal
@@ -27,6 +26,7 @@ __all__ = [
     "as_affine",
     "batchnorm",
     "dim_of",
+    "facts_about",
     "facts_of",
     "known_types",
     "linear_bias",
@@ -34,9 +34,6 @@ __all__ = [
     "role",
     "value_readers",
 ]
-
-#: Imported for the facts they register.
-FAMILIES = (onnx,)
 
 
 def role(op: Op, graph: ModelGraph) -> Role:

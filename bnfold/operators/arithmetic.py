@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine
 from bnfold.graph import Param
 from bnfold.operators.base import (
+    Combination,
+    Conditions,
     Crossing,
     Lifts,
     NewWeights,
@@ -154,6 +156,7 @@ def _old_broadcasting(node: Node) -> Refusal | None:
 class Arithmetic(AffineFacts):
     """Mul, Add, Sub and Div: which of the two they are shows in the graph."""
 
+    conditions = Conditions(as_affine="one operand constant, finite, floating-point and not enlarging the other")
     role = Role.JOIN
 
     def data_slot(self, node: Node) -> int:
@@ -177,10 +180,27 @@ class Arithmetic(AffineFacts):
         """The map for constant ``values`` that vary along ``axes``, with x in slot ``data``."""
         raise AssertionError("every operator has its own")
 
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        """Where a constant has more than one entry, the output has as many, whatever the data's own size."""
+        param, rank = node.const(1 - self.data_slot(node)), node.graph.rank(node.op.outputs[0])
+        if param is None or rank is None or _old_broadcasting(node) is not None:
+            return None, {}
+        first = rank - len(param.shape)
+        return rank, {first + axis: size for axis, size in enumerate(param.shape) if size > 1}
+
+    def keeps_shape(self, node: Node) -> bool:
+        param = node.const(1 - self.data_slot(node))
+        return param is not None and not param.shape
+
 
 class Additive(Arithmetic):
     """Add and Sub: both operands carry the scale, either one the shift."""
 
+    conditions = Conditions(
+        lift="a scale to both operands, which have the axis in full; the shift to either one",
+        sink="shifts, which add up; scales that both operands carry alike",
+    )
+    combination = Combination.SUM
     #: The sign of the second operand.
     sign: float
 
@@ -216,6 +236,12 @@ class Sub(Additive):
 class Mul(Arithmetic):
     """``a * b``; of two tensors it is a gate."""
 
+    conditions = Conditions(
+        lift="a scale, to a factor that has the axis in full",
+        sink="scales, which multiply; along one axis",
+    )
+    combination = Combination.PRODUCT
+
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
         return Affine.over(axes, values, np.zeros_like(values))
 
@@ -228,6 +254,13 @@ class Mul(Arithmetic):
 
 class Div(Arithmetic):
     """``a / b``: by a constant it is a scale; a constant by x is not linear."""
+
+    conditions = Conditions(
+        as_affine="the divisor constant, finite and nowhere zero",
+        lift="a scale, to the dividend",
+        sink="scales, that of the divisor inverted and nowhere zero; along one axis",
+    )
+    combination = Combination.QUOTIENT
 
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine | Refusal:
         if data == 1:

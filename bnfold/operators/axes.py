@@ -13,13 +13,14 @@ import numpy as np
 
 from bnfold.affine import MAX_CHANNELS, Affine
 from bnfold.graph import Shape
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk
+from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, Node, Role, Sunk
 from bnfold.refusal import Refusal
 
 
 class Rearrangement(Facts):
     """One data input and one output that hold the same elements in another arrangement."""
 
+    conditions = Conditions(cross="everything, its axes renamed")
     role = Role.SHAPE
     grids = True
 

@@ -7,21 +7,17 @@ facts refuses everything.
 
 from __future__ import annotations
 
-import functools
-import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, Param, Shape
+from bnfold.operators.convolution import Convolution
 from bnfold.refusal import Refusal
-
-if TYPE_CHECKING:
-    from bnfold.operators.convolution import Convolution
 
 
 class Role(str, Enum):
@@ -38,6 +34,16 @@ class Role(str, Enum):
     RECURRENT = "recurrent"
     CONSTANT = "constant"
     OTHER = "other"
+
+
+class Combination(str, Enum):
+    """What an operator makes of several tensors."""
+
+    SUM = "sum"
+    PRODUCT = "product"
+    QUOTIENT = "quotient"
+    EXTREME = "extreme"
+    CONCATENATION = "concatenation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Node:
     def text(self, name: str, default: str = "") -> str:
         """An attribute that is a string, whichever way the format keeps it."""
         value = self.attr(name, default)
-        return value.decode() if isinstance(value, bytes) else str(value)
+        return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
     def ints(self, name: str, default: Iterable[int] = ()) -> list[int]:
         return [int(value) for value in self.attr(name, default)]
@@ -172,12 +178,71 @@ Absorbed = Rewrite | Refusal
 Reweighted = NewWeights | WithResidual | Refusal
 
 
+#: The condition of an answer that is always a refusal, though the class says it in its own words.
+NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """When an operator's answers are no refusals, in words for people; ``cross`` says it of lift and sink alike."""
+
+    as_affine: str = ""
+    absorb_output: str = ""
+    absorb_input: str = ""
+    lift: str = ""
+    sink: str = ""
+    cross: str = ""
+
+
 class Facts:
     """The facts about one operator type. The base class knows nothing and refuses everything."""
 
     role: Role = Role.OTHER
     #: Can it handle an affine that runs over several axes (:attr:`bnfold.affine.Affine.grid`)?
     grids: bool = False
+    #: What it makes of several tensors, if it joins them: a mean counts as a sum.
+    combination: Combination | None = None
+    #: Is the channel axis of its data that of its output too? Said where the role does not imply it.
+    keeps_axes: bool = False
+    #: Are the axes of its output others than those of its input, as behind a Flatten?
+    merges_axes: bool = False
+    #: Does it normalise by statistics of its own input, unlike a BatchNormalization at inference?
+    normalizes: bool = False
+    #: Does it look rows up in a table? They need no bias.
+    is_lookup: bool = False
+
+    #: What its answers depend on, in words. A class that overrides an answer says its condition itself; others
+    #: inherit both.
+    conditions: Conditions = Conditions()
+
+    @property
+    def is_foldable(self) -> bool:
+        """Is it an affine, or can its constants take one in: what folding moves and what it moves it into."""
+        return self.is_lookup or any(map(self.answers, ("as_affine", "absorb_output", "absorb_input")))
+
+    @classmethod
+    def answers(cls, question: str) -> bool:
+        """Has it an answer of its own to one of the questions below, or only the refusal that all have?"""
+        return getattr(cls, question) is not getattr(Facts, question)
+
+    @classmethod
+    def condition(cls, question: str) -> str | None:
+        """On what its answer to a question depends, in words; None where it always refuses."""
+        if not cls.answers(question):
+            return None
+        names = (question, "cross") if question in ("lift", "sink") else (question,)
+        told = (vars(base).get("conditions", Conditions()) for base in cls.__mro__)
+        texts: Iterator[str] = (getattr(words, name) for words in told for name in names)
+        found = next(text for text in texts if text)
+        return None if found == NEVER else found
+
+    def is_final(self, node: Node) -> bool:
+        """Is it a softmax, a sigmoid or their like, with which a model's last layer ends?"""
+        return False
+
+    def drop_rate(self, node: Node) -> float:
+        """The part of its input that it drops in training."""
+        return 0.0
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         """Is the operator itself ``scale * x + shift`` with constant vectors? x is in :meth:`data_slot`."""
@@ -232,6 +297,10 @@ class Facts:
         """
         return None, {}
 
+    def keeps_shape(self, node: Node) -> bool:
+        """Has the first output the shape of the data input?"""
+        return False
+
 
 _REGISTRY: dict[tuple[str, str], Facts] = {}
 _UNKNOWN = Facts()
@@ -250,28 +319,19 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
     return enter
 
 
-#: Families that are imported when the first operator of their domain is asked about.
-_ON_DEMAND = {"keras": ("keras.linear_layers", "keras.plain_layers", "keras.join_layers")}
-
-
-@functools.cache
-def load_domain(domain: str) -> None:
-    """Import the facts about a domain's operators, if that has not been done."""
-    for module in _ON_DEMAND.get(domain, ()):
-        importlib.import_module(f"bnfold.operators.{module}")
-
-
 def facts_of(op: Op) -> Facts:
     """The facts for an operator; those that refuse everything for an unknown one."""
-    domain = "" if op.domain == "ai.onnx" else op.domain
-    if domain in _ON_DEMAND:
-        load_domain(domain)
-    return _REGISTRY.get((domain, op.type), _UNKNOWN)
+    return facts_about(op.type, op.domain)
+
+
+def facts_about(type: str, domain: str = "") -> Facts:
+    """The facts for an operator type."""
+    domain = "" if domain == "ai.onnx" else domain
+    return _REGISTRY.get((domain, type), _UNKNOWN)
 
 
 def known_types(domain: str = "") -> list[str]:
     """The operator types with facts."""
-    load_domain(domain)
     return sorted(name for at, name in _REGISTRY if at == domain)
 
 
@@ -309,13 +369,16 @@ def _shapes(graph: ModelGraph, tensor: str) -> Iterator[tuple[int | None, Mappin
             return
         facts = facts_of(op)
         yield facts.output_shape(Node(graph, op))
-        if not isinstance(facts, KeepsShape):
+        if not facts.keeps_shape(Node(graph, op)):
             return
         tensor = op.input(facts.data_slot(Node(graph, op)))
 
 
 class KeepsShape(Facts):
     """Operators whose first output has the shape of their data input."""
+
+    def keeps_shape(self, node: Node) -> bool:
+        return True
 
 
 def channels_fit(node: Node, affine: Affine, axis: int | None, channels: int) -> Refusal | None:

@@ -10,8 +10,9 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, float_limits, is_float
-from bnfold.operators.base import Absorbed, Facts, KeepsShape, NewAffine, Node, Role, facts_of
-from bnfold.operators.convolution import Convolution, of_affine
+from bnfold.operators.base import Absorbed, Conditions, Facts, KeepsShape, NewAffine, Node, Role, facts_of
+from bnfold.operators.convolution import Convolution
+from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal
 
 
@@ -54,6 +55,10 @@ class BatchNorm:
 class AffineFacts(Facts):
     """An operator that is itself an affine takes others in by becoming the composition."""
 
+    conditions = Conditions(
+        absorb_output="where it is an affine: along the same axes, or one of the two uniform",
+        absorb_input="where it is an affine: along the same axes, or one of the two uniform",
+    )
     role = Role.AFFINE
     grids = True
 
@@ -92,6 +97,11 @@ def batchnorm(graph: ModelGraph, op: Op) -> BatchNorm | Refusal | None:
 class BatchNormFacts(AffineFacts, KeepsShape):
     """What ONNX's and Keras's BatchNormalization share."""
 
+    conditions = Conditions(
+        as_affine="in inference mode, with constant and finite parameters by channel",
+        absorb_output="along the same axes, or one of the two uniform",
+        absorb_input="along the same axes, or one of the two uniform",
+    )
     role = Role.BATCHNORM
 
     def batchnorm(self, node: Node) -> BatchNorm | Refusal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bnfold.affine import Affine, concatenate
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk
+from bnfold.operators.base import Combination, Conditions, Crossing, Facts, Lifts, Node, Role, Sunk
 from bnfold.refusal import Refusal
 
 
@@ -48,7 +48,12 @@ def joined_parts(node: Node, parts: list[Affine], sizes: Sequence[int | None], a
 class Concat(Facts):
     """Along the joined axis each part has its slice, along another one all parts have the same map."""
 
+    conditions = Conditions(
+        lift="along the joined axis, one slice to each part of known size; else the same to all parts",
+        sink="along the joined axis from parts of known size; else only what all parts carry alike",
+    )
     role = Role.JOIN
+    combination = Combination.CONCATENATION
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         affine, axis = affines[0], axis_of(node, 1)

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine
-from bnfold.operators.base import NewOp, Node, dim_of, load_domain
 
 Kernel = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
 class Convolution:
     """A weight of ``shape`` [out, in/groups, *kernel] and a ``bias`` [out] in float64, over zero-padded input.
 
@@ -105,30 +104,9 @@ def per_channel(
     shift = np.broadcast_to(affine.shift, (channels,)).copy()
     ones, zeros, free = (1,) * spatial, (0,) * spatial, (None,) * spatial
     return Convolution(
-        shape, scale.copy, shift, channels, ones, ones, zeros, zeros, free, dtype, macs, affine, channel_axis
-    )
-
-
-#: Where a map that is the same for every channel is taken to have its channels.
-_USUAL_AXIS = {"onnx": 1, "keras": -1}
-
-
-def of_affine(
-    node: Node, affine: Affine, macs_per_channel: float, channel_axis: int | None = None
-) -> Convolution | None:
-    """What an operator is that applies ``affine`` to images, None for other data.
-
-    ``channel_axis`` is that of an affine that is the same for every channel, where the operator knows it.
-    """
-    tensor, rank = node.graph.tensor(node.op.outputs[0]), node.out_rank()
-    if rank is None or rank < 3 or tensor.dtype is None or affine.grid:
-        return None
-    usual = _USUAL_AXIS[node.graph.format] % rank if channel_axis is None else channel_axis
-    axis = usual if affine.axis is None else affine.axis
-    channels = dim_of(node.graph, node.op.outputs[0], axis)
-    if channels is None:
-        return None
-    return per_channel(affine, channels, rank - 2, tensor.dtype, macs_per_channel * channels, axis)
+        shape=shape, load=scale.copy, bias=shift, groups=channels, strides=ones, dilations=ones, begins=zeros,
+        slack=zeros, sizes=free, dtype=dtype, macs=macs, plain=affine, channel_axis=channel_axis,
+    )  # fmt: skip
 
 
 def same_padding(
@@ -292,24 +270,3 @@ def _constant_output(convolution: Convolution, values: Kernel) -> Kernel:
     groups, spatial = convolution.groups, tuple(range(2, len(convolution.shape)))
     sums = convolution.load().sum(axis=spatial).reshape(groups, -1, convolution.shape[1])
     return np.asarray(np.einsum("goi,gi->go", sums, values.reshape(groups, -1)).reshape(-1))
-
-
-#: What a format needs to make one operator of a convolution: (its type and slots, or None if it cannot).
-Writer = Callable[[str, Convolution, str], "NewOp | None"]
-_WRITERS: dict[str, Writer] = {}
-
-
-def writer(format: str) -> Callable[[Writer], Writer]:
-    """Decorator: this function makes convolutions for graphs of that format."""
-
-    def enter(function: Writer) -> Writer:
-        _WRITERS[format] = function
-        return function
-
-    return enter
-
-
-def write(format: str, data: str, convolution: Convolution, stem: str) -> NewOp | None:
-    """The operator, reading tensor ``data``, that computes a convolution; None where the format has none."""
-    load_domain(format)
-    return _WRITERS[format](data, convolution, stem)

@@ -17,6 +17,7 @@ from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
 from bnfold.operators.base import (
     Absorbed,
+    Conditions,
     Facts,
     NewOp,
     NewWeights,
@@ -31,7 +32,7 @@ from bnfold.operators.weights import Weight, constant_values
 from bnfold.refusal import Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """Where the channels of a linear operator lie, in its data and in its weight.
 
@@ -41,8 +42,8 @@ class Layout:
     """
 
     weight: Weight
-    weight_slot: int
-    in_slot: int
+    weight_slot: int = 1
+    in_slot: int = 0
     out_axis: int | None
     in_axis: int | None
     weight_out: int
@@ -98,7 +99,21 @@ class Layout:
 class LinearFacts(Facts):
     """An operator that computes ``W x + b`` with a constant W, described by a :class:`Layout`."""
 
+    conditions = Conditions(
+        absorb_output="weights constant; along the output channels, or uniform",
+        absorb_input="weights constant; along the input channels, or uniform",
+    )
     role = Role.LINEAR
+    #: The slot of the bias, None for operators without one.
+    bias_slot: int | None = None
+
+    def bias_gain(self, node: Node) -> float:
+        """What the bias is multiplied by before it is added."""
+        return 1.0
+
+    def needs_bias(self, node: Node) -> bool:
+        """Must there be a bias, be it of zeros?"""
+        return False
 
     def layout(self, node: Node) -> Layout | Refusal:
         """Where its channels lie, or why its weights cannot change."""
@@ -110,7 +125,7 @@ class LinearFacts(Facts):
 
     def bias_param(self, node: Node) -> Param | None:
         """The constant bias, if there is one."""
-        return None
+        return None if self.bias_slot is None else node.const(self.bias_slot)
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
         layout = self.layout(node)

@@ -9,36 +9,8 @@ import numpy as np
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import linear_bias
-from bnfold.operators.base import Crossing, Node, Role, facts_of
+from bnfold.operators.base import Combination, Crossing, Node, Role, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
-
-#: What a classifier's or a regressor's last layer ends in.
-_FINAL = frozenset({"softmax", "logsoftmax", "log_softmax", "sigmoid", "hardmax"})
-_SUMS = frozenset({"Add", "Sum", "Sub", "Mean", "Average", "Subtract"})
-_CONCATS = frozenset({"Concat", "Concatenate"})
-_EXTREMES = frozenset({"Max", "Min", "Maximum", "Minimum"})
-_PRODUCTS = frozenset({"Mul", "Multiply"})
-_QUOTIENTS = frozenset({"Div", "TrueDivide", "Divide", *_PRODUCTS})
-#: Rearrangements after which every axis still means what it meant before.
-_SAME_AXES = frozenset(
-    {"Identity", "Cast", "Pad", "Resize", "Upsample"}
-    | {f"{name}{rank}D" for name in ("ZeroPadding", "UpSampling", "Cropping") for rank in (1, 2, 3)}
-)
-_BIAS_IN_SLOT_2 = frozenset({"Conv", "ConvTranspose", "Gemm"})
-_LOOKUPS = frozenset({"Gather", "Embedding"})
-_MERGE_AXES = frozenset({"Flatten", "Reshape"})
-#: Normalisations with statistics of the input itself; a constant added before them is lost.
-_NORMALISERS = frozenset(
-    {"InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "LRN"}
-    | {"UnitNormalization", "SpectralNormalization", "MeanVarianceNormalization"}
-)
-
-
-def word(op: Op) -> str:
-    """What people call this kind of operator: the function's name for an activation layer."""
-    if op.type == "Activation":
-        return str(op.attributes.get("activation", op.type))
-    return op.type.removeprefix("ops.")
 
 
 def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
@@ -74,41 +46,37 @@ def passes_scale(graph: ModelGraph, op: Op) -> bool:
 
 def drops(graph: ModelGraph, op: Op) -> bool:
     """Does a Dropout drop anything in training? One with a rate of zero does not."""
-    rate = op.attributes.get("ratio", op.attributes.get("rate"))
-    if rate is None:
-        constant = graph.constant(op.input(1))
-        rate = 0.5 if constant is None or constant.size != 1 else constant.array().item()
-    return float(rate) > 0.0
+    return facts_of(op).drop_rate(Node(graph, op)) > 0.0
 
 
-def is_final_activation(op: Op) -> bool:
+def is_final_activation(graph: ModelGraph, op: Op) -> bool:
     """Softmax, sigmoid and their like, with which a model's last layer ends."""
-    return word(op).lower() in _FINAL
+    return facts_of(op).is_final(Node(graph, op))
 
 
 def is_sum(op: Op) -> bool:
     """A sum, difference or mean of tensors."""
-    return word(op) in _SUMS
+    return facts_of(op).combination is Combination.SUM
 
 
 def is_concatenation(op: Op) -> bool:
     """Tensors put beside each other along one axis."""
-    return word(op) in _CONCATS
+    return facts_of(op).combination is Combination.CONCATENATION
 
 
 def is_quotient(op: Op) -> bool:
     """A product or quotient of tensors, as in a normalisation written out."""
-    return word(op) in _QUOTIENTS
+    return facts_of(op).combination in (Combination.PRODUCT, Combination.QUOTIENT)
 
 
 def is_extreme(op: Op) -> bool:
     """The larger or smaller of several tensors, which is nonlinear."""
-    return word(op) in _EXTREMES
+    return facts_of(op).combination is Combination.EXTREME
 
 
 def is_normaliser(op: Op) -> bool:
     """Normalises by statistics of its own input, unlike a BatchNormalization at inference."""
-    return word(op) in _NORMALISERS
+    return facts_of(op).normalizes
 
 
 def keeps_axes(graph: ModelGraph, op: Op, role: Role) -> bool:
@@ -118,32 +86,35 @@ def keeps_axes(graph: ModelGraph, op: Op, role: Role) -> bool:
     if role is Role.POOL:
         rank = graph.rank(op.input(0))
         return rank is not None and rank == graph.rank(op.outputs[0])
-    return op.type in _SAME_AXES
+    return facts_of(op).keeps_axes
 
 
 def merges_axes(op: Op) -> bool:
     """Flatten or Reshape, after which the axes may be others."""
-    return op.type in _MERGE_AXES
+    return facts_of(op).merges_axes
 
 
 def has_bias_input(op: Op) -> bool:
-    """Does an ONNX operator with a bias slot read a bias, be it constant or computed?"""
-    return not op.domain and op.type in _BIAS_IN_SLOT_2 and bool(op.input(2))
+    """Does a linear operator read a bias, be it constant or computed?"""
+    facts = facts_of(op)
+    return isinstance(facts, LinearFacts) and facts.bias_slot is not None and bool(op.input(facts.bias_slot))
 
 
 def can_drop_bias(graph: ModelGraph, op: Op) -> bool:
-    """May the operator do without a bias? A Gemm has to have one before opset 11."""
-    return bool(op.domain) or op.type != "Gemm" or graph.opsets.get("", 99) >= 11
+    """May the operator do without a bias?"""
+    facts = facts_of(op)
+    return not (isinstance(facts, LinearFacts) and facts.needs_bias(Node(graph, op)))
 
 
-def bias_gain(op: Op) -> float:
-    """What an operator multiplies its bias by: Gemm's beta."""
-    return float(op.attributes.get("beta", 1.0)) if not op.domain and op.type == "Gemm" else 1.0
+def bias_gain(graph: ModelGraph, op: Op) -> float:
+    """What an operator multiplies its bias by."""
+    facts = facts_of(op)
+    return facts.bias_gain(Node(graph, op)) if isinstance(facts, LinearFacts) else 1.0
 
 
 def is_lookup(op: Op) -> bool:
     """A table that is looked up: its rows need no bias."""
-    return op.type in _LOOKUPS
+    return facts_of(op).is_lookup
 
 
 def sole_reader(graph: ModelGraph, tensor: str) -> Op | None:
@@ -168,7 +139,7 @@ _GATE_DEPTH = 8
 
 def is_self_gated(graph: ModelGraph, op: Op, role_of: Callable[[Op], Role]) -> bool:
     """Is it the product in ``x * f(x)`` with an elementwise f: swish, hard swish, gelu and mish as exported?"""
-    if word(op) not in _PRODUCTS or len(op.inputs) != 2:
+    if facts_of(op).combination is not Combination.PRODUCT or len(op.inputs) != 2:
         return False
     first, second = (_behind(graph, tensor, role_of) for tensor in op.inputs)
     # Both factors may be computed from x: 0.5 x times (1 + erf(x / sqrt 2)).

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from bnfold.analysis.phrases import FOLD_KINDS, plural
+from bnfold.analysis.phrases import plural
 from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
 from bnfold.reporting.console import STYLES, cell, line, show, table
-from bnfold.reporting.text import file_size, shortened
+from bnfold.reporting.text import GROUP_FROM, file_size, shortened
 
 if TYPE_CHECKING:
     from bnfold.results import Comparison, FixResult, FoldResult
     from bnfold.verification import RuntimeCheck, Verification
 
-#: From so many steps on, steps that went the same way share a row.
-_GROUP_FROM = 60
 _GOOD, _BAD = "green", "bold red"
 
 
@@ -32,14 +30,14 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     if left:
         console.print()
         show(console, _remaining(left), indent=2)
-    if max(len(steps), len(left)) >= _GROUP_FROM:
+    if max(len(steps), len(left)) >= GROUP_FROM:
         line(console, ("equal outcomes share a row; --format json names every one", "dim"), indent=2)
     if not steps and not left:
         line(console, "nothing to fold: there is no BN and no scale or shift by channel in this model", indent=2)
     console.print()
     _print_notes(console, result.plan, result.notes)
     for step in result.dropped:
-        line(console, ("left out, because it changed the outputs: ", "yellow"), step_sentence(step), indent=2)
+        line(console, ("left out, because it changed the outputs: ", "yellow"), step.sentence(), indent=2)
     show(console, _comparison(result.summary), indent=2)
     console.print()
     if result.verification is not None:
@@ -75,18 +73,12 @@ def _removed(step: FoldStep) -> list[str]:
 
 def _how(kind: FoldKind) -> str:
     """The table has columns of its own for what follows these words."""
-    return FOLD_KINDS[kind].did.removesuffix(" into").removesuffix(" by")
-
-
-def step_sentence(step: FoldStep) -> str:
-    """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
-    text = " ".join([f"{step.label} ({step.type}): {FOLD_KINDS[step.kind].did}", ", ".join(step.into)]).rstrip()
-    return f"{text} through {', '.join(step.through)}" if step.through else text
+    return kind.did.removesuffix(" into").removesuffix(" by")
 
 
 def _grouped(steps: Sequence[FoldStep]) -> list[list[FoldStep]]:
     """Each step by itself, or in a long plan those of one kind and type together."""
-    if len(steps) < _GROUP_FROM:
+    if len(steps) < GROUP_FROM:
         return [[step] for step in steps]
     groups: dict[tuple[FoldKind, str, bool], list[FoldStep]] = {}
     for step in steps:
@@ -98,7 +90,7 @@ def _remaining(left: Sequence[Remaining]) -> Table:
     grid = table("stays", "type", "backward", "forward")
     groups: dict[tuple[str, ...], list[Remaining]] = {}
     for item in left:
-        key = (item.label,) if len(left) < _GROUP_FROM else (item.type, item.backward.code, item.forward.code)
+        key = (item.label,) if len(left) < GROUP_FROM else (item.type, item.backward.code, item.forward.code)
         groups.setdefault(key, []).append(item)
     for group in groups.values():
         first = group[0]
@@ -138,7 +130,7 @@ def _print_culprits(console: Console, culprits: Sequence[FoldStep]) -> None:
     one = "1 step makes the outputs differ by itself:"
     line(console, one if len(culprits) == 1 else f"{len(culprits)} steps together make the outputs differ:", indent=2)
     for step in culprits:
-        line(console, step_sentence(step), indent=4)
+        line(console, step.sentence(), indent=4)
     line(console, "--keep-going leaves them out and writes the rest", indent=2)
 
 
@@ -197,7 +189,7 @@ def print_fix(console: Console, name: str, result: FixResult) -> None:
         line(console, ("nothing was written", _BAD), indent=2)
     if result.remaining:
         console.print()
-        line(console, f"{plural(len(result.remaining), 'finding')} remain:", indent=2)
+        line(console, f"{plural(len(result.remaining), 'finding remains', 'findings remain')}:", indent=2)
         from bnfold.reporting.as_text import print_finding_list  # fold, which starts faster without it, prints none
 
         print_finding_list(console, result.remaining)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from bnfold.graph import Array
 from bnfold.verification.feeds.values import Feed
-from bnfold.verification.rounding.deviation import deviation
+from bnfold.verification.noise.deviation import deviation
 from bnfold.verification.runtime.sessions import ValueSpec
 
 #: How close to stored outputs the original has to come, as part of their range.

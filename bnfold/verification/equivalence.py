@@ -8,9 +8,12 @@ from typing import Protocol
 
 from bnfold.graph import Array
 from bnfold.verification.answers import NotVerifiableError
-from bnfold.verification.options import VerifyOptions
+from bnfold.verification.noise.deviation import Deviation, Measured, deviation
+from bnfold.verification.noise.noise_judge import NoiseJudge
 from bnfold.verification.reference import Reference
-from bnfold.verification.results import (
+from bnfold.verification.runtime.interface import MismatchError, match_inputs, match_outputs
+from bnfold.verification.runtime.sessions import Candidate, RunError, Session
+from bnfold.verification.verdict import (
     DIFFERENT,
     EQUAL,
     NOT_VERIFIED,
@@ -20,10 +23,7 @@ from bnfold.verification.results import (
     OutputCheck,
     Verification,
 )
-from bnfold.verification.rounding.deviation import Deviation, Measured, deviation
-from bnfold.verification.rounding.noise_judge import NoiseJudge
-from bnfold.verification.runtime.interface import MismatchError, match_inputs, match_outputs
-from bnfold.verification.runtime.sessions import Candidate, RunError, Session
+from bnfold.verification.verify_options import VerifyOptions
 
 #: The outputs of one run by name.
 Outputs = Mapping[str, Array]

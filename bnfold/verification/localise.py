@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from bnfold.graph import Array
 from bnfold.verification.equivalence import Judge
+from bnfold.verification.noise.deviation import Measured, deviation
 from bnfold.verification.reference import Reference
-from bnfold.verification.results import FirstDifference, OutputCheck
-from bnfold.verification.rounding.deviation import Measured, deviation
 from bnfold.verification.runtime.interface import match_inputs
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Candidate, RunError, Session
+from bnfold.verification.verdict import FirstDifference, OutputCheck
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -12,12 +12,12 @@ from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError
 from bnfold.verification.equivalence import compare
 from bnfold.verification.minimise import minimal
-from bnfold.verification.options import DEFAULTS, VerifyOptions
 from bnfold.verification.reference import Reference
-from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import LEVELS, Candidate
+from bnfold.verification.verdict import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.verifier import why_ended, worst_feed
+from bnfold.verification.verify_options import DEFAULTS, VerifyOptions
 
 if TYPE_CHECKING:
     from bnfold.verification.runtime.onnx_file import ModelLike

@@ -11,10 +11,10 @@ from bnfold.graph import Array
 from bnfold.verification.answers import Answers, NotVerifiableError, UnloadableError
 from bnfold.verification.feeds.planning import Planner, next_feed
 from bnfold.verification.feeds.values import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
-from bnfold.verification.options import DEFAULTS, VerifyOptions
-from bnfold.verification.rounding.noise import FEW_SAMPLES, Noise, Samples
+from bnfold.verification.noise.jitter import FEW_SAMPLES, Noise, Samples
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import RunError, Session
+from bnfold.verification.verify_options import DEFAULTS, VerifyOptions
 
 #: The running time of the original on all generated feeds together that is aimed at, in seconds.
 _BUDGET = 0.5

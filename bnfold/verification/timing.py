@@ -11,11 +11,11 @@ from bnfold.errors import UsageError
 from bnfold.isolation import Ended, Limits, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError
-from bnfold.verification.options import DEFAULTS, VerifyOptions
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.interface import MismatchError, match_inputs
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import RunError, Session
+from bnfold.verification.verify_options import DEFAULTS, VerifyOptions
 
 if TYPE_CHECKING:
     from bnfold.verification.runtime.onnx_file import ModelLike

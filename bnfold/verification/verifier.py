@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnfold.errors import NotEquivalentError
-from bnfold.isolation import Cause, Ended, Limits, call
+from bnfold.isolation import Cause, Ended, Limits, Returned, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError, UnloadableError
 from bnfold.verification.equivalence import compare, judge_for
@@ -17,12 +17,12 @@ from bnfold.verification.exact.judge import Float64Judge
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
-from bnfold.verification.options import DEFAULTS, VerifyOptions
 from bnfold.verification.reference import Reference
-from bnfold.verification.results import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.runtime.onnx_file import OnnxFile, unrounded_weights
 from bnfold.verification.runtime.randomness import seeded
 from bnfold.verification.runtime.sessions import Candidate
+from bnfold.verification.verdict import DIFFERENT, NOT_VERIFIED, Verification
+from bnfold.verification.verify_options import DEFAULTS, VerifyOptions
 
 if TYPE_CHECKING:
     from bnfold.graph import Model
@@ -57,9 +57,14 @@ def verify(
         if limits:
             second.store_unrounded(folder / "unrounded.npz")
         found = call(verify_files, limits, first, second, options)
-        if isinstance(found, Ended):
-            return Verification(NOT_VERIFIED, seconds=time.perf_counter() - started, reason=why_ended(found))
-        return found.value
+        return verification_of(found, time.perf_counter() - started)
+
+
+def verification_of(outcome: Returned[Verification] | Ended, seconds: float) -> Verification:
+    """What came of a comparison that took so many seconds: "not verified" where that did not come to its end."""
+    if isinstance(outcome, Ended):
+        return Verification(NOT_VERIFIED, seconds=seconds, reason=why_ended(outcome))
+    return outcome.value
 
 
 def why_ended(ended: Ended) -> str:

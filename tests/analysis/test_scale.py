@@ -9,6 +9,7 @@ from bnfold.analysis import all_rules
 from bnfold.analysis.context import contexts_of
 from bnfold.folding import Plan
 from bnfold.graph import ModelGraph, Op, Param, Tensor
+from bnfold.operators.onnx import ONNX
 
 FLOAT = np.dtype(np.float32)
 
@@ -16,7 +17,7 @@ FLOAT = np.dtype(np.float32)
 def long_network(count: int) -> ModelGraph:
     """Residual blocks ``x + bn(conv(x))`` and a ReLU after every third, ``count`` operators in all."""
     rng = np.random.default_rng(0)
-    graph = ModelGraph(opsets={"": 17})
+    graph = ModelGraph(dialect=ONNX, opsets={"": 17})
     graph.inputs = [Tensor("x", FLOAT, (1, 4, 8, 8))]
     params = {
         "weight": rng.normal(size=(4, 4, 1, 1)), "bias": rng.normal(size=4), "gamma": rng.uniform(0.5, 1.5, 4),

@@ -21,11 +21,11 @@ def chosen(select: list[str] | None = None, ignore: list[str] | None = None) -> 
 
 def test_everything_by_default() -> None:
     assert chosen() == [rule.code for rule in all_rules()]
-    assert len(chosen()) == 26
+    assert {"BN101", "BN201", "BN301", "BN401"} < set(chosen())
 
 
 def test_a_code_and_a_prefix() -> None:
-    assert chosen(["BN201", "bn40"]) == ["BN201", "BN401", "BN402", "BN403", "BN404", "BN405", "BN406"]
+    assert chosen(["BN301", "bn20"]) == ["BN201", "BN202", "BN203", "BN204", "BN301"]
     assert chosen(["ALL"]) == chosen()
 
 
@@ -58,7 +58,7 @@ def test_every_rule_explains_itself(rule: object) -> None:
     sections = rule.sections()  # type: ignore[attr-defined]
     assert tuple(sections) == SECTIONS
     assert all(sections.values())
-    assert re.fullmatch(r"BN[1-4]0\d", rule.code)  # type: ignore[attr-defined]
+    assert re.fullmatch(r"BN[1-4]\d\d", rule.code)  # type: ignore[attr-defined]
     assert re.fullmatch(r"[a-z]+(-[a-z]+)+", rule.name)  # type: ignore[attr-defined]
     assert rule.summary().endswith(".")  # type: ignore[attr-defined]
 

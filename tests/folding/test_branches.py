@@ -15,7 +15,6 @@ from onnx.reference import ReferenceEvaluator
 
 from bnfold.folding import FoldStep, fold_graph
 from bnfold.formats import load
-from bnfold.reporting.outcomes import step_sentence
 
 C = 6
 PADDED = [1, 1, 1, 1]
@@ -192,10 +191,10 @@ def test_a_shift_before_a_padded_convolution_keeps_that_branch_alone():
     net = Net()
     x = net.input("N", C, 8, 8)
     folded = merge(relu_of_sum(net, *diverse_branches(net, x, PADDED, bias=True)))
-    # The merged one, 1x1 → 3x3, and 1x1 whose average is taken: no shift passes that, nor the ReLU.
+    # The merged one, 1x1 → 3x3, and 1x1 whose average is taken: no shift passes that, but the sum behind it.
     assert folded.count("Conv") == 4
     assert folded.count("AveragePool") == 1
-    assert folded.count("BatchNormalization") == 1
+    assert folded.count("BatchNormalization") == 0
 
 
 def test_a_block_with_a_batchnorm_behind_the_sum_becomes_one_convolution():
@@ -891,6 +890,7 @@ class Block:
         return self.net.build(self.net.op("Relu", total))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.integers(0, 2**32))
 @example(144)  # two merges in one sum: what the second one makes stands before what the first one made
@@ -926,7 +926,7 @@ def test_the_plan_says_what_became_of_every_batchnorm():
     assert step.into == ("conv3",)
     assert step.holders == ("conv3",)
     assert set(step.removed) == {"conv1", "bn0"}
-    assert step_sentence(step) == "outer (Add): merged with its parallel branches into conv3"
+    assert step.sentence() == "outer (Add): merged with its parallel branches into conv3"
     assert plan.fate("bn0") == step
     for name in ("bn3", "bn1"):
         fate = plan.fate(name)

@@ -9,7 +9,9 @@ from helpers import Net, assert_close, assert_stays, fold, op_counts, random_fee
 from onnx import helper
 
 from bnfold.folding import fold_graph
+from bnfold.folding.observers import other_reader, output_phrase, reader_phrase, sole_value_reader
 from bnfold.formats import load
+from bnfold.graph import ModelGraph, Op, Use
 
 C = 4
 
@@ -537,3 +539,30 @@ def test_a_batchnorm_behind_a_written_out_normalisation_is_no_part_of_it():
     normal = net.op("Div", centred, net.op("Sqrt", net.op("Add", variance, np.float32(1e-5))))
     y = net.op("Conv", net.bn(normal, C), net.draw(2, C, 1))
     assert fold(net.build(y)).count("BatchNormalization") == 0
+
+
+def test_what_a_sentence_calls_those_who_see_a_tensor():
+    graph = ModelGraph()
+    graph.put(Op("two", "Relu", ("a",), ("b",)))
+    graph.put(Op("loop", "Loop", (), ("c",), captures=("a",), label="my_loop"))
+    assert output_phrase(graph) == "the model's output"
+    assert output_phrase(ModelGraph(parent=graph)) == "an output of the subgraph"
+    assert reader_phrase(graph, Use("two", 0)) == "b", "nameless operators are called by their output"
+    assert reader_phrase(graph, Use("loop", None)) == "the body of my_loop"
+
+
+def test_who_asks_for_the_shape_alone_is_no_reader_of_values():
+    graph = ModelGraph()
+    graph.put(Op("relu", "Relu", ("a",), ("b",)))
+    graph.put(Op("shape", "Shape", ("a",), ("c",)))
+    relu = Use("relu", 0)
+    assert graph.sole_reader("a") is None
+    assert sole_value_reader(graph, "a") == relu
+    assert other_reader(graph, "a", {relu}) is None
+    assert other_reader(graph, "a", ()) == relu
+    graph.put(Op("loop", "Loop", (), ("d",), captures=("a",)))
+    assert sole_value_reader(graph, "a") is None
+    assert other_reader(graph, "a", {relu}) == Use("loop", None)
+    graph.remove("loop")
+    graph.outputs = ["a"]
+    assert sole_value_reader(graph, "a") is None

@@ -8,7 +8,6 @@ import numpy as np
 from helpers import Net, fold
 
 from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
-from bnfold.reporting.outcomes import step_sentence
 
 C = 4
 
@@ -44,7 +43,7 @@ def test_a_composed_operator_shares_the_fate_of_what_it_went_into():
 
 def test_the_sentences():
     plan = many()
-    sentences = [step_sentence(step) for step in plan.steps]
+    sentences = [step.sentence() for step in plan.steps]
     assert sentences[0].startswith("behind_conv (BatchNormalization): folded backward into conv_")
     (left,) = plan.remaining
     assert left.sentence() == (
@@ -59,7 +58,7 @@ def test_a_fold_through_others_names_them():
     y = net.op("Tanh", net.bn(net.op("MaxPool", y, kernel_shape=[2, 2], name="pool"), C, name="bn"))
     (step,) = fold(net.build(y)).plan.steps
     assert step.through == ("pool", "same")
-    assert step_sentence(step).endswith("through pool, same")
+    assert step.sentence().endswith("through pool, same")
 
 
 def test_a_fold_into_a_constant_names_it():
@@ -87,8 +86,8 @@ def test_a_plan_is_data():
 
 def test_every_kind_has_words():
     steps = [FoldStep(subject="bn", label="bn", type="BatchNormalization", kind=k, into=("x",)) for k in FoldKind]
-    assert len({step_sentence(step) for step in steps}) == len(FoldKind)
-    assert all(step_sentence(step).startswith("bn (BatchNormalization): ") for step in steps)
+    assert len({step.sentence() for step in steps}) == len(FoldKind)
+    assert all(step.sentence().startswith("bn (BatchNormalization): ") for step in steps)
 
 
 def test_what_became_simpler_stays_under_its_name():

@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 import pytest
 from onnx_models import conv_bn
 
+from bnfold import formats
 from bnfold.errors import ModelFileError, UsageError
 from bnfold.formats import keras, load
 
@@ -21,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def to_keras(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, bool]]:
     """What is handed on to the Keras reader, instead of reading it."""
     calls: list[tuple[object, bool]] = []
-    monkeypatch.setattr(keras, "load", lambda source, allow_unsafe: calls.append((source, allow_unsafe)))
+    monkeypatch.setattr(keras, "load", lambda source, *, allow_unsafe: calls.append((source, allow_unsafe)))
     return calls
 
 
@@ -81,3 +83,13 @@ def test_reading_onnx_imports_no_more_than_it_needs(tmp_path):
     code = IMPORTS.format(root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.onnx")], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_third_format_is_one_more_name_in_the_list(monkeypatch):
+    toy = ModuleType("bnfold.formats.toy")
+    toy.recognizes = lambda source: source == "toy.file"
+    toy.load = lambda source, *, allow_unsafe: (source, allow_unsafe)
+    monkeypatch.setitem(sys.modules, toy.__name__, toy)
+    monkeypatch.setattr(formats, "FORMATS", ("toy", *formats.FORMATS))
+    assert load("toy.file", allow_unsafe=True) == ("toy.file", True)
+    assert load(conv_bn()).format == "onnx"

@@ -92,6 +92,34 @@ def test_functions_without_anything_to_fold_stay():
     assert loaded.inlined() is loaded
 
 
+def test_a_normalisation_in_a_function_takes_in_what_follows_the_call():
+    held = function("held", ["a", "s", "t"], ["b"], [node("InstanceNormalization", ["a", "s", "t"], ["b"])])
+    image, out = value("x", ["N", 40, 6]), value("y", ["N", 40, 6])
+    params = {
+        "scale": np.full(40, 2, np.float32),
+        "bias": np.ones(40, np.float32),
+        "w": np.full((40, 1), 3, np.float32),
+    }
+    nodes = [call("held", ["x", "scale", "bias"], ["h"]), node("Mul", ["h", "w"], ["y"])]
+    proto = model(nodes, [image], [out], params, opset_imports=OPSETS)
+    proto.functions.append(held)
+    folded = bnfold.fold(proto).model.to_proto()
+    assert [op.op_type for op in folded.graph.node] == ["InstanceNormalization"]
+    feed = {"x": np.random.default_rng(1).standard_normal((3, 40, 6), dtype=np.float32)}
+    np.testing.assert_allclose(run(folded, feed)[0], run(proto, feed)[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_a_function_that_holds_a_recurrent_layer_is_inlined(kind):
+    held = function("held", ["a", "s", "t"], ["b"], [node(kind, ["a", "s", "t"], ["", "b"], hidden_size=2)])
+    image, out = value("x", [3, 1, 4]), value("y", [1, 1, 2])
+    gates = 2 * {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    params = {"w": np.ones((1, gates, 4), np.float32), "r": np.ones((1, gates, 2), np.float32)}
+    proto = model([call("held", ["x", "w", "r"], ["y"])], [image], [out], params, opset_imports=OPSETS)
+    proto.functions.append(held)
+    assert [op.type for op in load(proto).inlined().graph.ops()] == [kind]
+
+
 def test_without_functions_nothing_happens():
     loaded = load(model([node("Mul", ["x", "x"], ["y"])], [X], [Y]))
     assert loaded.inlined() is loaded

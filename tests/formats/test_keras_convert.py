@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from keras import Input, layers
 from keras_models import conv_bn_relu, feeds, folded, randomised, read, shared_tower
 
+import bnfold
 from bnfold.errors import ModelFileError, OutputError
 from bnfold.formats.keras import convert, load
 
@@ -121,6 +123,145 @@ def test_conversion_leaves_the_layers_and_tensorflow_as_they_were(tmp_path: Path
     assert tf.config.functions_run_eagerly() == eagerly
 
 
+# -- the weights -----------------------------------------------------------------------------------------------------
+
+
+def tied() -> keras.Model:
+    """An embedding that is read a second time as a matrix."""
+
+    class Tied(layers.Layer):
+        def __init__(self, embedding):
+            super().__init__()
+            self.embedding = embedding
+
+        def call(self, x):
+            return keras.ops.matmul(x, keras.ops.transpose(self.embedding.embeddings))
+
+    tokens = Input((5,), dtype="int32")
+    embedding = layers.Embedding(9, 4)
+    return keras.Model(tokens, Tied(embedding)(embedding(tokens)))
+
+
+def chain(shape: tuple[int, ...], *body: layers.Layer, **options: str) -> keras.Model:
+    return keras.Sequential([Input(shape, **options), *body])
+
+
+#: Models by what they hold, with how many of their weights stay out of the conversion.
+WEIGHTS = {
+    "two alike": (lambda: chain((4,), layers.Dense(4, "tanh"), layers.Dense(4, "tanh")), 2),
+    "Dense on a sequence": (lambda: chain((5, 4), layers.Dense(3), layers.Flatten(), layers.Dense(2)), 2),
+    "EinsumDense": (lambda: chain((5, 4), layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="e")), 1),
+    "Conv1D": (lambda: chain((9, 4), layers.Conv1D(4, 3, padding="causal"), layers.Conv1D(6, 3, groups=2)), 2),
+    "Conv2D": (lambda: chain((9, 9, 3), layers.Conv2D(4, 3, strides=2), layers.BatchNormalization()), 1),
+    "Conv2D without bias": (
+        lambda: chain((9, 9, 3), layers.Conv2D(4, 3, use_bias=False), layers.BatchNormalization()),
+        1,
+    ),
+    "channels first": (lambda: chain((4, 9, 9), layers.Conv2D(6, 3, data_format="channels_first", groups=2)), 1),
+    "Conv3D": (lambda: chain((5, 5, 5, 2), layers.Conv3D(3, 3), layers.Conv3DTranspose(2, 2, strides=2)), 2),
+    "transposed": (lambda: chain((5, 5, 2), layers.Conv2DTranspose(3, 3, strides=2), layers.Conv2DTranspose(2, 2)), 2),
+    "Conv1DTranspose": (lambda: chain((5, 2), layers.Conv1DTranspose(3, 3, strides=2, padding="same")), 1),
+    "depthwise": (lambda: chain((7, 7, 3), layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")), 1),
+    "separable": (lambda: chain((7, 7, 3), layers.SeparableConv2D(4, 3), layers.SeparableConv2D(3, 3)), 4),
+    "SeparableConv1D": (lambda: chain((7, 3), layers.SeparableConv1D(4, 3), layers.DepthwiseConv1D(3)), 3),
+    "Embedding": (lambda: chain((5,), layers.Embedding(9, 4), layers.Flatten(), layers.Dense(2), dtype="int32"), 2),
+    "tied": (tied, 1),
+    "recurrent": (lambda: chain((5, 3), layers.LSTM(4), layers.Dense(2)), 1),
+    "PReLU": (lambda: chain((4, 3), layers.Dense(3), layers.PReLU()), 1),
+    "shared and nested": (shared_tower, 2),
+    "float16": (lambda: chain((4,), layers.Dense(3, dtype="float16"), dtype="float16"), 1),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_weights_are_attached_as_they_are(kind: str, tmp_path: Path) -> None:
+    build, count = WEIGHTS[kind]
+    model = read(randomised(build()))
+    inputs = feeds(model)
+    path = model.as_onnx(tmp_path)
+    onnx.checker.check_model(path, full_check=True)
+    for expected, actual in zip(model.predict(inputs), run(path, list(inputs.values())), strict=True):
+        tolerance = 2e-3 if expected.dtype == np.float16 else 1e-6
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
+    taken = convert.keras_to_onnx(keras, model.keras_model, kind).weights.values()
+    assert len(taken) == count
+    written = [sorted(onnx.numpy_helper.to_array(tensor).ravel()) for tensor in onnx.load(path).graph.initializer]
+    for variable in taken:
+        assert sorted(np.asarray(variable).ravel()) in written
+
+
+def test_weights_are_rounded_to_the_type_a_layer_computes_in(tmp_path: Path) -> None:
+    model = read(randomised(chain((4,), layers.Dense(3, dtype="mixed_float16"))))
+    written = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(model.as_onnx(tmp_path)).graph.initializer]
+    kernel = np.asarray(model.keras_model.layers[-1].kernel)
+    assert any(np.array_equal(values, kernel.astype(np.float16)) for values in written)
+
+
+def test_weights_stay_out_of_the_conversion() -> None:
+    model = read(chain((1000,), layers.Dense(1000), layers.BatchNormalization()))
+    skeleton = convert.keras_to_onnx(keras, model.keras_model, "large")
+    assert (
+        skeleton.model.ByteSize() < 50_000 < 4_000_000 == sum(np.asarray(v).nbytes for v in skeleton.weights.values())
+    )
+
+
+def test_a_model_is_converted_once_and_again_when_its_weights_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 0
+    real = convert.keras_to_onnx
+
+    def counting(*arguments):
+        nonlocal count
+        count += 1
+        return real(*arguments)
+
+    monkeypatch.setattr("bnfold.formats.keras.model.keras_to_onnx", counting)
+    model = read(randomised(conv_bn_relu()))
+    inputs = feeds(model)
+
+    def check(conversions: int) -> None:
+        (actual,) = run(model.as_onnx(tmp_path), list(inputs.values()))
+        np.testing.assert_allclose(actual, model.predict(inputs)[0], rtol=0, atol=2e-6)
+        assert model.conversion_difference() < 1e-5
+        assert count == conversions
+
+    check(1)
+    model.keras_model.get_layer("conv").kernel.assign(np.ones((3, 3, 3, 4)))  # attached when the file is written
+    check(1)
+    model.keras_model.get_layer("bn").beta.assign([1.0, 2.0, 3.0, 4.0])  # a constant
+    check(2)
+
+
+def test_where_tf2onnx_needs_the_values_it_gets_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tf2onnx
+
+    real = tf2onnx.convert.from_function
+
+    def demanding(function, signature):
+        if signature[1]:
+            raise ValueError("the kernel is no constant")
+        return real(function, signature)
+
+    monkeypatch.setattr(tf2onnx.convert, "from_function", demanding)
+    model = read(randomised(conv_bn_relu()))
+    assert model.conversion_difference() < 1e-5
+    assert not convert.keras_to_onnx(keras, model.keras_model, "small").weights
+
+
+def test_weights_in_a_file_of_their_own(tmp_path: Path) -> None:
+    model = read(randomised(conv_bn_relu()))
+    path = tmp_path / "model.onnx"
+    with model.stage(path, external_data=True) as staged:
+        staged.commit()
+    assert (tmp_path / "model.onnx.data").stat().st_size
+    inputs = feeds(model)
+    np.testing.assert_allclose(run(path, list(inputs.values()))[0], model.predict(inputs)[0], rtol=0, atol=2e-6)
+
+
+# -- what cannot be converted ----------------------------------------------------------------------------------------
+
+
 def test_bfloat16_is_not_converted(tmp_path: Path) -> None:
     model = read(keras.Sequential([Input((4,)), layers.Dense(3, dtype="mixed_bfloat16")]))
     with pytest.raises(OutputError, match="bfloat16"):
@@ -165,6 +306,67 @@ def test_a_saved_model_comes_back_as_onnx(tmp_path: Path) -> None:
     np.testing.assert_allclose(actual, model.predict_on_batch(inputs["image"]), rtol=0, atol=2e-6)
 
 
+def saved(model: keras.Model, folder: Path) -> Any:
+    """The model by way of a SavedModel, after a check that it computes what Keras does."""
+    model.export(folder, verbose=False)
+    loaded = load(folder)
+    shapes = [(3, *(5 if size is None else size for size in tensor.shape[1:])) for tensor in model.inputs]
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    expected = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+    # TensorFlow sorts the inputs of a signature by their names.
+    by_name = dict(zip((tensor.name for tensor in model.inputs), inputs, strict=True))
+    actual = run(loaded.as_onnx(folder.parent), [by_name.get(t.name, inputs[0]) for t in loaded.graph.inputs])
+    for mine, theirs in zip(actual, expected if isinstance(expected, list) else [expected], strict=True):
+        np.testing.assert_allclose(mine, np.asarray(theirs), rtol=0, atol=1e-5)
+    return loaded
+
+
+def test_a_saved_model_is_known_by_its_folder_and_its_layers(tmp_path: Path) -> None:
+    """TensorFlow folds a bias into the BN behind it, and BN201 and BN203 had nothing to say any more."""
+    model = randomised(
+        keras.Sequential(
+            [Input((14,)), layers.Dense(8, name="hidden"), layers.BatchNormalization(name="norm"),
+             layers.ReLU(name="act"), layers.Dense(4, name="last"), layers.Softmax(name="scores")]
+        )
+    )  # fmt: skip
+    loaded = saved(model, tmp_path / "mlp")
+    report = bnfold.analyze(loaded)
+    assert report.model == str(tmp_path / "mlp")
+    assert loaded.graph.name == "mlp"
+    assert [(item.name, item.decomposed, item.channels) for item in report.batchnorms] == [("norm", False, 8)]
+    assert {finding.code: finding.layer for finding in report.findings} == {"BN201": "hidden/MatMul", "BN203": "norm"}
+    assert bnfold.fold(loaded).summary.after.batchnorms == 0
+    (norm,) = (op for op in loaded.graph.ops() if op.type == "BatchNormalization")
+    gamma, beta, mean, variance = (loaded.graph.constant(name).array() for name in norm.inputs[1:])
+    for mine, theirs in zip((gamma, beta, mean, variance), model.get_layer("norm").get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}, {"epsilon": 0.01}])
+def test_a_saved_model_with_convolutions(tmp_path: Path, options: dict[str, Any]) -> None:
+    x = image = Input((12, 12, 3), name="image")
+    x = layers.BatchNormalization(name="bn_1", **options)(layers.Conv2D(6, 3, name="conv_1")(x))
+    x = layers.BatchNormalization(name="bn_2", **options)(layers.ReLU()(layers.Conv2D(5, 3, name="conv_2")(x)))
+    model = randomised(keras.Model(image, layers.Dense(2, name="last")(layers.Flatten()(x))))
+    report = bnfold.analyze(saved(model, tmp_path / "saved"))
+    whole = [item.name for item in report.batchnorms if not item.decomposed]
+    assert whole == ([] if {"scale", "center"} & set(options) else ["bn_1", "bn_2"])
+
+
+def test_a_saved_model_with_loops_and_several_outputs(tmp_path: Path) -> None:
+    x = steps = Input((7, 4), name="steps")
+    x = layers.BatchNormalization(name="bn_1")(layers.Conv1D(6, 2, name="conv_1")(x))
+    x = layers.LSTM(5, name="lstm")(x)
+    other = Input((3,), name="other")
+    y = layers.BatchNormalization(name="bn_2")(layers.Dense(4, name="dense")(other))
+    model = randomised(
+        keras.Model([steps, other], [layers.Dense(2, name="a")(x), layers.Concatenate(name="b")([x, y])])
+    )
+    loaded = saved(model, tmp_path / "saved")
+    assert "bn_2" in [item.name for item in bnfold.analyze(loaded).batchnorms]
+
+
 class Reader(tf.Module):
     """A serving function that reads a file whose name it is given."""
 
@@ -184,6 +386,26 @@ def test_a_damaged_saved_model(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 50)
     with pytest.raises(ModelFileError, match="damaged"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [("variables/variables.data-00000-of-00001", 0.5), ("variables/variables.data-00000-of-00001", None),
+     ("variables/variables.index", 0.5), ("variables/variables.index", None), ("saved_model.pb", 0.5)],
+)  # fmt: skip
+def test_a_saved_model_with_a_damaged_part(tmp_path: Path, name: str, keep: float | None) -> None:
+    """TensorFlow's own errors are no RuntimeError, which is what the rest of Keras raises."""
+    randomised(conv_bn_relu()).export(tmp_path / "saved", verbose=False)
+    part = tmp_path / "saved" / name
+    data = part.read_bytes()
+    if keep is None:
+        part.unlink()
+    else:
+        part.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ModelFileError) as caught:
+        load(tmp_path / "saved")
+    assert str(caught.value).startswith(f"{tmp_path / 'saved'} ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_saved_model_without_a_signature(tmp_path: Path) -> None:

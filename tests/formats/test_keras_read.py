@@ -10,6 +10,7 @@ from keras import Input, layers
 from keras_models import conv_bn_relu, read, shared_tower
 
 from bnfold.errors import ModelFileError
+from bnfold.operators.keras import KERAS
 
 
 def only(model: keras.Model, kind: str):
@@ -45,7 +46,7 @@ def test_tensors_carry_shape_and_dtype() -> None:
 
 def test_operators_and_their_names_follow_the_keras_domain() -> None:
     graph = read(conv_bn_relu()).graph
-    assert graph.format == "keras"
+    assert graph.dialect is KERAS
     assert {op.domain for op in graph.ops()} == {"keras"}
     assert [op.display for op in graph.ops()] == ["conv", "bn", "relu", "average", "classes", "classes/softmax"]
 

@@ -253,7 +253,7 @@ def test_a_nested_model_that_would_have_to_run_twice_is_dissolved() -> None:
     z = layers.Dense(4, name="dense")(y)
     model = read(keras.Model(x, layers.Add(name="add")([y, z])))
     graph = model.graph.copy()
-    graph.put(Op("twice", "Add", ("body/dense", "dense"), ("inner",), {}, "keras"), after="body/dense")
+    graph.put(Op("twice", "Add", ("body/dense", "dense"), ("inner",), domain="keras"), after="body/dense")
     graph.rewire(Use("add", 0), "inner")
     changed = model.with_graph(graph)
     inputs = feeds(model)
@@ -282,7 +282,12 @@ def test_an_activation_that_something_came_before_is_a_layer_of_its_own() -> Non
         constant(graph, name, np.full(3, value), like) for name, value in zip("gbmv", (2, 1, 0, 1), strict=True)
     ]
     norm = Op(
-        "scale", "BatchNormalization", ("dense/linear", *statistics), ("scaled",), {"axis": 1, "epsilon": 0.0}, "keras"
+        "scale",
+        "BatchNormalization",
+        ("dense/linear", *statistics),
+        ("scaled",),
+        {"axis": 1, "epsilon": 0.0},
+        domain="keras",
     )
     graph.put(norm, after="dense")
     graph.rewire(Use("dense/activation", 0), "scaled")
@@ -478,3 +483,38 @@ def test_the_suffix_decides_the_format(tmp_path: Path) -> None:
         assert (tmp_path / f"model{suffix}").read_bytes().startswith(magic)
     with pytest.raises(UsageError, match=r"\.tflite"):
         model.save(tmp_path / "model.tflite")
+
+
+@pytest.mark.parametrize("small_first", [True, False], ids=["small first", "large first"])
+@pytest.mark.parametrize("adapted", [True, False], ids=["adapted", "given"])
+def test_a_normalization_shared_by_inputs_of_other_shapes(small_first: bool, adapted: bool) -> None:
+    random = np.random.default_rng(0)
+    if adapted:
+        shared = layers.Normalization(axis=(1, 2))
+        shared.adapt(random.normal(2, 3, (20, 3, 4)).astype(np.float32))
+    else:
+        shared = layers.Normalization(axis=(1, 2), mean=random.normal(size=(3, 4)), variance=random.random((3, 4)))
+        shared.build((None, 3, 4))
+    small, large = Input((1, 4), name="small"), Input((3, 4), name="large")
+    order = [small, large] if small_first else [large, small]
+    called = [shared(tensor) for tensor in order]
+    check_same(keras.Model(order, [dense_bn(layers.ReLU()(called[0]), 2, "dense"), called[1]]), left=0)
+
+
+def test_what_keras_cannot_build_again_is_one_sentence() -> None:
+    class Picky(layers.Layer):
+        refuses = False
+
+        def compute_output_shape(self, shape):
+            if Picky.refuses:
+                raise ValueError("no such shape")
+            return shape
+
+        def call(self, x):
+            return x
+
+    x = Input((4,))
+    model = read(randomised(keras.Model(x, Picky(name="picky")(dense_bn(x, 3, "dense")))))
+    Picky.refuses = True
+    with pytest.raises(OutputError, match=r"^layer picky \(Picky\) cannot be built again: .*no such shape"):
+        _ = folded(model).keras_model

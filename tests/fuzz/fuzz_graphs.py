@@ -46,7 +46,7 @@ def _try(seed: int, index: int, options: argparse.Namespace, kinds: Counter[str]
     choices, build = Seeded(seed, index), partial(grow, size=options.size)
     try:
         folded = check(build, choices)
-        kinds.update(step.kind for step in folded.plan.steps)
+        kinds.update(step.kind.value for step in folded.plan.steps)
         if options.float64:
             check_in_float64(build, Replayed(choices.record))
     except Exception:  # noqa: BLE001 - whatever a fold raises is a finding

@@ -48,11 +48,12 @@ OWN = {
     "axes": ("test_rearrange",),
     "concatenation": ("test_select",),
     "conv": ("test_conv", "test_convolution"),
-    "forms": ("test_forms", "test_batchnorm"),
+    "dialect": ("test_dialect", "test_batchnorm"),
     "joins": ("test_arithmetic",),
     "layer": ("test_linear_layers", "test_plain_layers"),
     "linear": ("test_linear", "test_conv", "test_matmul"),
     "normalization": ("test_normalization", "test_batchnorm"),
+    "pointwise": ("test_convolution",),
     "passing": ("test_elementwise",),
 }
 #: What the tests import beside bnfold: once, before the forks.

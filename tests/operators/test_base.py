@@ -22,6 +22,8 @@ from bnfold.operators import (
     value_readers,
 )
 from bnfold.operators.base import channels_fit, mapped, vectors
+from bnfold.operators.keras import KERAS
+from bnfold.operators.onnx import ONNX
 from bnfold.refusal import Refusal
 
 C = 4
@@ -31,7 +33,7 @@ def graph_of(
     *ops: Op, params: dict[str, np.ndarray] | None = None, shapes: dict[str, tuple] | None = None
 ) -> ModelGraph:
     """Operators without any inference: of shapes is known what ``shapes`` says."""
-    graph = ModelGraph(opsets={"": 17})
+    graph = ModelGraph(dialect=ONNX, opsets={"": 17})
     graph.params.update({name: Param.of(name, values) for name, values in (params or {}).items()})
     for op in ops:
         graph.put(op)
@@ -106,7 +108,7 @@ def test_facts_are_those_of_the_domain(domain, kind, known):
 def test_the_known_types_of_a_domain():
     assert "BatchNormalization" in known_types()
     assert "Conv2D" not in known_types()
-    assert "Conv2D" in known_types("keras")
+    assert "Conv2D" in known_types(KERAS.domain)
     assert not known_types("custom")
 
 

@@ -24,11 +24,12 @@ from bnfold.operators.convolution import (
     add,
     add_plain,
     chain,
-    of_affine,
     per_channel,
     same_padding,
-    write,
 )
+from bnfold.operators.keras import KERAS
+from bnfold.operators.onnx import ONNX
+from bnfold.operators.pointwise import of_affine
 
 FLOAT = np.dtype(np.float32)
 
@@ -54,9 +55,10 @@ def convolution(
     begins, ends = tuple(begins or (0,) * spatial), tuple(ends or (0,) * spatial)
     slack = tuple(b + e - d * (k - 1) for b, e, d, k in zip(begins, ends, dilations, shape[2:], strict=True))
     return Convolution(
-        tuple(shape), lambda: weight, random.normal(size=shape[0]) if bias else np.zeros(shape[0]), groups,
-        tuple(strides or (1,) * spatial), dilations, begins, slack, tuple(sizes or (None,) * spatial), dtype,
-        float(np.prod(shape)),
+        shape=tuple(shape), load=lambda: weight, groups=groups,
+        bias=random.normal(size=shape[0]) if bias else np.zeros(shape[0]),
+        strides=tuple(strides or (1,) * spatial), dilations=dilations, begins=begins, slack=slack,
+        sizes=tuple(sizes or (None,) * spatial), dtype=dtype, macs=float(np.prod(shape)),
     )  # fmt: skip
 
 
@@ -245,22 +247,22 @@ def test_maps_of_single_channels_add_up_to_one():
 
 CHANNELS_OF = Affine.of(np.arange(4.0), np.ones(4), 1)
 OF_AFFINES = {
-    "a map of channels": ("onnx", (2, 4, 5), FLOAT, CHANNELS_OF, None, 1),
-    "a map of all": ("onnx", (2, 4, 5), FLOAT, Affine.of(2.0, 1.0, None), None, 1),
-    "a map of all in Keras": ("keras", (2, 5, 4), FLOAT, Affine.of(2.0, 1.0, None), None, 2),
-    "a map of all, on a given axis": ("keras", (2, 4, 5), FLOAT, Affine.of(2.0, 1.0, None), 1, 1),
-    "a map of rows": ("onnx", (2, 5, 4), FLOAT, Affine.of(np.arange(4.0), np.ones(4), 2), None, 2),
-    "vectors": ("onnx", (2, 4), FLOAT, CHANNELS_OF, None, None),
-    "unknown rank": ("onnx", None, FLOAT, CHANNELS_OF, None, None),
-    "unknown size": ("onnx", (2, "C", 5), FLOAT, CHANNELS_OF, None, None),
-    "unknown type": ("onnx", (2, 4, 5), None, CHANNELS_OF, None, None),
-    "several axes": ("onnx", (2, 4, 5), FLOAT, Affine.over((1, 2), image(4, 5), np.ones((4, 5))), None, None),
+    "a map of channels": (ONNX, (2, 4, 5), FLOAT, CHANNELS_OF, None, 1),
+    "a map of all": (ONNX, (2, 4, 5), FLOAT, Affine.of(2.0, 1.0, None), None, 1),
+    "a map of all in Keras": (KERAS, (2, 5, 4), FLOAT, Affine.of(2.0, 1.0, None), None, 2),
+    "a map of all, on a given axis": (KERAS, (2, 4, 5), FLOAT, Affine.of(2.0, 1.0, None), 1, 1),
+    "a map of rows": (ONNX, (2, 5, 4), FLOAT, Affine.of(np.arange(4.0), np.ones(4), 2), None, 2),
+    "vectors": (ONNX, (2, 4), FLOAT, CHANNELS_OF, None, None),
+    "unknown rank": (ONNX, None, FLOAT, CHANNELS_OF, None, None),
+    "unknown size": (ONNX, (2, "C", 5), FLOAT, CHANNELS_OF, None, None),
+    "unknown type": (ONNX, (2, 4, 5), None, CHANNELS_OF, None, None),
+    "several axes": (ONNX, (2, 4, 5), FLOAT, Affine.over((1, 2), image(4, 5), np.ones((4, 5))), None, None),
 }
 
 
-@pytest.mark.parametrize(("format", "shape", "dtype", "affine", "given", "axis"), OF_AFFINES.values(), ids=OF_AFFINES)
-def test_which_maps_are_convolutions(format, shape, dtype, affine, given, axis):
-    graph = ModelGraph(format=format)
+@pytest.mark.parametrize(("dialect", "shape", "dtype", "affine", "given", "axis"), OF_AFFINES.values(), ids=OF_AFFINES)
+def test_which_maps_are_convolutions(dialect, shape, dtype, affine, given, axis):
+    graph = ModelGraph(dialect=dialect)
     graph.put(Op("op", "Any", ("x",), ("y",)))
     graph.declare(Tensor("y", dtype, shape))
     found = of_affine(Node(graph, graph.op("op")), affine, 3.0, given)
@@ -403,7 +405,7 @@ def test_the_operator_computes_the_convolution(spatial, groups):
     )  # fmt: skip
     net = Net()
     x = net.input(1, 6, *[5, 6, 4][:spatial], name="x")
-    new = write("onnx", x, conv, "made")
+    new = ONNX.convolution(x, conv, "made")
     assert new is not None
     constants = [net.const(param.array(), param.name) for param in new.inputs[1:]]
     model = net.build(net.op(new.type, x, *constants, **new.attributes))
@@ -493,13 +495,13 @@ def test_padding_to_the_same_size_needs_the_size_where_there_is_a_stride(stride,
 
 
 def test_a_bias_of_zeros_is_not_written():
-    new = write("onnx", "x", convolution((4, 4, 3), bias=False), "made")
+    new = ONNX.convolution("x", convolution((4, 4, 3), bias=False), "made")
     assert new is not None
     assert len(new.inputs) == 2
 
 
 def test_onnx_has_no_operator_for_other_channels_than_the_second_axis():
-    assert write("onnx", "x", replace(convolution((4, 4, 3)), channel_axis=2), "made") is None
+    assert ONNX.convolution("x", replace(convolution((4, 4, 3)), channel_axis=2), "made") is None
 
 
 LAYERS = {
@@ -523,7 +525,7 @@ LAYERS = {
 @pytest.mark.parametrize(("options", "padding"), LAYERS.values(), ids=LAYERS)
 def test_what_keras_calls_the_padding(options, padding):
     conv = convolution(**{"shape": (4, 4, 3, 3), **options})
-    new = write("keras", "x", replace(conv, channel_axis=3), "made")
+    new = KERAS.convolution("x", replace(conv, channel_axis=3), "made")
     assert (None if new is None else new.attributes["padding"]) == padding
 
 
@@ -539,6 +541,6 @@ def test_what_keras_calls_the_padding(options, padding):
     ],
 )
 def test_which_layer_keras_has_for_it(shape, groups, kind):
-    new = write("keras", "x", replace(convolution(shape, groups=groups), channel_axis=len(shape) - 1), "made")
+    new = KERAS.convolution("x", replace(convolution(shape, groups=groups), channel_axis=len(shape) - 1), "made")
     assert new is not None
     assert new.type == kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -47,7 +48,11 @@ def layout_of(case: Case) -> tuple[Layout, np.ndarray]:
         if o // (out // groups) == i // (inside // groups):
             dense[o, i] = moved[o % within[0], i % within[1]]
     weight = PlainWeight(Param.of("w", values, np.dtype(np.float64)))
-    return Layout(weight, 1, 0, 1, 1, out_axis, in_axis, out, inside, groups, gain=0.5), dense
+    layout = Layout(
+        weight=weight, out_axis=1, in_axis=1, weight_out=out_axis, weight_in=in_axis, out_channels=out,
+        in_channels=inside, groups=groups, gain=0.5,
+    )  # fmt: skip
+    return layout, dense
 
 
 @pytest.mark.parametrize("case", LAYOUTS.values(), ids=LAYOUTS)
@@ -60,7 +65,7 @@ def test_a_shift_goes_through_every_layout(case):
 @pytest.mark.parametrize("case", LAYOUTS.values(), ids=LAYOUTS)
 def test_factors_scale_the_channels_of_every_layout(case):
     layout, dense = layout_of(case)
-    shape, out_axis, in_axis, out, inside = case
+    shape, _, _, out, inside = case
     random = np.random.default_rng(2)
     of_outputs, of_inputs, shift = random.normal(size=out), random.normal(size=inside), random.normal(size=inside)
     for factor, expected in (
@@ -68,5 +73,5 @@ def test_factors_scale_the_channels_of_every_layout(case):
         (layout.in_factor(of_inputs), dense * of_inputs.reshape(1, -1, 1)),
     ):
         scaled = PlainWeight(Param.of("w", layout.weight.exact_rows(0, shape[0]) * factor))
-        new = Layout(scaled, 1, 0, 1, 1, out_axis, in_axis, out, inside, layout.groups)
+        new = replace(layout, weight=scaled, gain=1.0)
         np.testing.assert_allclose(new.through(shift), np.einsum("oit,i->o", expected, shift), rtol=1e-9, atol=1e-12)

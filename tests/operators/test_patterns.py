@@ -12,6 +12,8 @@ from bnfold.formats import load
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, role
 from bnfold.operators import patterns as facts
+from bnfold.operators.keras import KERAS
+from bnfold.operators.onnx import ONNX
 
 
 def loaded(net: Net, *outputs: str) -> ModelGraph:
@@ -74,37 +76,45 @@ class TestRanges:
 
 class TestWords:
     def test_of_an_activation_layer(self) -> None:
-        assert facts.word(keras_op("Activation", activation="tanh")) == "tanh"
-        assert facts.word(keras_op("ops.Add")) == "Add"
-        assert facts.word(keras_op("Dense")) == "Dense"
+        assert KERAS.word(keras_op("Activation", activation="tanh")) == "tanh"
+        assert KERAS.word(keras_op("ops.Add")) == "Add"
+        assert KERAS.word(keras_op("Dense")) == "Dense"
 
     @pytest.mark.parametrize(
         ("kind", "final"),
         [("Softmax", True), ("LogSoftmax", True), ("Sigmoid", True), ("Relu", False), ("Tanh", False), ("Elu", False)],
     )
     def test_last_activations(self, kind: str, final: bool) -> None:
-        assert facts.is_final_activation(Op("op", kind, ("x",), ("y",))) is final
+        assert facts.is_final_activation(ModelGraph(dialect=ONNX), Op("op", kind, ("x",), ("y",))) is final
 
     def test_last_activations_of_keras(self) -> None:
-        assert facts.is_final_activation(keras_op("Activation", activation="softmax"))
-        assert facts.is_final_activation(keras_op("Softmax"))
-        assert not facts.is_final_activation(keras_op("Activation", activation="relu"))
+        assert facts.is_final_activation(ModelGraph(dialect=KERAS), keras_op("Activation", activation="softmax"))
+        assert facts.is_final_activation(ModelGraph(dialect=KERAS), keras_op("Softmax"))
+        assert not facts.is_final_activation(ModelGraph(dialect=KERAS), keras_op("Activation", activation="relu"))
 
     @pytest.mark.parametrize(
         ("question", "yes", "no"),
         [
             (facts.is_sum, ("Add", "Sum", "Sub", "Mean", "Average", "Subtract", "ops.Add"), ("Mul", "Concat", "Max")),
-            (facts.is_concatenation, ("Concat", "Concatenate"), ("Add", "Split")),
-            (facts.is_extreme, ("Max", "Min", "Maximum", "Minimum"), ("Add", "MaxPool")),
+            (facts.is_concatenation, ("Concat", "Concatenate", "ops.Concatenate"), ("Add", "Split")),
+            (facts.is_extreme, ("Max", "Min", "Maximum", "Minimum", "ops.Maximum"), ("Add", "MaxPool")),
             (facts.is_quotient, ("Mul", "Div", "Multiply", "ops.TrueDivide"), ("Add", "Sub")),
-            (facts.is_normaliser, ("InstanceNormalization", "LayerNormalization"), ("BatchNormalization", "Relu")),
+            (
+                facts.is_normaliser,
+                ("InstanceNormalization", "LRN", "UnitNormalization"),
+                ("BatchNormalization", "Relu"),
+            ),
             (facts.merges_axes, ("Flatten", "Reshape"), ("Transpose", "Squeeze", "Identity")),
             (facts.is_lookup, ("Gather", "Embedding"), ("Gemm", "Dense")),
         ],
     )
     def test_families(self, question: Any, yes: tuple[str, ...], no: tuple[str, ...]) -> None:
-        assert all(question(Op("op", kind, ("x",), ("y",))) for kind in yes)
-        assert not any(question(Op("op", kind, ("x",), ("y",))) for kind in no)
+        def asked(kind: str) -> bool:
+            """Of the operator of that name, in whichever format there is one."""
+            return any(question(Op("op", kind, ("x",), ("y",), domain=domain)) for domain in ("", "keras"))
+
+        assert all(map(asked, yes))
+        assert not any(map(asked, no))
 
 
 class TestDropout:
@@ -174,8 +184,8 @@ class TestAxes:
     @pytest.mark.parametrize("kind", ["ZeroPadding", "UpSampling", "Cropping"])
     @pytest.mark.parametrize("rank", [1, 2, 3])
     def test_keras_layers_over_space(self, kind: str, rank: int) -> None:
-        assert facts.keeps_axes(ModelGraph(), keras_op(f"{kind}{rank}D"), Role.SHAPE)
-        assert not facts.keeps_axes(ModelGraph(), keras_op(f"{kind}0D"), Role.SHAPE)
+        assert facts.keeps_axes(ModelGraph(dialect=KERAS), keras_op(f"{kind}{rank}D"), Role.SHAPE)
+        assert not facts.keeps_axes(ModelGraph(dialect=KERAS), keras_op(f"{kind}0D"), Role.SHAPE)
 
     def test_pooling_as_long_as_the_axes_stay(self) -> None:
         net = Net()
@@ -185,7 +195,7 @@ class TestAxes:
         assert not self.keeps(net, reduced, "ReduceMean")
 
     def test_pooling_of_an_unknown_rank(self) -> None:
-        graph = ModelGraph()
+        graph = ModelGraph(dialect=ONNX)
         graph.put(Op("pool", "GlobalAveragePool", ("x",), ("y",)))
         assert not facts.keeps_axes(graph, graph.op("pool"), Role.POOL)
 
@@ -206,10 +216,10 @@ class TestBias:
         assert facts.can_drop_bias(graph, keras_op("Gemm"))
 
     def test_the_gain_is_gemms_beta(self) -> None:
-        assert facts.bias_gain(Op("g", "Gemm", (), ("y",), {"beta": 0.5})) == 0.5
-        assert facts.bias_gain(Op("g", "Gemm", (), ("y",))) == 1.0
-        assert facts.bias_gain(Op("c", "Conv", (), ("y",), {"beta": 0.5})) == 1.0
-        assert facts.bias_gain(keras_op("Gemm", beta=0.5)) == 1.0
+        assert facts.bias_gain(ModelGraph(dialect=ONNX), Op("g", "Gemm", (), ("y",), {"beta": 0.5})) == 0.5
+        assert facts.bias_gain(ModelGraph(dialect=ONNX), Op("g", "Gemm", (), ("y",))) == 1.0
+        assert facts.bias_gain(ModelGraph(dialect=ONNX), Op("c", "Conv", (), ("y",), {"beta": 0.5})) == 1.0
+        assert facts.bias_gain(ModelGraph(dialect=KERAS), keras_op("Gemm", beta=0.5)) == 1.0
 
     def test_who_has_one_at_run_time(self) -> None:
         assert facts.has_bias_input(Op("c", "Conv", ("x", "w", "b"), ("y",)))
@@ -252,14 +262,14 @@ class TestBias:
 
 class TestReaders:
     def test_the_only_one(self) -> None:
-        graph = ModelGraph()
+        graph = ModelGraph(dialect=ONNX)
         graph.put(Op("a", "Relu", ("x",), ("y",)))
         assert facts.sole_reader(graph, "x") is graph.op("a")
         graph.put(Op("b", "Relu", ("x",), ("z",)))
         assert facts.sole_reader(graph, "x") is None
 
     def test_not_of_an_output_nor_of_a_captured_tensor(self) -> None:
-        graph = ModelGraph()
+        graph = ModelGraph(dialect=ONNX)
         graph.put(Op("a", "Relu", ("x",), ("y",)))
         graph.put(Op("b", "If", ("c",), ("z",), captures=("y",)))
         assert facts.sole_reader(graph, "y") is None
@@ -306,7 +316,7 @@ class TestGates:
 
     def test_a_product_of_three_is_none(self) -> None:
         op = Op("m", "Multiply", ("x", "x", "x"), ("y",), domain="keras")
-        assert not facts.is_self_gated(ModelGraph(), op, lambda op: Role.JOIN)
+        assert not facts.is_self_gated(ModelGraph(dialect=ONNX), op, lambda op: Role.JOIN)
 
     def test_a_sum_is_none(self) -> None:
         assert not self.gated(lambda net, x: net.op("Add", x, net.op("Sigmoid", x)))

@@ -27,7 +27,6 @@ import bnfold
 from bnfold.folding import Plan, fold_graph
 from bnfold.formats import load
 from bnfold.graph import walk
-from bnfold.reporting.outcomes import step_sentence
 
 Array = NDArray[Any]
 
@@ -262,7 +261,7 @@ def fold_unrun(model: ModelProto, **options: Any) -> Folded:
     assert interface(after.graph.output, set()) == interface(model.graph.output, set())
     assert not unused(after), "constants that nobody reads are left"
     again = fold_graph(load(after).graph, **options)[1]
-    assert not again.steps, [step_sentence(step) for step in again.steps]
+    assert not again.steps, [step.sentence() for step in again.steps]
     return Folded(model, after, plan)
 
 
@@ -290,7 +289,7 @@ def assert_gone(folded: Folded, *kinds: str) -> None:
 
 def assert_stays(folded: Folded, code: str, *words: str) -> None:
     """Nothing was folded, for the reason of that code, and the sentence names the ``words``."""
-    assert not folded.plan.steps, [step_sentence(step) for step in folded.plan.steps]
+    assert not folded.plan.steps, [step.sentence() for step in folded.plan.steps]
     assert op_counts(folded.before) == op_counts(folded.after)
     assert code in folded.codes, folded.sentences
     for word in words:

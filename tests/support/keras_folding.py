@@ -17,7 +17,6 @@ from keras_models import batchnorms, feeds, randomised, read
 
 from bnfold.folding import Plan, fold_graph
 from bnfold.formats.keras.model import KerasModel
-from bnfold.reporting.outcomes import step_sentence
 
 #: How far outputs may differ, relative to the largest value of the output.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
@@ -94,7 +93,7 @@ def fold(model: keras.Model, *, seed: int = 0, **options: Any) -> Folded:
         np.testing.assert_array_equal(old, now)
     assert_same(model, after.keras_model, feeds(original))
     again = fold_graph(read(after.keras_model).graph, **options)[1]
-    assert not again.steps, [step_sentence(step) for step in again.steps]
+    assert not again.steps, [step.sentence() for step in again.steps]
     return Folded(model, after, plan)
 
 
@@ -107,5 +106,5 @@ def assert_gone(folded: Folded, *left: str) -> None:
 
 def assert_stays(folded: Folded, code: str) -> None:
     """Nothing was folded, for the reason of that code."""
-    assert not folded.plan.steps, [step_sentence(step) for step in folded.plan.steps]
+    assert not folded.plan.steps, [step.sentence() for step in folded.plan.steps]
     assert code in folded.codes, [item.sentence() for item in folded.plan.remaining]

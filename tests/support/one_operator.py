@@ -8,12 +8,13 @@ from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param, Tensor
 from bnfold.operators import Node, facts_of
 from bnfold.operators.base import Crossing
+from bnfold.operators.onnx import ONNX
 from bnfold.refusal import Refusal
 
 
 def node_of(kind: str, *inputs: tuple | np.ndarray | None, outputs: int = 1, opset: int = 17, **attrs) -> Node:
     """An operator alone: an input is a constant, or data of a shape, or of an unknown one."""
-    graph, names = ModelGraph(opsets={"": opset}), [f"in_{slot}" for slot in range(len(inputs))]
+    graph, names = ModelGraph(dialect=ONNX, opsets={"": opset}), [f"in_{slot}" for slot in range(len(inputs))]
     given = dict(zip(names, inputs, strict=True))
     graph.params = {name: Param.of(name, value) for name, value in given.items() if isinstance(value, np.ndarray)}
     graph.inputs = [Tensor(name, np.dtype(np.float32), given[name]) for name in names if name not in graph.params]

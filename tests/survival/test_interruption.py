@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from endless import endless
 from process import SAMPLES, environment, names, running
 
 import bnfold
@@ -140,3 +142,40 @@ def test_ended_at_any_time(tmp_path, number):
         assert bnfold.load(out / "model.onnx").to_proto().SerializeToString(deterministic=True) in whole
         if number != signal.SIGKILL:
             assert left_in(out) == {"model.onnx"}
+
+
+def processes_with(text: str) -> set[int]:
+    """The processes that have this text in their environment."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if text.encode() in (process / "environ").read_bytes():
+                found.add(int(process.name))
+    return found
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_ended_while_another_process_verifies(tmp_path, number):
+    """With a time limit the model runs in a process of its own, which must not be left behind either."""
+    source = endless(tmp_path / "in.onnx")
+    out, temporary = tmp_path / "out", tmp_path / "temporary"
+    out.mkdir()
+    temporary.mkdir()
+    arguments = ["fold", source, "-o", out / "model.onnx", "-q", "--timeout", "900"]
+    process = running(arguments, TMPDIR=str(temporary))
+    for _ in range(1200):
+        if len(processes_with(str(temporary))) == 2 and names(out):
+            break
+        time.sleep(0.05)
+    assert len(processes_with(str(temporary))) == 2
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    for _ in range(400):
+        if not processes_with(str(temporary)):
+            break
+        time.sleep(0.05)
+    assert not processes_with(str(temporary))
+    if number != signal.SIGKILL:
+        assert process.returncode == 128 + number
+        assert not left_in(out, temporary)

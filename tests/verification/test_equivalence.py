@@ -13,6 +13,13 @@ from onnx import TensorProto, helper
 from verification_models import cnn, folded, model, verify, weight, with_weight
 
 from bnfold.errors import ModelFileError, UsageError
+from bnfold.verification.equivalence import compare
+from bnfold.verification.localise import first_differing
+from bnfold.verification.reference import Reference
+from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.sessions import Candidate
+from bnfold.verification.verdict import Judgement, OutputCheck
+from bnfold.verification.verify_options import VerifyOptions
 
 
 def node(kind, inputs, outputs, **attributes):
@@ -511,3 +518,30 @@ def test_results_are_json_that_any_parser_reads():
         assert [entry["name"] for entry in data["outputs"]] == [output.name for output in check.outputs]
         assert data["verdict"] == check.verdict
         assert data["sentence"] == check.sentence()
+
+
+class Suspicious:
+    """A judge that calls everything different."""
+
+    def doubts(self, item):
+        return True
+
+    def judge(self, reference, candidate, measured):
+        assert candidate.model.name == "the second"
+        feeds = set(range(len(reference.answers.feeds)))
+        assert all(set(by_feed) == feeds for by_feed in measured.values())
+        checks = tuple(OutputCheck(name, "float32", False, False, reason=f"{name} looks odd") for name in measured)
+        return Judgement(checks, ("nothing is right",))
+
+
+def test_another_judge_can_be_plugged_in(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.onnx").write_bytes(cnn().SerializeToString())
+    first, second = (OnnxFile(tmp_path / f"{name}.onnx", f"the {name}") for name in ("first", "second"))
+    reference = Reference(first, VerifyOptions(feeds=2))
+    assert compare(reference, Candidate(second), VerifyOptions()).equivalent
+    found = compare(reference, Candidate(second), VerifyOptions(), Suspicious())
+    assert (found.verdict, found.reason, found.notes) == ("different", "y looks odd", ("nothing is right",))
+    inner = first_differing(reference, second, Suspicious())
+    assert inner is not None
+    assert inner.op_type == "Conv"

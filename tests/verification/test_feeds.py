@@ -15,10 +15,10 @@ from bnfold.verification.answers import NotVerifiableError
 from bnfold.verification.feeds.hints import Hint
 from bnfold.verification.feeds.sizes import Assignment
 from bnfold.verification.feeds.values import DISTRIBUTIONS, generate
-from bnfold.verification.options import VerifyOptions
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import ValueSpec
+from bnfold.verification.verify_options import VerifyOptions
 
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL
 

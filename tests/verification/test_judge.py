@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from bnfold.verification.rounding.deviation import Deviation, deviation
-from bnfold.verification.rounding.judge import EPSILON, TOLERANCE, Tolerance, factor, judge, suspicious, undecided
+from bnfold.verification.noise.deviation import Deviation, deviation
+from bnfold.verification.noise.judge import EPSILON, TOLERANCE, Tolerance, factor, judge, suspicious, undecided
 
 LOOSE = Tolerance()
 STRICT = Tolerance(strict=True)

@@ -10,12 +10,12 @@ from verification_models import cnn, folded, model, verify, weight, with_weight
 
 from bnfold.verification import localise
 from bnfold.verification.localise import first_differing, telling_tensors
-from bnfold.verification.options import VerifyOptions
+from bnfold.verification.noise import jitter
+from bnfold.verification.noise.judge import Tolerance
+from bnfold.verification.noise.noise_judge import NoiseJudge
 from bnfold.verification.reference import Reference
-from bnfold.verification.rounding import noise
-from bnfold.verification.rounding.judge import Tolerance
-from bnfold.verification.rounding.noise_judge import NoiseJudge
 from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.verify_options import VerifyOptions
 
 
 def deep(layers=40):
@@ -99,7 +99,7 @@ def test_without_measured_noise_the_fixed_tolerance_decides_inside_too(tmp_path,
         return first_differing(reference, other, judge)
 
     assert found().tensor == "c0"
-    monkeypatch.setattr(noise, "MAX_BYTES", 0)
+    monkeypatch.setattr(jitter, "MAX_BYTES", 0)
     assert found() is None
 
 

@@ -12,6 +12,7 @@ from bnfold.analysis.report import Finding, Severity
 from bnfold.analysis.rule import Rule
 from bnfold.analysis.statistics import collapsed_channels, dead_channels, faults, is_untrained, spread_bits
 from bnfold.folding.plan import Remaining
+from bnfold.operators.dialect import dialect_of
 
 #: Bits of an 8-bit code that per-tensor quantisation may lose before BN305 speaks up.
 _SPREAD_LIMIT = 4.0
@@ -317,7 +318,7 @@ class UnusualHyperparameters(Rule):
             if site.statistics is None:
                 continue
             epsilon, momentum = site.statistics.epsilon, site.op.attributes.get("momentum")
-            if context.graph.format == "keras" and momentum is not None and not 0.5 <= float(momentum) < 1.0:
+            if dialect_of(context.graph).trains and momentum is not None and not 0.5 <= float(momentum) < 1.0:
                 yield self.finding(
                     context,
                     site.op,

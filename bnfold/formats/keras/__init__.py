@@ -17,7 +17,25 @@ if TYPE_CHECKING:
     from bnfold.formats.keras.model import KerasModel
     from bnfold.graph import Model
 
-__all__ = ["is_keras_model", "load"]
+__all__ = ["is_keras_model", "load", "recognizes"]
+
+SUFFIXES = frozenset({".keras", ".h5", ".hdf5"})
+#: What a zip archive (``.keras``) and an HDF5 file begin with.
+_MAGIC = (b"PK\x03\x04", b"\x89HDF\r\n\x1a\n")
+
+
+def recognizes(source: object) -> bool:
+    """Is this a live model, a SavedModel folder or a Keras file, by its suffix or else by its first bytes?"""
+    if not isinstance(source, (str, PathLike)):
+        return is_keras_model(source)
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return (path / "saved_model.pb").is_file()
+    if suffix in SUFFIXES or suffix == ".onnx" or not path.is_file():
+        return suffix in SUFFIXES
+    with path.open("rb") as file:
+        return file.read(8).startswith(_MAGIC)
 
 
 def is_keras_model(source: object) -> bool:
@@ -26,7 +44,7 @@ def is_keras_model(source: object) -> bool:
     return keras is not None and hasattr(keras, "Model") and isinstance(source, keras.Model)
 
 
-def load(source: str | PathLike[str] | Any, allow_unsafe: bool = False) -> Model:
+def load(source: str | PathLike[str] | Any, *, allow_unsafe: bool = False) -> Model:
     """Read a Keras file, a SavedModel folder or a live ``keras.Model``.
 
     A SavedModel has no layers any more: it is converted by tf2onnx and comes back as an ONNX model.
@@ -67,4 +85,4 @@ def _from_saved_model(folder: Path, allow_unsafe: bool) -> Model:
     from bnfold.formats import onnx
     from bnfold.formats.keras.convert import saved_model_to_onnx
 
-    return onnx.load(saved_model_to_onnx(folder, allow_unsafe))
+    return onnx.load(saved_model_to_onnx(folder, allow_unsafe)).converted_from(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +13,91 @@ import numpy as np
 import onnx
 
 from bnfold.errors import ModelFileError, OutputError, shortened
-from bnfold.formats.keras import topology
+from bnfold.formats.keras import saved_layers, topology
 from bnfold.formats.keras.backend import import_keras, import_tf2onnx, quiet
 from bnfold.formats.keras.files import LOAD_ERRORS
-from bnfold.temporary import temporary_folder
+from bnfold.formats.keras.saved_names import name_by_layers
+from bnfold.formats.keras.skeleton import Skeleton, can_be_argument
 
 #: Operations that touch files or call back into Python when a SavedModel is loaded or run.
 _UNSAFE_OPERATIONS = {"EagerPyFunc", "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"}
 
 
-def keras_to_onnx(keras: Any, model: Any, target: Path, name: str) -> None:
-    """Write a ``keras.Model`` as ONNX, the first dimension of what goes in and comes out named ``batch``.
+def keras_to_onnx(keras: Any, model: Any, name: str) -> Skeleton:
+    """A ``keras.Model`` as ONNX, the first dimension of what goes in and comes out named ``batch``.
 
     Raises OutputError where tf2onnx cannot express the model; ``name`` is how the sentence calls it.
     """
     import_tf2onnx()
     if any("bfloat16" in (layer.compute_dtype, layer.variable_dtype) for layer in model._flatten_layers()):
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it computes in bfloat16")
+    kernels = [variable for variable in model.variables if len(variable.shape) > 1 and "float" in variable.dtype]
+    try:
+        skeleton = _convert(keras, model, name, kernels)
+    except OutputError:
+        # tf2onnx needs the value of a weight.
+        skeleton = _convert(keras, model, name, [])
     network = topology.functional(keras, model)
-    signature = [topology.map_tensors(keras, topology.input_structure(network), lambda x: _input_spec(keras, x))]
-    with temporary_folder() as directory:
-        path = directory / "model.onnx"
-        try:
-            with quiet(), _inlined(), _constant_statistics(keras, model):
-                model.export(str(path), format="onnx", verbose=False, input_signature=signature)
-            converted = onnx.load(path)
-        except LOAD_ERRORS as error:
-            raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
+    inputs = {tensor.name: tensor.shape for tensor in network.inputs}
+    _name_batch(skeleton.model.graph, inputs, [tensor.shape for tensor in network.outputs])
+    return skeleton
+
+
+def _convert(keras: Any, model: Any, name: str, kernels: Sequence[Any]) -> Skeleton:
+    """The conversion with those of ``kernels`` as inputs that can be. Raises OutputError."""
+    tf2onnx = import_tf2onnx()
+    try:
+        with quiet(), _inlined(), _constant_statistics(keras, model):
+            traced = _traced(keras, model, kernels)
+            kept = [variable for variable in kernels if traced.can_be_argument(variable)]
+            if len(kept) < len(kernels):
+                traced = _traced(keras, model, kept)
+            _patch_numpy()
+            converted, _ = tf2onnx.convert.from_function(traced.function, traced.signature)
+    except LOAD_ERRORS as error:
+        raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
     left = _not_converted(converted)
     if left:
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
-    if len(converted.graph.input) != len(network.inputs):
+    inputs = {value.name for value in converted.graph.input} - set(traced.weights)
+    if len(inputs) != len(topology.functional(keras, model).inputs):
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it made inputs of the model's constants")
-    outputs = [tensor.shape for tensor in network.outputs]
-    inputs = {tensor.name: tensor.shape for tensor in network.inputs}
-    _name_batch(converted.graph, inputs, outputs)
-    onnx.save(converted, target)
+    arguments = {id(variable) for variable in kept}
+    constants = [variable for variable in model.variables if id(variable) not in arguments]
+    return Skeleton.of(converted, traced.weights, constants)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Traced:
+    """What a Keras model computes as a TensorFlow function of its inputs and some of its weights."""
+
+    function: Any
+    signature: tuple[Any, ...]
+    #: The variables by the names that their arguments have.
+    weights: Mapping[str, Any]
+
+    def can_be_argument(self, variable: Any) -> bool:
+        tensors = self.function.get_concrete_function(*self.signature).inputs
+        names = {name for name, value in self.weights.items() if value is variable}
+        return all(can_be_argument(tensor) for tensor in tensors if tensor.op.name in names)
+
+
+def _traced(keras: Any, model: Any, kernels: Sequence[Any]) -> _Traced:
+    import tensorflow as tf
+
+    def compute(inputs: Any, weights: Any) -> Any:
+        with keras.StatelessScope(list(zip(kernels, weights, strict=True))):
+            return model(inputs)
+
+    structure = topology.input_structure(topology.functional(keras, model))
+    inputs = topology.map_tensors(keras, structure, _input_spec)
+    stem = f"weight_{os.urandom(8).hex()}"
+    weights = {f"{stem}_{number}": variable for number, variable in enumerate(kernels)}
+    arguments = [tf.TensorSpec(variable.shape, variable.dtype, name) for name, variable in weights.items()]
+    function = tf.function(compute, autograph=False)
+    signature = (inputs, arguments)
+    function.get_concrete_function(*signature)
+    return _Traced(function, signature, weights)
 
 
 @contextmanager
@@ -82,8 +133,10 @@ def _constant_statistics(keras: Any, model: Any) -> Iterator[None]:
             layer.mean, layer.variance = mean, variance
 
 
-def _input_spec(keras: Any, tensor: Any) -> Any:
-    return keras.InputSpec(shape=(None, *tensor.shape[1:]), dtype=tensor.dtype, name=tensor.name)
+def _input_spec(tensor: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, tensor.name)
 
 
 def _not_converted(model: onnx.ModelProto) -> str:
@@ -136,19 +189,41 @@ def saved_model_to_onnx(folder: Path, allow_unsafe: bool) -> onnx.ModelProto:
         with quiet():
             loaded = tf.saved_model.load(str(folder))
             function = _serving_function(folder, loaded)
-            signature = list(function.structured_input_signature[1].values())
-            names = list(function.structured_input_signature[1])
             _patch_numpy()
-            model, _ = tf2onnx.convert.from_function(
-                tf.function(lambda *tensors: function(**dict(zip(names, tensors, strict=True)))), signature
-            )
-    except LOAD_ERRORS as error:
+            model = _convert_function(tf, tf2onnx, function)
+    except (*LOAD_ERRORS, tf.errors.OpError) as error:
         raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
     _name_batch(model.graph, {}, [(None,)] * len(model.graph.output))
-    converted: onnx.ModelProto = model
+    converted = model
     left = _not_converted(converted)
     if left:
         raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
+    converted.graph.name = folder.resolve().name
+    name_by_layers(converted, [variable.name for variable in function.variables])
+    return converted
+
+
+def _convert_function(tf: Any, tf2onnx: Any, function: Any) -> onnx.ModelProto:
+    """A concrete function, its inputs and outputs called as its signature calls them."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
+    graph_def = frozen.graph.as_graph_def()
+    ranks = {op.name: op.outputs[0].shape.rank for op in frozen.graph.get_operations() if op.outputs}
+    held = saved_layers.hold(tf, graph_def, ranks)
+    inputs = [tensor.name for tensor in frozen.inputs]
+    renamed = {name: name.partition(":")[0] for name in inputs}
+    # TensorFlow flattens a dictionary in the order of its keys.
+    keys = sorted(function.structured_outputs)
+    renamed.update({tensor.name: key for key, tensor in zip(keys, frozen.outputs, strict=True)})
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph_def,
+        input_names=[*inputs, *held.vectors],
+        output_names=[tensor.name for tensor in frozen.outputs],
+        tensors_to_rename=renamed,
+    )
+    saved_layers.restore(model, held)
+    converted: onnx.ModelProto = model
     return converted
 
 

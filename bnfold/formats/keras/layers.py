@@ -29,7 +29,8 @@ ZeroPadding and ``cropping`` of Cropping are one ``(before, after)`` pair an axi
 ``data_format="channels_first"`` moves the channels last before it flattens. ``training=True`` is there
 where the call asks for training behaviour even at inference (calling and exporting the model obey
 that, ``predict`` overrides it), and ``compute_dtype`` where a layer computes in another dtype than
-its weights have (mixed precision).
+its weights have (mixed precision). ``changes_mask=True`` and ``masked=True`` are those of
+:mod:`bnfold.formats.keras.masks`.
 
 Operations of ``keras.ops`` called on tensors have the type ``ops.`` and their class; ``ops.Add``,
 ``ops.Subtract``, ``ops.Multiply`` and ``ops.TrueDivide`` list their two operands, a constant one as a

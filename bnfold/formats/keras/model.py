@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -20,23 +19,15 @@ from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading
 from bnfold.formats.keras.rebuild import rebuild
-from bnfold.graph import Array, ModelGraph
+from bnfold.formats.keras.skeleton import Skeleton
+from bnfold.graph import Array, ModelGraph, ParameterAccount
+from bnfold.operators.keras import KERAS
 from bnfold.temporary import temporary_folder, temporary_name
 
 _SUFFIXES = (".keras", ".h5", ".hdf5", ".onnx")
 _CHUNK_BYTES = 1 << 20
 #: What stands for a size that the model leaves open, where a feed has to be made up.
 _BATCH, _OPEN_SIZE = 2, 32
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterAccount:
-    """Numbers of parameters, as ``model.summary()`` counts them; ``batchnorm`` are those in BN layers."""
-
-    total: int
-    trainable: int
-    non_trainable: int
-    batchnorm: int
 
 
 class KerasModel:
@@ -46,13 +37,18 @@ class KerasModel:
     as the graph is.
     """
 
-    format = "keras"
+    format = KERAS.name
+    is_onnx = False
 
     def __init__(self, keras: Any, reading: Reading, graph: ModelGraph, path: Path | None) -> None:
         self._keras = keras
         self._reading = reading
         self._graph = graph
         self._path = path
+        self._skeleton: Skeleton | None = None
+
+    def __repr__(self) -> str:
+        return f"<KerasModel {self._name}: {len(self._graph)} operators>"
 
     @property
     def graph(self) -> ModelGraph:
@@ -72,6 +68,9 @@ class KerasModel:
 
         Raises OutputError where the graph holds what no Keras layer can express.
         """
+        return self._build()
+
+    def _build(self) -> Any:
         if self._graph is self._reading.graph:
             return self._reading.root.model
         return rebuild(self._keras, self._graph, self._reading)
@@ -80,26 +79,37 @@ class KerasModel:
     def _name(self) -> str:
         return str(self._path) if self._path is not None else self._reading.root.model.name
 
+    def inlined(self) -> KerasModel:
+        """Itself: the graph is that of the innermost layers."""
+        return self
+
+    def check_target(self, path: Path) -> None:
+        """Raise UsageError for a suffix that is neither Keras's nor ``.onnx``."""
+        if path.suffix.lower() not in _SUFFIXES:
+            raise UsageError(f"{path.name}: a Keras model is written as .keras, .h5 or .onnx; the suffix decides")
+
+    def converts_to(self, path: Path) -> bool:
+        """``.onnx`` is written by tf2onnx."""
+        return path.suffix.lower() == ".onnx"
+
     @contextmanager
     def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> Iterator[StagedFile]:
         """The complete file beside ``path`` under a temporary name: ``.keras``, ``.h5`` / ``.hdf5`` or,
         converted by tf2onnx, ``.onnx``, as the suffix decides.
 
         It replaces ``path`` when it is committed within the block, else nothing is left of it. ``external_data``
-        is for ONNX models and changes nothing here. Raises OutputError, UsageError for another suffix,
-        and MissingExtraError where ONNX is wanted and tf2onnx is not installed.
+        puts the weights of an ``.onnx`` file into one of their own; None does so above 2 GB. Raises OutputError,
+        UsageError for another suffix, and MissingExtraError where ONNX is wanted and tf2onnx is not installed.
         """
         suffix = Path(path).suffix.lower()
-        if suffix not in _SUFFIXES:
-            raise UsageError(
-                f"{path}: a Keras model is written as {', '.join(_SUFFIXES)}, not as {suffix or 'nothing'}"
-            )
+        self.check_target(Path(path))
+        if self.converts_to(Path(path)):
+            with self._converted().stage(Path(path), external_data) as staged:
+                yield staged
+            return
         with temporary_folder() as directory:
             written = directory / f"model{suffix}"
-            if suffix == ".onnx":
-                self._convert(written)
-            else:
-                self._save(written, path)
+            self._save(written, path)
             with staged_file(path) as staged:
                 with staged.writing() as output, written.open("rb") as file:
                     while chunk := file.read(_CHUNK_BYTES):
@@ -112,23 +122,28 @@ class KerasModel:
             staged.commit()
 
     def _save(self, written: Path, path: str | PathLike[str]) -> None:
-        model = self.keras_model
+        # A model that is built for the file alone is not kept: it takes as much memory as the original.
+        model = self.__dict__["keras_model"] if "keras_model" in self.__dict__ else self._build()
         try:
             with quiet():
                 model.save(written)
         except LOAD_ERRORS as error:
             raise OutputError(f"{path} cannot be written by Keras: {shortened(error)}") from error
 
-    def _convert(self, target: Path) -> None:
-        keras_to_onnx(self._keras, self.keras_model, target, self._name)
+    def _converted(self) -> Skeleton:
+        if self._skeleton is None or not self._skeleton.is_current():
+            self._skeleton = keras_to_onnx(self._keras, self.keras_model, self._name)
+        return self._skeleton
 
     def as_onnx(self, directory: Path) -> Path:
         """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open.
 
-        Raises OutputError where tf2onnx cannot convert it, MissingExtraError where it is not installed.
+        The conversion is done once. Raises OutputError where tf2onnx cannot convert it, MissingExtraError where
+        it is not installed.
         """
         target = directory / temporary_name(".onnx")
-        self._convert(target)
+        with self._converted().stage(target) as staged:
+            staged.commit()
         return target
 
     def parameter_account(self) -> ParameterAccount:

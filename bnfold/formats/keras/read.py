@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from bnfold.errors import ModelFileError
-from bnfold.formats.keras import topology
+from bnfold.formats.keras import masks, topology
 from bnfold.formats.keras.layers import (
     BINARY_OPERATIONS,
     Spec,
@@ -25,8 +25,8 @@ from bnfold.formats.keras.layers import (
     weight,
 )
 from bnfold.graph import Array, ModelGraph, Op, Param, Tensor
-
-DOMAIN = "keras"
+from bnfold.operators.keras import KERAS
+from bnfold.operators.keras.layer import DOMAIN
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -101,13 +101,15 @@ def read(keras: Any, model: Any, name: str) -> Reading:
             f"{name} is a subclassed model, {type(model).__name__}: what it computes stands in Python code, not in a "
             'graph of layers; export it with model.export(path, format="onnx") and give bnfold that file'
         )
-    return _Reader(keras, model, network).reading
+    reading = _Reader(keras, model, network).reading
+    masks.mark(keras, reading)
+    return reading
 
 
 class _Reader:
     def __init__(self, keras: Any, model: Any, network: Any) -> None:
         self.keras = keras
-        self.graph = ModelGraph(name=model.name, format="keras")
+        self.graph = ModelGraph(name=model.name, dialect=KERAS)
         self.reading = Reading(self.graph, Scope(model, network))
         self._paths: Counter[str] = Counter()
         self._origins: dict[int, str] = {}
@@ -165,7 +167,9 @@ class _Reader:
         attributes = self._attributes(node, spec, training)
         for name, tensor in zip(linear, node.output_tensors, strict=True):
             self.graph.declare(Tensor(name, numpy_dtype(tensor.dtype), shape_of(tensor)))
-        self.graph.put(Op(path, type_of(self.keras, layer), slots, linear, attributes, DOMAIN, label, origin))
+        self.graph.put(
+            Op(path, type_of(self.keras, layer), slots, linear, attributes, domain=DOMAIN, label=label, origin=origin)
+        )
         call = Call(scope, layer, node, path, f"{path}/activation" if linear != outputs else "", positions)
         self.reading.calls[path] = call
         if call.activation:
@@ -184,7 +188,18 @@ class _Reader:
             slots = (source, *self._weights(fused, spec, f"{origin}/{fused.name}", 0))
         known = self.graph.tensor(source)
         self.graph.declare(Tensor(target, known.dtype, known.shape))
-        self.graph.put(Op(call.activation, kind, slots, (target,), attributes, DOMAIN, f"{label}/{activation}", origin))
+        self.graph.put(
+            Op(
+                call.activation,
+                kind,
+                slots,
+                (target,),
+                attributes,
+                domain=DOMAIN,
+                label=f"{label}/{activation}",
+                origin=origin,
+            )
+        )
         self.reading.calls[call.activation] = call
 
     def _slots(
@@ -260,7 +275,7 @@ class _Reader:
             if tensor in names or self.graph.is_input(tensor):
                 name = self._unique(f"output_{index}")
                 self.graph.declare(Tensor(name, self.graph.tensor(tensor).dtype, self.graph.tensor(tensor).shape))
-                self.graph.put(Op(name, "Identity", (tensor,), (name,), {}, DOMAIN, name))
+                self.graph.put(Op(name, "Identity", (tensor,), (name,), domain=DOMAIN, label=name))
                 tensor = name
             names.append(tensor)
         self.reading.root.outputs = tuple(names)

@@ -6,12 +6,14 @@ weights nor its calls are touched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from bnfold.errors import OutputError
+from bnfold.errors import OutputError, shortened
 from bnfold.formats.keras import topology
 from bnfold.formats.keras.assembly import LayerPart, ModelPart, Part, assemble
 from bnfold.formats.keras.backend import quiet
@@ -44,8 +46,21 @@ class _Builder:
     def build(self, root: ModelPart) -> Any:
         model = self._model(root, root.scope.model.name)
         for made_from, layer in self._layers:
-            self._fill(made_from, layer)
+            with self._reported(layer):
+                self._fill(made_from, layer)
         return model
+
+    @contextmanager
+    def _reported(self, layer: Any) -> Iterator[None]:
+        """What Keras or TensorFlow raises about a layer is an OutputError that names it."""
+        from tensorflow.errors import OpError
+
+        try:
+            yield
+        except (*_CLONE_ERRORS, OpError) as error:
+            text = re.sub(r"\x1b\[\d*m", "", str(error).split("Arguments received by", 1)[0])  # Keras prints in bold
+            words = shortened(text or type(error).__name__)
+            raise OutputError(f"layer {layer.name} ({type(layer).__name__}) cannot be built again: {words}") from error
 
     # -- models ----------------------------------------------------------------------------------
 
@@ -55,11 +70,14 @@ class _Builder:
         if isinstance(original, self.keras.Sequential) and self._is_chain(part):
             first = self._input(part.scope.network.inputs[0])
             layers = [self._layer(inner, names, part) for inner in part.parts]
-            return self.keras.Sequential([first, *layers], trainable=original.trainable, name=name)
+            with self._reported(original):
+                return self.keras.Sequential([first, *layers], trainable=original.trainable, name=name)
         inputs = self._inputs(part)
         tensors = dict(zip(part.inputs, inputs, strict=True))
         for inner in part.parts:
-            results = self._call(inner, self._layer(inner, names, part), [tensors[tensor] for tensor in inner.inputs])
+            layer = self._layer(inner, names, part)
+            with self._reported(layer):
+                results = self._call(inner, layer, [tensors[tensor] for tensor in inner.inputs])
             tensors.update(zip(inner.outputs, results, strict=True))
         outputs = [tensors[tensor] for tensor in part.outputs]
         network = part.scope.network
@@ -158,7 +176,8 @@ class _Builder:
                 return self._copy_lambda(layer, name)
             config = self.keras.saving.serialize_keras_object(layer)
             config["config"] |= {**made_from.changes, "name": name}
-            config.pop("build_config", None)
+            if made_from.is_changed:
+                config.pop("build_config", None)  # the shapes of its weights may be others
             # The layer is in memory: nothing is run that its loading had not run, so nothing is left to guard.
             return self.keras.saving.deserialize_keras_object(
                 config, custom_objects=self._custom_objects(layer), safe_mode=False
@@ -206,7 +225,9 @@ class _Builder:
         if call is None or self._recipe(part).layer is None:
             return list(self.keras.tree.flatten(layer(*tensors) if len(tensors) == 1 else layer(tensors)))
         if len(tensors) != len(call.tensor_slots):
-            return list(self.keras.tree.flatten(layer(tensors, **topology.settings(self.keras, call.node))))
+            several = isinstance(topology.operands(call.node)[0], list | tuple)
+            data = tensors if several else tensors[0]
+            return list(self.keras.tree.flatten(layer(data, **topology.settings(self.keras, call.node))))
         args, kwargs = topology.fill_in(self.keras, call.node, tensors)
         if not isinstance(layer, self.keras.layers.Layer):
             args = self._operands(part, args)

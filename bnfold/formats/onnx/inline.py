@@ -11,11 +11,7 @@ from onnx import ModelProto, NodeProto
 
 from bnfold.formats.onnx.attributes import bodies
 from bnfold.formats.onnx.context import plain_domain
-
-#: What folding moves, and the linear operators it moves it into.
-FOLDABLE = frozenset(
-    {"BatchNormalization", "Mul", "Add", "Sub", "Div", "Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Einsum"}
-)
+from bnfold.operators import facts_about
 
 Key = tuple[str, str]
 
@@ -58,7 +54,9 @@ def unfolded_size(model: ModelProto) -> int:
 
 def _functions_to_inline(model: ModelProto) -> set[Key]:
     calls = {(f.domain, f.name): set(_operators(f.node)) for f in model.functions}
-    chosen = {key for key, inner in calls.items() if any(not domain and name in FOLDABLE for domain, name in inner)}
+    chosen = {
+        key for key, inner in calls.items() if any(facts_about(name, domain).is_foldable for domain, name in inner)
+    }
     grown = bool(chosen)
     while grown:
         callers = {key for key, inner in calls.items() if key not in chosen and inner & chosen}

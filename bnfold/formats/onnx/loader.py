@@ -34,8 +34,9 @@ _FIRST_BYTES = {
 }
 
 
-def load(source: str | PathLike[str] | bytes | ModelProto) -> OnnxModel:
+def load(source: str | PathLike[str] | bytes | ModelProto, *, allow_unsafe: bool = False) -> OnnxModel:
     """Read an ONNX model. The file stays mapped; its weights are read when they are asked for.
+    ``allow_unsafe`` is for files of other formats, which may bring code.
 
     Raises ModelFileError where it is not a model, is damaged or unsafe, or fails onnx.checker, and
     UsageError for an object of another kind.

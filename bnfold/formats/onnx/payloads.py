@@ -63,11 +63,11 @@ class Computed(Payload):
 class Payloads:
     """Payloads by mark, for one model. The nonce makes its marks unmistakable."""
 
-    def __init__(self, nonce: str, payloads: Iterable[Stored | Computed]) -> None:
+    def __init__(self, nonce: str, payloads: Iterable[Payload]) -> None:
         self.nonce = nonce
         self._payloads = list(payloads)
 
-    def __getitem__(self, mark: int) -> Stored | Computed:
+    def __getitem__(self, mark: int) -> Payload:
         return self._payloads[mark]
 
     def copy(self) -> Payloads:
@@ -84,7 +84,7 @@ class Payloads:
                 return payload if isinstance(payload, Stored) else None
         return None
 
-    def put(self, tensor: TensorProto, payload: Stored | Computed) -> None:
+    def put(self, tensor: TensorProto, payload: Payload) -> None:
         """Mark a tensor that has no data of its own."""
         tensor.external_data.add(key=self.nonce, value=str(len(self._payloads)))
         self._payloads.append(payload)

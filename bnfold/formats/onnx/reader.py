@@ -17,6 +17,7 @@ from bnfold.formats.onnx.shapes import inference
 from bnfold.formats.onnx.tensors import DTYPES, TensorError, to_param
 from bnfold.formats.onnx.types import to_tensor
 from bnfold.graph import Evaluator, Inference, ModelGraph, Op, Param, Tensor
+from bnfold.operators.onnx import ONNX
 
 _SPECIAL = GRAPH_TYPES | TENSOR_TYPES
 _NO_SUBGRAPHS: Mapping[str, ModelGraph] = MappingProxyType({})
@@ -54,6 +55,7 @@ class _Reader:
         self._captures: dict[str, None] = {}
         self._graph: ModelGraph = ModelGraph(
             name=proto.name,
+            dialect=ONNX,
             opsets=context.opsets,
             parent=None if outer is None else outer._graph,
             evaluate=evaluate,

@@ -159,6 +159,8 @@ class Payload(ABC):
     """Bytes that are written in place of a mark. Its ``len`` is their number."""
 
     __slots__ = ()
+    #: The field of a TensorProto they belong into.
+    field: int
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -1,1 +1,6 @@
-"""The facts about Keras's layers, loaded when the first Keras model is."""
+"""Keras: its dialect, and the facts about its layers; importing them registers them."""
+
+from bnfold.operators.keras import join_layers, linear_layers, plain_layers
+from bnfold.operators.keras.dialect import KERAS
+
+__all__ = ["KERAS", "join_layers", "linear_layers", "plain_layers"]

@@ -19,7 +19,7 @@ from bnfold.operators.arithmetic import (
     sink_same,
     sink_sum,
 )
-from bnfold.operators.base import Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Combination, Conditions, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.concatenation import Concat
 from bnfold.operators.keras.layer import DOMAIN, conversion
 from bnfold.refusal import Refusal
@@ -34,7 +34,12 @@ class Concatenate(Concat):
 class Sum(Facts):
     """The sum of any number of tensors, the difference of two."""
 
+    conditions = Conditions(
+        lift="a scale to every operand, which have the axis in full; the shift to one of them",
+        sink="shifts, which add up; scales that all operands carry alike",
+    )
     role = Role.JOIN
+    combination = Combination.SUM
 
     def addends(self, node: Node) -> Mapping[int, float]:
         signs = dict.fromkeys(range(len(node.op.inputs)), 1.0)
@@ -49,6 +54,8 @@ class Sum(Facts):
 
 class Operation(Arithmetic):
     """An operation written with tensors: an affine where one operand is constant."""
+
+    conditions = Conditions(as_affine="one operand constant and not enlarging the other, of floating-point data")
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         return conversion(node, self.data_slot(node)) or super().as_affine(node)
@@ -73,25 +80,38 @@ class MultiplyOperation(Operation, Mul):
 class DivideOperation(Operation, Div):
     """``a / b``."""
 
+    conditions = Conditions(as_affine="the divisor constant and nowhere zero, of floating-point data")
+
 
 @register("Multiply", domain=DOMAIN)
 class Product(Facts):
-    """The product of tensors."""
+    """The product of tensors; where a factor carries a mask, one takes the place of what it masks."""
 
+    conditions = Conditions(
+        lift="a scale, to a factor that has the axis in full",
+        sink="scales, which multiply; along one axis",
+    )
     role = Role.JOIN
+    combination = Combination.PRODUCT
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_gate(node, tuple(range(len(node.op.inputs))), affines[0])
+        return _masked(node) or lift_gate(node, tuple(range(len(node.op.inputs))), affines[0])
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_gate(node, affines)
+        return _masked(node) or sink_gate(node, affines)
+
+
+def _masked(node: Node) -> Refusal | None:
+    return node.refuse("mask", "multiplies by one what a mask hides") if node.attr("masked") else None
 
 
 @register("Average", domain=DOMAIN)
 class Mean(Facts):
     """The mean of tensors: all carry the same map, or none."""
 
+    conditions = Conditions(lift="the same to all operands", sink="what all operands carry alike")
     role = Role.JOIN
+    combination = Combination.SUM
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return lift_same(node, range(len(node.op.inputs)), affines[0])
@@ -104,9 +124,29 @@ class Mean(Facts):
 class Extreme(Mean):
     """The largest or smallest of tensors: keeps every scale that is not negative."""
 
+    conditions = Conditions(
+        lift="the same to all operands, with no negative scale",
+        sink="what all operands carry alike, with no negative scale",
+    )
+    combination = Combination.EXTREME
+
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return rising(node, affines[0]) or super().lift(node, affines)
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         refusals = [rising(node, affine) for affine in affines.values()]
         return next((refusal for refusal in refusals if refusal is not None), None) or super().sink(node, affines)
+
+
+@register("ops.Maximum", "ops.Minimum", domain=DOMAIN)
+class ExtremeOperation(Facts):
+    """Nothing passes."""
+
+    combination = Combination.EXTREME
+
+
+@register("ops.Concatenate", domain=DOMAIN)
+class ConcatenateOperation(Facts):
+    """Nothing passes."""
+
+    combination = Combination.CONCATENATION

@@ -29,11 +29,14 @@ def channel_axis(node: Node) -> int:
 
 
 def conversion(node: Node, slot: int = 0) -> Refusal | None:
-    """Refuse an affine of integers, and one that converts between types where nobody else would.
+    """Refuse an affine of integers, and one that does more than its arithmetic where nobody else would do that.
 
     Layers convert floating-point numbers to the type they compute in by themselves, but no integers;
-    operations convert nothing, and what the model returns keeps its type.
+    operations convert nothing, and what the model returns keeps its type. An operation also drops the mask
+    that Keras keeps beside a tensor, and a mask that is passed to a layer replaces that.
     """
+    if node.attr("changes_mask"):
+        return node.refuse("mask", "also changes the mask that a layer after it obeys")
     graph, output = node.graph, node.op.outputs[0]
     source, target = graph.tensor(node.op.input(slot)).dtype, graph.tensor(output).dtype
     if "float" not in str(source):

@@ -17,6 +17,7 @@ from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
 from bnfold.operators.base import (
     Absorbed,
+    Conditions,
     Facts,
     NewOp,
     NewWeights,
@@ -28,7 +29,7 @@ from bnfold.operators.base import (
     register,
     vectors,
 )
-from bnfold.operators.convolution import Convolution, same_padding, writer
+from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, weight_of
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import PlainWeight, Weight
@@ -36,15 +37,16 @@ from bnfold.refusal import Refusal
 
 
 class KerasLinear(LinearFacts):
-    """A kernel in ``kernel_slot`` and, in the slot after it, a bias vector, where the layer has one."""
+    """A kernel and, in the slot after it, a bias vector, where the layer has one."""
 
-    kernel_slot = 1
+    conditions = Conditions(
+        absorb_output="along the output channels, or uniform",
+        absorb_input="along the input channels, or uniform",
+    )
+    bias_slot = 2
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
-        return vector_bias(node, layout, self.kernel_slot + 1, scale, shift)
-
-    def bias_param(self, node: Node) -> Param | None:
-        return node.const(self.kernel_slot + 1)
+        return vector_bias(node, layout, self.bias_slot, scale, shift)
 
 
 @register("Dense", domain=DOMAIN)
@@ -54,12 +56,19 @@ class Dense(KerasLinear):
     def layout(self, node: Node) -> Layout | Refusal:
         kernel, axis = PlainWeight(weight_of(node, 1)), channel_axis(node)
         inside, out = kernel.shape
-        return Layout(kernel, 1, 0, axis, axis, 1, 0, out, inside)
+        return Layout(
+            weight=kernel, out_axis=axis, in_axis=axis, weight_out=1, weight_in=0, out_channels=out, in_channels=inside
+        )
 
 
 @register("EinsumDense", domain=DOMAIN)
 class EinsumDense(KerasLinear):
     """A kernel of one input and one output label, such as ``...x,xy->...y``."""
+
+    conditions = Conditions(
+        absorb_output="one output label, which is last; along the output channels, or uniform",
+        absorb_input="one input label; along the input channels, or uniform",
+    )
 
     def layout(self, node: Node) -> Layout | Refusal:
         weight, last = PlainWeight(weight_of(node, 1)), channel_axis(node)
@@ -74,9 +83,11 @@ class EinsumDense(KerasLinear):
         if sorted(result) != sorted(data.replace(inside, out)):
             return node.refuse("einsum", "sums over more axes than that of its channels, or repeats one")
         labels = data.replace("...", "." * (last + 1 - len(data.replace("...", ""))))
-        places = kernel.index(out), kernel.index(inside)
-        sizes = weight.shape[places[0]], weight.shape[places[1]]
-        return Layout(weight, 1, 0, last, labels.index(inside), *places, *sizes)
+        rows, columns = kernel.index(out), kernel.index(inside)
+        return Layout(
+            weight=weight, out_axis=last, in_axis=labels.index(inside), weight_out=rows, weight_in=columns,
+            out_channels=weight.shape[rows], in_channels=weight.shape[columns],
+        )  # fmt: skip
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         bias = node.const(2)
@@ -87,6 +98,8 @@ class EinsumDense(KerasLinear):
 
 class Windowed(KerasLinear):
     """Convolutions with a kernel [*window, …, …] that may be padded with zeros."""
+
+    conditions = Conditions(absorb_input="along the input channels, or uniform; a shift only without zero padding")
 
     def layout(self, node: Node) -> Layout:
         raise AssertionError("every kind has its own")
@@ -108,19 +121,10 @@ class Windowed(KerasLinear):
             return np.ascontiguousarray(np.moveaxis(values, (-1, -2), (0, 1)))
 
         return Convolution(
-            shape,
-            load,
-            np.zeros(shape[0]) if bias is None else bias.exact(),
-            layout.groups,
-            strides,
-            dilations,
-            begins,
-            slack,
-            _sizes(node),
-            kernel.dtype,
-            float(kernel.size),
-            channel_axis=channel_axis(node),
-        )
+            shape=shape, load=load, bias=np.zeros(shape[0]) if bias is None else bias.exact(), groups=layout.groups,
+            strides=strides, dilations=dilations, begins=begins, slack=slack, sizes=_sizes(node), dtype=kernel.dtype,
+            macs=float(kernel.size), channel_axis=channel_axis(node),
+        )  # fmt: skip
 
 
 @register("Conv1D", "Conv2D", "Conv3D", domain=DOMAIN)
@@ -132,7 +136,10 @@ class Conv(Windowed):
         *_, within, out = weight.shape
         last = len(weight.shape) - 1
         no_shift = _zero_padding(node, weight)
-        return Layout(weight, 1, 0, axis, axis, last, last - 1, out, within * groups, groups, no_shift=no_shift)
+        return Layout(
+            weight=weight, out_axis=axis, in_axis=axis, weight_out=last, weight_in=last - 1, out_channels=out,
+            in_channels=within * groups, groups=groups, no_shift=no_shift,
+        )  # fmt: skip
 
 
 @register("DepthwiseConv1D", "DepthwiseConv2D", domain=DOMAIN)
@@ -159,7 +166,10 @@ def _depthwise(node: Node) -> Layout:
     *_, inside, multiplier = weight.shape
     last = len(weight.shape) - 1
     no_shift = _zero_padding(node, weight)
-    return Layout(weight, 1, 0, axis, axis, last, last - 1, inside * multiplier, inside, inside, no_shift=no_shift)
+    return Layout(
+        weight=weight, out_axis=axis, in_axis=axis, weight_out=last, weight_in=last - 1,
+        out_channels=inside * multiplier, in_channels=inside, groups=inside, no_shift=no_shift,
+    )  # fmt: skip
 
 
 def _zero_padding(node: Node, kernel: Weight) -> Refusal | None:
@@ -202,7 +212,6 @@ def _padding_name(convolution: Convolution) -> str | None:
     return "same"
 
 
-@writer("keras")
 def conv_layer(data: str, convolution: Convolution, stem: str) -> NewOp | None:
     """A Conv layer, if its padding is what Keras calls valid or same."""
     spatial, padding = len(convolution.kernel), _padding_name(convolution)
@@ -236,6 +245,10 @@ def conv_layer(data: str, convolution: Convolution, stem: str) -> NewOp | None:
 class ConvTranspose(KerasLinear):
     """Kernel [*window, out, in]."""
 
+    conditions = Conditions(
+        absorb_input="along the input channels, or uniform; a shift only for a kernel of one tap without stride",
+    )
+
     def layout(self, node: Node) -> Layout:
         weight, axis = PlainWeight(weight_of(node, 1)), channel_axis(node)
         *window, out, inside = weight.shape
@@ -245,21 +258,28 @@ class ConvTranspose(KerasLinear):
             no_shift = node.refuse(
                 "uneven-taps", "gives output positions different taps, so a shift before it would not stay constant"
             )
-        return Layout(weight, 1, 0, axis, axis, last - 1, last, out, inside, no_shift=no_shift)
+        return Layout(
+            weight=weight, out_axis=axis, in_axis=axis, weight_out=last - 1, weight_in=last, out_channels=out,
+            in_channels=inside, no_shift=no_shift,
+        )  # fmt: skip
 
 
 @register("SeparableConv1D", "SeparableConv2D", domain=DOMAIN)
 class SeparableConv(KerasLinear):
     """A depthwise kernel in slot 1, then a pointwise one [1, …, in * multiplier, out] in slot 2, bias in slot 3."""
 
-    kernel_slot = 2
+    conditions = Conditions(absorb_input="along the input channels, or uniform; a shift only without zero padding")
+    bias_slot = 3
 
     def layout(self, node: Node) -> Layout:
         """Seen from its output, it is its pointwise kernel."""
         weight, axis = PlainWeight(weight_of(node, 2)), channel_axis(node)
         *_, inside, out = weight.shape
         last = len(weight.shape) - 1
-        return Layout(weight, 2, 0, axis, axis, last, last - 1, out, inside)
+        return Layout(
+            weight=weight, weight_slot=2, out_axis=axis, in_axis=axis, weight_out=last, weight_in=last - 1,
+            out_channels=out, in_channels=inside,
+        )  # fmt: skip
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         """The bias has the channels of the pointwise kernel, whichever of the two ``layout`` describes."""
@@ -282,7 +302,9 @@ class SeparableConv(KerasLinear):
 class Embedding(Facts):
     """Rows of a table [entries, out]: an affine along the last axis goes into the table."""
 
+    conditions = Conditions(absorb_output="along the last axis, or uniform")
     role = Role.LINEAR
+    is_lookup = True
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
         table, last = weight_of(node, 1), channel_axis(node) + 1
@@ -298,6 +320,9 @@ class Embedding(Facts):
 class Recurrent(Facts):
     """Kernel [in, gates * units] in slot 1, bias in slot 3; of a GRU's two rows of biases the first is the input's."""
 
+    conditions = Conditions(
+        absorb_input="of its data; along the features, or uniform; a shift only where there is a bias"
+    )
     role = Role.RECURRENT
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bnfold.affine import Affine
-from bnfold.graph import ModelGraph, Param, Shape
+from bnfold.affine import Affine, Vector
+from bnfold.graph import Shape
 from bnfold.operators.arithmetic import rising
 from bnfold.operators.axes import Rearrangement, regroup, rename_axes
-from bnfold.operators.base import Crossing, Facts, KeepsShape, Lifts, NewOp, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
-from bnfold.operators.convolution import Convolution, of_affine
-from bnfold.operators.forms import DATA, Form, builder
+from bnfold.operators.convolution import Convolution
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, conversion, shape_of, weight_of
 from bnfold.operators.passing import Homogeneous, Transparent
+from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal
 
 
 @register("BatchNormalization", domain=DOMAIN)
 class KerasBatchNorm(BatchNormFacts):
     """gamma, beta, moving mean and variance in slots 1 to 4; channels on ``axis``."""
+
+    conditions = Conditions(
+        as_affine="in inference mode, with finite parameters, of floating-point data",
+    )
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         return conversion(node) or super().as_affine(node)
@@ -48,30 +51,11 @@ class KerasBatchNorm(BatchNormFacts):
         )
 
 
-@builder("keras")
-def keras_form(graph: ModelGraph, tensor: str, affine: Affine, dtype: np.dtype[Any]) -> Form | Refusal:
-    """One BatchNormalization along the affine's axis, the last one for a uniform map."""
-    if affine.grid:
-        return Refusal("no-form", f"no Keras layer computes the map that {tensor} would need")
-    shape = shape_of(graph, tensor)
-    axis = len(shape) - 1 if affine.axis is None else affine.axis
-    size = shape[axis]
-    if not isinstance(size, int):
-        return Refusal("unknown-shape", f"{tensor} has an unknown number of channels")
-    vectors = {
-        "gamma": np.broadcast_to(affine.scale, (size,)).copy(),
-        "beta": np.broadcast_to(affine.shift, (size,)).copy(),
-        "moving_mean": np.zeros(size),
-        "moving_variance": np.ones(size),
-    }
-    kind = np.promote_types(dtype, np.float32)
-    params = [Param.of(f"{tensor}/{name}", vector, kind) for name, vector in vectors.items()]
-    return [NewOp("BatchNormalization", (DATA, *params), {"axis": axis, "epsilon": 0.0}, DOMAIN)]
-
-
 @register("Normalization", domain=DOMAIN)
 class Normalization(AffineFacts, KeepsShape):
     """``(x - mean) / max(sqrt(variance), 1e-7)``, or the inverse of that."""
+
+    conditions = Conditions(as_affine="of floating-point data; statistics that fit its input")
 
     def as_affine(self, node: Node) -> Affine | Refusal:
         converted = conversion(node)
@@ -92,6 +76,8 @@ class Normalization(AffineFacts, KeepsShape):
 class Rescaling(AffineFacts, KeepsShape):
     """``scale * x + offset``."""
 
+    conditions = Conditions(as_affine="by one number, of floating-point data")
+
     def as_affine(self, node: Node) -> Affine | Refusal:
         scale, offset = node.attr("scale"), node.attr("offset")
         if np.ndim(scale) or np.ndim(offset):
@@ -103,6 +89,11 @@ class Rescaling(AffineFacts, KeepsShape):
 class Activation(Homogeneous):
     """By name: linear lets everything pass, the ReLU family scales, the others nothing."""
 
+    conditions = Conditions(cross="linear: everything; ReLU and leaky ReLU: a scale that is nowhere negative")
+
+    def is_final(self, node: Node) -> bool:
+        return node.attr("activation") in ("softmax", "log_softmax", "sigmoid")
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         name = node.attr("activation")
         if name == "linear":
@@ -111,10 +102,29 @@ class Activation(Homogeneous):
             return super().allows(node, affine)
         return node.refuse("nonlinear", f"({name}) is nonlinear")
 
+    def value(self, node: Node, numbers: Vector) -> Vector | None:
+        function = _FUNCTIONS.get(node.attr("activation"))
+        return None if function is None else function(numbers)
+
+
+#: f of numbers by the name that Keras gives it.
+_FUNCTIONS: dict[str, Callable[[Vector], Vector]] = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "relu6": lambda x: np.clip(x, 0.0, 6.0),
+    "sigmoid": lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)),
+    "silu": lambda x: x * 0.5 * (1.0 + np.tanh(0.5 * x)),
+    "softplus": lambda x: np.logaddexp(0.0, x),
+    "swish": lambda x: x * 0.5 * (1.0 + np.tanh(0.5 * x)),
+    "tanh": np.tanh,
+}
+
 
 @register("ReLU", "LeakyReLU", "PReLU", domain=DOMAIN)
 class ReluLayer(Homogeneous):
     """A ReLU with an upper bound or another threshold than zero stops everything."""
+
+    conditions = Conditions(cross="without upper bound or threshold: a scale that is nowhere negative")
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.attr("max_value") is not None or node.attr("threshold", 0.0):
@@ -122,11 +132,37 @@ class ReluLayer(Homogeneous):
         return super().allows(node, affine)
 
 
-@register("ELU", "Softmax", domain=DOMAIN)
+@register("ELU", domain=DOMAIN)
 class OtherActivation(KeepsShape):
     """Nothing passes."""
 
     role = Role.ACTIVATION
+
+
+@register("Softmax", domain=DOMAIN)
+class Softmax(OtherActivation):
+    """Nothing passes; a classifier ends in it."""
+
+    def is_final(self, node: Node) -> bool:
+        return True
+
+
+@register("ops.LogSoftmax", "ops.Sigmoid", "ops.Softmax", domain=DOMAIN)
+class FinalOperation(Facts):
+    """Nothing passes; a model may end in it."""
+
+    def is_final(self, node: Node) -> bool:
+        return True
+
+
+@register(
+    "GroupNormalization", "LayerNormalization", "RMSNormalization", "SpectralNormalization", "UnitNormalization",
+    domain=DOMAIN,
+)  # fmt: skip
+class OtherNormalization(Facts):
+    """Nothing passes."""
+
+    normalizes = True
 
 
 @register(
@@ -136,7 +172,11 @@ class OtherActivation(KeepsShape):
 class DropoutLayer(Transparent):
     """Nothing at inference, unless the model calls it with ``training=True``."""
 
+    conditions = Conditions(cross="everything, unless it is called in training mode")
     role = Role.DROPOUT
+
+    def drop_rate(self, node: Node) -> float:
+        return float(node.attr("rate", 0.5))
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.attr("training"):
@@ -149,11 +189,13 @@ class IdentityLayer(Transparent):
     """``x``."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
 
 class ChannelPassing(Facts):
     """Works on the spatial axes alone; what lies along the channels passes if ``allows`` lets it."""
 
+    conditions = Conditions(cross="along the channels, or uniform")
     role = Role.SHAPE
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -184,6 +226,9 @@ class ChannelPassing(Facts):
 class ZeroPadding(ChannelPassing):
     """Pads with zeros, which no layer can change: a scale passes, a shift does not."""
 
+    conditions = Conditions(cross="along the channels, or uniform; a scale only")
+    keeps_axes = True
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if not affine.is_scale:
             return node.refuse("zero-padding", "pads with zeros, so a shift would be lost at the border")
@@ -193,6 +238,8 @@ class ZeroPadding(ChannelPassing):
 @register("Cropping1D", "Cropping2D", "Cropping3D", "UpSampling1D", "UpSampling2D", "UpSampling3D", domain=DOMAIN)
 class Spatial(ChannelPassing):
     """Cuts or repeats elements, or interpolates between them with weights that sum to one."""
+
+    keeps_axes = True
 
 
 @register("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", domain=DOMAIN)
@@ -206,6 +253,7 @@ class AveragePooling(ChannelPassing):
 class MaxPooling(ChannelPassing):
     """Every scale that is not negative passes."""
 
+    conditions = Conditions(cross="along the channels, or uniform; no negative scale")
     role = Role.POOL
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -230,6 +278,8 @@ class GlobalAverage(GlobalPooling):
 class GlobalMax(GlobalPooling):
     """The maximum of each channel."""
 
+    conditions = Conditions(cross="along the channels, or uniform; no negative scale")
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         return rising(node, affine)
 
@@ -237,6 +287,9 @@ class GlobalMax(GlobalPooling):
 @register("Flatten", "Reshape", domain=DOMAIN)
 class KerasReshape(Rearrangement):
     """Row-major order stays; a Flatten of ``channels_first`` data moves the channels last before."""
+
+    conditions = Conditions(cross="without mixing the affine's axis with other axes")
+    merges_axes = True
 
     def _flow(self, node: Node) -> tuple[list[int], Shape, Shape]:
         """The input's axes in the order in which its elements are laid out, its shape in that order, the output's."""
@@ -276,6 +329,8 @@ class Permute(Rearrangement):
 @register("RepeatVector", domain=DOMAIN)
 class RepeatVector(Rearrangement):
     """[batch, features] to [batch, n, features]."""
+
+    conditions = Conditions(lift="not along the axis that it makes", sink="everything, its axes renamed")
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
         if any(axis == 1 for axis, _ in affine.axes):

@@ -1,4 +1,4 @@
-"""The facts about ONNX's operators, one module a family: importing them registers them."""
+"""ONNX: its dialect, and the facts about its operators, one module a family; importing them registers them."""
 
 from bnfold.operators.onnx import (
     conv,
@@ -12,8 +12,10 @@ from bnfold.operators.onnx import (
     select,
     spatial,
 )
+from bnfold.operators.onnx.dialect import ONNX
 
 __all__ = [
+    "ONNX",
     "conv",
     "elementwise",
     "joins",

@@ -9,12 +9,13 @@ import numpy as np
 from bnfold.affine import Vector
 from bnfold.graph import Param
 from bnfold.operators.base import (
+    Conditions,
     NewOp,
     Node,
     Reweighted,
     register,
 )
-from bnfold.operators.convolution import Convolution, same_padding, writer
+from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import Weight, weight_of
 from bnfold.refusal import Refusal
@@ -23,11 +24,10 @@ from bnfold.refusal import Refusal
 class _WithBiasSlot(LinearFacts):
     """Conv and ConvTranspose: weight in slot 1, bias vector in slot 2, channels on axis 1."""
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
-        return vector_bias(node, layout, 2, scale, shift)
+    bias_slot = 2
 
-    def bias_param(self, node: Node) -> Param | None:
-        return node.const(2)
+    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
+        return vector_bias(node, layout, self.bias_slot, scale, shift)
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         layout = self.layout(node)
@@ -56,6 +56,10 @@ def pads_zeros(node: Node, kernel: Sequence[int]) -> bool:
 class Conv(_WithBiasSlot):
     """Weight [out, in/groups, *kernel]."""
 
+    conditions = Conditions(
+        absorb_input="weights constant; along the input channels, or uniform; a shift only without zero padding",
+    )
+
     def layout(self, node: Node) -> Layout | Refusal:
         weight = weight_of(node, 1)
         if isinstance(weight, Refusal):
@@ -64,8 +68,10 @@ class Conv(_WithBiasSlot):
         if isinstance(groups, Refusal):
             return groups
         out, within = weight.shape[0], weight.shape[1]
-        no_shift = self.no_shift(node, weight)
-        return Layout(weight, 1, 0, 1, 1, 0, 1, out, within * groups, groups, no_shift=no_shift)
+        return Layout(
+            weight=weight, out_axis=1, in_axis=1, weight_out=0, weight_in=1, out_channels=out,
+            in_channels=within * groups, groups=groups, no_shift=self.no_shift(node, weight),
+        )  # fmt: skip
 
     def no_shift(self, node: Node, weight: Weight) -> Refusal | None:
         """Why a shift before it would not reach every output alike, where it would not."""
@@ -93,10 +99,10 @@ class Conv(_WithBiasSlot):
             begin + end - dilation * (size - 1)
             for begin, end, dilation, size in zip(begins, ends, dilations, kernel, strict=True)
         )
-        macs = float(weight.size)
         return Convolution(
-            weight.shape, weight.exact, values, groups, strides, dilations, begins, slack, sizes, weight.dtype, macs
-        )
+            shape=weight.shape, load=weight.exact, bias=values, groups=groups, strides=strides, dilations=dilations,
+            begins=begins, slack=slack, sizes=sizes, dtype=weight.dtype, macs=float(weight.size),
+        )  # fmt: skip
 
 
 def _padding(
@@ -115,7 +121,6 @@ def _padding(
     return None if padding is None else (*padding, known)
 
 
-@writer("onnx")
 def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
     """A Conv with explicit pads; ONNX has none for channels on another axis than 1."""
     if convolution.channel_axis != 1:
@@ -138,11 +143,8 @@ def conv_op(data: str, convolution: Convolution, stem: str) -> NewOp | None:
 class DeformConv(Conv):
     """A Conv whose taps are moved by offsets (slot 2), its bias in slot 3; outside of the image it reads zeros."""
 
-    def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
-        return vector_bias(node, layout, 3, scale, shift)
-
-    def bias_param(self, node: Node) -> Param | None:
-        return node.const(3)
+    conditions = Conditions(absorb_input="weights constant; a scale along the input channels, or uniform")
+    bias_slot = 3
 
     def no_shift(self, node: Node, weight: Weight) -> Refusal | None:
         return node.refuse("zero-padding", "reads zeros outside of the image, where its offsets may lead")
@@ -154,6 +156,11 @@ class DeformConv(Conv):
 @register("ConvTranspose")
 class ConvTranspose(_WithBiasSlot):
     """Weight [in, out/groups, *kernel]: output channel ``g * out/groups + j`` for the inputs of group g."""
+
+    conditions = Conditions(
+        absorb_input="weights constant; along the input channels, or uniform; "
+        "a shift only for one tap without stride or padding",
+    )
 
     def layout(self, node: Node) -> Layout | Refusal:
         weight = weight_of(node, 1)
@@ -175,4 +182,7 @@ class ConvTranspose(_WithBiasSlot):
                 "uneven-taps",
                 "gives output positions different taps, so a shift before it would not stay constant",
             )
-        return Layout(weight, 1, 0, 1, 1, 1, 0, weight.shape[1] * groups, weight.shape[0], groups, no_shift=no_shift)
+        return Layout(
+            weight=weight, out_axis=1, in_axis=1, weight_out=1, weight_in=0, out_channels=weight.shape[1] * groups,
+            in_channels=weight.shape[0], groups=groups, no_shift=no_shift,
+        )  # fmt: skip

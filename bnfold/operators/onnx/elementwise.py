@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Vector
 from bnfold.graph import is_float
-from bnfold.operators.base import Crossing, Facts, KeepsShape, Node, Role, Sunk, register
-from bnfold.operators.passing import Homogeneous, Passing, Transparent
+from bnfold.operators.base import Conditions, Crossing, Facts, Node, Role, Sunk, register
+from bnfold.operators.passing import Elementwise, Homogeneous, Passing, Transparent
 from bnfold.refusal import Refusal
 
 
@@ -18,13 +18,21 @@ class Identity(Transparent):
     """``x``."""
 
     role = Role.SHAPE
+    keeps_axes = True
 
 
 @register("Dropout")
 class Dropout(Transparent):
     """``x`` at inference: opset 12 made training a run-time input, older opsets have ``is_test``."""
 
+    conditions = Conditions(cross="everything, in inference mode")
     role = Role.DROPOUT
+
+    def drop_rate(self, node: Node) -> float:
+        if "ratio" in node.op.attributes:
+            return float(node.attr("ratio"))
+        ratio = node.const(1)
+        return 0.5 if ratio is None or ratio.size != 1 else float(ratio.array().item())
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.has(2):
@@ -40,7 +48,9 @@ class Dropout(Transparent):
 class Cast(Passing):
     """Between floating-point types."""
 
+    conditions = Conditions(cross="everything, between floating-point types")
     role = Role.SHAPE
+    keeps_axes = True
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         for tensor in (node.op.input(0), node.op.outputs[0]):
@@ -62,6 +72,7 @@ class CastLike(Cast):
 class ShapeOf(Facts):
     """Sees no values, so that an affine may pass it by."""
 
+    conditions = Conditions(sink="everything vanishes: no values are read")
     role = Role.SHAPE
 
     def reads_values(self, slot: int) -> bool:
@@ -75,11 +86,18 @@ class ShapeOf(Facts):
 class ReluFamily(Homogeneous):
     """Piecewise linear with the corner at zero."""
 
+    def value(self, node: Node, numbers: Vector) -> Vector | None:
+        if node.op.type == "PRelu":
+            return numbers if (numbers >= 0).all() else None  # the slope may differ by element
+        below = {"Relu": 0.0, "Abs": -1.0}.get(node.op.type, float(node.attr("alpha", 0.01)))
+        return np.where(numbers >= 0, numbers, below * numbers)
+
 
 @register("Trilu")
 class Trilu(Passing):
     """Sets one triangle to zero, which a scale leaves at zero."""
 
+    conditions = Conditions(cross="a scale")
     role = Role.SHAPE
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -90,6 +108,7 @@ class Trilu(Passing):
 class CumSum(Passing):
     """Sums up along one axis: a scale passes that is the same all along it."""
 
+    conditions = Conditions(cross="a scale, not along the summed axis")
     role = Role.OTHER
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -109,10 +128,19 @@ class CumSum(Passing):
 class Clip(Homogeneous):
     """A Clip from zero upward is a ReLU; any other bound stops everything."""
 
+    conditions = Conditions(cross="from zero upward: a scale that is nowhere negative")
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if self._bound(node, 1, "min") != 0.0 or self._bound(node, 2, "max") != float("inf"):
             return node.refuse("nonlinear", "is nonlinear")
         return super().allows(node, affine)
+
+    def value(self, node: Node, numbers: Vector) -> Vector | None:
+        low, high = self._bound(node, 1, "min"), self._bound(node, 2, "max")
+        if low is None or high is None:
+            return None
+        # A lower bound that is left out is none, though it is read as infinite.
+        return np.minimum(numbers if low == np.inf else np.maximum(numbers, low), high)
 
     @staticmethod
     def _bound(node: Node, slot: int, attribute: str) -> float | None:
@@ -127,11 +155,50 @@ class Clip(Homogeneous):
         return None if param is None or param.size != 1 else float(param.array().reshape(()))
 
 
-@register(
-    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Hardmax", "Mish", "Selu",
-    "Shrink", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
-)  # fmt: skip
-class Nonlinear(KeepsShape):
-    """Nothing passes."""
+def _exp_below(numbers: Vector, scale: float) -> Vector:
+    """``scale (exp x - 1)`` below zero, x above."""
+    return np.where(numbers > 0, numbers, scale * np.expm1(np.minimum(numbers, 0.0)))
 
-    role = Role.ACTIVATION
+
+def _sigmoid(numbers: Vector) -> Vector:
+    return 0.5 * (1.0 + np.tanh(0.5 * numbers))
+
+
+#: f of numbers, given the operator for its attributes (defaults as in ONNX).
+_FUNCTIONS: dict[str, Callable[[Node, Vector], Vector]] = {
+    "Elu": lambda node, x: _exp_below(x, node.attr("alpha", 1.0)),
+    "Exp": lambda node, x: np.exp(x),
+    "HardSigmoid": lambda node, x: np.clip(node.attr("alpha", 0.2) * x + node.attr("beta", 0.5), 0.0, 1.0),
+    "HardSwish": lambda node, x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "Log": lambda node, x: np.log(x),
+    "Mish": lambda node, x: x * np.tanh(np.logaddexp(0.0, x)),
+    "Sigmoid": lambda node, x: _sigmoid(x),
+    "Softplus": lambda node, x: np.logaddexp(0.0, x),
+    "Softsign": lambda node, x: x / (1.0 + np.abs(x)),
+    "Sqrt": lambda node, x: np.sqrt(x),
+    "Swish": lambda node, x: x * _sigmoid(node.attr("alpha", 1.0) * x),
+    "Tanh": lambda node, x: np.tanh(x),
+}
+
+
+@register(
+    "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Mish", "Selu",
+    "Shrink", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
+)  # fmt: skip
+class Nonlinear(Elementwise):
+    """Nothing passes but channels that hold one number."""
+
+    def value(self, node: Node, numbers: Vector) -> Vector | None:
+        function = _FUNCTIONS.get(node.op.type)
+        if function is None:
+            return None
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return function(node, numbers)
+
+
+@register("Hardmax", "Sigmoid")
+class Final(Nonlinear):
+    """Nothing passes; a classifier or a regressor may end in it."""
+
+    def is_final(self, node: Node) -> bool:
+        return True

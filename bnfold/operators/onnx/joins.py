@@ -16,7 +16,7 @@ from bnfold.operators.arithmetic import (
     sink_same,
     sink_sum,
 )
-from bnfold.operators.base import Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Combination, Conditions, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.operators.concatenation import Concat
 from bnfold.refusal import Refusal
@@ -32,6 +32,8 @@ register("Concat")(Concat)
 class Neg(AffineFacts):
     """``-x``."""
 
+    conditions = Conditions(as_affine="of floating-point numbers")
+
     def as_affine(self, node: Node) -> Affine | Refusal:
         dtype = node.graph.tensor(node.op.outputs[0]).dtype
         if dtype is None or dtype.kind in "iu":
@@ -43,7 +45,12 @@ class Neg(AffineFacts):
 class SumOfMany(Facts):
     """The sum or the mean of any number of tensors."""
 
+    conditions = Conditions(
+        lift="Sum: a scale to every operand, the shift to one of them; Mean: the same to all",
+        sink="Sum: shifts, and scales that all carry alike; Mean: what all carry alike",
+    )
     role = Role.JOIN
+    combination = Combination.SUM
 
     def addends(self, node: Node) -> Mapping[int, float] | None:
         return dict.fromkeys(range(len(node.op.inputs)), 1.0) if node.op.type == "Sum" else None
@@ -65,7 +72,12 @@ class SumOfMany(Facts):
 class Extreme(Facts):
     """The largest or smallest of several tensors: keeps every scale that is not negative."""
 
+    conditions = Conditions(
+        lift="the same to all operands, with no negative scale; a constant of one number changes along",
+        sink="what all operands carry alike, with no negative scale; a constant of one number changes along",
+    )
     role = Role.JOIN
+    combination = Combination.EXTREME
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return rising(node, affines[0]) or lift_same(node, range(len(node.op.inputs)), affines[0])
@@ -82,6 +94,10 @@ class Extreme(Facts):
 class Where(Facts):
     """Chooses between two tensors element by element."""
 
+    conditions = Conditions(
+        lift="the same to both choices; a constant of one number changes along",
+        sink="what both choices carry alike; a constant of one number changes along",
+    )
     role = Role.JOIN
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:

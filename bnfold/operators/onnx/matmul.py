@@ -12,6 +12,7 @@ from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
 from bnfold.operators.base import (
     Absorbed,
+    Conditions,
     Crossing,
     Lifts,
     NewOp,
@@ -32,6 +33,19 @@ from bnfold.refusal import Refusal
 class Gemm(LinearFacts):
     """``alpha * A' B' + beta * C``: B constant (channels are columns), or A constant (channels are rows)."""
 
+    conditions = Conditions(
+        absorb_output="an operand constant, and the bias where it changes; along the channels, or uniform",
+        absorb_input="an operand constant, and the bias for a shift; along the channels, or uniform",
+        lift="an operand constant and C computed: to C, while the weights take the scale",
+    )
+    bias_slot = 2
+
+    def bias_gain(self, node: Node) -> float:
+        return float(node.attr("beta", 1.0))
+
+    def needs_bias(self, node: Node) -> bool:
+        return node.opset < 11
+
     def layout(self, node: Node) -> Layout | Refusal:
         trans_a, trans_b = bool(node.attr("transA", 0)), bool(node.attr("transB", 0))
         gain = float(node.attr("alpha", 1.0))
@@ -39,21 +53,24 @@ class Gemm(LinearFacts):
         if not isinstance(right, Refusal):
             columns, rows = (0, 1) if trans_b else (1, 0)
             shape = right.shape
-            return Layout(right, 1, 0, 1, int(not trans_a), columns, rows, shape[columns], shape[rows], gain=gain)
+            return Layout(
+                weight=right, out_axis=1, in_axis=int(not trans_a), weight_out=columns, weight_in=rows,
+                out_channels=shape[columns], in_channels=shape[rows], gain=gain,
+            )  # fmt: skip
         left = weight_of(node, 0)
         if isinstance(left, Refusal):
             return right
         rows, columns = (1, 0) if trans_a else (0, 1)
         shape = left.shape
-        return Layout(left, 0, 1, 0, int(trans_b), rows, columns, shape[rows], shape[columns], gain=gain)
-
-    def bias_param(self, node: Node) -> Param | None:
-        return node.const(2)
+        return Layout(
+            weight=left, weight_slot=0, in_slot=1, out_axis=0, in_axis=int(trans_b), weight_out=rows,
+            weight_in=columns, out_channels=shape[rows], in_channels=shape[columns], gain=gain,
+        )  # fmt: skip
 
     def add_bias(self, node: Node, layout: Layout, scale: Vector, shift: Vector) -> Reweighted:
         if node.opset < 7:
             return node.refuse("old-opset", "broadcasts its bias by rules of before opset 7")
-        beta = float(node.attr("beta", 1.0))
+        beta = self.bias_gain(node)
         if node.has(2) and beta != 0.0:
             old = node.const(2)
             if old is None:
@@ -74,7 +91,7 @@ class Gemm(LinearFacts):
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         """Past a C that is computed: the weights take the scale, and C has to carry it too, and the shift."""
         layout, affine = self.layout(node), affines[0]
-        beta = float(node.attr("beta", 1.0))
+        beta = self.bias_gain(node)
         if isinstance(layout, Refusal):
             return layout
         if not node.has(2) or beta == 0.0 or node.const(2) is not None or node.opset < 7:
@@ -112,6 +129,16 @@ class MatMul(LinearFacts):
     It has no bias: a shift makes a Gemm of two matrices, and stays behind it as one Add otherwise.
     """
 
+    conditions = Conditions(
+        absorb_output="an operand constant; along the output channels, or uniform; "
+        "a shift makes a Gemm, or stays as one Add",
+        absorb_input="an operand constant; along the input channels, or uniform; "
+        "a shift only with one matrix for all of the batch",
+        lift="of two matrices computed at run time: a scale along rows or columns, or uniform",
+        sink="o"
+        "f two matrices computed at run time: scales along rows of the first or columns of the second, or uniform",
+    )
+
     def layout(self, node: Node) -> Layout | Refusal:
         right = weight_of(node, 1)
         if not isinstance(right, Refusal):
@@ -128,8 +155,9 @@ class MatMul(LinearFacts):
         out_axis = None if out_rank is None else out_rank - 1
         no_shift = self._batched(node, weight)
         return Layout(
-            weight, 1, 0, out_axis, in_axis, ndim - 1, ndim - 2, weight.shape[-1], weight.shape[-2], no_shift=no_shift
-        )
+            weight=weight, out_axis=out_axis, in_axis=in_axis, weight_out=ndim - 1, weight_in=ndim - 2,
+            out_channels=weight.shape[-1], in_channels=weight.shape[-2], no_shift=no_shift,
+        )  # fmt: skip
 
     def _left(self, node: Node, weight: Weight) -> Layout | Refusal:
         ndim = len(weight.shape)
@@ -140,8 +168,9 @@ class MatMul(LinearFacts):
         out_axis = None if out_rank is None else out_rank - 2
         no_shift = self._batched(node, weight)
         return Layout(
-            weight, 0, 1, out_axis, in_axis, ndim - 2, ndim - 1, weight.shape[-2], weight.shape[-1], no_shift=no_shift
-        )
+            weight=weight, weight_slot=0, in_slot=1, out_axis=out_axis, in_axis=in_axis, weight_out=ndim - 2,
+            weight_in=ndim - 1, out_channels=weight.shape[-2], in_channels=weight.shape[-1], no_shift=no_shift,
+        )  # fmt: skip
 
     @staticmethod
     def _batched(node: Node, weight: Weight) -> Refusal | None:
@@ -162,6 +191,16 @@ class MatMul(LinearFacts):
                 return node.refuse("unknown-rank", "has an output of unknown rank, to which no vector can be added")
             shift = shift[:1]
         return WithResidual(NewWeights(), Affine.of(np.ones_like(shift), shift, layout.out_axis))
+
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        """As many rows or columns as the constant operand has."""
+        # Not by way of the layout, which asks for ranks itself.
+        rank, right, left = node.graph.rank(node.op.outputs[0]), weight_of(node, 1), weight_of(node, 0)
+        if rank is None:
+            return None, {}
+        if not isinstance(right, Refusal):
+            return rank, {rank - 1: right.shape[-1]}
+        return rank, {} if isinstance(left, Refusal) or rank < len(left.shape) else {rank - 2: left.shape[-2]}
 
     @staticmethod
     def _matrices(node: Node) -> tuple[int, int, int] | Refusal:
@@ -211,6 +250,12 @@ class MatMul(LinearFacts):
 @register("Einsum")
 class Einsum(LinearFacts):
     """Two operands, one of them constant; the affine runs along a label of the constant."""
+
+    conditions = Conditions(
+        absorb_output="an operand constant; along a label that it has, or uniform; a shift stays as one Add",
+        absorb_input="an operand constant; along a label that it has, or uniform; "
+        "a shift only where it becomes one value a channel",
+    )
 
     def layout(self, node: Node) -> Layout | Refusal:
         return node.refuse("einsum", "is described by its equation")

@@ -9,7 +9,9 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.graph import Param
 from bnfold.operators.base import (
+    NEVER,
     Absorbed,
+    Conditions,
     Crossing,
     Facts,
     KeepsShape,
@@ -45,6 +47,12 @@ def _cancelled(affines: Mapping[int, Affine], over: Collection[int]) -> bool:
 
 class Normalization(Facts):
     """Takes away the mean over some axes, and a shift with it; then applies its scale and its bias."""
+
+    conditions = Conditions(
+        absorb_output="parameters constant; along the axis of its scale, or uniform",
+        sink="a shift that is the same along the normalised axes vanishes",
+    )
+    normalizes = True
 
     def over(self, node: Node) -> Collection[int] | None:
         """The axes whose mean it takes away; None where somebody sees the mean."""
@@ -95,6 +103,8 @@ class InstanceNormalization(Normalization):
 class GroupNormalization(InstanceNormalization):
     """Over groups of channels and all axes behind them."""
 
+    conditions = Conditions(sink="a shift that is the same all over each group vanishes")
+
     def over(self, node: Node) -> Collection[int]:
         return range(1, _BEYOND)
 
@@ -119,9 +129,18 @@ class LayerNormalization(Normalization):
         return None if rank is None else rank - 1
 
 
+@register("LRN")
+class LocalResponseNormalization(Facts):
+    """Nothing passes."""
+
+    normalizes = True
+
+
 @register("RMSNormalization")
 class RMSNormalization(LayerNormalization):
     """Divides by the root of the mean square over the last axes, then scales; it takes no mean away and has no bias."""
+
+    conditions = Conditions(absorb_output="scale constant; a scale along its axis, or uniform", sink=NEVER)
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
         if not affine.is_scale:
@@ -135,6 +154,8 @@ class RMSNormalization(LayerNormalization):
 @register("MeanVarianceNormalization")
 class MeanVarianceNormalization(Normalization):
     """Over the axes it names; it has neither scale nor bias."""
+
+    conditions = Conditions(absorb_output=NEVER)
 
     def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
         return node.refuse("no-weights", "has no weights that could take it")
@@ -150,7 +171,11 @@ class MeanVarianceNormalization(Normalization):
 class Softmax(KeepsShape):
     """``exp(x)`` divided by its sum: a factor of all of them, which a shift of x is, changes nothing."""
 
+    conditions = Conditions(sink="a shift that is the same along its axis vanishes")
     role = Role.ACTIVATION
+
+    def is_final(self, node: Node) -> bool:
+        return True
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         return Crossing({}) if _cancelled(affines, self._over(node)) else self.blocks(node)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.operators.arithmetic import rising
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.onnx.conv import pads_zeros
 from bnfold.refusal import Refusal
@@ -18,6 +18,7 @@ from bnfold.refusal import Refusal
 class Pool(Facts):
     """Windows over the axes from 2 on: batch and channel axes stay what they are."""
 
+    conditions = Conditions(cross="along batch or channels, or uniform")
     role = Role.POOL
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
@@ -69,6 +70,10 @@ class GlobalAverage(Pool):
 class Average(Pool):
     """A shift passes only if every window averages over elements, never over padding."""
 
+    conditions = Conditions(
+        cross="along batch or channels, or uniform; a shift only where windows average elements alone"
+    )
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if affine.is_scale:
             return None
@@ -97,14 +102,17 @@ class Average(Pool):
         sizes = tuple(node.dim(0, axis) for axis in range(2, 2 + len(window)))
         shape, taps = (channels, 1, *window), prod(window)
         return Convolution(
-            shape, lambda: np.full(shape, 1.0 / taps), np.zeros(channels), channels, strides, dilations, begins, slack,
-            sizes, dtype, float(channels * taps),
+            shape=shape, load=lambda: np.full(shape, 1.0 / taps), bias=np.zeros(channels), groups=channels,
+            strides=strides, dilations=dilations, begins=begins, slack=slack, sizes=sizes, dtype=dtype,
+            macs=float(channels * taps),
         )  # fmt: skip
 
 
 @register("MaxPool", "GlobalMaxPool")
 class Maximum(Pool):
     """Every scale that is not negative passes; padding is -infinity."""
+
+    conditions = Conditions(cross="along batch or channels, or uniform; no negative scale; no window in padding alone")
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.used(1) and not (affine.scale > 0).all():
@@ -118,6 +126,8 @@ class Maximum(Pool):
 class Norm(Pool):
     """A p-norm: scales that are not negative pass, shifts do not."""
 
+    conditions = Conditions(cross="along batch or channels, or uniform; a scale that is nowhere negative")
+
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if not affine.is_scale:
             return node.refuse("nonlinear", "takes a norm, so no shift passes")
@@ -127,6 +137,7 @@ class Norm(Pool):
 class Reduction(Facts):
     """Reduces over some axes; an affine along another one passes."""
 
+    conditions = Conditions(cross="along an axis that is not reduced, or uniform")
     role = Role.POOL
 
     def through(self, node: Node, affine: Affine, *, upward: bool) -> Affine | Refusal:
@@ -184,6 +195,8 @@ class ReduceMean(Reduction):
 class ReduceExtreme(Reduction):
     """Every scale that is not negative passes."""
 
+    conditions = Conditions(cross="along an axis that is not reduced, or uniform; no negative scale")
+
     def through(self, node: Node, affine: Affine, *, upward: bool) -> Affine | Refusal:
         return rising(node, affine) or affine
 
@@ -191,6 +204,8 @@ class ReduceExtreme(Reduction):
 @register("ReduceL1", "ReduceL2")
 class ReduceNorm(Reduction):
     """A norm: scales that are not negative pass, shifts do not."""
+
+    conditions = Conditions(cross="along an axis that is not reduced, or uniform; a scale that is nowhere negative")
 
     def through(self, node: Node, affine: Affine, *, upward: bool) -> Affine | Refusal:
         if not affine.is_scale:
@@ -201,6 +216,10 @@ class ReduceNorm(Reduction):
 @register("ReduceSum")
 class ReduceSum(Reduction):
     """A shift is multiplied by the number of elements summed, which must be known."""
+
+    conditions = Conditions(
+        cross="along an axis that is not reduced, or uniform; a shift only over a known number of elements",
+    )
 
     def through(self, node: Node, affine: Affine, *, upward: bool) -> Affine | Refusal:
         if affine.is_scale:

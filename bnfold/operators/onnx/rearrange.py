@@ -5,7 +5,7 @@ from __future__ import annotations
 from bnfold.affine import MAX_CHANNELS, Affine
 from bnfold.graph import Dim, Shape
 from bnfold.operators.axes import Rearrangement, regroup, rename_axes
-from bnfold.operators.base import Node, register
+from bnfold.operators.base import Conditions, Node, register
 from bnfold.refusal import Refusal
 
 
@@ -46,6 +46,11 @@ def _as_long_as(affine: Affine, shape: Shape) -> Shape:
 class Reshape(Rearrangement):
     """Row-major order stays. Sizes must be known where the affine's axis is split or merged."""
 
+    conditions = Conditions(
+        cross="of known sizes where the affine's axis is split or merged, and without mixing it with other axes",
+    )
+    merges_axes = True
+
     def shapes(self, node: Node) -> tuple[Shape | None, Shape | None]:
         """Input and output shape, completed by what the operator itself says."""
         source, target = node.shape(0), node.out_shape()
@@ -83,6 +88,8 @@ class Reshape(Rearrangement):
 @register("Squeeze", "Unsqueeze")
 class Squeeze(Rearrangement):
     """Axes of size 1 go or come; the others are renamed."""
+
+    conditions = Conditions(cross="known axes, of which none is the affine's")
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
         return self._move(node, affine, upward=True)
@@ -122,6 +129,11 @@ class Squeeze(Rearrangement):
 class BlockMove(Rearrangement):
     """DepthToSpace and SpaceToDepth: channels are repeated or must repeat in the blocks' order."""
 
+    conditions = Conditions(
+        lift="along channels, which repeat for each place of a block, or the batch",
+        sink="along channels that carry the same at each place of a block, or the batch",
+    )
+
     def _move(self, node: Node, affine: Affine, *, spread: bool, inner: bool = False) -> Affine | Refusal:
         """``spread``: every channel once for each place in a block; otherwise one for all places.
 
@@ -159,6 +171,11 @@ class DepthToSpace(BlockMove):
 @register("SpaceToDepth")
 class SpaceToDepth(BlockMove):
     """Output channel ``k * C + c`` for input channel c."""
+
+    conditions = Conditions(
+        lift="along channels that carry the same at each place of a block, or the batch",
+        sink="along channels, which repeat for each place of a block, or the batch",
+    )
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
         return self._move(node, affine, spread=False)

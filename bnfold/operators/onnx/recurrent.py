@@ -10,6 +10,7 @@ from bnfold.affine import Affine
 from bnfold.graph import Param
 from bnfold.operators.base import (
     Absorbed,
+    Conditions,
     Facts,
     NewWeights,
     Node,
@@ -28,6 +29,7 @@ class Recurrent(Facts):
     ``linear_before_reset`` concerns the other half alone.
     """
 
+    conditions = Conditions(absorb_input="of its data; weights constant; along the features, or uniform")
     role = Role.RECURRENT
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bnfold.affine import MAX_CHANNELS, Affine
-from bnfold.operators.base import Crossing, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.concatenation import axis_of, joined_parts, parts_of, simplified
 from bnfold.refusal import Refusal
 
@@ -16,6 +16,10 @@ from bnfold.refusal import Refusal
 class Split(Facts):
     """The reverse of a Concat: its used outputs must all carry an affine for it to be lifted."""
 
+    conditions = Conditions(
+        lift="what its used outputs carry, one slice each; along another axis the same from all",
+        sink="along the split axis, one slice to each part of known size; else the same to all",
+    )
     role = Role.SHAPE
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
@@ -37,6 +41,11 @@ class Split(Facts):
             return declared
         return [node.graph.dim(output, axis) for output in node.op.outputs]
 
+    def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
+        axis, rank = axis_of(node, 0), node.graph.rank(node.op.input(0))
+        size = None if axis is None else self.sizes(node, axis)[0]
+        return rank, {} if axis is None or size is None else {axis: size}
+
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         axis = axis_of(node, 0)
         if set(affines) != {0} or axis is None:
@@ -53,6 +62,10 @@ class Split(Facts):
 class Selection(Facts):
     """Takes some entries along axes: the affine's entries go with them."""
 
+    conditions = Conditions(
+        lift="to the entries that are taken, by constants from an axis of known size; copies alike",
+        sink="with the entries that are taken, by constants where they are the affine's",
+    )
     role = Role.SHAPE
 
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
@@ -142,6 +155,8 @@ class Slice(Selection):
 class Gather(Selection):
     """Entries by index along one axis; the indices' axes take its place."""
 
+    is_lookup = True
+
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         if axis != axis_of(node, 0):
             return None
@@ -197,6 +212,8 @@ class Compress(Selection):
 class GatherElements(Selection):
     """Every output element comes from another place along one axis, and from its own place along the others."""
 
+    conditions = Conditions(cross="not along the axis that is gathered along; of known sizes, or uniform")
+
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         at = axis_of(node, 0)
         if at is None:
@@ -213,6 +230,8 @@ class GatherElements(Selection):
 class ReverseSequence(Selection):
     """Turns around the beginning of each sequence of a batch."""
 
+    conditions = Conditions(cross="not along the time axis")
+
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         if axis == int(node.attr("time_axis", 0)):
             return node.refuse("not-per-channel", "reorders the affine's axis, differently for each sequence")
@@ -223,6 +242,10 @@ class ReverseSequence(Selection):
 class Repeat(Facts):
     """Repeats a tensor along axes: an affine along an axis that is not repeated passes as it is."""
 
+    conditions = Conditions(
+        lift="along an axis that is not broadcast; copies alike",
+        sink="along an axis that is not broadcast, repeated where it is tiled",
+    )
     role = Role.SHAPE
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:

@@ -9,7 +9,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.graph import Param
 from bnfold.operators.arithmetic import rising
-from bnfold.operators.base import Crossing, Facts, Lifts, NewWeights, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, NewWeights, Node, Role, Sunk, register
 from bnfold.refusal import Refusal
 
 
@@ -17,7 +17,11 @@ from bnfold.refusal import Refusal
 class Pad(Facts):
     """A constant border changes with the affine; a mirrored or repeated one follows by itself."""
 
+    conditions = Conditions(
+        cross="not along a padded axis; the constant of the border changes along and stays one number"
+    )
     role = Role.SHAPE
+    keeps_axes = True
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         crossing = self._cross(node, affines[0], upward=True)
@@ -97,7 +101,9 @@ class Pad(Facts):
 class Resize(Facts):
     """Every output element is an average of input elements, with weights that sum to one."""
 
+    conditions = Conditions(cross="not along a resized axis, nor with a constant outside (tf_crop_and_resize)")
     role = Role.SHAPE
+    keeps_axes = True
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
@@ -144,6 +150,9 @@ def _scales(node: Node) -> list[float]:
 class GridSample(Facts):
     """Interpolates between elements, with weights that sum to one; what lies outside of the image is padding."""
 
+    conditions = Conditions(
+        cross="along batch or channels, or uniform; a shift only where the border is repeated or mirrored",
+    )
     role = Role.SHAPE
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
@@ -167,6 +176,7 @@ class GridSample(Facts):
 class CenterCropPad(Facts):
     """Crops axes, or pads them with zeros."""
 
+    conditions = Conditions(cross="not along an axis whose size changes; a shift only where nothing is padded")
     role = Role.SHAPE
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
@@ -199,6 +209,7 @@ class CenterCropPad(Facts):
 class RoiAlign(Facts):
     """Averages, or takes the largest, of interpolated elements of one image a region; zeros outside of it."""
 
+    conditions = Conditions(cross="along channels, or uniform; a scale, not negative for maxima")
     role = Role.SHAPE
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:

@@ -11,10 +11,10 @@ from bnfold.verification.exact.plan import PlanCheck, PlanChecker
 from bnfold.verification.feeds.planning import Planner, next_feed
 from bnfold.verification.feeds.values import Feed, user_feeds
 from bnfold.verification.float64 import NotEvaluatedError
-from bnfold.verification.options import VerifyOptions
-from bnfold.verification.results import DIFFERENT, WITHIN_ROUNDING, FeedSummary, Verification
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import ValueSpec
+from bnfold.verification.verdict import DIFFERENT, WITHIN_ROUNDING, FeedSummary, Verification
+from bnfold.verification.verify_options import VerifyOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,13 @@ from bnfold.verification.exact.accuracy import MEANINGLESS, Declared, Error, dec
 from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
-from bnfold.verification.options import VerifyOptions
+from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
+from bnfold.verification.noise.judge import Tolerance, judge
 from bnfold.verification.reference import Reference
-from bnfold.verification.results import (
+from bnfold.verification.runtime.interface import match_inputs, match_outputs
+from bnfold.verification.runtime.randomness import drawing
+from bnfold.verification.runtime.sessions import Candidate, RunError, Session
+from bnfold.verification.verdict import (
     DIFFERENT,
     EQUAL,
     LESS_ACCURATE,
@@ -27,11 +31,7 @@ from bnfold.verification.results import (
     Judgement,
     OutputCheck,
 )
-from bnfold.verification.rounding.deviation import Deviation, Measured, constant_outputs
-from bnfold.verification.rounding.judge import Tolerance, judge
-from bnfold.verification.runtime.interface import match_inputs, match_outputs
-from bnfold.verification.runtime.randomness import drawing
-from bnfold.verification.runtime.sessions import Candidate, RunError, Session
+from bnfold.verification.verify_options import VerifyOptions
 
 #: Feeds are evaluated until so many seconds have passed, but never fewer than so many.
 _SECONDS, _FEWEST = 1.0, 2

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
     #: What a model may be given as.
-    ModelLike = Model | str | PathLike[str] | bytes | ModelProto
+    ModelLike: TypeAlias = "OnnxFile | Model | str | PathLike[str] | bytes | ModelProto"
 
 #: Protobuf cannot hold a message of this many bytes or more.
 PROTOBUF_LIMIT = (1 << 31) - 1
@@ -63,6 +63,8 @@ class OnnxFile:
 
         Raises ModelFileError if there is no such file or it cannot be read.
         """
+        if isinstance(model, OnnxFile):
+            return model
         if isinstance(model, (str, PathLike)):
             path = Path(fspath(model))
             if not path.is_file():
@@ -142,7 +144,7 @@ class OnnxFile:
 def unrounded_weights(model: Any) -> dict[str, Callable[[], NDArray[np.float64]]]:
     """The weights that a model holds in float64 and that its file holds rounded, by name; none of another format."""
     graph = getattr(model, "graph", None)
-    if not isinstance(graph, ModelGraph) or graph.format != "onnx":
+    if not isinstance(graph, ModelGraph) or not getattr(model, "is_onnx", False):
         return {}
     return {
         name: param.exact

@@ -14,7 +14,8 @@ from keras_models import randomised, read
 from bnfold.affine import Affine
 from bnfold.folding import fold_graph
 from bnfold.operators import Node, facts_of, linear_bias
-from bnfold.operators.convolution import Convolution, write
+from bnfold.operators.convolution import Convolution
+from bnfold.operators.keras import KERAS
 
 BN = layers.BatchNormalization
 Make = Callable[[], Layer]
@@ -347,7 +348,7 @@ def test_a_layer_is_written_as_it_was_read(shape, layer):
     model, convolution = convolution_of(shape, made)
     assert convolution is not None
     assert convolution.bias.shape == convolution.shape[:1]
-    new = write("keras", "x", convolution, "stem")
+    new = KERAS.convolution("x", convolution, "stem")
     assert new is not None
     assert new.type == type(made).__name__
     for name, value in new.attributes.items():
@@ -385,7 +386,7 @@ def test_a_padding_is_written_if_keras_has_a_name_for_it(begins, slack, strides,
     _, convolution = convolution_of((8, 8, 3), layers.Conv2D(4, 3))
     assert convolution is not None
     other = replace(convolution, begins=begins, slack=slack, strides=strides, sizes=sizes)
-    new = write("keras", "x", other, "stem")
+    new = KERAS.convolution("x", other, "stem")
     assert (new is None) == (padding is None)
     assert new is None or new.attributes["padding"] == padding
 
@@ -398,7 +399,7 @@ def test_strides_are_written_beside_no_dilations(strides, dilations, written):
     assert convolution is not None
     slack = tuple(-dilation for dilation in dilations)
     other = replace(convolution, strides=strides, dilations=dilations, slack=slack)
-    assert (write("keras", "x", other, "stem") is not None) == written
+    assert (KERAS.convolution("x", other, "stem") is not None) == written
 
 
 @pytest.mark.parametrize("layer", [layers.Conv1D(4, 3, padding="causal"), layers.Conv2DTranspose(4, 3)])

@@ -10,6 +10,7 @@ from bnfold.folding import fold_graph
 from bnfold.formats import load
 from bnfold.graph import ModelGraph, Op, Tensor
 from bnfold.operators import Node, facts_of
+from bnfold.operators.onnx import ONNX
 
 C = 4
 
@@ -152,7 +153,7 @@ def test_means_of_unequal_reach_are_added_where_they_are_as_long():
     ids=["dtype", "channels", "shape"],
 )
 def test_a_mean_over_what_is_not_known_is_no_convolution(data):
-    graph = ModelGraph(opsets={"": 17})
+    graph = ModelGraph(dialect=ONNX, opsets={"": 17})
     graph.inputs = [data]
     graph.put(Op("pool", "AveragePool", ("x",), ("y",), WINDOW))
     assert facts_of(graph.op("pool")).convolution(Node(graph, graph.op("pool"))) is None
@@ -210,7 +211,10 @@ def test_a_negative_scale_does_not_pass_a_maximum(kind, direction):
         y = backward(net, net.op(kind, conv(net), **attrs), sign=-1.0)
     else:
         y = forward(net, lambda x: net.op(kind, x, **attrs), sign=-1.0)
-    assert_stays(fold(net.build(y)), "negative-scale", f"pool ({kind})")
+    folded = fold(net.build(y))
+    assert folded.count("BatchNormalization", "Mul") == 1  # sizes and shifts may go, signs do not
+    assert "negative-scale" in folded.codes
+    assert f"pool ({kind})" in folded.sentences
 
 
 def test_one_negative_scale_is_enough_to_refuse():

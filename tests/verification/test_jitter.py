@@ -12,14 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 from verification_models import cnn, folded, model, weight
 
 from bnfold.verification.equivalence import compare
-from bnfold.verification.options import VerifyOptions
+from bnfold.verification.noise import jitter as module
+from bnfold.verification.noise.jitter import jitter, jittered_feed, jittered_model
+from bnfold.verification.noise.judge import Tolerance
+from bnfold.verification.noise.noise_judge import NoiseJudge
 from bnfold.verification.reference import Reference
-from bnfold.verification.rounding import noise
-from bnfold.verification.rounding.judge import Tolerance
-from bnfold.verification.rounding.noise import jitter, jittered_feed, jittered_model
-from bnfold.verification.rounding.noise_judge import NoiseJudge
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Candidate
+from bnfold.verification.verify_options import VerifyOptions
 
 
 def saved(proto, folder: Path, name: str = "model.onnx") -> OnnxFile:
@@ -117,7 +117,7 @@ def test_settings_are_not_jittered(tmp_path):
 
 def test_a_large_model_is_not_jittered_and_judged_by_the_fixed_tolerance(tmp_path, monkeypatch):
     assert jittered_model(saved(cnn(), tmp_path), 0, 0) is not None
-    monkeypatch.setattr(noise, "MAX_BYTES", 100)
+    monkeypatch.setattr(module, "MAX_BYTES", 100)
     assert jittered_model(saved(cnn(), tmp_path), 0, 0) is None
     reference = Reference(saved(cnn(), tmp_path))
     other = saved(folded(cnn()), tmp_path, "folded.onnx")
@@ -129,9 +129,9 @@ def test_a_large_model_is_not_jittered_and_judged_by_the_fixed_tolerance(tmp_pat
 def test_noise_is_measured_once_and_extended(tmp_path, monkeypatch):
     reference = Reference(saved(cnn(), tmp_path), VerifyOptions(feeds=2))
     few = list(reference.noise([0, 1])[0])
-    many = reference.noise([0], noise.MANY_SAMPLES)[0]
+    many = reference.noise([0], module.MANY_SAMPLES)[0]
     assert many[: len(few)] == few
-    assert len(many) == len(few) + noise.MANY_SAMPLES - noise.FEW_SAMPLES
-    monkeypatch.setattr(noise, "jittered_model", lambda *_: pytest.fail("measured again"))
-    assert reference.noise([0], noise.MANY_SAMPLES)[0] == many
+    assert len(many) == len(few) + module.MANY_SAMPLES - module.FEW_SAMPLES
+    monkeypatch.setattr(module, "jittered_model", lambda *_: pytest.fail("measured again"))
+    assert reference.noise([0], module.MANY_SAMPLES)[0] == many
     assert reference.only(1).noise([0])[0] == reference.noise([1])[1]

@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bnfold.verification.results import OutputCheck
-from bnfold.verification.rounding.deviation import Deviation
+from bnfold.verification.noise.deviation import Deviation
+from bnfold.verification.verdict import OutputCheck
 
 #: Machine epsilon by dtype: the spacing of numbers of magnitude 1.
 EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}

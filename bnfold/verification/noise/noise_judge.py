@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bnfold.graph import Array
+from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
+from bnfold.verification.noise.jitter import MANY_SAMPLES, Samples
+from bnfold.verification.noise.judge import Tolerance, judge, suspicious, undecided
 from bnfold.verification.reference import Reference
-from bnfold.verification.results import Judgement
-from bnfold.verification.rounding.deviation import Deviation, Measured, constant_outputs
-from bnfold.verification.rounding.judge import Tolerance, judge, suspicious, undecided
-from bnfold.verification.rounding.noise import MANY_SAMPLES, Samples
 from bnfold.verification.runtime.sessions import Candidate
+from bnfold.verification.verdict import Judgement
 
 
 @dataclass(frozen=True, slots=True)

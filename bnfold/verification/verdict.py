@@ -151,6 +151,9 @@ class Verification:
     #: None where the models were judged by rounding noise or by a fixed tolerance alone.
     exactness: Exactness | None = None
 
+    def __repr__(self) -> str:
+        return f"Verification({self.sentence()!r})"
+
     @property
     def equivalent(self) -> bool:
         """Equal bit for bit or within rounding. "Not verified" is not equivalent."""

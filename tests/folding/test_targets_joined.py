@@ -1,4 +1,4 @@
-"""Affines that are stuck on several inputs of one operator become one behind it."""
+"""Affines that are blocked on several inputs of one operator become one behind it."""
 
 from __future__ import annotations
 

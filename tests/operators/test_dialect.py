@@ -10,7 +10,9 @@ from helpers import BFLOAT16, Net, run
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Param, Tensor
-from bnfold.operators.forms import DATA, can_add, cheapest_form, sum_form
+from bnfold.operators.dialect import DATA, Dialect, cheapest_form, dialect_of
+from bnfold.operators.keras import KERAS
+from bnfold.operators.onnx import ONNX
 from bnfold.refusal import Refusal
 
 FLOAT = np.dtype(np.float32)
@@ -19,9 +21,9 @@ RANDOM = np.random.default_rng(0)
 SCALE, SHIFT = np.array([2.0, -1.0, 0.5]), np.array([1.0, 0.0, -3.0])
 
 
-def graph_of(shape: Sequence[int] | None, *, opset: int = 17, format: str = "onnx") -> ModelGraph:
+def graph_of(shape: Sequence[int] | None, *, opset: int = 17, dialect: Dialect = ONNX) -> ModelGraph:
     """A graph that knows no more than the shape of its input ``x``."""
-    graph = ModelGraph(format=format, opsets={"": opset})
+    graph = ModelGraph(dialect=dialect, opsets={"": opset})
     graph.inputs = [Tensor("x", FLOAT, None if shape is None else tuple(shape))]
     return graph
 
@@ -92,34 +94,42 @@ def test_constants_are_broadcast_by_other_rules_before_opset_7(opset, refused):
 
 
 @pytest.mark.parametrize(
-    ("format", "tensors", "sign", "kind"),
+    ("dialect", "tensors", "sign", "kind"),
     [
-        ("onnx", "ab", 1.0, "Add"),
-        ("onnx", "abc", 1.0, "Sum"),
-        ("onnx", "ab", -1.0, "Sub"),
-        ("keras", "ab", 1.0, "Add"),
-        ("keras", "abc", 1.0, "Add"),
-        ("keras", "ab", -1.0, "Subtract"),
+        (ONNX, "ab", 1.0, "Add"),
+        (ONNX, "abc", 1.0, "Sum"),
+        (ONNX, "ab", -1.0, "Sub"),
+        (KERAS, "ab", 1.0, "Add"),
+        (KERAS, "abc", 1.0, "Add"),
+        (KERAS, "ab", -1.0, "Subtract"),
     ],
 )
-def test_which_operator_adds(format, tensors, sign, kind):
-    new = sum_form(format, tensors, sign)
+def test_which_operator_adds(dialect, tensors, sign, kind):
+    new = dialect.sum(tensors, sign)
     assert (new.type, new.inputs) == (kind, tuple(tensors))
-    assert new.domain == ("keras" if format == "keras" else "")
+    assert new.domain == ("keras" if dialect is KERAS else "")
 
 
 @pytest.mark.parametrize(
-    ("format", "tensor", "rank", "addable"),
+    ("dialect", "tensor", "rank", "addable"),
     [
-        ("onnx", "x", 3, True),
-        ("onnx", "x", 4, True),
-        ("onnx", "constant", 3, True),
-        ("keras", "x", 3, True),
-        ("keras", "x", 4, False),
-        ("keras", "constant", 3, False),
+        (ONNX, "x", 3, True),
+        (ONNX, "x", 4, True),
+        (ONNX, "constant", 3, True),
+        (KERAS, "x", 3, True),
+        (KERAS, "x", 4, False),
+        (KERAS, "constant", 3, False),
     ],
 )
-def test_keras_adds_neither_constants_nor_tensors_of_another_rank(format, tensor, rank, addable):
-    graph = graph_of(SIZES, format=format)
+def test_keras_adds_neither_constants_nor_tensors_of_another_rank(dialect, tensor, rank, addable):
+    graph = graph_of(SIZES, dialect=dialect)
     graph.params["constant"] = Param.of("constant", np.ones(SIZES, np.float32))
-    assert can_add(graph, tensor, rank) == addable
+    assert dialect.can_add(graph, tensor, rank) == addable
+
+
+def test_a_subgraph_speaks_the_dialect_of_the_graph_around_it():
+    outer = ModelGraph(dialect=KERAS)
+    assert dialect_of(ModelGraph(parent=outer)) is KERAS
+    assert dialect_of(outer.copy()) is KERAS
+    with pytest.raises(AssertionError, match="gives it its dialect"):
+        dialect_of(ModelGraph())

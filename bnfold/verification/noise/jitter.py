@@ -14,7 +14,7 @@ import numpy as np
 
 from bnfold.graph import Array
 from bnfold.verification.feeds.hints import graphs
-from bnfold.verification.rounding.deviation import Deviation, deviation
+from bnfold.verification.noise.deviation import Deviation, deviation
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import RunError, Session, Settings
 

@@ -1,4 +1,4 @@
-"""What is left of the search: an affine split in two, one in its cheapest form, and one that does nothing."""
+"""Fold targets of last resort: an affine split in two, one in its cheapest form, and one that does nothing."""
 
 from __future__ import annotations
 

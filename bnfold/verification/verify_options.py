@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from bnfold.errors import UsageError
 from bnfold.isolation import Limits
 from bnfold.verification.feeds.values import Inputs
-from bnfold.verification.rounding.judge import Tolerance
+from bnfold.verification.noise.judge import Tolerance
 from bnfold.verification.runtime.sessions import CPU, Settings
 
 

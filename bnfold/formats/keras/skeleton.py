@@ -1,0 +1,166 @@
+"""An ONNX model without its kernels: converted once by tf2onnx, the weights attached as they are when it is written.
+
+tf2onnx copies every constant a dozen times. So the function it converts takes the kernels as arguments, next to
+the model's inputs: which input of the ONNX graph stands for which Keras variable is known by its name. What
+tf2onnx does with such an input before a linear operator reads it (another order of the axes, another dtype) is
+done to the weight once. Everything else (biases, statistics, what a loop reads) is a constant when it is
+converted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from bnfold.formats.atomic import Sink, StagedFile
+from bnfold.formats.onnx.payloads import Payloads
+from bnfold.formats.onnx.wire import RAW_DATA, Payload
+from bnfold.formats.onnx.writer import staged_model
+from bnfold.graph import Array
+
+#: TensorFlow's operations that may get a weight as an argument, with the slots it may stand in.
+_READERS: Mapping[str, tuple[int, ...]] = {
+    "BatchMatMulV2": (0, 1),
+    "Conv2D": (1,),
+    "Conv2DBackpropInput": (1,),
+    "Conv3D": (1,),
+    "Conv3DBackpropInputV2": (1,),
+    "DepthwiseConv2dNative": (1,),
+    "Einsum": (0, 1),
+    "GatherV2": (0,),
+    "MatMul": (0, 1),
+}
+#: TensorFlow's operations that may stand between a weight and its reader; the weight is their first input.
+_TF_MOVES = {"Cast", "ExpandDims", "Identity", "Reshape", "Squeeze", "Transpose"}
+#: Their counterparts in ONNX.
+_MOVES = {"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+
+
+def can_be_argument(tensor: Any) -> bool:
+    """Do only operations read this tensor of a TensorFlow graph that tf2onnx converts alike for any input?"""
+    return all(_can_read(operation, tensor) for operation in tensor.consumers())
+
+
+def _can_read(operation: Any, tensor: Any) -> bool:
+    slots = [slot for slot, value in enumerate(operation.inputs) if value is tensor]
+    if operation.type in _TF_MOVES:
+        return slots == [0] and can_be_argument(operation.outputs[0])
+    return set(slots) <= set(_READERS.get(operation.type, ()))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Skeleton:
+    """``model`` with ``weights``, Keras variables by name, among its inputs; ``constants`` are the other variables."""
+
+    model: ModelProto
+    weights: Mapping[str, Any]
+    constants: Sequence[Any]
+    digest: bytes
+
+    @classmethod
+    def of(cls, model: ModelProto, weights: Mapping[str, Any], constants: Sequence[Any]) -> Skeleton:
+        return cls(model, weights, constants, _digest(constants))
+
+    def is_current(self) -> bool:
+        """Have the variables that are constants in it kept their values? The others are read when it is written."""
+        return self.digest == _digest(self.constants)
+
+    @contextmanager
+    def stage(self, path: Path, external_data: bool | None = None) -> Iterator[StagedFile]:
+        """The whole model with the weights as they are now, as :func:`bnfold.formats.onnx.writer.staged_model`."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        graph = model.graph
+        values = _Values(self.weights, graph.initializer, model.opset_import)
+        nodes = [node for node in graph.node if not values.take(node)]
+        # No weight is read in a loop's body: one that a loop of TensorFlow's reads is a constant.
+        read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+        payloads = Payloads(os.urandom(8).hex(), [])
+        for name in values.names():
+            if name in read:
+                array = values.array(name)
+                dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+                header = TensorProto(name=name, data_type=dtype, dims=array.shape)
+                payloads.put(header, _Weight(values, name, array.nbytes))
+                graph.initializer.append(header)
+        inputs = [value for value in graph.input if value.name not in self.weights]
+        for field, kept in ((graph.node, nodes), (graph.input, inputs)):
+            kept = [type(item).FromString(item.SerializeToString()) for item in kept]
+            del field[:]
+            field.extend(kept)
+        with staged_model(path, model, payloads, external_data=external_data) as staged:
+            yield staged
+
+
+class _Values:
+    """The weights, and what nodes that only move them make of them, computed when asked for."""
+
+    def __init__(self, weights: Mapping[str, Any], initializers: Iterable[TensorProto], opsets: Any) -> None:
+        self._weights = weights
+        self._constants = {tensor.name: tensor for tensor in initializers}
+        self._opsets = opsets
+        self._nodes: dict[str, NodeProto] = {}
+
+    def names(self) -> list[str]:
+        return [*self._weights, *self._nodes]
+
+    def take(self, node: NodeProto) -> bool:
+        """Note a node that does nothing but move a weight; False for any other."""
+        first, *others = node.input or [""]
+        known = first in self._weights or first in self._nodes
+        if not known or node.op_type not in _MOVES or not all(name in self._constants for name in others):
+            return False
+        self._nodes[node.output[0]] = node
+        return True
+
+    def array(self, name: str) -> Array:
+        if name in self._weights:
+            return np.asarray(self._weights[name])
+        node = self._nodes[name]
+        first, *others = node.input
+        feeds = {first: self.array(first)}
+        feeds |= {other: numpy_helper.to_array(self._constants[other]) for other in others}
+        return np.asarray(_run(node, feeds, self._opsets))
+
+
+def _run(node: NodeProto, feeds: Mapping[str, Array], opsets: Any) -> Array:
+    from onnx.reference import ReferenceEvaluator
+
+    function = helper.make_function("bnfold", "Move", list(feeds), list(node.output), [node], opsets)
+    (result,) = ReferenceEvaluator(function).run(None, dict(feeds), attributes={})
+    return np.asarray(result)
+
+
+class _Weight(Payload):
+    """One weight, read when it is written."""
+
+    __slots__ = ("length", "name", "values")
+    field = RAW_DATA
+
+    def __init__(self, values: _Values, name: str, length: int) -> None:
+        self.values = values
+        self.name = name
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def write(self, out: Sink) -> None:
+        out.write(np.ascontiguousarray(self.values.array(self.name)).reshape(-1).view(np.uint8).data)
+
+
+def _digest(variables: Sequence[Any]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for variable in variables:
+        values = np.ascontiguousarray(np.asarray(variable))
+        digest.update(repr((values.dtype.str, values.shape)).encode())
+        digest.update(values.tobytes())
+    return digest.digest()

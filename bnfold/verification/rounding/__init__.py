@@ -1,1 +1,0 @@
-"""Which differences are rounding: measured, and held against the original's own noise."""
