@@ -526,7 +526,8 @@ class Suspicious:
     def doubts(self, item):
         return True
 
-    def judge(self, reference, candidate, measured):
+    def judge(self, reference, candidate, measured, outputs=()):
+        assert len(outputs) in (0, len(reference.answers.feeds))  # none where tensors inside are judged
         assert candidate.model.name == "the second"
         feeds = set(range(len(reference.answers.feeds)))
         assert all(set(by_feed) == feeds for by_feed in measured.values())
