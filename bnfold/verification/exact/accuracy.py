@@ -31,6 +31,8 @@ _FEW = 16.0
 _MANY = 64
 #: The largest relative error of one rounding.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+#: An error of so many roundings of the result's own size, four bits, is never held against it.
+_LOSABLE_ROUNDINGS = 16.0
 #: Below this a result is flushed to 0 or rounded to few bits by some machines: no error counts.
 _TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
 #: Where the original's own rounding is so large a part of the range, outputs verify nothing.
@@ -76,11 +78,14 @@ class Error:
         )
 
 
-def error(name: str, truth: Array, mine: Array, theirs: Array, declared: Array | None = None) -> Error:
+def error(
+    name: str, truth: Array, mine: Array, theirs: Array, declared: Array | None = None, usual_size: float = 0.0
+) -> Error:
     """Of one tensor, in float64 and in the runtime.
 
     ``declared`` is what the original gives where every result is rounded to its declared type: a runtime may
-    leave roundings out, and what it happens to leave out in the original the result need not match.
+    leave roundings out, and what it happens to leave out in the original the result need not match. ``usual_size``
+    is the rms of the tensor on the feed where that is largest: on zeros an original may be exact by chance.
     """
     if truth.shape != mine.shape or mine.shape != theirs.shape:
         return Error(name)
@@ -100,8 +105,10 @@ def error(name: str, truth: Array, mine: Array, theirs: Array, declared: Array |
         if declared is not None:
             least = np.maximum(least, slices(truth, np.where(usable, declared - truth, 0.0)).rms)
     usual = least[0] / own.size[0] if own.size[0] else 0.0
-    floor = np.maximum(max(usual, ROUNDOFF.get(dtype, 0.0)) * own.size, _TINY.get(dtype, 0.0))
-    allowed = (FACTOR + _FEW / np.sqrt(own.count)) * np.maximum(least, floor)
+    size = own.size * max(1.0, usual_size / own.size[0]) if own.size[0] else np.full_like(own.size, usual_size)
+    as_good_as_exact = np.maximum(_LOSABLE_ROUNDINGS * ROUNDOFF.get(dtype, 0.0) * size, _TINY.get(dtype, 0.0))
+    allowed = (FACTOR + _FEW / np.sqrt(own.count)) * np.maximum(least, usual * own.size)
+    allowed = np.maximum(allowed, as_good_as_exact)
     # A slice of few values may be small by chance, and its rounding is then not.
     factor, at = other.worst(np.where((own.axis < 0) | (own.count >= _MANY), allowed, np.inf))
     words = ""

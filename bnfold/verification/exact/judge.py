@@ -13,6 +13,7 @@ import numpy as np
 from bnfold.graph import Array
 from bnfold.verification.exact.accuracy import MEANINGLESS, Declared, Error, declared_types, error, parts
 from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker
+from bnfold.verification.exact.slices import slices
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
 from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
@@ -170,6 +171,11 @@ class _Case:
     def _errors(self, checker: PlanChecker, plans: Mapping[int, PlanCheck], declared: bool = False) -> dict[str, Error]:
         """Of every output over the feeds that were evaluated; ``declared``: the original rounded as its types say."""
         found: dict[str, Error] = {}
+        sizes: dict[str, float] = {}
+        for plan in plans.values():
+            for name, truth in _flat(plan.truth).items():
+                if truth.dtype.kind == "f":
+                    sizes[name] = max(sizes.get(name, 0.0), float(slices(truth, truth).size[0]))
         hook = Declared(declared_types(self._reference.model)) if declared else None
         for index, plan in plans.items():
             if index < 0:
@@ -179,7 +185,7 @@ class _Case:
                 mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
                 if mine is None or theirs is None:
                     continue
-                item = error(name, truth, mine, theirs, rounded.get(name))
+                item = error(name, truth, mine, theirs, rounded.get(name), sizes.get(name, 0.0))
                 found[name] = found[name].joined(item) if name in found else item
         return found
 
