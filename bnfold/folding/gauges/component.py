@@ -9,7 +9,7 @@ lifted or sunk through it, one label a channel, and where they come out says whi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -115,11 +115,11 @@ class Component:
 class Survey:
     """Walks over what is tied to stuck affines, and collects a :class:`Component` of it."""
 
-    def __init__(self, context: Context, blocked: Iterable[Candidate]) -> None:
+    def __init__(self, context: Context, blocked: Mapping[str, Candidate]) -> None:
+        """``blocked`` has each candidate under the name of every operator of it."""
         self.context = context
         self.graph = context.graph
-        self.candidates = {candidate.head: candidate for candidate in blocked}
-        self.member = {op.name: candidate for candidate in self.candidates.values() for op in candidate.ops}
+        self.member = blocked
         self.found = Component()
         self.queue: deque[str] = deque()
         self.seen: set[tuple[str, str]] = set()
@@ -128,9 +128,9 @@ class Survey:
         #: Reads by operators with weights, to be asked about shifts when the rest is known.
         self.readers: dict[tuple[str, int], None] = {}
 
-    def run(self, heads: Iterable[str]) -> Component:
-        for head in heads:
-            self._candidate(self.candidates[head])
+    def run(self, start: Candidate) -> Component:
+        """What is tied to one of them."""
+        self._candidate(start)
         while self.queue:
             self._look(self.queue.popleft())
         for name, why in self.blocked.items():

@@ -151,9 +151,12 @@ class Solver:
         component: Component,
         alive: dict[str, NDArray[np.bool_]],
         signs_pay: frozenset[str],
+        names: dict[str, str],
         reach: float,
     ) -> None:
         self.component, self.alive, self.signs_pay, self.reach = component, alive, signs_pay, reach
+        #: Of those that share a name here one alone may go; who has it.
+        self.names, self.owners = names, dict[str, str]()
         self.removals = {removal.head: removal for removal in component.removals}
         self.variables = contracted(component, alive)
 
@@ -175,6 +178,7 @@ class Solver:
 
     def _solve(self, *, apart: bool) -> Choice:
         self._build(apart=apart)
+        self.owners.clear()
         start = [systems.mark() for systems in self.systems]
         choice = self._greedy(self.removals)
         if choice.clashes:
@@ -218,11 +222,15 @@ class Solver:
         return self._greedy([*choice.gone, *choice.clashes])
 
     def _restart(self, start: list[tuple[int, int, int]]) -> None:
+        self.owners.clear()
         for systems, marks in zip(self.systems, start, strict=True):
             systems.undo(marks)
 
     def _try(self, removal: Removal, *, signs: bool) -> Clash | None:
         """Let an affine go, or say what contradicts it."""
+        name = self.names.get(removal.head) if signs else None
+        if name in self.owners:
+            return Clash("name", (self.owners[name],), ())
         done: list[tuple[_Systems, tuple[int, int, int]]] = []
         for systems in self.at[removal.head]:
             done.append((systems, systems.mark()))
@@ -233,6 +241,8 @@ class Solver:
                     for other, marks in reversed(done):
                         other.undo(marks)
                     return self._clash(removal, *found)
+        if name is not None:
+            self.owners[name] = removal.head
         return None
 
     @staticmethod
