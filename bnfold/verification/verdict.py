@@ -14,6 +14,9 @@ DIFFERENT = "different"
 LESS_ACCURATE = "less accurate"
 NOT_VERIFIED = "not verified"
 
+#: A largest error of up to so many times another is as good: it is one number out of many.
+_AS_ACCURATE = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class OutputCheck:
@@ -184,7 +187,9 @@ class Verification:
         if measured:
             worst = max(measured, key=lambda output: output.original_error or 0.0)
             mine, theirs = worst.original_error or 0.0, worst.result_error or 0.0
-            texts = [f"as accurate as the original: {theirs:.1e} of the range from exact, the original {mine:.1e}"]
+            # What is not as near to exact is still within what its types allow, or it would be less accurate.
+            how = "as accurate as the original" if theirs <= _AS_ACCURATE * mine else "accurate to its types"
+            texts = [f"{how}: {theirs:.1e} of the range from exact, the original {mine:.1e}"]
         flips = [sum(output.flips[side] for output in self.outputs) for side in (0, 1)]
         if any(flips):
             texts.append(f"{_plural(flips[1], 'discrete value')} flipped by rounding, {flips[0]} in the original")

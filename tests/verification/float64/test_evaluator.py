@@ -44,6 +44,7 @@ def agrees(expected, found):
     return list(map(str, expected.ravel().tolist())) == list(map(str, found.ravel().tolist()))
 
 
+@pytest.mark.slow
 def test_onnxs_own_models_give_their_stored_outputs():
     agreeing, wrong, unknown = 0, [], []
     with warnings.catch_warnings():
