@@ -210,7 +210,8 @@ class _Settlement:
         output = graph.op(rest[-1] if rest else first).outputs[0]
         self.editor.drop(rest)
         self.editor.replace_affine(op, source, total, output)
-        self.outcome.other_types |= graph.op(first).type != op.type
+        simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
+        self.outcome.other_types |= simple and graph.op(first).type != op.type
 
 
 def _origins(whole: Iterable[Candidate]) -> dict[str, str]:
