@@ -13,9 +13,10 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
-from bnfold.folding.gauges.component import Component, Survey
+from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
+from bnfold.folding.gauges.survey import Survey
 from bnfold.folding.moves import Blocked, Context, Move
 from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
