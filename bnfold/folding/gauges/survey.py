@@ -19,6 +19,10 @@ from bnfold.operators.base import NewWeights, WithResidual
 from bnfold.refusal import Refusal
 
 
+#: Cells of one component: a repetition may claim any number of channels.
+MAX_CELLS = 1 << 22
+
+
 class Survey:
     """Walks over what is tied to stuck affines, and collects a :class:`Component` of it."""
 
@@ -48,11 +52,13 @@ class Survey:
     # -- places ----------------------------------------------------------------------------------
 
     def reach(self, place: Place, axis: int | None, size: int, grid: Grid = ()) -> Frame | None:
-        """The frame of a place; None where it has another one already."""
+        """The frame of a place; None where it has another one already, or there is no room."""
         known = self.found.frames.get(place)
         if known is not None:
             alike = known.size == size and ((known.axis, known.grid) == (axis, grid) or size == 1)
             return known if alike else None
+        if self.found.size + size > MAX_CELLS:
+            return None
         frame = self.found.frames[place] = Frame(axis, grid, size, self.found.size)
         self.found.size += size
         if isinstance(place, str):
