@@ -18,7 +18,6 @@ from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_reader
 from bnfold.operators.base import NewWeights, WithResidual
 from bnfold.refusal import Refusal
 
-
 #: Cells of one component: a repetition may claim any number of channels.
 MAX_CELLS = 1 << 22
 

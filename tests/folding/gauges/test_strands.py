@@ -23,9 +23,7 @@ def test_cells_are_connected_as_a_walk_over_the_pairs_finds(seed):
         reached, stack = {start}, [start]
         while stack:
             here = stack.pop()
-            fresh = {
-                int(b) for a, b in [*zip(first, second, strict=True), *zip(second, first, strict=True)] if a == here
-            } - reached
+            fresh = {b for a, b in ways if a == here} - reached
             reached |= fresh
             stack += fresh
         assert found[start] == min(reached)
