@@ -121,10 +121,9 @@ class Param:
 
     def exact(self) -> NDArray[np.float64]:
         """The values in float64, without the rounding to :attr:`dtype` where folding computed them."""
-        if not self.shape:
-            values = self.data.values if isinstance(self.data, Memory) else self.array()
-            return np.asarray(values, dtype=np.float64)
-        return self.exact_rows(0, self.shape[0])
+        if isinstance(self.data, Memory):
+            return np.asarray(self.data.values, dtype=np.float64)
+        return self.exact_rows(0, self.shape[0]) if self.shape else np.asarray(self.array(), dtype=np.float64)
 
     def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
         """:meth:`exact`, only ``[start:stop]`` along the first axis."""
