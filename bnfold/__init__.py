@@ -62,6 +62,11 @@ _ELSEWHERE = {
 }
 
 
+def __dir__() -> list[str]:
+    # What is not imported yet is there all the same: for dir(), help() and completion.
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> object:
     # numpy and onnx take a quarter of a second to import: only when something is used.
     if name in __all__:

@@ -225,7 +225,7 @@ def answer(request: IO[bytes], memory: int | None, kind: str = "RLIMIT_AS") -> b
     """
     try:
         function, args, kwargs = pickle.load(request)
-        _limit_memory(memory, kind)  # not before the imports: libraries survive a failed start less well than a call
+        limit_memory(memory, kind)  # not before the imports: libraries survive a failed start less well than a call
         return pickle.dumps(("returned", function(*args, **kwargs)))
     except BnfoldError as error:
         return pickle.dumps(("raised", error.with_traceback(None)))
@@ -252,7 +252,9 @@ def end_in_time(seconds: float | None, parent: int) -> None:
             os._exit(1)
 
 
-def _limit_memory(memory: int | None, kind: str) -> None:
+def limit_memory(memory: int | None, kind: str = "RLIMIT_AS") -> None:
+    """From now on this process gets no more than so many bytes, where the system has such a limit: address space,
+    or with RLIMIT_DATA what is private and writable, which files that are mapped are not."""
     if memory is None:
         return
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -60,8 +61,9 @@ def fold_file(
     With ``verify`` the written file is compared with the original, as ``options`` say, before it gets its name. If
     the two differ nothing is written: ``path`` of the result is None, and the smallest set of steps that makes
     them differ is in ``culprits``; ``keep_going`` leaves these out and tries again. ``latency`` times both models
-    in onnxruntime, its optimisations on. The time and memory of ``options`` bound all of this together: where they
-    do not suffice for the comparison nothing is written, where they do not for the rest ``notes`` says so.
+    in onnxruntime, its optimisations on. The time and memory of ``options`` bound everything that runs a model or
+    converts one to run it, the time from this call on, reading and folding included: where they do not suffice for
+    the comparison nothing is written, where they do not for the rest ``notes`` says so.
     ``external_data`` puts the weights of an ONNX model into ``<output>.data``; None does so where the source had
     external data, or where the file would exceed 2 GB. ``progress`` is called with the name of each stage.
 
@@ -69,13 +71,14 @@ def fold_file(
     fit the model; OutputError where it cannot be written; and what :func:`bnfold.load` raises. Whatever
     happens, an existing ``output`` is whole, old or new.
     """
+    limits = options.limits() if options is not None else Limits()
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
     original.check_target(target)
     progress("folding")
     fold = _Folding(branches, keep_overridable)
-    runs = _Runs(original, Path(source), allow_unsafe, options)
+    runs = _Runs(original, Path(source), allow_unsafe, options, limits)
     result = fold(original)
     while True:
         result = _in_target_format(result, original, target)
@@ -115,6 +118,7 @@ def fix_file(
     :func:`bnfold.fix` says what is repaired. Arguments, errors and promises are those of :func:`fold_file`: where
     the outputs differ nothing is written, and ``path`` of the result is None.
     """
+    limits = options.limits() if options is not None else Limits()
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
@@ -125,7 +129,7 @@ def fix_file(
     with result.model.stage(target, external_data=external_data) as staged:
         if verify:
             progress("verifying")
-            runs = _Runs(original, Path(source), allow_unsafe, options)
+            runs = _Runs(original, Path(source), allow_unsafe, options, limits)
             result = replace(result, verification=runs.verdict(result.model, staged.path))
         if result.verification is None or result.verification.equivalent:
             staged.commit()
@@ -171,7 +175,7 @@ def _in_target_format(result: FoldResult, original: Model, target: Path) -> Fold
     with temporary_folder() as folder:
         again = api.fold(load(result.model.as_onnx(folder)))
     summary = replace(result.summary, after=again.summary.after)
-    note = "converted by tf2onnx: the nodes of the ONNX file are not the layers of the Keras model"
+    note = f"converted to ONNX: its nodes are not the layers of the {original.format} model"
     return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
 
 
@@ -197,22 +201,20 @@ def _file_bytes(path: Path, size: Size) -> int:
 class _Runs:
     """Everything that runs the models, within the limits of one set of options: they hold for all of it together."""
 
-    def __init__(self, original: Model, source: Path, allow_unsafe: bool, options: VerifyOptions | None) -> None:
+    def __init__(
+        self, original: Model, source: Path, allow_unsafe: bool, options: VerifyOptions | None, limits: Limits
+    ) -> None:
         self._original = original
         self._source = source
         self._allow_unsafe = allow_unsafe
         self._given = options
+        self._limits = limits
 
     @cached_property
     def _options(self) -> VerifyOptions:
         from bnfold.verification.verify_options import DEFAULTS  # which takes time, and not all files are verified
 
         return self._given if self._given is not None else DEFAULTS
-
-    @cached_property
-    def _limits(self) -> Limits:
-        """The limits, the time running from the first use on."""
-        return self._options.limits()
 
     @property
     def _readable(self) -> Model | Path:
@@ -222,16 +224,15 @@ class _Runs:
     def verdict(self, model: Model, written: Path) -> Verification:
         """The verdict on the file as it was written."""
         from bnfold.verification import verify
+        from bnfold.verification.verifier import verification_of
 
-        limits = self._limits  # conversion from Keras takes of the time as well
-        if model.is_onnx or model.converts_to(written):
-            return verify(self._original, written, self._options_for(model), limits)
-        from bnfold.verification.runtime.onnx_file import OnnxFile
-
-        with temporary_folder() as folder:
-            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
-            gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
-            return verify(self._original, file, self._options_for(model), limits)
+        options = self._options_for(model)
+        if self._original.is_onnx:
+            return verify(self._original, written, options, self._limits)
+        started = time.perf_counter()
+        options = replace(options, timeout=None, memory=None)  # what they limit is the whole call
+        found = call(_keras_verdict, self._limits, self._readable, self._allow_unsafe, written, options)
+        return verification_of(found, time.perf_counter() - started)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""
@@ -284,6 +285,20 @@ def _as_written(model: Model, written: Path) -> Model | Path:
     """The staged file of ``model`` as verification takes it: a Keras file has to be read."""
     as_it_lies = model.is_onnx or model.converts_to(written)
     return written if as_it_lies else load(written, allow_unsafe=True)
+
+
+def _keras_verdict(source: Model | Path, allow_unsafe: bool, written: Path, options: VerifyOptions) -> Verification:
+    """The verdict on a Keras model's file; what is a Keras model is converted first."""
+    from bnfold.verification import verify
+    from bnfold.verification.runtime.onnx_file import OnnxFile
+
+    original = api.load(source, allow_unsafe=allow_unsafe)
+    with temporary_folder() as folder:
+        file: Any = written
+        if written.suffix.lower() != ".onnx":
+            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
+            gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
+        return verify(original, file, options)
 
 
 def _guilty(

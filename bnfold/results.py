@@ -27,12 +27,21 @@ class Comparison:
     file_before: int | None = None
     file_after: int | None = None
 
+    def sentence(self) -> str:
+        """``57 → 38 nodes, 20 → 1 BN``."""
+        before, after = self.before, self.after
+        return f"{before.nodes} → {after.nodes} nodes, {before.batchnorms} → {after.batchnorms} BN"
+
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
         return {
             "before": {**self.before.to_dict(), "file": self.file_before},
             "after": {**self.after.to_dict(), "file": self.file_after},
         }
+
+
+def _verdict(verification: Verification | None) -> str:
+    return "" if verification is None else f", {verification.verdict}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,10 @@ class FoldResult:
     culprits: tuple[FoldStep, ...] = ()
     dropped: tuple[FoldStep, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        left = f"{len(self.plan.steps)} steps, {len(self.plan.remaining)} left"
+        return f"FoldResult({self.summary.sentence()}, {left}{_verdict(self.verification)})"
 
     @property
     def refusals(self) -> tuple[Remaining, ...]:
@@ -85,6 +98,10 @@ class FixResult:
     _: KW_ONLY
     verification: Verification | None = None
     path: Path | None = None
+
+    def __repr__(self) -> str:
+        left = f"{len(self.changes)} changes, {len(self.remaining)} findings left"
+        return f"FixResult({self.summary.sentence()}, {left}{_verdict(self.verification)})"
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _SEVERITIES = ("error", "warning", "info", "never")
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @options.output_format("text", *FORMATS)
 @click.option("--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, with commas.")
@@ -31,6 +31,7 @@ _SEVERITIES = ("error", "warning", "info", "never")
 @click.option("--count", is_flag=True, help="Count the findings by rule instead of printing them.")
 @click.option("--statistics", "count_as_before", is_flag=True, hidden=True)  # what --count was called in 0.1
 @click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every BN and every finding, also where many are alike.")
 @options.quiet("Print the findings and nothing else.")
 @options.allow_unsafe
 def analyze(
@@ -42,6 +43,7 @@ def analyze(
     count: bool,
     count_as_before: bool,
     stats: bool,
+    verbose: bool,
     quiet: bool,
     allow_unsafe: bool,
 ) -> int:
@@ -74,7 +76,7 @@ def analyze(
                 worst_exit = max(worst_exit, error.exit_code)
             else:
                 reports.append(config.without_ignored(report))
-    _print(output_format, reports, failures, counts=count or count_as_before, quiet=quiet)
+    _print(output_format, reports, failures, counts=count or count_as_before, quiet=quiet, verbose=verbose)
     return worst_exit or int(_fails(reports, fail_on or config.fail_on))
 
 
@@ -93,13 +95,19 @@ def _fails(reports: Sequence[Report], level: str) -> bool:
 
 
 def _print(
-    output_format: str, reports: Sequence[Report], failures: Mapping[str, str], *, counts: bool, quiet: bool
+    output_format: str,
+    reports: Sequence[Report],
+    failures: Mapping[str, str],
+    *,
+    counts: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     from bnfold.reporting import renderers
 
     for model, sentence in failures.items():
         click.echo(renderers.failure_line(model, sentence), err=True)
     if output_format == "text":
-        renderers.print_text(reports, failures, counts=counts, quiet=quiet)
+        renderers.print_text(reports, failures, counts=counts, quiet=quiet, verbose=verbose)
     else:
         click.echo(renderers.render(output_format, reports, failures, counts=counts))

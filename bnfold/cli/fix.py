@@ -9,7 +9,7 @@ import click
 from bnfold.cli import options
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("model", type=options.MODEL)
 @click.option("-o", "--output", type=options.OUTPUT, required=True, metavar="OUT", help="The file to write.")
 @click.option("--no-verify", is_flag=True, help="Do not compare the written model with the original.")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bnfold.results import FoldResult
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("model", type=options.MODEL)
 @click.option("-o", "--output", type=options.OUTPUT, metavar="OUT", help="The file to write; its suffix decides.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from bnfold.errors import BnfoldError
 
 if TYPE_CHECKING:
     from bnfold.verification import VerifyOptions
@@ -21,14 +23,56 @@ MODEL = click.Path(readable=False, path_type=str)
 OUTPUT = click.Path(readable=False, path_type=str)
 
 
+class Command(click.Command):
+    """A command within ``--timeout`` and ``--memory``; with ``--format json`` its error is JSON too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return self._within_limits(ctx)
+        except (BnfoldError, click.ClickException) as error:
+            if ctx.params.get("output_format") == "json":
+                from bnfold.reporting import as_json
+
+                message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+                model = ctx.params.get("model")
+                click.echo(as_json.dump({**as_json.header(), "errors": [{"model": model, "message": message}]}))
+            raise
+
+    def _within_limits(self, ctx: click.Context) -> Any:
+        seconds, memory = ctx.params.get("timeout"), ctx.params.get("memory")
+        if seconds is None and memory is None:
+            return super().invoke(ctx)
+        from bnfold.cli import supervision
+        from bnfold.isolation import Limits
+
+        if not supervision.supervised():
+            return supervision.supervise(ctx.find_root().obj, Limits(seconds=seconds, memory=memory))
+        supervision.keep_within_memory()
+        return super().invoke(ctx)
+
+
 def quiet(help: str) -> Callable[[F], F]:
     return click.option("-q", "--quiet", is_flag=True, help=help)
 
 
 def allow_unsafe(function: F) -> F:
-    return click.option(
+    """--allow-unsafe and --custom, which decide what code a Keras file may run."""
+    custom = click.option(
+        "--custom", multiple=True, metavar="MODULE", callback=_import_custom, expose_value=False,
+        help="Import this Python module, which defines custom Keras layers.",
+    )  # fmt: skip
+    unsafe = click.option(
         "--allow-unsafe", is_flag=True, help="Let a Keras file run the Python code it brings along (Lambda layers)."
-    )(function)
+    )
+    return unsafe(custom(function))
+
+
+def _import_custom(context: click.Context, parameter: click.Parameter, modules: Sequence[str]) -> None:
+    if modules:
+        from bnfold.formats.keras.files import import_custom
+
+        for module in modules:
+            import_custom(module)
 
 
 def output_format(*choices: str) -> Callable[[F], F]:
@@ -52,11 +96,11 @@ _VERIFICATION = (
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
     click.option(
         "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-        help="Give up verifying after this time: not verified, exit code 1.",
+        help="Give up after this time: nothing is written, exit code 1.",
     ),
     click.option(
         "--memory", type=click.FloatRange(min=0, min_open=True), metavar="MB", callback=_bytes,
-        help="Give up verifying beyond this much address space: not verified, exit code 1.",
+        help="Give up beyond this much address space a process: nothing is written, exit code 1.",
     ),
 )  # fmt: skip
 

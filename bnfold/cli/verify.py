@@ -9,7 +9,7 @@ import click
 from bnfold.cli import options
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("a", type=options.MODEL)
 @click.argument("b", type=options.MODEL, required=False)
 @options.verification

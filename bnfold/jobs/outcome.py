@@ -34,6 +34,9 @@ class JobLimits:
     memory: int | None = None
 
 
+UNLIMITED = JobLimits()
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """``function(*args, **kwargs)``, known by ``key``; the function is one that another process can import."""

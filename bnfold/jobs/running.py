@@ -16,7 +16,7 @@ from typing import Any
 
 from bnfold.errors import one_line
 from bnfold.jobs.forkserver import OnRow, attempt, close_all
-from bnfold.jobs.outcome import Job, JobLimits, Outcome, Status
+from bnfold.jobs.outcome import UNLIMITED, Job, JobLimits, Outcome, Status
 
 #: Jobs that are handed to an executor beyond those it works on, so that no worker waits for the next.
 _AHEAD = 2
@@ -75,7 +75,7 @@ def execute(
 def run(
     jobs: Iterable[Job],
     *,
-    limits: JobLimits = JobLimits(),
+    limits: JobLimits = UNLIMITED,
     workers: int | None = None,
     executor: Executor | None = None,
     attempts: int = 2,

@@ -11,14 +11,12 @@ from rich.table import Table
 from bnfold.analysis.phrases import plural
 from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
 from bnfold.reporting.console import STYLES, cell, line, show, table
-from bnfold.reporting.text import file_size, shortened
+from bnfold.reporting.text import GROUP_FROM, file_size, shortened
 
 if TYPE_CHECKING:
     from bnfold.results import Comparison, FixResult, FoldResult
     from bnfold.verification import RuntimeCheck, Verification
 
-#: From so many steps on, steps that went the same way share a row.
-_GROUP_FROM = 60
 _GOOD, _BAD = "green", "bold red"
 
 
@@ -32,7 +30,7 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     if left:
         console.print()
         show(console, _remaining(left), indent=2)
-    if max(len(steps), len(left)) >= _GROUP_FROM:
+    if max(len(steps), len(left)) >= GROUP_FROM:
         line(console, ("equal outcomes share a row; --format json names every one", "dim"), indent=2)
     if not steps and not left:
         line(console, "nothing to fold: there is no BN and no scale or shift by channel in this model", indent=2)
@@ -80,7 +78,7 @@ def _how(kind: FoldKind) -> str:
 
 def _grouped(steps: Sequence[FoldStep]) -> list[list[FoldStep]]:
     """Each step by itself, or in a long plan those of one kind and type together."""
-    if len(steps) < _GROUP_FROM:
+    if len(steps) < GROUP_FROM:
         return [[step] for step in steps]
     groups: dict[tuple[FoldKind, str, bool], list[FoldStep]] = {}
     for step in steps:
@@ -92,7 +90,7 @@ def _remaining(left: Sequence[Remaining]) -> Table:
     grid = table("stays", "type", "backward", "forward")
     groups: dict[tuple[str, ...], list[Remaining]] = {}
     for item in left:
-        key = (item.label,) if len(left) < _GROUP_FROM else (item.type, item.backward.code, item.forward.code)
+        key = (item.label,) if len(left) < GROUP_FROM else (item.type, item.backward.code, item.forward.code)
         groups.setdefault(key, []).append(item)
     for group in groups.values():
         first = group[0]
@@ -191,7 +189,7 @@ def print_fix(console: Console, name: str, result: FixResult) -> None:
         line(console, ("nothing was written", _BAD), indent=2)
     if result.remaining:
         console.print()
-        line(console, f"{plural(len(result.remaining), 'finding')} remain:", indent=2)
+        line(console, f"{plural(len(result.remaining), 'finding remains', 'findings remain')}:", indent=2)
         from bnfold.reporting.as_text import print_finding_list  # fold, which starts faster without it, prints none
 
         print_finding_list(console, result.remaining)

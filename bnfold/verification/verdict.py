@@ -112,6 +112,9 @@ class Verification:
     #: Remarks that do not change the verdict.
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Verification({self.sentence()!r})"
+
     @property
     def equivalent(self) -> bool:
         """Equal bit for bit or within rounding. "Not verified" is not equivalent."""

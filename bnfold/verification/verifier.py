@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bnfold.errors import NotEquivalentError
-from bnfold.isolation import Cause, Ended, Limits, call
+from bnfold.isolation import Cause, Ended, Limits, Returned, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError
 from bnfold.verification.equivalence import compare, judge_for
@@ -41,9 +41,14 @@ def verify(a: ModelLike, b: ModelLike, options: VerifyOptions = DEFAULTS, limits
         first = OnnxFile.of(a, folder / "first", "the original")
         second = OnnxFile.of(b, folder / "second", "the second model")
         found = call(verify_files, limits, first, second, options)
-        if isinstance(found, Ended):
-            return Verification(NOT_VERIFIED, seconds=time.perf_counter() - started, reason=why_ended(found))
-        return found.value
+        return verification_of(found, time.perf_counter() - started)
+
+
+def verification_of(outcome: Returned[Verification] | Ended, seconds: float) -> Verification:
+    """What came of a comparison that took so many seconds: "not verified" where that did not come to its end."""
+    if isinstance(outcome, Ended):
+        return Verification(NOT_VERIFIED, seconds=seconds, reason=why_ended(outcome))
+    return outcome.value
 
 
 def why_ended(ended: Ended) -> str:

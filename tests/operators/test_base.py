@@ -22,6 +22,7 @@ from bnfold.operators import (
     value_readers,
 )
 from bnfold.operators.base import channels_fit, mapped, vectors
+from bnfold.operators.keras import KERAS
 from bnfold.operators.onnx import ONNX
 from bnfold.refusal import Refusal
 
@@ -107,7 +108,7 @@ def test_facts_are_those_of_the_domain(domain, kind, known):
 def test_the_known_types_of_a_domain():
     assert "BatchNormalization" in known_types()
     assert "Conv2D" not in known_types()
-    assert "Conv2D" in known_types("keras")
+    assert "Conv2D" in known_types(KERAS.domain)
     assert not known_types("custom")
 
 

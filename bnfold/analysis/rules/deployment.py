@@ -84,7 +84,7 @@ class UnfoldableBatchNorm(Rule):
     def check(self, context: Context) -> Iterator[Finding]:
         for site in context.sites:
             fate = context.fate(site)
-            if isinstance(fate, Remaining):
+            if isinstance(fate, Remaining) and not context.is_replaced(site):
                 yield self.finding(
                     context,
                     site.op,

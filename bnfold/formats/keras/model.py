@@ -47,6 +47,9 @@ class KerasModel:
         self._path = path
         self._skeleton: Skeleton | None = None
 
+    def __repr__(self) -> str:
+        return f"<KerasModel {self._name}: {len(self._graph)} operators>"
+
     @property
     def graph(self) -> ModelGraph:
         return self._graph
