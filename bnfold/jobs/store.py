@@ -112,18 +112,26 @@ class Store:
         return found[0] not in _BY_LIMIT or bool(found[1] == limits)
 
     def record(
-        self, key: str, identity: str, settings: str, limits: str, outcome: Outcome, status: str | None = None
+        self,
+        key: str,
+        identity: str,
+        settings: str,
+        limits: str,
+        outcome: Outcome,
+        status: str | None = None,
+        sentence: str | None = None,
     ) -> int:
         """Put down what came of a job, in the place of what came of it before, and return its id.
 
-        Within a :meth:`transaction`, to which the caller adds tables of its own. ``status`` may be a finer one.
+        Within a :meth:`transaction`, to which the caller adds tables of its own. ``status`` may be a finer one, ``sentence`` one for it.
         """
         self._database.execute("delete from jobs where key = ?", (key,))
         cursor = self._database.execute(
             "insert into jobs (key, identity, settings, limits, status, sentence, detail, seconds, peak, attempts, "
             "finished) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                key, identity, settings, limits, status or outcome.status.value, outcome.sentence, outcome.detail,
+                key, identity, settings, limits, status or outcome.status.value,
+                outcome.sentence if sentence is None else sentence, outcome.detail,
                 outcome.seconds, outcome.peak, outcome.attempts, time.time(),
             ),
         )  # fmt: skip
