@@ -13,7 +13,7 @@ from bnfold.scanning.remote import is_remote, open_filesystem, reported
 from bnfold.temporary import temporary_folder, temporary_name
 
 #: What the fork server imports, so that no job has to.
-PRELOAD = ("bnfold.scanning.work", "bnfold.api", "bnfold.analysis.analyzer", "bnfold.analysis.rules")
+PRELOAD = ("bnfold.scanning.warm",)
 #: What it imports as well where models are folded and verified.
 PRELOAD_FOLDING = ("bnfold.pipeline", "bnfold.verification.verifier", "onnxruntime")
 
