@@ -232,5 +232,3 @@ def _row(target: Target, outcome: Outcome) -> Row:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
