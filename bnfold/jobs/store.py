@@ -19,10 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import BnfoldError, one_line
 from bnfold.jobs.outcome import Outcome, Status
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Of the two tables here; a store has a version of its own for those that are added.
 _VERSION = 1
@@ -78,7 +81,7 @@ class Store:
         self._database.close()
         self._lock.release()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -123,7 +126,8 @@ class Store:
     ) -> int:
         """Put down what came of a job, in the place of what came of it before, and return its id.
 
-        Within a :meth:`transaction`, to which the caller adds tables of its own. ``status`` may be a finer one, ``sentence`` one for it.
+        Within a :meth:`transaction`, to which the caller adds tables of its own. ``status`` and ``sentence`` replace
+        those of the outcome.
         """
         self._database.execute("delete from jobs where key = ?", (key,))
         cursor = self._database.execute(

@@ -91,12 +91,6 @@ class ScanStore(Store):
         found = self.query(f"select path, status, sentence from models where status not in ({marks}) order by path")
         return {path: sentence or status for path, status, sentence in found}
 
-    def forget_others(self, keep: set[str]) -> None:
-        """Drop models that are no longer among those scanned."""
-        with self.transaction() as database:
-            gone = [(key,) for (key,) in database.execute("select key from jobs") if key not in keep]
-            database.executemany("delete from jobs where key = ?", gone)
-
 
 def _facts(row: Row, report: Any) -> tuple[Any, ...]:
     read: Any = row.read or {}

@@ -149,7 +149,7 @@ def scan_into(
         progress.clear()
         yield row
     if not known.found:
-        raise ModelFileError(f"there are no models in {', '.join(map(os.fspath, targets))}")
+        raise ModelFileError(f"there are no models in {', '.join(os.fspath(target) for target in targets)}")
     store.set_meta("unchanged", known.unchanged)
 
 

@@ -52,8 +52,8 @@ def summarise(store: ScanStore) -> ScanSummary:
     """The summary of everything in a store."""
     counts: dict[str, int] = dict(store.query("select status, count(*) from models group by status").fetchall())
     totals = store.query(
-        "select count(*), sum(batchnorms), sum(foldable), sum(parameters - parameters_after), sum(bytes - bytes_after), "
-        "sum(read_bytes), sum(read_requests) from models"
+        "select count(*), sum(batchnorms), sum(foldable), sum(parameters - parameters_after), "
+        "sum(bytes - bytes_after), sum(read_bytes), sum(read_requests) from models"
     ).fetchone()
     models, batchnorms, foldable, parameters, size, read, requests = (int(value or 0) for value in totals)
     folded, saved = store.query(
@@ -61,7 +61,7 @@ def summarise(store: ScanStore) -> ScanSummary:
     ).fetchone()
     return ScanSummary(
         models=models,
-        statuses={status: counts[status] for status in (*STATUSES, *sorted(counts.keys() - STATUSES)) if status in counts},
+        statuses={status: counts[status] for status in STATUSES if status in counts},
         batchnorms=batchnorms, foldable=foldable, parameters_saved=parameters, bytes_saved=size, folded=folded,
         file_bytes_saved=saved or 0, rules=_rules(store), read_bytes=read, read_requests=requests,
         slowest=_list(store, "seconds"), largest=_list(store, "size"),
@@ -73,7 +73,7 @@ def _rules(store: ScanStore) -> tuple[Rule, ...]:
         f"select code, name, severity, count(*), count(distinct job) from findings group by code, name, severity "
         f"order by {_RANK} desc, count(*) desc, code"
     ).fetchall()
-    return tuple(Rule(*row, worst=_worst(store, row[0], row[2])) for row in found)
+    return tuple(Rule(*row, _worst(store, row[0], row[2])) for row in found)
 
 
 def _worst(store: ScanStore, code: str, severity: str) -> tuple[tuple[str, int], ...]:

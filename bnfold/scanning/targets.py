@@ -38,7 +38,7 @@ def find_targets(targets: Iterable[str | os.PathLike[str]], without: str | None 
     Raises ModelFileError for a target that does not exist or cannot be listed.
     """
     seen: set[str] = set()
-    for target in map(os.fspath, targets):
+    for target in [os.fspath(each) for each in targets]:
         for found in _remote(target) if is_remote(target) else _local(target, without):
             if found.path not in seen:
                 seen.add(found.path)
@@ -111,7 +111,6 @@ def _remote(url: str) -> Iterator[Target]:
     with reported(url):
         if _MAGIC & set(path) and not url.startswith(("http://", "https://")):
             listed = file_system.glob(path, detail=True)
-            root = ""
         else:
             info = file_system.info(path)
             if info["type"] != "directory":
