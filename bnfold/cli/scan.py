@@ -42,6 +42,9 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--memory", type=_POSITIVE, default=4000.0, show_default=True, metavar="MB", help="Memory for one model.")
 @click.option("--spare-bytes", is_flag=True, help="Read the fewest bytes of a remote model, in more requests.")
 @click.option("--weights", is_flag=True, help="Read remote models whole, for what depends on the values of weights.")
+@click.option(
+    "--skip-from", type=_POSITIVE, metavar="KB", help="What a round trip is worth in remote reads.  [default: measured]"
+)
 @click.option("--export", "export_to", metavar="FILE", help="Write a table of all models (.parquet or .csv).")
 @options.output_format(*_FORMATS)
 @options.quiet("Print nothing but what failed.")
@@ -68,7 +71,7 @@ def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format:
         select=select or config.select, ignore=ignore if select else (*config.ignore, *ignore), config=config,
         allow_unsafe=given["allow_unsafe"], fold_to=given["fold_to"], timeout=given["timeout"],
         memory=int(given["memory"] * 1e6), refresh=given["refresh"], spare_bytes=given["spare_bytes"],
-        weights=given["weights"],
+        weights=given["weights"], skip_from=None if given["skip_from"] is None else int(given["skip_from"] * 1e3),
     )  # fmt: skip
     with ScanStore(store) as opened:
         with _watching(quiet) as watch, _engine(given["scheduler"]) as engine:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from bnfold import __version__
 from bnfold.errors import ModelFileError, OutputError
 from bnfold.formats.atomic import reason
+from bnfold.formats.remote import is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
 from bnfold.scanning.records import ScanStore
-from bnfold.scanning.remote import is_remote, of_one_process, open_filesystem, reported
 from bnfold.scanning.row import FINDINGS, FOLDED, Row
 from bnfold.scanning.targets import Target, find_targets
 from bnfold.scanning.work import PRELOAD, PRELOAD_FOLDING, Task, work
@@ -44,6 +44,7 @@ class Scan:
     refresh: bool = False
     spare_bytes: bool = False
     weights: bool = False
+    skip_from: int | None = None
     preload: tuple[str, ...] = ()
 
     @property
@@ -90,6 +91,7 @@ def scan(
     allow_unsafe: bool = False,
     spare_bytes: bool = False,
     weights: bool = False,
+    skip_from: int | None = None,
     preload: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Analyze every model among ``targets``, each in a process of its own, and yield a :class:`Row` for each.
@@ -99,7 +101,9 @@ def scan(
     has no row here. ``select`` and ``ignore`` are those of :func:`bnfold.analyze`. ``fold_to`` (a folder or a URL)
     folds and verifies what has something to fold. ``timeout`` (seconds) and ``memory`` (bytes) hold for each model.
     Jobs run in ``workers`` processes of this machine, or where ``executor`` has its own. ``spare_bytes`` reads the
-    fewest bytes of a remote model, ``weights`` all it has. ``preload`` names modules that jobs find imported.
+    fewest bytes of a remote model, ``weights`` all that somebody asks for;
+    ``skip_from`` is what a round trip is worth, in bytes, where it shall not be measured. ``preload`` names modules that
+    jobs find imported.
 
     Raises ModelFileError for a target that does not exist, and where there is no model at all; UsageError for an
     unknown rule; StoreError (a BnfoldError) for a store that cannot be used; OutputError for ``fold_to``.
@@ -107,7 +111,7 @@ def scan(
     what = Scan(
         select=None if select is None else tuple(select), ignore=tuple(ignore), allow_unsafe=allow_unsafe,
         fold_to=None if fold_to is None else os.fspath(fold_to), timeout=timeout, memory=memory, refresh=refresh,
-        spare_bytes=spare_bytes, weights=weights, preload=tuple(preload),
+        spare_bytes=spare_bytes, weights=weights, skip_from=skip_from, preload=tuple(preload),
     )  # fmt: skip
     if isinstance(store, ScanStore):
         yield from scan_into(store, targets, what, executor=executor, workers=workers)
@@ -167,7 +171,7 @@ def _jobs(
         task = Task(
             path=target.path, select=what.select, ignore=what.ignore, config=what.config, output=output,
             allow_unsafe=what.allow_unsafe, content=_content(target), spare_bytes=what.spare_bytes,
-            weights=what.weights,
+            weights=what.weights, skip_from=what.skip_from, size=target.size,
         )  # fmt: skip
         yield Job(target.path, work, (task,))
 

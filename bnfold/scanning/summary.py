@@ -73,7 +73,10 @@ def _rules(store: ScanStore) -> tuple[Rule, ...]:
         f"select code, name, severity, count(*), count(distinct job) from findings group by code, name, severity "
         f"order by {_RANK} desc, count(*) desc, code"
     ).fetchall()
-    return tuple(Rule(*row, _worst(store, row[0], row[2])) for row in found)
+    return tuple(
+        Rule(code, name, severity, findings, models, _worst(store, code, severity))
+        for code, name, severity, findings, models in found
+    )
 
 
 def _worst(store: ScanStore, code: str, severity: str) -> tuple[tuple[str, int], ...]:

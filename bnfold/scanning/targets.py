@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from bnfold.errors import ModelFileError
 from bnfold.formats.atomic import reason
-from bnfold.scanning.remote import identity_of, is_remote, open_filesystem, reported
+from bnfold.formats.remote import identity_of, is_remote, open_filesystem, reported
 
 SUFFIXES = (".onnx", ".keras", ".h5", ".hdf5")
 _SAVED_MODEL = "saved_model.pb"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bnfold.scanning.remote import is_remote, open_filesystem, reported
+from bnfold.formats.remote import RemoteFile, is_remote, open_filesystem, reported
 from bnfold.temporary import temporary_folder, temporary_name
 
 #: What the fork server imports, so that no job has to.
@@ -34,6 +34,8 @@ class Task:
     content: bytes | None = None
     spare_bytes: bool = False
     weights: bool = False
+    skip_from: int | None = None
+    size: int | None = None
 
 
 def work(task: Task) -> dict[str, Any]:
@@ -112,9 +114,14 @@ def _local(task: Task) -> Iterator[tuple[Any, Any]]:
     """What to load the model from, and a function that counts what was fetched for it, or None."""
     if task.content is not None:
         with temporary_folder() as folder:
-            file = folder / PurePosixPath(task.path).name
-            file.write_bytes(task.content)
-            yield file, None
+            copy = folder / PurePosixPath(task.path).name
+            copy.write_bytes(task.content)
+            yield copy, None
+    elif is_remote(task.path) and task.output is None and task.path.lower().endswith(".onnx"):
+        file = RemoteFile(
+            task.path, size=task.size, spare_bytes=task.spare_bytes, weights=task.weights, skip_from=task.skip_from
+        )  # fmt: skip
+        yield file, file.traffic
     elif is_remote(task.path):
         with _fetched(task) as found:
             yield found
