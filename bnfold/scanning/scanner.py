@@ -102,8 +102,8 @@ def scan(
     folds and verifies what has something to fold. ``timeout`` (seconds) and ``memory`` (bytes) hold for each model.
     Jobs run in ``workers`` processes of this machine, or where ``executor`` has its own. ``spare_bytes`` reads the
     fewest bytes of a remote model, ``weights`` all that somebody asks for;
-    ``skip_from`` is what a round trip is worth, in bytes, where it shall not be measured. ``preload`` names modules that
-    jobs find imported.
+    ``skip_from`` is what a round trip is worth, in bytes, where it shall not be measured. ``preload`` names modules
+    that jobs find imported.
 
     Raises ModelFileError for a target that does not exist, and where there is no model at all; UsageError for an
     unknown rule; StoreError (a BnfoldError) for a store that cannot be used; OutputError for ``fold_to``.

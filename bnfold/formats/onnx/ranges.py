@@ -8,6 +8,7 @@ are read through, larger ones are skipped. That takes at most twice the time of 
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import overload
 
 from bnfold.formats.atomic import Sink
 from bnfold.formats.onnx.storage import CHUNK_BYTES
@@ -35,7 +36,11 @@ class Window:
     def __len__(self) -> int:
         return self._file.size
 
-    def __getitem__(self, key: int | slice) -> int | bytes:  # type: ignore[override]
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> bytes: ...
+    def __getitem__(self, key: int | slice) -> int | bytes:
         if isinstance(key, slice):
             start, stop, _ = key.indices(self._file.size)
             return self.read(start, max(start, stop))
