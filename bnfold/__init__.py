@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
     from bnfold.pipeline import fix_file, fold_file
     from bnfold.results import FixResult, FoldResult
+    from bnfold.scanning import scan
     from bnfold.verification.verify_options import VerifyOptions
 
 __version__ = "0.1.0"
@@ -43,6 +44,7 @@ __all__ = [
     "fold",
     "fold_file",
     "load",
+    "scan",
     "verify",
 ]
 
@@ -59,6 +61,7 @@ _ELSEWHERE = {
     "VerifyOptions": "verification.verify_options",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
+    "scan": "scanning.scanner",
 }
 
 

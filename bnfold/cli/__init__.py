@@ -23,6 +23,7 @@ COMMANDS = {
     "fold": "Fold every BN that algebra can remove, verify, and write the model.",
     "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
     "fix": "Repair what is wasteful without folding: the model stays trainable.",
+    "scan": "Analyze, and fold, any number of models: folders, globs, buckets.",
     "rules": "List the rules, or explain one.",
 }
 #: What a process that was interrupted exits with, as shells have it.

@@ -105,6 +105,11 @@ class Param:
         return self.size * self.dtype.itemsize
 
     @property
+    def is_known(self) -> bool:
+        """Are these its values? Those of a weight that was left unread in a remote file are not."""
+        return bool(getattr(self.data, "known", True))
+
+    @property
     def is_float(self) -> bool:
         """float16, bfloat16, float32 or float64."""
         return is_float(self.dtype)

@@ -98,7 +98,7 @@ class OnnxModel:
         skeleton = inline_functions(builder.model(self._context.skeleton, self._graph))
         if skeleton is None:
             return self
-        context = Context(self._context.label, skeleton, builder.payloads)
+        context = Context(self._context.label, skeleton, builder.payloads, self._context.partial)
         return OnnxModel(
             context, read_graph(context), self._storage, external=self._external, changed=True, origin=self._origin
         )
@@ -152,5 +152,7 @@ class OnnxModel:
         return path
 
     def _build(self) -> tuple[ModelProto, Payloads]:
+        if self._context.partial:
+            raise UsageError(f"{self._context.label} was read without its weights, so it cannot be written")
         builder = Builder(self._context.payloads)
         return builder.model(self._context.skeleton, self._graph), builder.payloads
