@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from os import PathLike
@@ -13,11 +13,11 @@ import numpy as np
 
 from bnfold.errors import OutputError, UsageError, shortened
 from bnfold.formats.atomic import StagedFile, staged_file
-from bnfold.formats.keras import topology
+from bnfold.formats.keras import topology, training
 from bnfold.formats.keras.backend import quiet
 from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
-from bnfold.formats.keras.read import Reading
+from bnfold.formats.keras.read import Reading, read
 from bnfold.formats.keras.rebuild import rebuild
 from bnfold.formats.keras.skeleton import Skeleton
 from bnfold.graph import Array, ModelGraph, ParameterAccount
@@ -74,6 +74,35 @@ class KerasModel:
         if self._graph is self._reading.graph:
             return self._reading.root.model
         return rebuild(self._keras, self._graph, self._reading)
+
+    def retrainable(self, graph: ModelGraph, *, fresh: int | None = None) -> tuple[KerasModel, str]:
+        """A model of a changed graph, built and compiled as this one was, and a remark on what of that was not kept.
+
+        With a seed in ``fresh`` its weights are initialised anew by each layer's own initialisers. Raises OutputError.
+        """
+        model = rebuild(self._keras, graph, self._reading, fresh=fresh)
+        settings = training.compile_settings(self._reading.root.model, self._path)
+        remark = training.compile_as(self._keras, model, settings)
+        reading = read(self._keras, model, self._name)
+        return KerasModel(self._keras, reading, reading.graph, None), remark
+
+    def load_data(self, data: str | PathLike[str] | Array | Mapping[str, Array]) -> Mapping[str, Array]:
+        """Examples by input name: from a ``.npz`` or ``.npy`` file, or arrays as they are. Raises UsageError."""
+        if isinstance(data, (str, PathLike)):
+            return training.load_data(self._reading, Path(data))
+        names = [tensor.name for tensor in self._graph.inputs]
+        given = data if isinstance(data, Mapping) else {names[0]: np.asarray(data)}
+        if set(given) != set(names):
+            raise UsageError(f"the data need one array for each of {', '.join(names)}")
+        training.check_data(self._reading, given, "the data")
+        return given
+
+    def measure(self, norms: Collection[str], data: Mapping[str, Array]) -> None:
+        """Give BN operators that do nothing the statistics of what passes them on ``data``; they still do nothing.
+
+        Their layers are changed in place: for a model that was just built.
+        """
+        training.measure(self._reading, norms, data)
 
     @property
     def _name(self) -> str:
