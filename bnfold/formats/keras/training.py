@@ -50,7 +50,7 @@ def _legacy_settings(path: Path) -> Mapping[str, Any] | None:
 
 def compile_as(keras: Any, model: Any, settings: Mapping[str, Any] | None) -> str:
     """Compile a model with those settings; a remark for the user, on what was kept and what was not."""
-    if settings is None:
+    if not settings:
         return ""
     try:
         with quiet():
