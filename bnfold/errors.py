@@ -45,6 +45,12 @@ class BnfoldWarning(UserWarning):
         self.layer = layer
 
 
+class LimitError(BnfoldError):
+    """A command did not come to its end within its limits of time and memory. Nothing was written."""
+
+    exit_code = 1
+
+
 def one_line(error: object) -> str:
     """The words of another library's exception, on one line: at least the name of its type."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -139,7 +139,7 @@ def run(function: Callable[P, T], limits: Limits, /, *args: P.args, **kwargs: P.
     with temporary_folder() as folder, tempfile.TemporaryFile() as printed:
         request = pickle.dumps((left, limits.memory, os.getpid())) + pickle.dumps((function, args, kwargs))
         process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _CHILD, json.dumps(_search_path())],
+            [sys.executable, "-I", "-c", _CHILD, json.dumps(search_path())],
             env={**os.environ, **dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -155,7 +155,7 @@ def run(function: Callable[P, T], limits: Limits, /, *args: P.args, **kwargs: P.
         return _outcome(reply, process.returncode, limits, printed)
 
 
-def _search_path() -> list[str]:
+def search_path() -> list[str]:
     """Where this process finds modules, and this package; not the working directory of the moment."""
     root = str(Path(__file__).resolve().parents[1])
     found = [entry for entry in sys.path if entry]
@@ -215,7 +215,7 @@ def serve() -> None:
     _end_in_time(seconds, parent)
     try:
         function, args, kwargs = pickle.load(sys.stdin.buffer)
-        _limit_memory(memory)  # not before the imports: libraries survive a failed start less well than a failed call
+        limit_memory(memory)  # not before the imports: libraries survive a failed start less well than a failed call
         reply = pickle.dumps(("returned", function(*args, **kwargs)))
     except BnfoldError as error:
         reply = pickle.dumps(("raised", error.with_traceback(None)))
@@ -245,7 +245,8 @@ def _end_in_time(seconds: float | None, parent: int) -> None:
             os._exit(1)
 
 
-def _limit_memory(memory: int | None) -> None:
+def limit_memory(memory: int | None) -> None:
+    """From now on this process gets no more than so many bytes of address space, where the system has such a limit."""
     if memory is None:
         return
     try:

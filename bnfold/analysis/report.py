@@ -99,7 +99,7 @@ class Foldability:
         if not self.folds:
             return "stays after folding"
         text = FoldKind(self.direction).would
-        text = f"{text} {', '.join(self.into)}" if self.into else text
+        text = f"{text} {', '.join(self.into)}" if self.into else text.removesuffix(" into")
         text = f"{text} through {', '.join(self.through)}" if self.through else text
         return f"{text}, which stays" if self.backward or self.forward else text
 

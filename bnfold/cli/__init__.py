@@ -29,6 +29,8 @@ COMMANDS = {
 #: What a process that was interrupted exits with, as shells have it.
 INTERRUPTED = 130
 INTERNAL_ERROR = 3
+#: What the process that supervises this one turns into its own sentence and exit code.
+OUT_OF_MEMORY = 4
 UNREADABLE = 2
 
 
@@ -115,7 +117,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run a command line and return the exit code."""
     try:
-        code = cli.main(args=arguments, prog_name="bnfold", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="bnfold", standalone_mode=False, obj=tuple(arguments))
         sys.stdout.flush()
     except click.exceptions.Abort:
         return INTERRUPTED
@@ -134,11 +136,20 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         return _unwritable(error)
     except MemoryError:
+        if _limits_memory():
+            return OUT_OF_MEMORY
         click.echo("bnfold: there is not enough memory for this model", err=True)
         return UNREADABLE
     except Exception as error:  # noqa: BLE001  the last resort: whatever it is, one sentence and code 3
+        if _limits_memory():  # what an allocation that fails leads to in a library is not to be told from a mistake
+            return OUT_OF_MEMORY
         return _report(error)
     return code if isinstance(code, int) else 0
+
+
+def _limits_memory() -> bool:
+    supervision = sys.modules.get("bnfold.cli.supervision")  # imported only where something is limited
+    return supervision is not None and supervision.limits_memory()
 
 
 def _unwritable(error: OSError) -> int:

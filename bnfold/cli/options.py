@@ -24,11 +24,11 @@ OUTPUT = click.Path(readable=False, path_type=str)
 
 
 class Command(click.Command):
-    """A command that with ``--format json`` prints JSON whatever happens: its error, where it fails."""
+    """A command within ``--timeout`` and ``--memory``; with ``--format json`` its error is JSON too."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            return self._within_limits(ctx)
         except (BnfoldError, click.ClickException) as error:
             if ctx.params.get("output_format") == "json":
                 from bnfold.reporting import as_json
@@ -37,6 +37,18 @@ class Command(click.Command):
                 model = ctx.params.get("model")
                 click.echo(as_json.dump({**as_json.header(), "errors": [{"model": model, "message": message}]}))
             raise
+
+    def _within_limits(self, ctx: click.Context) -> Any:
+        seconds, memory = ctx.params.get("timeout"), ctx.params.get("memory")
+        if seconds is None and memory is None:
+            return super().invoke(ctx)
+        from bnfold.cli import supervision
+        from bnfold.isolation import Limits
+
+        if not supervision.supervised():
+            return supervision.supervise(ctx.find_root().obj, Limits(seconds=seconds, memory=memory))
+        supervision.keep_within_memory()
+        return super().invoke(ctx)
 
 
 def quiet(help: str) -> Callable[[F], F]:
@@ -85,11 +97,11 @@ _VERIFICATION = (
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
     click.option(
         "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-        help="Give up verifying after this time: not verified, exit code 1.",
+        help="Give up after this time: nothing is written, exit code 1.",
     ),
     click.option(
         "--memory", type=click.FloatRange(min=0, min_open=True), metavar="MB", callback=_bytes,
-        help="Give up verifying beyond this much address space: not verified, exit code 1.",
+        help="Give up beyond this much address space a process: nothing is written, exit code 1.",
     ),
 )  # fmt: skip
 

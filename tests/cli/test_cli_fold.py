@@ -196,7 +196,7 @@ class TestDifference:
     def test_not_verified_within_the_memory(self, tmp_path: Path) -> None:
         outcome = bnfold("fold", CNN, "-o", tmp_path / "a.onnx", "--memory", "1")
         assert outcome.code == 1
-        assert "the process failed within the memory limit of 1 MB" in outcome.words
+        assert outcome.err == "bnfold: the process failed within the memory limit of 1 MB\n"
         assert files(tmp_path) == []
 
     def test_the_threads_of_the_runtime(self, tmp_path: Path) -> None:

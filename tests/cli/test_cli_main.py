@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -27,9 +29,11 @@ HEAVY = ("numpy", "onnx", "onnxruntime", "networkx", "rich", "keras", "tensorflo
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """``bnfold`` as a process of its own."""
     command = [sys.executable, "-m", "bnfold", *arguments]
+    # A shell starts what runs in the background with SIGINT ignored, and so would this process.
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=120
-    )
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=120,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def imported(*arguments: str) -> set[str]:
