@@ -28,6 +28,7 @@ GROUPS = {
     "Rewrite": {
         "fold": "Fold every BN that algebra can remove, verify, and write the model.",
         "fix": "Repair what is wasteful without folding: the model stays trainable.",
+        "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
     },
     "Prove": {
         "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
