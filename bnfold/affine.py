@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,7 +61,10 @@ class Affine:
     @classmethod
     def over(cls, axes: Sequence[int], scale: ArrayLike, shift: ArrayLike) -> Affine:
         """From arrays with one dimension for each of ``axes``: axes along which nothing varies are dropped."""
-        a, b = np.broadcast_arrays(np.asarray(scale, np.float64), np.asarray(shift, np.float64))
+        a: NDArray[Any] = np.asarray(scale, np.float64)
+        b: NDArray[Any] = np.asarray(shift, np.float64)
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
         if a.ndim != len(axes):
             raise ValueError(f"{a.ndim}-dimensional arrays for {len(axes)} axes")
         if not a.size:
