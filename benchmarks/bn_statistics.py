@@ -1,7 +1,8 @@
 """Random but plausible BatchNormalization parameters, as training might have left them.
 
-Means and variances are those of the activations on one random batch, disturbed a little; of the
-gammas most lie between 0.5 and 1.5, about one in ten is negative and one in twenty tiny.
+Means and variances are those of the activations on one random batch, disturbed a little; the
+gammas lie between 0.5 and 1.5; of "mixed" ones about one in ten is negative and one in twenty tiny, of
+those of "both signs" none is tiny.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ BATCH = 8
 _TINY = 1e-6
 
 
-def random_gamma(rng: np.random.Generator, channels: int) -> np.ndarray:
+#: Which gammas there are.
+MIXED, BOTH_SIGNS, POSITIVE = "mixed", "both signs", "positive"
+
+
+def random_gamma(rng: np.random.Generator, channels: int, kind: str = MIXED) -> np.ndarray:
     """float32 ``[channels]``."""
     gamma = rng.uniform(0.5, 1.5, channels)
-    gamma[rng.random(channels) < 0.1] *= -1
-    gamma[rng.random(channels) < 0.05] *= _TINY
+    if kind != POSITIVE:
+        gamma[rng.random(channels) < 0.1] *= -1
+    if kind == MIXED:
+        gamma[rng.random(channels) < 0.05] *= _TINY
     return gamma.astype(np.float32)
 
 
@@ -42,7 +49,7 @@ def images(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return batch.astype(np.float32)
 
 
-def fill_torch(model: Any, shape: tuple[int, ...], seed: int = 0) -> None:
+def fill_torch(model: Any, shape: tuple[int, ...], seed: int = 0, kind: str = MIXED) -> None:
     """Give every BN of a ``torch.nn.Module`` its parameters and leave the model in inference mode."""
     import torch
 
@@ -52,7 +59,7 @@ def fill_torch(model: Any, shape: tuple[int, ...], seed: int = 0) -> None:
         for norm in norms:
             # A gamma that starts at zero, the last one of a residual branch, stays small in training.
             small = 0.1 if not norm.weight.any() else 1.0
-            norm.weight.copy_(torch.from_numpy(random_gamma(rng, norm.num_features) * small))
+            norm.weight.copy_(torch.from_numpy(random_gamma(rng, norm.num_features, kind) * small))
             norm.bias.copy_(torch.from_numpy(rng.normal(0, 0.3, norm.num_features).astype(np.float32)))
             norm.momentum = 1.0  # the moving statistics become the batch's
         model.train()
@@ -64,7 +71,7 @@ def fill_torch(model: Any, shape: tuple[int, ...], seed: int = 0) -> None:
             norm.running_var.copy_(torch.from_numpy(variance))
 
 
-def fill_keras(model: Any, shape: tuple[int, ...], seed: int = 0) -> None:
+def fill_keras(model: Any, shape: tuple[int, ...], seed: int = 0, kind: str = MIXED) -> None:
     """Give every BN of a ``keras.Model`` its parameters."""
     import keras
 
@@ -74,7 +81,7 @@ def fill_keras(model: Any, shape: tuple[int, ...], seed: int = 0) -> None:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         if norm.scale:
-            norm.gamma.assign(random_gamma(rng, norm.gamma.shape[0]))
+            norm.gamma.assign(random_gamma(rng, norm.gamma.shape[0], kind))
         if norm.center:
             norm.beta.assign(rng.normal(0, 0.3, norm.beta.shape))
         norm.momentum = 0.0  # the moving statistics become the batch's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,13 +19,14 @@ from bnfold.formats import load
 from bnfold.formats.atomic import resolve_target
 from bnfold.graph import Model
 from bnfold.isolation import Ended, Limits, call
-from bnfold.results import FixResult, FoldResult
+from bnfold.restyling import Style
+from bnfold.results import Agreement, FixResult, FoldResult, RestyleResult
 from bnfold.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from bnfold.verification import Verification, VerifyOptions
 
-__all__ = ["fix_file", "fold_file"]
+__all__ = ["fix_file", "fold_file", "restyle_file"]
 
 #: What a stage of the work is called while it runs.
 Progress = Callable[[str], None]
@@ -60,8 +62,9 @@ def fold_file(
     With ``verify`` the written file is compared with the original, as ``options`` say, before it gets its name. If
     the two differ nothing is written: ``path`` of the result is None, and the smallest set of steps that makes
     them differ is in ``culprits``; ``keep_going`` leaves these out and tries again. ``latency`` times both models
-    in onnxruntime, its optimisations on. The time and memory of ``options`` bound all of this together: where they
-    do not suffice for the comparison nothing is written, where they do not for the rest ``notes`` says so.
+    in onnxruntime, its optimisations on. The time and memory of ``options`` bound everything that runs a model or
+    converts one to run it, the time from this call on, reading and folding included: where they do not suffice for
+    the comparison nothing is written, where they do not for the rest ``notes`` says so.
     ``external_data`` puts the weights of an ONNX model into ``<output>.data``; None does so where the source had
     external data, or where the file would exceed 2 GB. ``progress`` is called with the name of each stage.
 
@@ -69,13 +72,14 @@ def fold_file(
     fit the model; OutputError where it cannot be written; and what :func:`bnfold.load` raises. Whatever
     happens, an existing ``output`` is whole, old or new.
     """
+    limits = options.limits() if options is not None else Limits()
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
     original.check_target(target)
     progress("folding")
     fold = _Folding(branches, keep_overridable)
-    runs = _Runs(original, Path(source), allow_unsafe, options)
+    runs = _Runs(original, Path(source), allow_unsafe, options, limits)
     result = fold(original)
     while True:
         result = _in_target_format(result, original, target)
@@ -115,6 +119,7 @@ def fix_file(
     :func:`bnfold.fix` says what is repaired. Arguments, errors and promises are those of :func:`fold_file`: where
     the outputs differ nothing is written, and ``path`` of the result is None.
     """
+    limits = options.limits() if options is not None else Limits()
     target = _target(source, output)
     progress("reading the model")
     original = api.load(source, allow_unsafe=allow_unsafe)
@@ -125,12 +130,70 @@ def fix_file(
     with result.model.stage(target, external_data=external_data) as staged:
         if verify:
             progress("verifying")
-            runs = _Runs(original, Path(source), allow_unsafe, options)
+            runs = _Runs(original, Path(source), allow_unsafe, options, limits)
             result = replace(result, verification=runs.verdict(result.model, staged.path))
         if result.verification is None or result.verification.equivalent:
             staged.commit()
             result = replace(result, path=Path(output))
     return result
+
+
+def restyle_file(
+    source: str | PathLike[str],
+    output: str | PathLike[str] | None,
+    style: Style,
+    *,
+    fresh: int | None = None,
+    data: Any = None,
+    exact: bool = False,
+    verify: bool = True,
+    options: VerifyOptions | None = None,
+    allow_unsafe: bool = False,
+    progress: Progress = _silent,
+) -> RestyleResult:
+    """Write the Keras model in ``source`` in another style to ``output``: what ``bnfold restyle`` does.
+
+    :func:`bnfold.restyle` says what is changed; ``fresh`` is the seed of weights that are initialised anew. Without an
+    ``output`` nothing is built, and the result says what would be changed. With ``verify`` the exact changes are
+    compared with the original before the file gets its name: in onnxruntime, or where no ONNX can be made of the model
+    by Keras's own predictions. If they differ nothing is written. ``exact`` writes nothing either where a change is
+    not exact. Errors and promises are those of :func:`fold_file`.
+    """
+    target = _target(source, output) if output is not None else None
+    limits = options.limits() if options is not None else Limits()
+    progress("reading the model")
+    original = api.load(source, allow_unsafe=allow_unsafe)
+    if target is not None:
+        original.check_target(target)
+        if original.converts_to(target):
+            raise UsageError(f"{output}: a model that is to be trained is written as .keras or .h5")
+    progress("restyling")
+    result = api.restyle_model(original, style, fresh=fresh, data=data, build=target is not None)
+    if exact and result.inexact:
+        return replace(result, refused=f"{len(result.inexact)} of {len(result.changes)} changes are not exact")
+    if target is None:
+        return result
+    assert result.model is not None, "it is built where there is a target"
+    progress("writing")
+    with result.model.stage(target) as staged:
+        if verify and fresh is None:
+            progress("verifying")
+            runs = _Runs(original, Path(source), allow_unsafe, options, limits)
+            result = _with_exact_verified(result, runs, staged.path)
+        if result.equivalent:
+            staged.commit()
+            result = replace(result, path=Path(str(output)))
+    return result
+
+
+def _with_exact_verified(result: RestyleResult, runs: _Runs, written: Path) -> RestyleResult:
+    """The result with the verdict on what is exact: the written file, or the model before the rest was changed."""
+    if result.exact_part is None:
+        return runs.agreed(result, result.model, written)
+    with temporary_folder() as folder:
+        path = folder / "exact.keras"
+        result.exact_part.save(path)
+        return runs.agreed(result, result.exact_part, path)
 
 
 # -- before ------------------------------------------------------------------------------------------
@@ -171,7 +234,7 @@ def _in_target_format(result: FoldResult, original: Model, target: Path) -> Fold
     with temporary_folder() as folder:
         again = api.fold(load(result.model.as_onnx(folder)))
     summary = replace(result.summary, after=again.summary.after)
-    note = "converted by tf2onnx: the nodes of the ONNX file are not the layers of the Keras model"
+    note = f"converted to ONNX: its nodes are not the layers of the {original.format} model"
     return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
 
 
@@ -197,22 +260,20 @@ def _file_bytes(path: Path, size: Size) -> int:
 class _Runs:
     """Everything that runs the models, within the limits of one set of options: they hold for all of it together."""
 
-    def __init__(self, original: Model, source: Path, allow_unsafe: bool, options: VerifyOptions | None) -> None:
+    def __init__(
+        self, original: Model, source: Path, allow_unsafe: bool, options: VerifyOptions | None, limits: Limits
+    ) -> None:
         self._original = original
         self._source = source
         self._allow_unsafe = allow_unsafe
         self._given = options
+        self._limits = limits
 
     @cached_property
     def _options(self) -> VerifyOptions:
         from bnfold.verification.verify_options import DEFAULTS  # which takes time, and not all files are verified
 
         return self._given if self._given is not None else DEFAULTS
-
-    @cached_property
-    def _limits(self) -> Limits:
-        """The limits, the time running from the first use on."""
-        return self._options.limits()
 
     @property
     def _readable(self) -> Model | Path:
@@ -222,16 +283,29 @@ class _Runs:
     def verdict(self, model: Model, written: Path) -> Verification:
         """The verdict on the file as it was written."""
         from bnfold.verification import verify
+        from bnfold.verification.verifier import verification_of
 
-        limits = self._limits  # conversion from Keras takes of the time as well
-        if model.is_onnx or model.converts_to(written):
-            return verify(self._original, written, self._options_for(model), limits)
-        from bnfold.verification.runtime.onnx_file import OnnxFile
+        options = self._options_for(model)
+        if self._original.is_onnx:
+            return verify(self._original, written, options, self._limits, model)
+        started = time.perf_counter()
+        options = replace(options, timeout=None, memory=None)  # what they limit is the whole call
+        found = call(_keras_verdict, self._limits, self._readable, self._allow_unsafe, written, options)
+        return verification_of(found, time.perf_counter() - started)
 
-        with temporary_folder() as folder:
-            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
-            gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
-            return verify(self._original, file, self._options_for(model), limits)
+    def agreed(self, result: RestyleResult, model: Any, written: Path) -> RestyleResult:
+        """The result with the verdict on a file, or with the agreement of predictions where there is no ONNX of it."""
+        try:
+            found = self.verdict(model, written)
+        except OutputError as error:
+            reason = str(error)
+        else:
+            if found.verdict != "not verified" or self._limits:
+                return replace(result, verification=found)
+            reason = found.sentence()
+        original: Any = self._original
+        agreement = Agreement(*original.prediction_difference(load(written, allow_unsafe=True)))
+        return replace(result, agreement=agreement, notes=(*result.notes, reason))
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""
@@ -284,6 +358,20 @@ def _as_written(model: Model, written: Path) -> Model | Path:
     """The staged file of ``model`` as verification takes it: a Keras file has to be read."""
     as_it_lies = model.is_onnx or model.converts_to(written)
     return written if as_it_lies else load(written, allow_unsafe=True)
+
+
+def _keras_verdict(source: Model | Path, allow_unsafe: bool, written: Path, options: VerifyOptions) -> Verification:
+    """The verdict on a Keras model's file; what is a Keras model is converted first."""
+    from bnfold.verification import verify
+    from bnfold.verification.runtime.onnx_file import OnnxFile
+
+    original = api.load(source, allow_unsafe=allow_unsafe)
+    with temporary_folder() as folder:
+        file: Any = written
+        if written.suffix.lower() != ".onnx":
+            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
+            gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
+        return verify(original, file, options)
 
 
 def _guilty(

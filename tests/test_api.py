@@ -176,3 +176,25 @@ def test_threads_may_use_the_api_at_once() -> None:
     with ThreadPoolExecutor(8) as pool:
         plans = list(pool.map(lambda _: bnfold.fold(model).plan.to_dict(), range(16)))
     assert all(plan == plans[0] for plan in plans)
+
+
+def test_dir_and_help_show_the_functions() -> None:
+    """They are imported on first use, and must be seen before that."""
+    code = "import bnfold, pydoc; print(dir(bnfold)); print(pydoc.plain(pydoc.render_doc(bnfold)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in ("load", "analyze", "fold", "verify", "fix"):
+        assert f"'{name}'" in out.splitlines()[0]
+        assert f"    {name}(" in out
+    assert set(dir(bnfold)) >= set(bnfold.__all__)
+
+
+def test_what_a_session_shows_is_short_and_says_something() -> None:
+    model = bnfold.load(CNN)
+    folded = bnfold.fold(model, verify=True)
+    assert repr(model) == f"<OnnxModel {CNN}: {len(model.graph)} operators>"
+    assert repr(folded).startswith(
+        f"FoldResult({len(model.graph)} → {len(folded.model.graph)} nodes, 3 → 0 BN, 3 steps"
+    )
+    assert repr(bnfold.analyze(model)).startswith(f"Report({str(CNN)!r}, 3 BN, 3 fold")
+    shown = [model, model.graph, model.graph.ops()[0], folded, folded.plan, folded.verification, bnfold.fix(model)]
+    assert all(len(repr(item)) < 250 and " at 0x" not in repr(item) for item in shown)

@@ -17,6 +17,8 @@ import pytest
 from bnfold.errors import UsageError
 from bnfold.isolation import Cause, Ended, Limits, Returned, call, run
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX's")
 

@@ -226,6 +226,7 @@ timing_measure = timing.measure
 LIMITED = VerifyOptions(timeout=300, memory=16 << 30)
 
 
+@pytest.mark.slow
 class TestLimits:
     @pytest.mark.parametrize("options", [VerifyOptions(), LIMITED], ids=["free", "limited"])
     def test_the_steps_at_fault_are_the_same_with_limits(

@@ -65,3 +65,62 @@ def test_what_a_signal_leaves_is_removed_at_exit(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", INTERRUPTED, folder, mark], check=True, timeout=60)
     assert mark.read_text() == "True"  # the fork left its parent's folder alone
     assert not folder.exists()
+
+
+#: Makes a folder with a file in it, and is killed or waits.
+STAYS = """
+import sys, time
+from pathlib import Path
+from bnfold.temporary import removed_in_the_end, temporary_name
+with removed_in_the_end(Path(sys.argv[1]) / temporary_name(".onnx")) as folder:
+    folder.mkdir()
+    (folder / "weights").write_text("x")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+SWEEPS = """
+import sys
+from pathlib import Path
+from bnfold.temporary import removed_in_the_end, temporary_name
+with removed_in_the_end(Path(sys.argv[1]) / temporary_name()) as file:
+    file.write_text("x")
+"""
+
+
+def sweep(folder: Path) -> list[str]:
+    """What is left when another process has put something into the folder."""
+    subprocess.run([sys.executable, "-c", SWEEPS, folder], check=True, timeout=60)
+    return sorted(os.listdir(folder))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not say when a process began")
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", STAYS, tmp_path], stdout=subprocess.PIPE)
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        (used,) = os.listdir(tmp_path)
+        assert sweep(tmp_path) == [used]
+    finally:
+        child.kill()
+        child.communicate()
+    assert sweep(tmp_path) == []
+
+
+def test_what_another_machine_left_is_swept_after_a_week(tmp_path: Path) -> None:
+    young, old = (tmp_path / f".bnfold-00000000-1-1-{digit * 16}.onnx" for digit in "ab")
+    for file in (young, old):
+        file.write_text("x")
+    os.utime(old, (0, 0))
+    assert sweep(tmp_path) == [young.name]
+
+
+def test_nothing_else_is_swept(tmp_path: Path) -> None:
+    mine, link = tmp_path / "kept", tmp_path / f".bnfold-00000000-1-1-{'c' * 16}"
+    mine.write_text("x")
+    link.symlink_to(mine)
+    for name in (".bnfold-cache", ".bnfold-0123456789abcdef.onnx", f"x.bnfold-00000000-1-1-{'d' * 16}"):
+        (tmp_path / name).write_text("x")
+        os.utime(tmp_path / name, (0, 0))
+    before = sorted(os.listdir(tmp_path))
+    assert sweep(tmp_path) == before

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 
 class Network(NamedTuple):
-    """Where a network is built: ``module.function``, and the shape of one input sample."""
+    """Where a network is built: ``module.function``, the shape of one input sample, and the signs of its gammas."""
 
     module: str
     function: str
     shape: tuple[int, ...]
+    gamma: str = "mixed"
 
     def build(self) -> Any:
         """The model: a ``torch.nn.Module`` or a ``keras.Model``, its weights as initialised."""
@@ -40,6 +41,8 @@ TORCH = {
     "resnet18": _torch("residual", "resnet18"),
     "resnet50": _torch("residual", "resnet50"),
     "preact_resnet18": _torch("residual", "preact_resnet18"),
+    "dual_path": _torch("concatenation", "dual_path"),
+    "xception_preact": _torch("residual", "xception_preact"),
     "se_resnet18": _torch("residual", "se_resnet18"),
     "hrnet": _torch("residual", "hrnet"),
     "densenet": _torch("concatenation", "densenet"),
@@ -67,3 +70,14 @@ KERAS = {
     "keras_nasnet_mobile": _keras("nasnet_mobile"),
     "keras_convnext_tiny": _keras("convnext_tiny"),
 }
+
+#: Networks whose BN go together with their stream: once more with gammas of both signs (none tiny), and with
+#: positive ones.
+_STREAMS = (
+    "preact_resnet18", "densenet", "dual_path", "xception_preact", "keras_resnet50_v2", "keras_densenet121",
+)  # fmt: skip
+for _name in _STREAMS:
+    for _group in (TORCH, KERAS):
+        if _name in _group:
+            _group[f"{_name}_signs"] = _group[_name]._replace(gamma="both signs")
+            _group[f"{_name}_positive"] = _group[_name]._replace(gamma="positive")

@@ -1,4 +1,4 @@
-"""Networks around concatenations: DenseNet, VoVNet, Inception, U-Net."""
+"""Networks around concatenations: DenseNet, dual path networks, VoVNet, Inception, U-Net."""
 
 from __future__ import annotations
 
@@ -40,6 +40,51 @@ def densenet() -> nn.Module:
         for _ in range(6):
             net.append(DenseLayer(channels, growth))
             channels += growth
+    return net.extend([nn.BatchNorm2d(channels), nn.ReLU()]).append(classifier(channels))
+
+
+class DualPath(nn.Module):
+    """A pre-activation bottleneck; of its result one part is added to the stream, the other appended."""
+
+    def __init__(self, channels_in: int, width: int, added: int, growth: int, stride: int, first: bool) -> None:
+        super().__init__()
+        self.added, self.growth = added, growth
+        self.old = 2 * growth if first else channels_in - added
+        self.body = nn.Sequential(
+            nn.BatchNorm2d(channels_in),
+            nn.ReLU(),
+            nn.Conv2d(channels_in, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, stride, 1, groups=32, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, added + growth, 1, bias=False),
+        )
+        self.shortcut = None
+        if first:
+            norm = [nn.BatchNorm2d(channels_in), nn.ReLU()]
+            self.shortcut = nn.Sequential(*norm, nn.Conv2d(channels_in, added + 2 * growth, 1, stride, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = x if self.shortcut is None else self.shortcut(x)
+        new = self.body(x)
+        stream, old = torch.split(kept, [self.added, self.old], 1)
+        result, grown = torch.split(new, [self.added, self.growth], 1)
+        return torch.cat([stream + result, old, grown], 1)
+
+
+def dual_path() -> nn.Module:
+    """Chen et al. 2017, DPN-68 with two blocks in each stage."""
+    net = nn.Sequential(nn.Conv2d(3, 10, 3, 2, 1, bias=False), nn.BatchNorm2d(10), nn.ReLU())
+    net.append(nn.MaxPool2d(3, 2, 1))
+    channels = 10
+    for stage, (width, growth) in enumerate(((128, 16), (256, 32), (512, 32), (1024, 64))):
+        added = 64 * 2**stage
+        for index in range(2):
+            first = index == 0
+            net.append(DualPath(channels, width, added, growth, 2 if first and stage else 1, first))
+            channels = added + 3 * growth if first else channels + growth
     return net.extend([nn.BatchNorm2d(channels), nn.ReLU()]).append(classifier(channels))
 
 

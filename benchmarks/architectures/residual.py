@@ -88,6 +88,38 @@ def preact_resnet18() -> nn.Module:
     return net.append(nn.BatchNorm2d(channels)).append(nn.ReLU()).append(classifier(channels))
 
 
+class SeparableStack(nn.Module):
+    """Three of ``ReLU, depthwise 3×3, 1×1``, each before its BN: what Xception adds to its stream."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.BatchNorm2d(channels_in)
+        body = nn.Sequential()
+        for index in range(3):
+            width = channels_in if index == 0 else channels
+            if index:
+                body.append(nn.BatchNorm2d(width))
+            body.append(nn.ReLU())
+            body.append(nn.Conv2d(width, width, 3, stride if index == 2 else 1, 1, groups=width, bias=False))
+            body.append(nn.Conv2d(width, channels, 1, bias=False))
+        self.body = body
+        changed = stride != 1 or channels_in != channels
+        self.shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False) if changed else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.first(x)) + (x if self.shortcut is None else self.shortcut(x))
+
+
+def xception_preact() -> nn.Module:
+    """Chollet 2017 with the BN before its convolutions; the shortcut convolutions read the stream itself."""
+    net = conv_bn_relu(3, 32, 3, 2).append(nn.Conv2d(32, 64, 3, 1, 1, bias=False))
+    channels = 64
+    for width, stride in ((128, 2), (256, 2), (728, 2), *[(728, 1)] * 4, (1024, 2)):
+        net.append(SeparableStack(channels, width, stride))
+        channels = width
+    return net.extend([nn.BatchNorm2d(channels), nn.ReLU()]).append(classifier(channels))
+
+
 class Fuse(nn.Module):
     """HRNet's exchange: every resolution receives the sum of all, resampled."""
 

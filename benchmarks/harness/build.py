@@ -41,7 +41,7 @@ def _torch_to_onnx(name: str, path: Path) -> None:
     network = TORCH[name]
     torch.manual_seed(SEED)
     model = network.build()
-    fill_torch(model, network.shape, SEED)
+    fill_torch(model, network.shape, SEED, network.gamma)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation of this exporter, and shapes traced as constants
         # Unless told to preserve it, the exporter folds a BN into the convolution before it.
@@ -67,7 +67,7 @@ def keras_model(name: str) -> Any:
     keras.utils.set_random_seed(SEED)
     network = KERAS[name]
     model = network.build()
-    fill_keras(model, network.shape, SEED)
+    fill_keras(model, network.shape, SEED, network.gamma)
     return model
 
 

@@ -84,7 +84,10 @@ def find_config(folder: Path) -> Config:
             return _read(own, _toml(own))
         project = place / "pyproject.toml"
         if project.is_file():
-            table = _toml(project).get("tool", {}).get("bnfold")
+            tools = _toml(project).get("tool", {})
+            if not isinstance(tools, dict):
+                raise UsageError(f"{project}: tool is a table, not {tools!r}")
+            table = tools.get("bnfold")
             if table is not None:
                 return _read(project, table)
     return Config()

@@ -29,6 +29,8 @@ class Context:
     plan: Plan
     fates: Fates
     scope: str = ""
+    #: The contexts of the model's own graph and of all subgraphs, this one among them.
+    everywhere: list[Context] = field(default_factory=list, repr=False)
     _ranges: dict[str, Vector] = field(default_factory=dict)
 
     @cached_property
@@ -83,11 +85,20 @@ class Context:
         """What folding would do with a BN; None where folding does not see one in it."""
         return self.fates.of(self.key(site.op))
 
+    def is_replaced(self, site: Site) -> bool:
+        """Does the BN itself go, even where the affine that it becomes a part of stays?"""
+        return self.fates.step(self.key(site.op)) is not None
+
     def foldability(self, site: Site) -> Foldability:
         """:meth:`fate` for reports."""
         fate = self.fate(site)
         if isinstance(fate, Remaining):
-            return Foldability("stays", backward=fate.backward.sentence, forward=fate.forward.sentence)
+            sides = (fate.backward, fate.forward)
+            backward, forward = (side.sentence for side in sides)
+            codes = tuple(side.code for side in sides)
+            step = self.fates.step(self.key(site.op))
+            kind, into = ("stays", ()) if step is None else (step.kind.value, (fate.label,))
+            return Foldability(kind, into, backward=backward, forward=forward, codes=codes)
         if isinstance(fate, FoldStep):
             return Foldability(fate.kind.value, fate.into, fate.through)
         own = self.own_refusal(site)
@@ -108,11 +119,11 @@ class Context:
 def contexts_of(graph: ModelGraph, plan: Plan) -> list[Context]:
     """The graph and its subgraphs, outermost first, under the names that the plan gives them."""
     fates = Fates(plan)
-    contexts = []
+    contexts: list[Context] = []
     pending = [("", graph)]
     while pending:
         scope, inner = pending.pop()
-        contexts.append(Context(inner, plan, fates, scope))
+        contexts.append(Context(inner, plan, fates, scope, contexts))
         bodies = [
             (f"{scope}/{op.name}/{key}" if scope else f"{op.name}/{key}", body)
             for op in inner.ops()

@@ -9,6 +9,7 @@ from typing import Any
 
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
+from bnfold.folding.pair import Pair
 from bnfold.folding.plan import FoldKind
 
 #: The version of :meth:`Report.to_dict`; it rises when a key changes its meaning or goes away.
@@ -71,13 +72,18 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Foldability:
-    """What folding would do with a BN: ``direction`` is ``"stays"`` or a kind of fold step."""
+    """What folding would do with a BN: ``direction`` is ``"stays"`` or a kind of fold step.
+
+    ``backward`` and ``forward`` say why it stays, or why that stays which it is composed into.
+    """
 
     direction: str
     into: tuple[str, ...] = ()
     through: tuple[str, ...] = ()
     backward: str = ""
     forward: str = ""
+    #: The codes of the two reasons, by which reports tell what is alike.
+    codes: tuple[str, ...] = ()
 
     @property
     def folds(self) -> bool:
@@ -85,16 +91,18 @@ class Foldability:
 
     def sentence(self) -> str:
         """``folds backward into conv_3 through relu_3``, or why it stays."""
-        if not self.folds:
-            reasons = dict.fromkeys(text for text in (self.backward, self.forward) if text)
-            return "stays: " + "; ".join(reasons) if reasons else "stays"
-        text = FoldKind(self.direction).would
-        text = f"{text} {', '.join(self.into)}" if self.into else text
-        return f"{text} through {', '.join(self.through)}" if self.through else text
+        reasons = "; ".join(dict.fromkeys(text for text in (self.backward, self.forward) if text))
+        text = self.clause() if self.folds else "stays"
+        return f"{text}: {reasons}" if reasons else text
 
     def clause(self) -> str:
         """:meth:`sentence` without the reasons."""
-        return self.sentence() if self.folds else "stays after folding"
+        if not self.folds:
+            return "stays after folding"
+        text = FoldKind(self.direction).would
+        text = f"{text} {', '.join(self.into)}" if self.into else text.removesuffix(" into")
+        text = f"{text} through {', '.join(self.through)}" if self.through else text
+        return f"{text}, which stays" if self.backward or self.forward else text
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -195,6 +203,12 @@ class Report:
     batchnorms: tuple[BatchNormReport, ...]
     findings: tuple[Finding, ...]
     summary: Summary
+    #: The graph, and what folding would make of it, for pictures; None in a report that came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        found = len(self.findings)
+        return f"Report({self.model!r}, {self.summary.batchnorms} BN, {self.summary.foldable} fold, {found} findings)"
 
     def worst(self) -> Severity | None:
         """The highest severity among the findings."""

@@ -56,8 +56,8 @@ class Site:
 
     @property
     def statistics(self) -> BatchNorm | None:
-        """Its gamma, beta, mean and variance, where they are constants."""
-        return self.parameters if isinstance(self.parameters, BatchNorm) else None
+        """Its gamma, beta, mean and variance, where they are constants and there are channels at all."""
+        return self.parameters if isinstance(self.parameters, BatchNorm) and self.parameters.channels else None
 
 
 def find_sites(graph: ModelGraph, flow: Flow) -> list[Site]:
@@ -77,7 +77,8 @@ def _whole(graph: ModelGraph, op: Op) -> Site:
         gamma = graph.constant(op.input(1))
         channels = gamma.size if gamma is not None else graph.dim(tensor, 1)
         return Site((op,), parameters, None, channels, None, tensor, op.outputs[0])
-    return Site((op,), parameters, parameters.affine, parameters.channels, parameters.axis, tensor, op.outputs[0])
+    affine = parameters.affine if parameters.channels else None
+    return Site((op,), parameters, affine, parameters.channels, parameters.axis, tensor, op.outputs[0])
 
 
 def _decomposed(graph: ModelGraph, flow: Flow) -> Iterator[Site]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
@@ -9,7 +10,7 @@ import signal
 import sys
 import warnings
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -17,21 +18,49 @@ from bnfold import __version__
 from bnfold.errors import BnfoldError
 
 #: Each command with the line that ``--help`` shows: the module itself need not be imported for that.
-COMMANDS = {
-    "analyze": "Say how BN is placed in models, what folds, and what is wrong or wasteful.",
-    "fold": "Fold every BN that algebra can remove, verify, and write the model.",
-    "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
-    "fix": "Repair what is wasteful without folding: the model stays trainable.",
-    "rules": "List the rules, or explain one.",
+GROUPS = {
+    "Look": {
+        "analyze": "Say how BN is placed in models, what folds, and what is wrong or wasteful.",
+        "graph": "Write a model's graph, with placements, findings and plan, as a picture or for programs.",
+        "scan": "Analyze, and fold, any number of models: folders, globs, buckets.",
+        "rules": "List the rules, or explain one.",
+    },
+    "Rewrite": {
+        "fold": "Fold every BN that algebra can remove, verify, and write the model.",
+        "fix": "Repair what is wasteful without folding: the model stays trainable.",
+        "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
+    },
+    "Prove": {
+        "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
+    },
 }
+COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
 #: What a process that was interrupted exits with, as shells have it.
 INTERRUPTED = 130
 INTERNAL_ERROR = 3
+#: What the process that supervises this one turns into its own sentence and exit code.
+OUT_OF_MEMORY = 4
 UNREADABLE = 2
+
+
+class ReaderLeftError(Exception):
+    """Whoever read the output has enough: no OSError, for which click ends the process with an error."""
 
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is called for."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **extra)  # --help and --version print here
+        except BrokenPipeError as error:
+            raise ReaderLeftError from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderLeftError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -57,8 +86,9 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(group.items()))
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -97,7 +127,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 def run(arguments: list[str]) -> int:
     """Run a command line and return the exit code."""
     try:
-        code = cli.main(args=arguments, prog_name="bnfold", standalone_mode=False)
+        code = cli.main(args=arguments, prog_name="bnfold", standalone_mode=False, obj=tuple(arguments))
         sys.stdout.flush()
     except click.exceptions.Abort:
         return INTERRUPTED
@@ -107,18 +137,39 @@ def run(arguments: list[str]) -> int:
     except BnfoldError as error:
         click.echo(f"bnfold: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read the output has enough; Python would complain once more when it closes it.
+    except (BrokenPipeError, ReaderLeftError):
+        # Python would complain once more when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        return _unwritable(error)
     except MemoryError:
+        if _limits_memory():
+            return OUT_OF_MEMORY
         click.echo("bnfold: there is not enough memory for this model", err=True)
         return UNREADABLE
     except Exception as error:  # noqa: BLE001  the last resort: whatever it is, one sentence and code 3
+        if _limits_memory():  # what an allocation that fails leads to in a library is not to be told from a mistake
+            return OUT_OF_MEMORY
         return _report(error)
     return code if isinstance(code, int) else 0
+
+
+def _limits_memory() -> bool:
+    supervision = sys.modules.get("bnfold.cli.supervision")  # imported only where something is limited
+    return supervision is not None and supervision.limits_memory()
+
+
+def _unwritable(error: OSError) -> int:
+    """A full disk and the like. Output that is left would fail once more when Python closes it."""
+    if error.filename is None:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    what = "the output" if error.filename is None else error.filename
+    click.echo(f"bnfold: {what} cannot be read or written: {error.strerror or error}", err=True)
+    return UNREADABLE
 
 
 def _report(error: Exception) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,12 @@ from bnfold.reporting.renderers import FORMATS
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
+    from bnfold.reporting.page.sheets import Sheet
 
 _SEVERITIES = ("error", "warning", "info", "never")
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @options.output_format("text", *FORMATS)
 @click.option("--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, with commas.")
@@ -31,6 +33,8 @@ _SEVERITIES = ("error", "warning", "info", "never")
 @click.option("--count", is_flag=True, help="Count the findings by rule instead of printing them.")
 @click.option("--statistics", "count_as_before", is_flag=True, hidden=True)  # what --count was called in 0.1
 @click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
+@click.option("-v", "--verbose", is_flag=True, help="Show every BN and every finding, also where many are alike.")
+@options.report
 @options.quiet("Print the findings and nothing else.")
 @options.allow_unsafe
 def analyze(
@@ -42,6 +46,8 @@ def analyze(
     count: bool,
     count_as_before: bool,
     stats: bool,
+    verbose: bool,
+    report: str | None,
     quiet: bool,
     allow_unsafe: bool,
 ) -> int:
@@ -55,10 +61,12 @@ def analyze(
     from bnfold import api
     from bnfold.analysis.config import find_config
 
+    options.check_report(report, *models)
     config = find_config(Path.cwd())
     wanted = _codes(select) or config.select
     dropped = (*config.ignore, *_codes(ignore)) if not select else _codes(ignore)
     reports: list[Report] = []
+    sheets: list[Sheet] = []
     failures: dict[str, str] = {}
     worst_exit = 0
     with options.progress(quiet) as progress:
@@ -68,14 +76,29 @@ def analyze(
         for model in models:
             progress(f"analyzing {model}")
             try:
-                report = api.analyze(model, select=wanted, ignore=dropped, stats=stats, allow_unsafe=allow_unsafe)
+                found = api.analyze(
+                    model, select=wanted, ignore=dropped, stats=stats or report is not None, allow_unsafe=allow_unsafe
+                )
             except BnfoldError as error:
                 failures[model] = str(error)
                 worst_exit = max(worst_exit, error.exit_code)
             else:
-                reports.append(config.without_ignored(report))
-    _print(output_format, reports, failures, counts=count or count_as_before, quiet=quiet)
+                found = config.without_ignored(found)
+            if report is not None:
+                from bnfold.reporting.page import sheets as page
+
+                sheets.append(page.of_failure(model, failures[model]) if model in failures else page.of_report(found))
+            if model not in failures:
+                reports.append(_printed(found, stats))
+    options.write_report(report, lambda page: sheets)
+    _print(output_format, reports, failures, counts=count or count_as_before, quiet=quiet, verbose=verbose)
     return worst_exit or int(_fails(reports, fail_on or config.fail_on))
+
+
+def _printed(report: Report, stats: bool) -> Report:
+    """The report without what is not printed: graphs of many models are large."""
+    kept = report.batchnorms if stats else tuple(replace(item, statistics=None) for item in report.batchnorms)
+    return replace(report, batchnorms=kept, pair=None)
 
 
 def _codes(values: Sequence[str]) -> tuple[str, ...]:
@@ -93,13 +116,19 @@ def _fails(reports: Sequence[Report], level: str) -> bool:
 
 
 def _print(
-    output_format: str, reports: Sequence[Report], failures: Mapping[str, str], *, counts: bool, quiet: bool
+    output_format: str,
+    reports: Sequence[Report],
+    failures: Mapping[str, str],
+    *,
+    counts: bool,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     from bnfold.reporting import renderers
 
     for model, sentence in failures.items():
         click.echo(renderers.failure_line(model, sentence), err=True)
     if output_format == "text":
-        renderers.print_text(reports, failures, counts=counts, quiet=quiet)
+        renderers.print_text(reports, failures, counts=counts, quiet=quiet, verbose=verbose)
     else:
         click.echo(renderers.render(output_format, reports, failures, counts=counts))

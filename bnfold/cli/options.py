@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bnfold.errors import BnfoldError, UsageError
+
 if TYPE_CHECKING:
+    from bnfold.reporting.page.sheets import Sheet
     from bnfold.verification import VerifyOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,14 +27,56 @@ MODEL = click.Path(readable=False, path_type=str)
 OUTPUT = click.Path(readable=False, path_type=str)
 
 
+class Command(click.Command):
+    """A command within ``--timeout`` and ``--memory``; with ``--format json`` its error is JSON too."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return self._within_limits(ctx)
+        except (BnfoldError, click.ClickException) as error:
+            if ctx.params.get("output_format") == "json":
+                from bnfold.reporting import as_json
+
+                message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+                model = ctx.params.get("model")
+                click.echo(as_json.dump({**as_json.header(), "errors": [{"model": model, "message": message}]}))
+            raise
+
+    def _within_limits(self, ctx: click.Context) -> Any:
+        seconds, memory = ctx.params.get("timeout"), ctx.params.get("memory")
+        if seconds is None and memory is None:
+            return super().invoke(ctx)
+        from bnfold.cli import supervision
+        from bnfold.isolation import Limits
+
+        if not supervision.supervised():
+            return supervision.supervise(ctx.find_root().obj, Limits(seconds=seconds, memory=memory))
+        supervision.keep_within_memory()
+        return super().invoke(ctx)
+
+
 def quiet(help: str) -> Callable[[F], F]:
     return click.option("-q", "--quiet", is_flag=True, help=help)
 
 
 def allow_unsafe(function: F) -> F:
-    return click.option(
+    """--allow-unsafe and --custom, which decide what code a Keras file may run."""
+    custom = click.option(
+        "--custom", multiple=True, metavar="MODULE", callback=_import_custom, expose_value=False,
+        help="Import this Python module, which defines custom Keras layers.",
+    )  # fmt: skip
+    unsafe = click.option(
         "--allow-unsafe", is_flag=True, help="Let a Keras file run the Python code it brings along (Lambda layers)."
-    )(function)
+    )
+    return unsafe(custom(function))
+
+
+def _import_custom(context: click.Context, parameter: click.Parameter, modules: Sequence[str]) -> None:
+    if modules:
+        from bnfold.formats.keras.files import import_custom
+
+        for module in modules:
+            import_custom(module)
 
 
 def output_format(*choices: str) -> Callable[[F], F]:
@@ -38,25 +86,59 @@ def output_format(*choices: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
+def report(function: F) -> F:
+    """--report, which puts the result into one HTML page as well."""
+    return click.option("--report", type=OUTPUT, metavar="FILE", help="Write the result as an HTML page too.")(function)
+
+
+def check_report(report: str | None, *others: str | None) -> None:
+    """Before any work is done: can the page be written? Raises UsageError where it would replace one of ``others``."""
+    if report is None:
+        return
+    from bnfold.formats.atomic import resolve_target
+
+    target = resolve_target(report)
+    if any(other is not None and resolved(other) == target for other in others):
+        raise UsageError(f"{report} is a model of this call; give the report another name")
+
+
+def resolved(path: str) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def write_report(report: str | None, sheets: Callable[[ModuleType], Sequence[Sheet]]) -> None:
+    """Write the page, if one is asked for, of what ``sheets`` makes with the module of that name."""
+    if report is None:
+        return
+    from bnfold.reporting.drawing import files
+    from bnfold.reporting.page import render
+    from bnfold.reporting.page import sheets as made
+
+    context = click.get_current_context()
+    settings = {name: value for name, value in context.params.items() if name != "report"}
+    files.write(report, render.page(str(context.info_name), sheets(made), settings))
+
+
 def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float | None) -> int | None:
     return None if megabytes is None else int(megabytes * 1e6)
 
 
+_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
 _VERIFICATION = (
     click.option("--rtol", type=click.FloatRange(min=0), help="Allow this part of an output's range."),
     click.option("--atol", type=click.FloatRange(min=0), help="Allow this much in an output's own unit."),
     click.option("--inputs", type=OUTPUT, metavar="FILE", help="Compare on these inputs (.npz, or .npy for one)."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs."),
+    _SEED,
     click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
     click.option("--provider", default="CPUExecutionProvider", show_default=True, help="onnxruntime's provider."),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
     click.option(
         "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-        help="Give up verifying after this time: not verified, exit code 1.",
+        help="Give up after this time: nothing is written, exit code 1.",
     ),
     click.option(
         "--memory", type=click.FloatRange(min=0, min_open=True), metavar="MB", callback=_bytes,
-        help="Give up verifying beyond this much address space: not verified, exit code 1.",
+        help="Give up beyond this much address space a process: nothing is written, exit code 1.",
     ),
 )  # fmt: skip
 
@@ -66,6 +148,18 @@ def verification(function: F) -> F:
     for option in reversed(_VERIFICATION):
         function = option(function)
     return function
+
+
+def verification_seeded(help: str) -> Callable[[F], F]:
+    """:func:`verification` for a command whose --seed is that of something else as well, as ``help`` says."""
+
+    def decorate(function: F) -> F:
+        own = click.option("--seed", type=int, default=0, show_default=True, help=help)
+        for option in reversed(_VERIFICATION):
+            function = (own if option is _SEED else option)(function)
+        return function
+
+    return decorate
 
 
 def verify_options(values: Mapping[str, Any]) -> VerifyOptions:

@@ -7,7 +7,7 @@ import click
 from bnfold.cli import options
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("code", required=False)
 @options.output_format("text", "json")
 def rules(code: str | None, output_format: str) -> None:

@@ -60,16 +60,29 @@ class _Backward(Search):
                 return refusal
             affines = self._requests(state, op)
             if isinstance(affines, Refusal):
-                return affines
+                return self._beside(state, op, affines)
             ways = self._ways(Node(self.graph, op), facts_of(op), affines)
             if isinstance(ways, Refusal):
-                return ways
+                return self._beside(state, op, ways)
             if len(ways) > 1:
                 return self._choose(state, op, ways)
             refusal = self._take(state, op, ways[0])
             if refusal is not None:
-                return refusal
+                return self._beside(state, op, refusal)
         return state.move
+
+    def _beside(self, state: _State, op: Op, refusal: Refusal) -> Refusal:
+        """The refusal of one branch: without the operator that joins it with others it would explain nothing."""
+        wanted = state.wanted
+        readers = [use for tensor in op.outputs for use in wanted.get(tensor, ())]
+        while readers:
+            reader = self.graph.op(readers[0].op)
+            asked = sum(Use(reader.name, slot) in wanted.get(name, ()) for slot, name in enumerate(reader.inputs))
+            if asked > 1:
+                joined = f"{reader.display} ({reader.type})"
+                return Refusal(refusal.code, f"{refusal.sentence}, and every input of {joined} has to take its part")
+            readers = [use for tensor in reader.outputs for use in wanted.get(tensor, ())]
+        return refusal
 
     def _ways(self, node: Node, facts: Facts, affines: dict[int, Affine]) -> list[Way] | Refusal:
         """What can be done here: pass it on, or take it in; where that costs nothing, nothing else is tried."""

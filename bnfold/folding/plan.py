@@ -32,6 +32,8 @@ class FoldKind(str, Enum):
     CHEAPER = "cheaper", "becomes", "replaced by"
     #: An operator on the way cancels it.
     CANCELLED = "cancelled", "is cancelled by", "cancelled by"
+    #: Several tensors changed at once: the stream that it reads, and whoever writes and reads that.
+    GAUGE = "gauge", "folds with its residual stream into", "folded with its residual stream into"
     BRANCH = "branch", "merges with its parallel branches into", "merged with its parallel branches into"
     #: Two convolutions in a row became one.
     SERIES = "chain", "merges with the convolution after it into", "merged with the convolution after it into"
@@ -58,10 +60,16 @@ class FoldStep:
     holders: tuple[str, ...] = ()
     #: For a branch merge: the keys of every operator that went.
     removed: tuple[str, ...] = ()
+    #: For a gauge: the tensor that is another one now, and the operators whose weights make up for that.
+    stream: str = ""
+    repaid: tuple[str, ...] = ()
 
     def sentence(self) -> str:
         """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
-        text = " ".join([f"{self.label} ({self.type}): {self.kind.did}", ", ".join(self.into)]).rstrip()
+        did = self.kind.did if self.into else self.kind.did.removesuffix(" into")
+        text = f"{self.label} ({self.type}): {did} {', '.join(self.into)}".rstrip()
+        if self.stream:
+            text += f"; {self.stream} changes, which {', '.join(self.repaid) or 'nothing else'} makes up for"
         return f"{text} through {', '.join(self.through)}" if self.through else text
 
     def to_dict(self) -> dict[str, object]:
@@ -76,6 +84,30 @@ class FoldStep:
             "scope": self.scope,
             "holders": list(self.holders),
             "removed": list(self.removed),
+            "stream": self.stream,
+            "repaid": list(self.repaid),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contradiction:
+    """Why no choice of gauges removes an affine: demands on a tensor that cannot all be met.
+
+    ``of`` is what they are about ("shift", "scale", "sign", or "precision"), ``constraints`` name them:
+    the affines by their labels, operators and observers by a clause.
+    """
+
+    sentence: str
+    of: str
+    tensor: str
+    constraints: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "sentence": self.sentence,
+            "of": self.of,
+            "tensor": self.tensor,
+            "constraints": list(self.constraints),
         }
 
 
@@ -90,11 +122,14 @@ class Remaining:
     backward: Refusal
     forward: Refusal
     scope: str = ""
+    #: Why it cannot go together with the tensors around it either; None where that was not asked.
+    together: Contradiction | None = None
 
     def sentence(self) -> str:
-        return (
+        text = (
             f"{self.label} ({self.type}) stays. Backward: {self.backward.sentence}. Forward: {self.forward.sentence}."
         )
+        return text if self.together is None else f"{text} With its stream: {self.together.sentence}."
 
     def to_dict(self) -> dict[str, object]:
         return {
@@ -105,6 +140,7 @@ class Remaining:
             "backward": self.backward.to_dict(),
             "forward": self.forward.to_dict(),
             "scope": self.scope,
+            "together": None if self.together is None else self.together.to_dict(),
         }
 
 
@@ -116,6 +152,9 @@ class Plan:
     remaining: tuple[Remaining, ...] = ()
     #: Remarks about the whole model (constants that were overridable inputs, functions inlined…).
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Plan({len(self.steps)} steps, {len(self.remaining)} left)"
 
     def fate(self, subject: str) -> FoldStep | Remaining | None:
         """What became of an operator in the end, following what it was composed into."""
@@ -138,6 +177,10 @@ class Fates:
             for key in step.removed:
                 self._steps.setdefault(key, step)
         self._left = {item.subject: item for item in plan.remaining}
+
+    def step(self, subject: str) -> FoldStep | None:
+        """The step that removed the operator with that key, whatever became of it later; None if it was not removed."""
+        return self._steps.get(subject)
 
     def of(self, subject: str) -> FoldStep | Remaining | None:
         """What became of the operator with that key; None if the plan does not know it."""

@@ -11,8 +11,9 @@ from bnfold.folding.backward import backward
 from bnfold.folding.candidates import Candidate, CandidateFinder
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
+from bnfold.folding.gauges import Gone, gauge
 from bnfold.folding.moves import Blocked, Context, Move
-from bnfold.folding.plan import FoldKind, FoldStep, Remaining
+from bnfold.folding.plan import Contradiction, FoldKind, FoldStep, Remaining
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
@@ -45,6 +46,10 @@ class Folder:
         self._worklist.add(self.order)
         #: Candidates that found no target, by their head, with the reasons of both sides.
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
+        #: Those that no gauge could remove.
+        self._gauged: dict[str, Candidate] = {}
+        self._steps_gauged = -1
+        self._contradictions: dict[str, Contradiction] = {}
         #: How many steps there were when shapes were inferred last.
         self._inferred_after = 0
 
@@ -58,7 +63,7 @@ class Folder:
             self._worklist.add_changed(self.editor.take_changed())
             name = self._worklist.pop()
             if name is None:
-                if not self._join_blocked() and not self._learn_shapes():
+                if not (self._join_blocked() or self._learn_shapes()):
                     return
                 continue
             candidate = self._candidates.of(name)
@@ -94,6 +99,7 @@ class Folder:
                 backward=back,
                 forward=ahead,
                 scope=self.scope,
+                together=self._contradictions.get(head),
             )
             for head, (candidate, back, ahead) in self._blocked.items()
             if head in self.graph
@@ -318,6 +324,21 @@ class Folder:
             self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=holders)
         return True
 
+    def gauge_blocked(self) -> bool:
+        """Let affines go together that are blocked one by one; whether that changed anything."""
+        blocked = [candidate for head, (candidate, _, _) in self._blocked.items() if head in self.graph]
+        if not blocked or len(self.steps) == self._steps_gauged:
+            return False  # what a gauge leaves, another one leaves too
+        outcome = gauge(self._context, self.editor, blocked, self._gauged)
+        self._contradictions |= outcome.contradictions
+        for gone in outcome.gone:
+            first, *rest = self._blocked.pop(gone.candidate.head)[0].ops
+            for op in rest:
+                self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
+            self._record_gauge(first, gone)
+        self._steps_gauged = -1 if outcome.other_types else len(self.steps)
+        return bool(outcome.gone)
+
     # -- the record ------------------------------------------------------------------------------
 
     def _labels(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -343,6 +364,23 @@ class Folder:
             changed=changed or {},
             scope=self.scope,
             holders=tuple(self.key(name) for name in holders),
+        )
+        self.steps.append(step)
+
+    def _record_gauge(self, op: Op, gone: Gone) -> None:
+        """An affine that went with its stream, or became a multiplication by signs."""
+        made = self.graph.op(op.name).display if op.name in self.graph else ""
+        step = FoldStep(
+            subject=self.key(op.name),
+            label=op.display,
+            type=op.type,
+            kind=FoldKind.CHEAPER if made else FoldKind.GAUGE,
+            into=(made,) if made else self._labels(gone.into),
+            changed=gone.rename,
+            scope=self.scope,
+            holders=tuple(self.key(name) for name in ([op.name] if made else gone.into)),
+            stream=gone.stream,
+            repaid=self._labels(gone.repaid),
         )
         self.steps.append(step)
 

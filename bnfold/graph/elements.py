@@ -51,6 +51,9 @@ class Op:
     captures: tuple[str, ...] = ()
     record: object | None = None
 
+    def __repr__(self) -> str:
+        return f"Op({self.name!r}: {', '.join(self.outputs)} = {self.type}({', '.join(self.inputs)}))"
+
     @property
     def display(self) -> str:
         """The name for people: the file's own, or the first output of a nameless node."""

@@ -115,6 +115,10 @@ class ModelGraph:
         for graph in walk(self):
             graph._computed.clear()
 
+    def __repr__(self) -> str:
+        inputs, outputs = ", ".join(tensor.name for tensor in self.inputs), ", ".join(self.outputs)
+        return f"<ModelGraph {self.name}: {len(self)} operators, {inputs} → {outputs}>"
+
     def __len__(self) -> int:
         return len(self._ops)
 

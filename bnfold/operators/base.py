@@ -67,7 +67,7 @@ class Node(NamedTuple):
     def text(self, name: str, default: str = "") -> str:
         """An attribute that is a string, whichever way the format keeps it."""
         value = self.attr(name, default)
-        return value.decode() if isinstance(value, bytes) else str(value)
+        return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
     def ints(self, name: str, default: Iterable[int] = ()) -> list[int]:
         return [int(value) for value in self.attr(name, default)]

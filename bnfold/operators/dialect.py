@@ -70,6 +70,13 @@ class Dialect(ABC):
         """What people call this kind of operator."""
         return op.type
 
+    def batchnorm_code(self, layer: str, axis: int, rank: int | None, channels: int) -> str:
+        """The line that puts a BN behind a layer where models are defined; empty where there is none to give.
+
+        ``axis`` is that of the layer's channels, ``rank`` and ``channels`` those of its output.
+        """
+        return ""
+
     def composites(self, graph: ModelGraph) -> frozenset[str]:
         """The affine operators that are parts of functions which runtimes recognise and execute as one."""
         return frozenset()

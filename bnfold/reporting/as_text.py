@@ -11,64 +11,105 @@ from rich.table import Table
 from bnfold.analysis import BatchNormReport, Finding, Report, Severity, Summary
 from bnfold.analysis.phrases import plural
 from bnfold.reporting.console import STYLES, cell, line, show, table
-from bnfold.reporting.text import shortened
+from bnfold.reporting.text import ELLIPSIS, GROUP_FROM, Shortening, shortened, shortening
 
-#: So many findings of one informative rule are printed by themselves; more become one entry.
-_REPEATED = 5
-_NO_BATCHNORM = (
-    "no BatchNormalization in this model: a layer that was created counts only once it is added to the model, or "
-    "called on a tensor that leads to an output"
-)
+#: So many findings of one informative rule, or of any other, are printed by themselves; more become one entry.
+_REPEATED, _REPEATED_OFTEN = 5, 20
 
 
-def print_report(console: Console, report: Report, *, quiet: bool = False) -> None:
-    """One model. ``quiet`` prints the findings alone."""
+def print_report(
+    console: Console, report: Report, *, quiet: bool = False, verbose: bool = False, several: bool = False
+) -> None:
+    """One model. ``quiet`` prints the findings alone, under the model's name where it is one of ``several``.
+
+    What is alike shares an entry unless ``verbose``.
+    """
+    short = shortening(_names(report))
     if quiet:
-        print_finding_list(console, report.findings)
+        if several and report.findings:
+            line(console, (report.model, "bold"))
+        print_finding_list(console, report.findings, verbose=verbose, short=short)
         return
     line(console, (report.model, "bold"))
-    if not report.batchnorms:
-        line(console, _NO_BATCHNORM, indent=2)
-    else:
+    if short.prefix:
+        line(console, (f"{ELLIPSIS} stands for {short.prefix}", "dim"), indent=2)
+    if report.batchnorms:
         console.print()
-        show(console, _placements(report.batchnorms), indent=2)
+        _print_placements(console, report.batchnorms, verbose, short)
         console.print()
         if any(item.statistics is not None for item in report.batchnorms):
-            show(console, _statistics(report.batchnorms), indent=2)
+            show(console, _statistics(report.batchnorms, short), indent=2)
             line(
                 console, ("smallest / median / largest; spread of the weights before → after folding", "dim"), indent=2
             )
             console.print()
-    print_finding_list(console, report.findings)
+    elif not any(finding.code == "BN110" for finding in report.findings):
+        line(console, "no BatchNormalization in this model", indent=2)
+    print_finding_list(console, report.findings, verbose=verbose, short=short)
     print_summary(console, report)
 
 
-def _placements(batchnorms: Sequence[BatchNormReport]) -> Table:
+def _names(report: Report) -> list[str]:
+    """Every name of an operator that the report prints."""
+    labels = [finding.layer for finding in report.findings if finding.layer]
+    for item in report.batchnorms:
+        labels += [item.name, *item.foldability.into, *item.foldability.through]
+    return [name for label in labels for name in label.split(" + ")]
+
+
+def _print_placements(
+    console: Console, batchnorms: Sequence[BatchNormReport], verbose: bool, short: Shortening
+) -> None:
     grid = table("BatchNormalization", "channels", "pattern", "placement", "folding", right=("channels",))
+    groups = _grouped(batchnorms, alone=verbose or len(batchnorms) < GROUP_FROM)
+    for group in groups:
+        first, names = group[0], [_title(item) for item in group]
+        fold = first.foldability
+        more = f" (and {len(group) - 1:,} more alike)" if len(group) > 1 else ""
+        grid.add_row(
+            cell(short(shortened(names, 1))),
+            cell(_channels(group)),
+            cell(first.pattern),
+            cell(first.placement.value),
+            cell(short(fold.sentence()) + more, "" if fold.folds else "yellow"),
+        )
+    show(console, grid, indent=2)
+    if len(groups) < len(batchnorms):
+        line(console, ("what is alike shares a row; --verbose shows every one", "dim"), indent=2)
+
+
+def _grouped(batchnorms: Sequence[BatchNormReport], *, alone: bool) -> list[list[BatchNormReport]]:
+    """Each BN by itself, or those together that stand alike and go, or stay for, the same way."""
+    if alone:
+        return [[item] for item in batchnorms]
+    groups: dict[tuple[object, ...], list[BatchNormReport]] = {}
     for item in batchnorms:
         fold = item.foldability
-        grid.add_row(
-            cell(_title(item)),
-            cell("?" if item.channels is None else item.channels),
-            cell(item.pattern),
-            cell(item.placement.value),
-            cell(fold.sentence(), "" if fold.folds else "yellow"),
-        )
-    return grid
+        key = (item.scope, item.pattern, item.placement, fold.direction, bool(fold.through), fold.codes)
+        groups.setdefault(key, []).append(item)
+    return list(groups.values())
+
+
+def _channels(group: Sequence[BatchNormReport]) -> str:
+    """``64``, or the range ``64–512``."""
+    known = [item.channels for item in group if item.channels is not None]
+    if not known:
+        return "?"
+    return f"{min(known)}" if min(known) == max(known) else f"{min(known)}–{max(known)}"
 
 
 def _title(item: BatchNormReport) -> str:
     return f"{item.scope}: {item.name}" if item.scope else item.name
 
 
-def _statistics(batchnorms: Sequence[BatchNormReport]) -> Table:
+def _statistics(batchnorms: Sequence[BatchNormReport], short: Shortening) -> Table:
     """The numbers behind the rules; ranges are smallest / median / largest."""
     grid = table("BatchNormalization", "|scale|", "variance", "dead channels", "weight spread in bits")
     for item in batchnorms:
         found = item.statistics or {}
         spread, dead = found.get("weight_spread_bits"), found.get("dead_channels")
         grid.add_row(
-            cell(_title(item)),
+            cell(short(_title(item))),
             cell(_range(found.get("scale"))),
             cell(_range(found.get("variance"))),
             cell("–" if dead is None else dead),
@@ -83,34 +124,42 @@ def _range(values: Mapping[str, float | None] | None) -> str:
     return " / ".join("NaN" if values[key] is None else f"{values[key]:.2g}" for key in ("min", "median", "max"))
 
 
-def print_finding_list(console: Console, found: Sequence[Finding]) -> None:
-    """Findings grouped by layer; an informative rule that repeats itself becomes one entry at the end."""
-    counts = Counter(finding.code for finding in found if finding.severity is Severity.INFO)
-    often = {code for code, count in counts.items() if count > _REPEATED}
+def print_finding_list(
+    console: Console, found: Sequence[Finding], *, verbose: bool = False, short: Shortening | None = None
+) -> None:
+    """Findings grouped by layer; a rule that repeats itself becomes one entry at the end, unless ``verbose``."""
+    short = short or Shortening("")
+    counts = Counter(finding.code for finding in found)
+    often = {
+        finding.code
+        for finding in found
+        if not verbose and counts[finding.code] > (_REPEATED if finding.severity is Severity.INFO else _REPEATED_OFTEN)
+    }
     groups: dict[str, list[Finding]] = {}
-    repeated: dict[str, list[Finding]] = {}
+    repeated: dict[tuple[str, Severity], list[Finding]] = {}
     for finding in found:
-        if finding.code in often and finding.severity is Severity.INFO:
-            repeated.setdefault(finding.code, []).append(finding)
+        if finding.code in often:
+            repeated.setdefault((finding.code, finding.severity), []).append(finding)
         else:
             groups.setdefault(finding.layer, []).append(finding)
     for layer, findings in groups.items():
-        line(console, (layer or "the whole model", "bold"), indent=2)
+        line(console, (short(layer) or "the whole model", "bold"), indent=2)
         for finding in findings:
-            _print_finding(console, finding)
+            _print_finding(console, finding, short)
     for findings in repeated.values():
         line(console, (plural(len(findings), "layer"), "bold"), indent=2)
-        _print_finding(console, findings[0])
-        names = [finding.layer for finding in findings[1:]]
-        line(console, (f"and the same for {shortened(names, 8)}", "dim"), indent=4)
+        _print_finding(console, findings[0], short)
+        names = [short(finding.layer) for finding in findings[1:]]
+        if names:
+            line(console, (f"and the same for {shortened(names, 8)}", "dim"), indent=4)
     if found:
         console.print()
 
 
-def _print_finding(console: Console, finding: Finding) -> None:
+def _print_finding(console: Console, finding: Finding, short: Shortening) -> None:
     severity = finding.severity.value
     head = (f"{severity} {finding.code}", STYLES[severity])
-    line(console, head, f" {finding.message}", indent=4)
+    line(console, head, f" {short(finding.message)}", indent=4)
 
 
 def print_summary(console: Console, report: Report) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import IO
 
 from rich.console import Console, RenderableType
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,7 +17,16 @@ from bnfold.reporting.text import clean
 
 #: The width of output that goes to a file or a pipe.
 _FILE_WIDTH = 160
+_UNLIMITED = 100_000
+#: Columns between two columns of a table.
+_GAP = 2
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Whoever read the output has enough. rich would end the process with an error; the command line does not."""
+        raise BrokenPipeError
 
 
 def make_console(file: IO[str] | None = None) -> Console:
@@ -25,13 +35,13 @@ def make_console(file: IO[str] | None = None) -> Console:
     width = None
     if not stream.isatty() and "COLUMNS" not in os.environ:
         width = _FILE_WIDTH
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
     """A table without lines; the columns in ``right`` hold numbers."""
     numbers = set(right)
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    grid = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold", show_edge=False)
     for name in columns:
         grid.add_column(name, justify="right" if name in numbers else "left", overflow="fold", no_wrap=name in numbers)
     return grid
@@ -54,12 +64,42 @@ def line(console: Console, *parts: str | tuple[str, str], indent: int = 0) -> No
         console.print(text, soft_wrap=True)
 
 
+def _fit(console: Console, grid: Table, available: int) -> int:
+    """Set the columns' widths so that no word is broken, and return the table's.
+
+    The widest columns give way first; none becomes narrower than its longest word, so the table may be wider
+    than what is available. rich by itself breaks words before it goes beyond that.
+    """
+    options = console.options.update(max_width=_UNLIMITED)
+    sizes = []
+    for column in grid.columns:
+        parts = [Measurement.get(console, options, part) for part in (column.header, *column.cells)]
+        widest = max(part.maximum for part in parts)
+        sizes.append((widest if column.no_wrap else max(part.minimum for part in parts), widest))
+    room = available - _GAP * len(sizes)
+    cap = max((widest for _, widest in sizes), default=0)
+    while cap and sum(max(longest, min(widest, cap)) for longest, widest in sizes) > room:
+        cap -= 1
+    for column, (longest, widest) in zip(grid.columns, sizes, strict=True):
+        column.width = max(longest, min(widest, cap))
+    return sum(column.width or 0 for column in grid.columns) + _GAP * len(sizes)
+
+
 def show(console: Console, content: RenderableType, *, indent: int = 0) -> None:
-    """Print a table or a page, without the spaces that would fill up its lines in a file."""
-    if console.is_terminal:
-        console.print(Padding(content, (0, 0, 0, indent), expand=False))
-        return
-    with console.capture() as captured:
-        console.print(content, width=max(1, console.width - indent))
+    """Print a table or a page, without the spaces that would fill up its lines in a file.
+
+    A table whose longest words do not fit beside each other is wider than the console: no word is broken.
+    """
+    usual = console.width
+    if isinstance(content, Table):
+        console.width = max(usual, _fit(console, content, usual - indent) + indent)
+    try:
+        if console.is_terminal:
+            console.print(Padding(content, (0, 0, 0, indent), expand=False))
+            return
+        with console.capture() as captured:
+            console.print(content, width=max(1, console.width - indent))
+    finally:
+        console.width = usual
     margin = " " * indent
     console.file.write("".join(f"{margin}{row}".rstrip() + "\n" for row in captured.get().splitlines()))

@@ -11,14 +11,12 @@ from rich.table import Table
 from bnfold.analysis.phrases import plural
 from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
 from bnfold.reporting.console import STYLES, cell, line, show, table
-from bnfold.reporting.text import file_size, shortened
+from bnfold.reporting.text import GROUP_FROM, file_size, shortened
 
 if TYPE_CHECKING:
     from bnfold.results import Comparison, FixResult, FoldResult
     from bnfold.verification import RuntimeCheck, Verification
 
-#: From so many steps on, steps that went the same way share a row.
-_GROUP_FROM = 60
 _GOOD, _BAD = "green", "bold red"
 
 
@@ -32,7 +30,7 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     if left:
         console.print()
         show(console, _remaining(left), indent=2)
-    if max(len(steps), len(left)) >= _GROUP_FROM:
+    if max(len(steps), len(left)) >= GROUP_FROM:
         line(console, ("equal outcomes share a row; --format json names every one", "dim"), indent=2)
     if not steps and not left:
         line(console, "nothing to fold: there is no BN and no scale or shift by channel in this model", indent=2)
@@ -54,15 +52,20 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
 
 
 def _steps(steps: Sequence[FoldStep]) -> Table:
-    grid = table("folded", "type", "how", "into", "through")
+    streams = any(step.stream for step in steps)
+    grid = table(
+        "folded", "type", "how", "into", "through", *(["stream that changes", "made up for by"] if streams else [])
+    )
     for group in _grouped(steps):
         first, names = group[0], [name for step in group for name in _removed(step)]
         kinds = first.type if len(group) == 1 else f"{len(group)} × {first.type}"
         into = dict.fromkeys(name for step in group for name in step.into)
         through = dict.fromkeys(name for step in group for name in step.through)
+        stream = dict.fromkeys(step.stream for step in group if step.stream)
+        repaid = dict.fromkeys(name for step in group for name in step.repaid)
         shown = 4 if len(group) == 1 else 1
-        what, where, past = (shortened(list(some), shown) for some in (names, into, through))
-        grid.add_row(cell(what), cell(kinds), cell(_how(first.kind)), cell(where), cell(past))
+        what, *rest = (shortened(list(some), shown) for some in (names, into, through, stream, repaid))
+        grid.add_row(cell(what), cell(kinds), cell(_how(first.kind)), *map(cell, rest if streams else rest[:2]))
     return grid
 
 
@@ -80,7 +83,7 @@ def _how(kind: FoldKind) -> str:
 
 def _grouped(steps: Sequence[FoldStep]) -> list[list[FoldStep]]:
     """Each step by itself, or in a long plan those of one kind and type together."""
-    if len(steps) < _GROUP_FROM:
+    if len(steps) < GROUP_FROM:
         return [[step] for step in steps]
     groups: dict[tuple[FoldKind, str, bool], list[FoldStep]] = {}
     for step in steps:
@@ -89,10 +92,11 @@ def _grouped(steps: Sequence[FoldStep]) -> list[list[FoldStep]]:
 
 
 def _remaining(left: Sequence[Remaining]) -> Table:
-    grid = table("stays", "type", "backward", "forward")
+    together = any(item.together is not None for item in left)
+    grid = table("stays", "type", "backward", "forward", *(["with its stream"] if together else []))
     groups: dict[tuple[str, ...], list[Remaining]] = {}
     for item in left:
-        key = (item.label,) if len(left) < _GROUP_FROM else (item.type, item.backward.code, item.forward.code)
+        key = (item.label,) if len(left) < GROUP_FROM else (item.type, item.backward.code, item.forward.code)
         groups.setdefault(key, []).append(item)
     for group in groups.values():
         first = group[0]
@@ -102,6 +106,7 @@ def _remaining(left: Sequence[Remaining]) -> Table:
             cell(kinds),
             cell(first.backward.sentence),
             cell(first.forward.sentence),
+            *([cell(first.together.sentence if first.together is not None else "")] if together else []),
         )
     return grid
 
@@ -191,7 +196,7 @@ def print_fix(console: Console, name: str, result: FixResult) -> None:
         line(console, ("nothing was written", _BAD), indent=2)
     if result.remaining:
         console.print()
-        line(console, f"{plural(len(result.remaining), 'finding')} remain:", indent=2)
+        line(console, f"{plural(len(result.remaining), 'finding remains', 'findings remain')}:", indent=2)
         from bnfold.reporting.as_text import print_finding_list  # fold, which starts faster without it, prints none
 
         print_finding_list(console, result.remaining)

@@ -25,7 +25,9 @@ def render(output_format: str, reports: Sequence[Report], failures: Mapping[str,
     return str(module.render(reports, failures, counts=rule_counts(reports) if counts else None))
 
 
-def print_text(reports: Sequence[Report], failures: Mapping[str, str], *, counts: bool, quiet: bool) -> None:
+def print_text(
+    reports: Sequence[Report], failures: Mapping[str, str], *, counts: bool, quiet: bool, verbose: bool = False
+) -> None:
     """All reports on the console; several end in a table."""
     from bnfold.reporting import as_text
     from bnfold.reporting.console import make_console
@@ -34,9 +36,10 @@ def print_text(reports: Sequence[Report], failures: Mapping[str, str], *, counts
     if counts:
         as_text.print_counts(console, rule_counts(reports))
         return
+    several = len(reports) + len(failures) > 1
     for report in reports:
-        as_text.print_report(console, report, quiet=quiet)
-    if len(reports) + len(failures) > 1 and not quiet:
+        as_text.print_report(console, report, quiet=quiet, verbose=verbose, several=several)
+    if several and not quiet:
         as_text.print_overview(console, reports, failures)
 
 

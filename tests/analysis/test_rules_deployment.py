@@ -57,13 +57,51 @@ class TestUnfoldable:
         assert (finding.layer, finding.severity) == ("bn", Severity.INFO)
         assert finding.message == (
             "bn stays after folding: backward, the output of concat (Concat) is also seen by concat_2; forward, relu "
-            "(Relu) is nonlinear, so no shift passes."
+            "(Relu) is nonlinear, so no shift passes; with its stream, bn wants another shift of concat_4_out, "
+            "but concat_13_out is the model's output and relu (Relu) lets no shift through."
         )
+        assert finding.values["together"]["of"] == "shift"
         assert finding.values["backward"]["code"] == "observed"
         assert finding.values["forward"]["code"] == "nonlinear"
 
     def test_not_where_it_folds(self) -> None:
         assert not found(usual(), "BN402")
+
+    def test_one_branch_stands_in_the_way_of_the_others(self) -> None:
+        """conv could take its channels; the reason names what makes that useless."""
+        net = Net()
+        x = net.start()
+        branches = net.conv("conv", x, 3, 4), net.act("relu", net.conv("other", x, 3, 4))
+        y = net.norm("bn", net.op("Concat", *branches, axis=1, name="concat"), 8)
+        finding = only(net.build(net.act("last", y)), "BN402")
+        assert finding.values["backward"]["sentence"] == (
+            "relu (Relu) is nonlinear, so no shift passes, and every input of concat (Concat) has to take its part"
+        )
+
+    def test_a_branch_that_needs_nothing_is_not_named(self) -> None:
+        net = Net()
+        x = net.start()
+        branches = net.conv("conv", x, 3, 4), net.act("relu", net.conv("other", x, 3, 4))
+        joined = net.op("Concat", *branches, axis=1, name="concat")
+        part = net.op("Slice", joined, *(net.const([at], dtype="i8") for at in (4, 8, 1)), name="slice")
+        finding = only(net.build(net.act("last", net.norm("bn", part, 4))), "BN402")
+        assert finding.values["backward"]["sentence"] == "relu (Relu) is nonlinear, so no shift passes"
+
+    def test_what_is_composed_into_another_does_not_stay(self) -> None:
+        net = Net()
+        x = net.act("relu", net.conv("conv", net.start(), 3, 8))
+        for i in (1, 2, 3):
+            x = net.norm(f"bn_{i}", x, 8)
+        model = net.build(net.act("last", x))
+        left = bnfold.fold(model)
+        report = bnfold.analyze(model)
+        stay = [item.name for item in report.batchnorms if not item.foldability.folds]
+        assert stay == layers(model, "BN402")
+        assert len(stay) == left.summary.after.batchnorms == 1
+        assert report.summary.foldable == left.summary.before.batchnorms - left.summary.after.batchnorms == 2
+        gone = next(item.foldability for item in report.batchnorms if item.foldability.folds)
+        assert gone.clause() == f"is taken into {stay[0]}, which stays"
+        assert "relu (Relu) is nonlinear" in gone.sentence()
 
 
 class TestOverridable:

@@ -54,7 +54,12 @@ class TestTable:
         )  # fmt: skip
         report = bnfold.analyze(model)
         assert report.batchnorms == ()
-        assert report.findings == ()
+        (finding,) = report.findings
+        assert (finding.code, finding.layer) == ("BN110", "")
+        namespace = {"keras": keras, "model": model}
+        exec(finding.values["line"], namespace)
+        assert namespace["x"].shape == (None, 64)
+        assert f"`{finding.values['line']}`" in finding.message
 
     def test_bn_between_every_dense_and_its_activation(self) -> None:
         model = sequential(
@@ -236,3 +241,14 @@ class TestKerasOnly:
         model = sequential(keras.Input((8,)), norm, Dense(8, use_bias=False), BN(), Act("relu"))
         assert codes(model) == []
         assert len(bnfold.analyze(model).batchnorms) == 1
+
+
+def test_the_line_that_adds_a_bn_fits_nested_and_channels_first_models() -> None:
+    inner = keras.Sequential([keras.Input((3, 8, 8)), layers.Conv2D(4, 3, data_format="channels_first", name="conv")])
+    inner.name = "inner"
+    model = sequential(keras.Input((3, 8, 8)), inner, layers.Flatten(), Dense(2))
+    (finding,) = bnfold.analyze(model, select=["BN110"]).findings
+    namespace = {"keras": keras, "model": model}
+    exec(finding.values["line"], namespace)
+    assert finding.values["line"].startswith("x = keras.layers.BatchNormalization(axis=1)(")
+    assert namespace["x"].shape == (None, 4, 6, 6)

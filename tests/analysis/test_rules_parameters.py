@@ -10,6 +10,7 @@ from onnx import ModelProto
 from onnx_nets import Net, usual
 from rule_asserts import found, only
 
+import bnfold
 from bnfold.analysis import Severity
 
 UNTRAINED = {"gamma": 1.0, "beta": 0.0, "mean": 0.0, "variance": 1.0}
@@ -165,3 +166,19 @@ class TestHyperparameters:
 
 def test_nothing_is_wrong_with_a_trained_bn() -> None:
     assert not [code for code in ("BN301", "BN302", "BN303", "BN304", "BN306", "BN307") if found(usual(), code)]
+
+
+def test_no_channels_and_a_string_that_is_no_text_are_no_reason_to_stop() -> None:
+    net = Net()
+    empty = net.build(net.act("relu", net.norm("bn", net.input(1, 0, 4, 4), 0)))
+    report = bnfold.analyze(empty, stats=True)
+    assert [item.foldability.sentence() for item in report.batchnorms] == [
+        "stays: bn (BatchNormalization) has no channels"
+    ]
+    net = Net()
+    model = net.build(net.act("relu", net.norm("bn", net.conv("conv", net.start(), 3, 4, auto_pad="VALID"), 4)))
+    (attribute,) = (a for node in model.graph.node for a in node.attribute if a.name == "auto_pad")
+    attribute.s = b"\xff\xfe"
+    assert bnfold.analyze(model).summary.batchnorms == 1
+    assert bnfold.fix(model).changes == ()
+    bnfold.fold(model)

@@ -1,4 +1,4 @@
-"""BN101 to BN106 on ONNX: each where it fires, where it must not, and the near miss between the two."""
+"""BN101 to BN106 and BN110 on ONNX: each where it fires, where it must not, and the near miss between the two."""
 
 from __future__ import annotations
 
@@ -138,6 +138,12 @@ class TestMixed:
         parts = ("dense", "relu", "bn", "dense", "relu", "bn", "dense", "bn", "relu", "dense")
         assert only(dense(*parts), "BN104").layer == "bn_8"
 
+    def test_one_against_one_has_no_minority(self) -> None:
+        finding = only(dense("dense", "bn", "relu", "dense", "relu", "bn", "dense"), "BN104")
+        assert (finding.layer, finding.values) == ("", {"before": 1, "after": 1, "layers": []})
+        assert finding.message.endswith("unless that is meant, use one order throughout.")
+        assert "minority" not in finding.message
+
     def test_not_with_one_order(self) -> None:
         assert not found(usual(), "BN104")
 
@@ -210,3 +216,41 @@ class TestAxis:
         net = Net()
         x = net.op("Flatten", net.norm("bn", net.start(1, 3, 8, 8), 3))
         assert not found(net.build(net.gemm("dense", x, 192, 10)), "BN106")
+
+
+class TestNoBatchNorm:
+    def test_says_so_with_a_line_for_this_very_model(self) -> None:
+        net = Net()
+        x = net.act("relu", net.conv("conv", net.start(), 3, 4))
+        finding = only(net.build(net.conv("last", x, 4, 2)), "BN110")
+        assert (finding.severity, finding.layer) == (Severity.INFO, "")
+        assert finding.values == {"line": "x = torch.nn.BatchNorm2d(4)(x)"}
+        assert finding.message == (
+            "no BatchNormalization in this model: a layer that was created counts only once it is added to the model, "
+            "or called on a tensor that leads to an output; behind conv the line is `x = torch.nn.BatchNorm2d(4)(x)`."
+        )
+
+    def test_the_only_layer_will_do_and_without_one_there_is_no_line(self) -> None:
+        net = Net()
+        model = net.build(net.gemm("dense", net.start(2, 4), 4, 3))
+        assert only(model, "BN110").values == {"line": "x = torch.nn.BatchNorm1d(3)(x)"}
+        net = Net()
+        finding = only(net.build(net.act("relu", net.start(2, 4))), "BN110")
+        assert finding.values == {"line": ""}
+        assert finding.message.endswith("leads to an output.")
+
+    def test_not_with_a_bn_be_it_in_a_subgraph_or_taken_apart(self) -> None:
+        assert not found(usual(), "BN110")
+        net = Net()
+        x = net.op("Mul", net.conv("conv", net.start(), 3, 4), net.draw(4, 1, 1))
+        assert not found(net.build(net.op("Add", x, net.draw(4, 1, 1))), "BN110")
+
+    def test_not_with_a_bn_in_a_subgraph(self) -> None:
+        for kind, count in (("BatchNormalization", 0), ("Relu", 1)):
+            net, then, other = Net(), Net(seed=1), Net(seed=2)
+            outer = net.op("Relu", net.start())
+            then.output(then.norm("bn", outer, 3) if not count else then.act("act", outer, kind), shape=None)
+            other.output(other.op("Neg", outer), shape=None)
+            flag = net.input(name="flag", dtype=bool)
+            y = net.op("If", flag, then_branch=then.graph("a"), else_branch=other.graph("b"), name="if")
+            assert len(found(net.build(y), "BN110")) == count

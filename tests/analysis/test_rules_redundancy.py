@@ -8,6 +8,7 @@ from onnx import ModelProto
 from onnx_nets import Net, usual
 from rule_asserts import found, layers, only
 
+import bnfold
 from bnfold.analysis import Severity
 
 
@@ -192,6 +193,18 @@ class TestIdentity:
             "bn does nothing: gamma undoes the division by the deviation and beta the subtraction of the mean in all 8 "
             "channels; remove it, or let `bnfold fix` do so."
         )
+
+    def test_it_takes_no_bias_and_no_scale_away(self) -> None:
+        """Whoever follows BN204 and removes the BN has nothing but the layer's own bias left."""
+        for gain, codes in ((1.0, {"BN204"}), (1.5, {"BN201", "BN203"})):
+            net = Net()
+            mean, variance = net.draw(8), net.positive(8)
+            gamma = np.sqrt(variance.astype(np.float64) + 1e-5) * gain
+            x = net.conv("conv", net.start(), 3, 8, bias=True)
+            x = net.norm("bn", x, 8, gamma=gamma, beta=mean, mean=mean, variance=variance)
+            model = net.build(net.conv("next", net.act("relu", x), 8, 4))
+            found = bnfold.analyze(model, select=["BN201", "BN203", "BN204"]).findings
+            assert {finding.code for finding in found} == codes
 
     def test_not_for_a_scale_or_shift_beyond_rounding(self) -> None:
         assert not found(self.model(gain=1 + 1e-5), "BN204")

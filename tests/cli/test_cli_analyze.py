@@ -106,6 +106,13 @@ class TestSettings:
         assert found(CNN) == ["BN203", "BN203"]
         assert "BN201" in found(MLP)
 
+    def test_a_project_file_of_another_shape(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "pyproject.toml").write_text("tool = 3")
+        monkeypatch.chdir(tmp_path)
+        outcome = bnfold("analyze", CNN)
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err == f"bnfold: {tmp_path / 'pyproject.toml'}: tool is a table, not 3\n"
+
     def test_a_mistake_is_one_sentence(self, tmp_path: Path) -> None:
         (tmp_path / "bnfold.toml").write_text("igonre = []\n")
         outcome = bnfold("analyze", CNN)
@@ -114,6 +121,18 @@ class TestSettings:
 
 
 class TestSeveralModels:
+    def test_quiet_says_which_model_a_finding_is_about(self) -> None:
+        outcome = bnfold("analyze", "-q", CNN, SAMPLES / "digits_cnn.onnx")
+        assert outcome.out.count(f"{CNN}\n") == 2
+
+    @pytest.mark.parametrize("output_format", ["text", "json", "github", "markdown", "sarif"])
+    def test_no_bn_is_said_in_every_format(self, tmp_path: Path, output_format: str) -> None:
+        folded = tmp_path / "folded.onnx"
+        assert bnfold("fold", CNN, "-o", folded, "--no-verify").code == 0
+        for quiet in ([], ["-q"]):
+            out = bnfold("analyze", folded, "--format", output_format, *quiet).out
+            assert out.count("a layer that was created counts only once it is added") == 1
+
     def test_sections_and_a_table(self) -> None:
         outcome = bnfold("analyze", CNN, MLP, POST)
         assert outcome.code == 0

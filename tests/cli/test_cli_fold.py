@@ -122,6 +122,18 @@ class TestWrongUsage:
         assert "an ONNX model cannot be written as a Keras model" in outcome.err
         assert files(tmp_path) == []
 
+    @pytest.mark.parametrize("name", ["out.txt", "-", "out", "out.onnx.bak", "out.pb"])
+    @pytest.mark.parametrize("command", ["fold", "fix"])
+    def test_an_unknown_suffix(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, name: str) -> None:
+        monkeypatch.chdir(tmp_path)
+        outcome = bnfold(command, CNN, "-o", name, "--no-verify")
+        assert outcome.code == 2
+        assert outcome.err == f"bnfold: {name}: an ONNX model is written as .onnx; the suffix decides\n"
+        assert not list(tmp_path.iterdir())
+
+    def test_a_suffix_in_capitals(self, tmp_path: Path) -> None:
+        assert bnfold("fold", CNN, "-o", tmp_path / "OUT.ONNX", "--no-verify").code == 0
+
     def test_options_that_contradict_each_other(self, tmp_path: Path) -> None:
         outcome = bnfold("fold", CNN, "-o", tmp_path / "a.onnx", "--no-verify", "--keep-going")
         assert outcome.code == 2
@@ -184,7 +196,7 @@ class TestDifference:
     def test_not_verified_within_the_memory(self, tmp_path: Path) -> None:
         outcome = bnfold("fold", CNN, "-o", tmp_path / "a.onnx", "--memory", "1")
         assert outcome.code == 1
-        assert "the process failed within the memory limit of 1 MB" in outcome.words
+        assert outcome.err == "bnfold: the process failed within the memory limit of 1 MB\n"
         assert files(tmp_path) == []
 
     def test_the_threads_of_the_runtime(self, tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,9 +29,11 @@ HEAVY = ("numpy", "onnx", "onnxruntime", "networkx", "rich", "keras", "tensorflo
 def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """``bnfold`` as a process of its own."""
     command = [sys.executable, "-m", "bnfold", *arguments]
+    # A shell starts what runs in the background with SIGINT ignored, and so would this process.
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=120
-    )
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, timeout=120,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def imported(*arguments: str) -> set[str]:
@@ -112,6 +117,47 @@ class TestErrors:
         command = f"set -o pipefail; {sys.executable} -m bnfold rules --format json | head -c 1"
         done = subprocess.run(["bash", "-c", command], capture_output=True, check=False, text=True, timeout=120)
         assert (done.returncode, done.stdout, done.stderr) == (0, "{", "")
+
+    @pytest.mark.parametrize("arguments", ["rules BN201", "rules", "analyze {}", "fold {} --dry-run", "--help"])
+    def test_a_reader_that_left_before_the_first_line(self, arguments: str) -> None:
+        """rich ends the process with an error in that case, and ``| head -1`` under pipefail fails."""
+        reader, writer = os.pipe()
+        os.close(reader)
+        command = [sys.executable, "-m", "bnfold", *arguments.format(CNN).split()]
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+    @pytest.mark.parametrize("arguments", ["--help", "rules", "analyze {}", "analyze {} --format json"])
+    def test_an_output_that_is_full(self, arguments: str) -> None:
+        command = [sys.executable, "-m", "bnfold", *arguments.format(CNN).split()]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120)
+        assert done.returncode == 2
+        assert done.stderr == "bnfold: the output cannot be read or written: No space left on device\n"
+
+    def test_an_interruption_during_start_up(self, tmp_path: Path) -> None:
+        """An import that is interrupted would show the traceback of whatever was being imported."""
+        (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+        paths = os.pathsep.join([str(tmp_path), str(Path(bnfold.__file__).parents[1])])
+        done = process("--help", PYTHONPATH=paths)
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+    def test_json_even_for_an_error(self, tmp_path: Path) -> None:
+        output = str(tmp_path / "out.onnx")
+        for arguments in (
+            ("fold", "no.onnx", "-o", output), ("fix", "no.onnx", "-o", output), ("fold", str(CNN)),
+            ("verify", "no.onnx", str(CNN)), ("rules", "BN999"), ("analyze", str(CNN), "--select=X"),
+        ):  # fmt: skip
+            outcome = run(*arguments, "--format", "json")
+            assert outcome.code == 2
+            (error,) = json.loads(outcome.out)["errors"]
+            assert " ".join(error["message"].split()) in " ".join(outcome.err.split())
+            assert error["model"] == (arguments[1] if arguments[0] in ("fold", "fix") else None)
+
+    def test_no_json_unless_asked_for(self, tmp_path: Path) -> None:
+        assert run("fold", "no.onnx", "-o", tmp_path / "out.onnx").out == ""
 
     def test_an_encoding_without_arrows(self) -> None:
         done = process("analyze", str(CNN), PYTHONIOENCODING="ascii", PYTHONUTF8="0")

@@ -191,10 +191,10 @@ def test_a_shift_before_a_padded_convolution_keeps_that_branch_alone():
     net = Net()
     x = net.input("N", C, 8, 8)
     folded = merge(relu_of_sum(net, *diverse_branches(net, x, PADDED, bias=True)))
-    # The merged one, 1x1 → 3x3, and 1x1 whose average is taken: no shift passes that, nor the ReLU.
+    # The merged one, 1x1 → 3x3, and 1x1 whose average is taken: no shift passes that, but the sum behind it.
     assert folded.count("Conv") == 4
     assert folded.count("AveragePool") == 1
-    assert folded.count("BatchNormalization") == 1
+    assert folded.count("BatchNormalization") == 0
 
 
 def test_a_block_with_a_batchnorm_behind_the_sum_becomes_one_convolution():
@@ -890,6 +890,7 @@ class Block:
         return self.net.build(self.net.op("Relu", total))
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.integers(0, 2**32))
 @example(144)  # two merges in one sum: what the second one makes stands before what the first one made

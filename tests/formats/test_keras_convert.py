@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 from keras import Input, layers
 from keras_models import conv_bn_relu, feeds, folded, randomised, read, shared_tower
 
+import bnfold
 from bnfold.errors import ModelFileError, OutputError
 from bnfold.formats.keras import convert, load
 
@@ -304,6 +306,67 @@ def test_a_saved_model_comes_back_as_onnx(tmp_path: Path) -> None:
     np.testing.assert_allclose(actual, model.predict_on_batch(inputs["image"]), rtol=0, atol=2e-6)
 
 
+def saved(model: keras.Model, folder: Path) -> Any:
+    """The model by way of a SavedModel, after a check that it computes what Keras does."""
+    model.export(folder, verbose=False)
+    loaded = load(folder)
+    shapes = [(3, *(5 if size is None else size for size in tensor.shape[1:])) for tensor in model.inputs]
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    expected = model(inputs if len(inputs) > 1 else inputs[0], training=False)
+    # TensorFlow sorts the inputs of a signature by their names.
+    by_name = dict(zip((tensor.name for tensor in model.inputs), inputs, strict=True))
+    actual = run(loaded.as_onnx(folder.parent), [by_name.get(t.name, inputs[0]) for t in loaded.graph.inputs])
+    for mine, theirs in zip(actual, expected if isinstance(expected, list) else [expected], strict=True):
+        np.testing.assert_allclose(mine, np.asarray(theirs), rtol=0, atol=1e-5)
+    return loaded
+
+
+def test_a_saved_model_is_known_by_its_folder_and_its_layers(tmp_path: Path) -> None:
+    """TensorFlow folds a bias into the BN behind it, and BN201 and BN203 had nothing to say any more."""
+    model = randomised(
+        keras.Sequential(
+            [Input((14,)), layers.Dense(8, name="hidden"), layers.BatchNormalization(name="norm"),
+             layers.ReLU(name="act"), layers.Dense(4, name="last"), layers.Softmax(name="scores")]
+        )
+    )  # fmt: skip
+    loaded = saved(model, tmp_path / "mlp")
+    report = bnfold.analyze(loaded)
+    assert report.model == str(tmp_path / "mlp")
+    assert loaded.graph.name == "mlp"
+    assert [(item.name, item.decomposed, item.channels) for item in report.batchnorms] == [("norm", False, 8)]
+    assert {finding.code: finding.layer for finding in report.findings} == {"BN201": "hidden/MatMul", "BN203": "norm"}
+    assert bnfold.fold(loaded).summary.after.batchnorms == 0
+    (norm,) = (op for op in loaded.graph.ops() if op.type == "BatchNormalization")
+    gamma, beta, mean, variance = (loaded.graph.constant(name).array() for name in norm.inputs[1:])
+    for mine, theirs in zip((gamma, beta, mean, variance), model.get_layer("norm").get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False}, {"epsilon": 0.01}])
+def test_a_saved_model_with_convolutions(tmp_path: Path, options: dict[str, Any]) -> None:
+    x = image = Input((12, 12, 3), name="image")
+    x = layers.BatchNormalization(name="bn_1", **options)(layers.Conv2D(6, 3, name="conv_1")(x))
+    x = layers.BatchNormalization(name="bn_2", **options)(layers.ReLU()(layers.Conv2D(5, 3, name="conv_2")(x)))
+    model = randomised(keras.Model(image, layers.Dense(2, name="last")(layers.Flatten()(x))))
+    report = bnfold.analyze(saved(model, tmp_path / "saved"))
+    whole = [item.name for item in report.batchnorms if not item.decomposed]
+    assert whole == ([] if {"scale", "center"} & set(options) else ["bn_1", "bn_2"])
+
+
+def test_a_saved_model_with_loops_and_several_outputs(tmp_path: Path) -> None:
+    x = steps = Input((7, 4), name="steps")
+    x = layers.BatchNormalization(name="bn_1")(layers.Conv1D(6, 2, name="conv_1")(x))
+    x = layers.LSTM(5, name="lstm")(x)
+    other = Input((3,), name="other")
+    y = layers.BatchNormalization(name="bn_2")(layers.Dense(4, name="dense")(other))
+    model = randomised(
+        keras.Model([steps, other], [layers.Dense(2, name="a")(x), layers.Concatenate(name="b")([x, y])])
+    )
+    loaded = saved(model, tmp_path / "saved")
+    assert "bn_2" in [item.name for item in bnfold.analyze(loaded).batchnorms]
+
+
 class Reader(tf.Module):
     """A serving function that reads a file whose name it is given."""
 
@@ -323,6 +386,26 @@ def test_a_damaged_saved_model(tmp_path: Path) -> None:
     (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 50)
     with pytest.raises(ModelFileError, match="damaged"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "keep"),
+    [("variables/variables.data-00000-of-00001", 0.5), ("variables/variables.data-00000-of-00001", None),
+     ("variables/variables.index", 0.5), ("variables/variables.index", None), ("saved_model.pb", 0.5)],
+)  # fmt: skip
+def test_a_saved_model_with_a_damaged_part(tmp_path: Path, name: str, keep: float | None) -> None:
+    """TensorFlow's own errors are no RuntimeError, which is what the rest of Keras raises."""
+    randomised(conv_bn_relu()).export(tmp_path / "saved", verbose=False)
+    part = tmp_path / "saved" / name
+    data = part.read_bytes()
+    if keep is None:
+        part.unlink()
+    else:
+        part.write_bytes(data[: int(len(data) * keep)])
+    with pytest.raises(ModelFileError) as caught:
+        load(tmp_path / "saved")
+    assert str(caught.value).startswith(f"{tmp_path / 'saved'} ")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_saved_model_without_a_signature(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from keras import Input, layers
 from keras_models import conv_bn_relu, feeds, randomised
 
 from bnfold import isolation
-from bnfold.errors import MissingExtraError, ModelFileError
-from bnfold.formats.keras import backend, inspection, load
+from bnfold.errors import MissingExtraError, ModelFileError, UsageError
+from bnfold.formats.keras import backend, files, inspection, load
 
 FOLDER = Path(__file__).parents[2] / "sample_models"
 
@@ -359,6 +359,47 @@ def test_a_class_of_a_module_is_imported_only_if_allowed(tmp_path: Path, monkeyp
     model = load(path, allow_unsafe=True)
     assert [op.type for op in model.graph.ops()] == ["Halving", "Dense"]
     assert "halving_layers" in sys.modules
+
+
+@pytest.mark.parametrize("registered", [True, False])
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_the_way_out_for_a_custom_class(
+    registered: bool, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--custom imports a module, and the error names it and the call in Python that does the same."""
+    module, path = f"own_layers_{registered}_{suffix[1:]}".lower(), tmp_path / f"custom{suffix}"
+    decorator = "@keras.saving.register_keras_serializable(package='own')\n" if registered else ""
+    layer = "class Doubling(keras.layers.Layer):\n    def call(self, inputs):\n        return inputs * 2\n"
+    (tmp_path / f"{module}.py").write_text(f"import keras\n{decorator}{layer}")
+    model = "keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), Doubling(name='twice')])"
+    code = f"import keras; from {module} import Doubling; {model}.save({str(path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    fails(
+        path,
+        r"custom class .*Doubling.*--custom MODULE.*bnfold\.load\(keras\.models\.load_model\(.*: Doubling}",
+    )
+    with keras.saving.CustomObjectScope({}):
+        files.import_custom(module)
+        try:
+            assert [op.type for op in load(path).graph.ops()] == ["Dense", "Doubling"]
+        finally:
+            for name in ("Doubling", "own>Doubling"):
+                keras.saving.get_custom_objects().pop(name, None)
+
+
+@pytest.mark.parametrize(("text", "fault"), [("1 / 0", "ZeroDivisionError"), ("x =", "SyntaxError"), (None, "Module")])
+def test_a_custom_module_that_cannot_be_imported(
+    text: str | None, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"broken_{fault.lower()}"
+    if text is not None:
+        (tmp_path / f"{module}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(UsageError, match=f"--custom {module} cannot be imported: {fault}"):
+        files.import_custom(module)
 
 
 def test_a_class_registered_in_this_process_is_known(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
-from report_samples import STAYS, finding, report
+from report_samples import FOLDS, STAYS, finding, report
 from rich.console import Console
 
-from bnfold.analysis import Size, find_rule
+from bnfold.analysis import Foldability, Size, find_rule
 from bnfold.analysis.phrases import plural
 from bnfold.folding import FoldKind, FoldStep, Plan, Remaining
+from bnfold.folding.plan import Contradiction
 from bnfold.refusal import Refusal
 from bnfold.reporting import as_text, catalogue, outcomes
 from bnfold.reporting.console import line, make_console
@@ -66,10 +68,61 @@ class TestAnalysis:
     def test_a_model_without_bn_is_told_so_in_one_line(self, console: Console, sink: io.StringIO) -> None:
         as_text.print_report(console, report(batchnorms=()))
         rows = sink.getvalue().splitlines()
-        assert rows[1].startswith(
-            "  no BatchNormalization in this model: a layer that was created counts only once it is"
+        assert rows[1:3] == ["  no BatchNormalization in this model", "  1,000 parameters"]
+
+    def test_where_the_finding_says_so_nothing_else_does(self, console: Console, sink: io.StringIO) -> None:
+        as_text.print_report(console, report(finding("BN110", "info", "", "no BN here."), batchnorms=()))
+        assert "info BN110 no BN here." in sink.getvalue()
+        assert "no BatchNormalization in this model" not in sink.getvalue()
+
+    def test_quiet_names_the_model_where_there_are_several(self, console: Console, sink: io.StringIO) -> None:
+        as_text.print_report(console, report(finding()), quiet=True, several=True)
+        assert sink.getvalue().startswith("models/a.onnx\n  conv_1\n")
+        sink.truncate(0)
+        as_text.print_report(console, report(finding()), quiet=True)
+        assert "models/a.onnx" not in sink.getvalue()
+        sink.truncate(0)
+        as_text.print_report(console, report(), quiet=True, several=True)
+        assert not sink.getvalue().strip("\0")
+
+    def test_many_bn_that_are_alike_share_a_row(self, console: Console, sink: io.StringIO) -> None:
+        path = "network/first/second"
+        many = tuple(
+            replace(
+                FOLDS, name=f"{path}/bn_{i}", channels=8 + i, foldability=Foldability("backward", (f"{path}/c_{i}",))
+            )
+            for i in range(60)
         )
-        assert rows[2] == "  1,000 parameters"
+        as_text.print_report(console, report(batchnorms=(*many, STAYS)))
+        assert "bn_0 and 59 more" in sink.getvalue()
+        assert "8–67" in sink.getvalue()
+        assert "(and 59 more alike)" in sink.getvalue()
+        assert "--verbose shows every one" in sink.getvalue()
+        sink.truncate(0)
+        as_text.print_report(console, report(batchnorms=many), verbose=True)
+        assert "  … stands for network/first/second/\n" in sink.getvalue()
+        assert all(f"…/bn_{i} " in sink.getvalue() for i in range(60))
+        sink.truncate(0)
+        as_text.print_report(console, report(batchnorms=many[:59]))
+        assert "…/bn_58 " in sink.getvalue()
+
+    def test_a_warning_that_repeats_itself_is_one_entry(self, console: Console, sink: io.StringIO) -> None:
+        warnings = [finding(layer=f"conv_{i}") for i in range(21)]
+        as_text.print_finding_list(console, warnings)
+        assert sink.getvalue().count("BN201") == 1
+        assert "and the same for conv_1, conv_2" in sink.getvalue()
+        for shown in (lambda: as_text.print_finding_list(console, warnings, verbose=True),
+                      lambda: as_text.print_finding_list(console, warnings[:20])):  # fmt: skip
+            sink.truncate(0)
+            shown()
+            assert sink.getvalue().count("BN201") >= 20
+
+    @pytest.mark.parametrize("width", [20, 60, 80, 120])
+    def test_no_word_is_broken(self, width: int) -> None:
+        for terminal in (True, False):
+            sink = io.StringIO()
+            as_text.print_report(Console(file=sink, width=width, force_terminal=terminal, color_system=None), report())
+            assert {"BatchNormalization", "activation", "conv_2"} <= set(sink.getvalue().split())
 
     def test_numbers_on_request(self, console: Console, sink: io.StringIO) -> None:
         as_text.print_report(console, report())
@@ -176,6 +229,23 @@ class TestFold:
         assert "nodes 20 16" in rows
         assert "BatchNormalization 4 0" in rows
         assert "file 21 KB 20.5 KB" in rows
+
+    def test_what_went_with_its_stream_and_what_contradicts(self, console: Console, sink: io.StringIO) -> None:
+        proof = Contradiction(sentence="bn_9 and bn_1 differ", of="shift", tensor="x", constraints=("bn_9", "bn_1"))
+        left = Remaining(
+            subject="bn_9",
+            label="bn_9",
+            type="BatchNormalization",
+            is_batchnorm=True,
+            backward=Refusal("a", "x is in the way"),
+            forward=Refusal("b", "y is"),
+            together=proof,
+        )
+        gone = step("bn_1", "gauge", stream="sum_out", repaid=("conv_0", "conv_2"))
+        outcomes.print_fold(console, "a.onnx", result(Plan((gone, step("bn_2")), (left,), ())))
+        rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
+        assert "bn_1 BatchNormalization folded with its residual stream conv_bn_1 sum_out conv_0, conv_2" in rows, rows
+        assert "bn_9 BatchNormalization x is in the way y is bn_9 and bn_1 differ" in rows
 
     def test_merged_branches_name_what_went(self, console: Console, sink: io.StringIO) -> None:
         merged = FoldStep(

@@ -1,7 +1,7 @@
-"""How few affines of a graph can be left by moving them, found without moving any.
+"""How few affines of a graph have to be left, found without moving any.
 
 Folding replaces every tensor ``v`` that nobody outside sees by some ``a v + b``, one pair (a, b) for each
-channel: its *gauge*. In whatever order affines are moved and wherever they end up, the result is a
+channel: its *gauge*. In whatever order affines go and whoever makes up for them, the result is a
 choice of gauges, and each operator says which choices it can live with:
 
 * what the caller feeds or sees, and what stands beside a nonlinear function: a = 1, b = 0;
@@ -10,27 +10,18 @@ choice of gauges, and each operator says which choices it can live with:
 * a sum: a alike everywhere, the shifts add up; a product: the factors' a multiply, b = 0;
 * an affine ``s v + t`` that stays: any gauges; one that goes: its output in its gauge is its input in its own.
 
-But affines only move: they are not made up in one place to be taken back in another. So every region of
-tensors (those that operators without weights tie together) has a direction. Backward, its gauges are what
-all readers ask for: weights may write them but do not read them; a sum hands a shift to one operand, a
-product a scale to one factor.
-Forward, they are what removed affines left behind: weights may read them but do not write them. A removed
-affine between a backward and a forward region goes one way, or its scale one way and its shift the other.
-
-For a given set of removed affines and given directions this is a system of equations: linear in log|a|,
-linear over {0, 1} in the signs, and linear in b for given a. All sets are tried, the largest first.
+For a given set of affines that go this is a system of equations: linear in log|a|, linear over {0, 1} in
+the signs, and linear in b for given a. All sets are tried, the largest first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, product
+from itertools import chain, combinations
 
 import numpy as np
 
-#: Which way a gauge came.
-BACKWARD, FORWARD = "backward", "forward"
 WEIGHTED = ("conv", "padded")
 
 
@@ -47,12 +38,12 @@ class Node:
 
 @dataclass
 class System:
-    """The equations for one channel."""
+    """The equations: one pair of unknowns for each channel of each tensor (a cell)."""
 
-    tensors: int
-    #: The product of a[tensor] ** exponent is a number.
+    cells: int
+    #: The product of a[cell] ** exponent is a number.
     scales: list[tuple[list[tuple[int, int]], float]] = field(default_factory=list)
-    #: The sum of factor * b[tensor] is a number times a[tensor].
+    #: The sum of factor * b[cell] is a number times a[cell].
     shifts: list[tuple[list[tuple[int, float]], float, int]] = field(default_factory=list)
     positive: set[int] = field(default_factory=set)
 
@@ -60,34 +51,34 @@ class System:
         """``a[first] = ratio * a[second]``."""
         self.scales.append(([(first, 1), (second, -1)], ratio))
 
-    def no_shift(self, *tensors: int) -> None:
-        self.shifts += [([(tensor, 1.0)], 0.0, tensor) for tensor in tensors]
+    def no_shift(self, cells: Iterable[int]) -> None:
+        self.shifts += [([(cell, 1.0)], 0.0, cell) for cell in cells]
 
-    def gauge(self, tensor: int, a: float, b: float) -> None:
-        """The tensor has this gauge."""
-        self.scales.append(([(tensor, 1)], a))
-        self.shifts.append(([(tensor, 1.0)], b / a, tensor))
+    def trivial(self, cells: Iterable[int]) -> None:
+        """These cells are what they were."""
+        self.scales += [([(cell, 1)], 1.0) for cell in cells]
+        self.no_shift(cells)
 
     def solvable(self) -> bool:
         """Is there a gauge for every tensor?"""
         rows = self._reduced_signs()
         if any(odd and not mask for mask, odd in rows):
             return False
-        logs = _solve(self.tensors, [terms for terms, _ in self.scales], [np.log(abs(v)) for _, v in self.scales])
+        logs = _solve(self.cells, [terms for terms, _ in self.scales], [np.log(abs(v)) for _, v in self.scales])
         if logs is None:
             return False
         a = np.exp(logs)
         for mask, odd in rows:
             if mask and odd:
                 a[mask.bit_length() - 1] *= -1
-        values = [a[tensor] * value for _, value, tensor in self.shifts]
-        return _solve(self.tensors, [terms for terms, _, _ in self.shifts], values) is not None
+        values = [a[cell] * value for _, value, cell in self.shifts]
+        return _solve(self.cells, [terms for terms, _, _ in self.shifts], values) is not None
 
     def _reduced_signs(self) -> list[tuple[int, bool]]:
-        """(mask of tensors, is an odd number of them negative?), by Gauss over {0, 1}: pivots are highest bits."""
-        rows = [(_mask(tensor for tensor, _ in terms), value < 0) for terms, value in self.scales]
+        """(mask of cells, is an odd number of them negative?), by Gauss over {0, 1}: pivots are highest bits."""
+        rows = [(_mask(cell for cell, _ in terms), value < 0) for terms, value in self.scales]
         done: list[tuple[int, bool]] = []
-        for mask, odd in rows + [(1 << tensor, False) for tensor in self.positive]:
+        for mask, odd in rows + [(1 << cell, False) for cell in self.positive]:
             for other, parity in done:
                 if mask & _pivot(other):
                     mask, odd = mask ^ other, odd ^ parity
@@ -97,10 +88,10 @@ class System:
         return done
 
 
-def _mask(tensors: Iterable[int]) -> int:
+def _mask(cells: Iterable[int]) -> int:
     mask = 0
-    for tensor in tensors:
-        mask ^= 1 << tensor
+    for cell in cells:
+        mask ^= 1 << cell
     return mask
 
 
@@ -120,130 +111,68 @@ def _solve(width: int, rows: Sequence[Sequence[tuple[int, float]]], right: Seque
 
 
 @dataclass(frozen=True)
-class Way:
-    """The directions of tensors, how each removed affine goes, and the operands that joins spare."""
-
-    directions: dict[int, str]
-    modes: tuple[str, ...]
-    #: (kind of join, operand that gets no shift of a sum or no scale of a product).
-    spared: tuple[tuple[str, int], ...]
-
-
-@dataclass(frozen=True)
 class Puzzle:
-    """A graph, and which of its tensors the caller feeds or sees."""
+    """A graph, which of its tensors the caller feeds or sees, and how many channels each tensor has."""
 
     nodes: tuple[Node, ...]
     outside: frozenset[int]
-    channels: int
+    widths: tuple[int, ...]
 
     def fewest_left(self) -> int:
         """The number of affines that stay in the best case."""
         affines = [node for node in self.nodes if node.kind == "affine"]
         for left in range(len(affines) + 1):
             for kept in combinations(affines, left):
-                gone = [node for node in affines if node not in kept]
-                if any(self._fits(gone, way) for way in self._ways(gone)):
+                if self._system([node for node in affines if node not in kept]).solvable():
                     return left
         raise AssertionError("keeping all of them is always possible")
 
-    def _ways(self, gone: Sequence[Node]) -> Iterator[Way]:
-        """Every combination of directions, of ways for the removed affines, and of operands for the joins."""
-        region = self._regions()
-        concerned = sorted({region[tensor] for node in gone for tensor in (*node.inputs, node.output)})
-        for directions in product((BACKWARD, FORWARD), repeat=len(concerned)):
-            of_region = dict(zip(concerned, directions, strict=True))
-            of = {tensor: of_region[root] for tensor, root in region.items() if root in of_region}
-            modes = [self._modes(of[node.inputs[0]], of[node.output]) for node in gone]
-            joins = [node for node in self.nodes if len(node.inputs) > 1 and of.get(node.output) == BACKWARD]
-            for chosen in product(*modes):
-                for operands in product((0, 1), repeat=len(joins)):
-                    spared = [
-                        (node.kind, node.inputs[1 - operand]) for node, operand in zip(joins, operands, strict=True)
-                    ]
-                    yield Way(of, chosen, tuple(spared))
+    def cells(self, tensor: int) -> range:
+        """The unknowns of a tensor, one a channel."""
+        first = sum(self.widths[:tensor])
+        return range(first, first + self.widths[tensor])
 
-    @staticmethod
-    def _modes(before: str, behind: str) -> tuple[str, ...]:
-        if (before, behind) == (BACKWARD, FORWARD):
-            return (BACKWARD, FORWARD, "scale backward", "shift backward")
-        return (before,) if before == behind else ()
-
-    def _regions(self) -> dict[int, int]:
-        """For each tensor a representative of those that operators without weights tie it to."""
-        region = {tensor: tensor for tensor in {*self.outside, *(node.output for node in self.nodes)}}
-        for _ in self.nodes:
-            for node in self.nodes:
-                if node.kind not in (*WEIGHTED, "affine", "nonlinear"):
-                    tied = {region[tensor] for tensor in (*node.inputs, node.output)}
-                    region = {t: min(tied) if root in tied else root for t, root in region.items()}
-        return region
-
-    def _fits(self, gone: Sequence[Node], way: Way) -> bool:
-        return all(self._system(gone, way, channel).solvable() for channel in range(self.channels))
-
-    def _system(self, gone: Sequence[Node], way: Way, channel: int) -> System:
-        system = System(1 + max(max(self.outside), *(node.output for node in self.nodes)))
+    def _system(self, gone: Sequence[Node]) -> System:
+        system = System(sum(self.widths))
         for tensor in self.outside:
-            system.gauge(tensor, 1.0, 0.0)
-        for kind, tensor in way.spared:
-            if kind == "product":
-                system.gauge(tensor, 1.0, 0.0)
-            else:
-                system.no_shift(tensor)
+            system.trivial(self.cells(tensor))
         for node in self.nodes:
+            inputs, out = [self.cells(tensor) for tensor in node.inputs], self.cells(node.output)
             if node in gone:
-                _remove(system, node, channel, way.modes[gone.index(node)], way.directions)
-            elif node.kind in (*WEIGHTED, "affine"):
-                _hold(system, node, way.directions)
-            else:
-                _pass(system, node)
+                # a_out (s v + t) + b_out = a_in v + b_in
+                for before, behind, scale, shift in zip(inputs[0], out, node.scale, node.shift, strict=True):
+                    system.same_scale(before, behind, scale)
+                    system.shifts.append(([(before, 1.0), (behind, -1.0)], shift, behind))
+            elif node.kind == "padded":
+                system.no_shift(inputs[0])
+            elif node.kind not in (*WEIGHTED, "affine"):
+                _pass(system, node.kind, inputs, out)
         return system
 
 
-def _hold(system: System, node: Node, of: dict[int, str]) -> None:
-    """Weights read what comes forward, and write what is wanted backward."""
-    first = node.inputs[0]
-    if of.get(first, BACKWARD) == BACKWARD:
-        system.gauge(first, 1.0, 0.0)
-    if of.get(node.output, FORWARD) == FORWARD:
-        system.gauge(node.output, 1.0, 0.0)
-    if node.kind == "padded":
-        system.no_shift(first)
-
-
-def _remove(system: System, node: Node, channel: int, mode: str, of: dict[int, str]) -> None:
-    """``a_out (s v + t) + b_out = a_in v + b_in``, by one way or by both."""
-    first, out = node.inputs[0], node.output
-    scale, shift = node.scale[channel], node.shift[channel]
-    system.same_scale(first, out, scale)
-    system.shifts.append(([(first, 1.0), (out, -1.0)], shift, out))
-    if mode == "scale backward":
-        system.gauge(first, scale, 0.0)
-    elif mode == "shift backward":
-        system.gauge(first, 1.0, shift / scale)
-    elif mode == BACKWARD and of[out] == FORWARD:
-        system.gauge(out, 1.0, 0.0)
-    elif mode == FORWARD and of[first] == BACKWARD:
-        system.gauge(first, 1.0, 0.0)
-
-
-def _pass(system: System, node: Node) -> None:
+def _pass(system: System, kind: str, inputs: Sequence[range], out: range) -> None:
     """What operators without weights allow."""
-    kind, out, first = node.kind, node.output, node.inputs[0]
+    first = inputs[0]
     if kind == "nonlinear":
-        system.gauge(first, 1.0, 0.0)
-        system.gauge(out, 1.0, 0.0)
+        system.trivial(first)
+        system.trivial(out)
     elif kind == "product":
-        system.scales.append(([(out, 1), *((tensor, -1) for tensor in node.inputs)], 1.0))
-        system.no_shift(out, *node.inputs)
+        for behind, *before in zip(out, *inputs, strict=True):
+            system.scales.append(([(behind, 1), *((cell, -1) for cell in before)], 1.0))
+        for cells in (out, *inputs):
+            system.no_shift(cells)
+    elif kind == "concat":
+        for behind, before in zip(out, chain(*inputs), strict=True):
+            system.same_scale(behind, before)
+            system.shifts.append(([(behind, 1.0), (before, -1.0)], 0.0, behind))
     else:
-        for tensor in node.inputs:
-            system.same_scale(out, tensor)
-        signs = (1.0, -1.0) if kind == "difference" else (1.0,) * len(node.inputs)
-        terms = [(tensor, -sign) for tensor, sign in zip(node.inputs, signs, strict=True)]
-        system.shifts.append(([(out, 1.0), *terms], 0.0, out))
+        signs = (1.0, -1.0) if kind == "difference" else (1.0,) * len(inputs)
+        for behind, *before in zip(out, *inputs, strict=True):
+            for cell in before:
+                system.same_scale(behind, cell)
+            terms = [(cell, -sign) for cell, sign in zip(before, signs, strict=True)]
+            system.shifts.append(([(behind, 1.0), *terms], 0.0, behind))
         if kind in ("relu", "counted"):
             system.no_shift(first)
         if kind in ("relu", "max"):
-            system.positive.add(first)
+            system.positive.update(first)

@@ -14,6 +14,8 @@ from verification_models import cnn, folded, model, verify, weight, with_weight
 from bnfold import isolation
 from bnfold.errors import ModelFileError, UsageError
 
+pytestmark = pytest.mark.slow
+
 
 def endless():
     """Runs for ever: a Loop whose condition stays true."""
@@ -45,7 +47,6 @@ def test_a_comparison_within_its_time_is_the_same_as_without_limit():
         assert limited.first_difference == free.first_difference
 
 
-@pytest.mark.slow
 def test_a_model_that_never_ends_is_not_verified_when_the_time_is_over():
     started = time.perf_counter()
     check = verify(endless(), endless(), timeout=2.5)

@@ -1,4 +1,4 @@
-"""BN101 to BN106: where a BatchNormalization stands among activations, dropout, inputs and outputs."""
+"""BN101 to BN106 and BN110: where a BatchNormalization stands among activations, dropout, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from bnfold.analysis.placement import Placement, is_branch
 from bnfold.analysis.report import Finding, Repair, Severity
 from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import Site
+from bnfold.operators.dialect import dialect_of
+from bnfold.operators.patterns import is_lookup
 
 
 class BatchNormAfterActivation(Rule):
@@ -193,20 +195,28 @@ class MixedPlacement(Rule):
         "this model normalises before the activation in {before} {places_before} and after it in {after}; unless that "
         "is meant, bring the minority, {minority}, into line with the rest."
     )
+    balanced = (
+        "this model normalises before the activation in {before} {places_before} ({early}) and after it in {after} "
+        "({late}); unless that is meant, use one order throughout."
+    )
 
     def check(self, context: Context) -> Iterator[Finding]:
         early = [s for s, kind in context.placements if kind in (Placement.BEFORE_ACTIVATION, Placement.PRE_ACTIVATION)]
         late = [site for site, kind in context.placements if kind is Placement.AFTER_ACTIVATION]
         if not early or not late:
             return
-        minority = late if len(late) <= len(early) else early
+        minority = min(late, early, key=len)
+        tie = len(late) == len(early)
         yield self.finding(
             context,
-            minority[0].op,
-            layer=minority[0].label,
-            values={"before": len(early), "after": len(late), "layers": [site.label for site in minority]},
+            None if tie else minority[0].op,
+            layer="" if tie else minority[0].label,
+            template=self.balanced if tie else "",
+            values={"before": len(early), "after": len(late), "layers": [] if tie else [s.label for s in minority]},
             places_before="place" if len(early) == 1 else "places",
             minority=listed([site.title for site in minority]),
+            early=listed([site.title for site in early]),
+            late=listed([site.title for site in late]),
         )
 
 
@@ -322,3 +332,62 @@ class AxisNotChannels(Rule):
             flatten=title(context.graph.op(flatten)),
             count=height * width,
         )
+
+
+class NoBatchNorm(Rule):
+    """The model has no BatchNormalization.
+
+    ## What it finds
+    A model in which no BN stands, neither as an operator nor taken apart into Mul and Add.
+
+    ## Why it matters
+    Nothing is wrong with such a model. But a BN that was created and never added to the model, or never called on a
+    tensor that leads to an output, is not part of it: it was not trained and does nothing, and no error says so.
+
+    ## Example
+    ```python
+    x = keras.layers.Dense(64)(x)
+    bn = keras.layers.BatchNormalization()  # never called
+    x = keras.layers.Activation("tanh")(x)
+    ```
+
+    ## Fix
+    Where a BN was meant, call it on the output of a layer and go on with what it returns, or `add` it to a Sequential
+    model. A model that `bnfold fold` wrote needs none.
+
+    ## Reference
+    Keras documentation, `keras.layers.BatchNormalization`.
+    """
+
+    code = "BN110"
+    name = "no-batchnorm"
+    severity = Severity.INFO
+    message = (
+        "no BatchNormalization in this model: a layer that was created counts only once it is added to the model, or "
+        "called on a tensor that leads to an output{example}."
+    )
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        if context.scope or any(other.sites for other in context.everywhere):
+            return
+        layer, line = self._example(context)
+        yield self.finding(
+            context,
+            None,
+            values={"line": line},
+            example=f"; behind {layer} the line is `{line}`" if line else "",
+        )
+
+    @staticmethod
+    def _example(context: Context) -> tuple[str, str]:
+        """A linear layer, one before the last if there is one, and the code that puts a BN behind it."""
+        graph, flow = context.graph, context.flow
+        layers = [op for op in context.linear_layers() if not is_lookup(op) and flow.layouts[op.name].out_axis]
+        inner = [op for op in layers if op.outputs[0] not in flow.final]
+        for op in inner or layers:
+            layout, rank = flow.layouts[op.name], graph.rank(op.outputs[0])
+            assert layout.out_axis is not None
+            line = dialect_of(graph).batchnorm_code(op.display, layout.out_axis, rank, layout.out_channels)
+            if line:
+                return title(op), line
+        return "", ""

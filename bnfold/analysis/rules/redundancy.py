@@ -22,7 +22,8 @@ class RedundantBias(Rule):
 
     ## What it finds
     A linear layer with a bias whose only reader is a BN along the layer's channels. A layer with a fused activation
-    does not count, since its bias acts before the activation, nor does one whose weights are used elsewhere too.
+    does not count, since its bias acts before the activation, nor does one whose weights are used elsewhere too. A BN
+    that does nothing (BN204) takes no bias away.
 
     ## Why it matters
     BN subtracts the mean of each channel, and a bias is a part of that mean: BN(Wx + b) = BN(Wx). The bias gets no
@@ -71,7 +72,7 @@ def redundant_biases(context: Context) -> Iterator[list[tuple[Op, Bias, Site]]]:
     """Biases that a BN cancels: for each bias, its linear operators and the BN behind each of them.
 
     There is more than one for a layer that is called several times. A BN that several biases reach
-    cancels none of them: its mean is that of a mixture.
+    cancels none of them: its mean is that of a mixture. Nor does one that does nothing.
     """
     graph, flow = context.graph, context.flow
     users: Counter[str] = Counter()
@@ -87,6 +88,8 @@ def redundant_biases(context: Context) -> Iterator[list[tuple[Op, Bias, Site]]]:
         layout = flow.layouts[op.name]
         if site is None or site.statistics is None or site.axis != layout.out_axis:
             continue
+        if is_identity(context, site):
+            continue  # BN204 removes that BN, and the bias is all that is left
         if bias.param.size in (1, layout.out_channels):
             cancelled.setdefault(bias.param.name, []).append((op, bias, site))
             biases_of.setdefault(_mean(site), set()).add(bias.param.name)
@@ -196,7 +199,7 @@ class RedundantScale(Rule):
 
     def check(self, context: Context) -> Iterator[Finding]:
         for site in context.sites:
-            if site.statistics is None or not self._has_scale(site):
+            if site.statistics is None or not self._has_scale(site) or is_identity(context, site):
                 continue
             readers, behind_relu = self._linear_readers(context, site)
             if not readers:
@@ -277,6 +280,9 @@ class IdentityBatchNorm(Rule):
 
 def identity_sites(context: Context) -> Iterator[Site]:
     """The BN that do nothing."""
-    for site in context.sites:
-        if site.statistics is not None and facts_of(site.op).is_identity(Node(context.graph, site.op)):
-            yield site
+    return (site for site in context.sites if is_identity(context, site))
+
+
+def is_identity(context: Context, site: Site) -> bool:
+    """Does a BN with constant statistics do nothing?"""
+    return site.statistics is not None and facts_of(site.op).is_identity(Node(context.graph, site.op))

@@ -85,4 +85,4 @@ def _from_saved_model(folder: Path, allow_unsafe: bool) -> Model:
     from bnfold.formats import onnx
     from bnfold.formats.keras.convert import saved_model_to_onnx
 
-    return onnx.load(saved_model_to_onnx(folder, allow_unsafe))
+    return onnx.load(saved_model_to_onnx(folder, allow_unsafe)).converted_from(folder)

@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 
 from bnfold.errors import ModelFileError, OutputError, shortened
-from bnfold.formats.keras import topology
+from bnfold.formats.keras import saved_layers, topology
 from bnfold.formats.keras.backend import import_keras, import_tf2onnx, quiet
 from bnfold.formats.keras.files import LOAD_ERRORS
+from bnfold.formats.keras.saved_names import name_by_layers
 from bnfold.formats.keras.skeleton import Skeleton, can_be_argument
 
 #: Operations that touch files or call back into Python when a SavedModel is loaded or run.
@@ -188,19 +189,41 @@ def saved_model_to_onnx(folder: Path, allow_unsafe: bool) -> onnx.ModelProto:
         with quiet():
             loaded = tf.saved_model.load(str(folder))
             function = _serving_function(folder, loaded)
-            signature = list(function.structured_input_signature[1].values())
-            names = list(function.structured_input_signature[1])
             _patch_numpy()
-            model, _ = tf2onnx.convert.from_function(
-                tf.function(lambda *tensors: function(**dict(zip(names, tensors, strict=True)))), signature
-            )
-    except LOAD_ERRORS as error:
+            model = _convert_function(tf, tf2onnx, function)
+    except (*LOAD_ERRORS, tf.errors.OpError) as error:
         raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
     _name_batch(model.graph, {}, [(None,)] * len(model.graph.output))
-    converted: onnx.ModelProto = model
+    converted = model
     left = _not_converted(converted)
     if left:
         raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
+    converted.graph.name = folder.resolve().name
+    name_by_layers(converted, [variable.name for variable in function.variables])
+    return converted
+
+
+def _convert_function(tf: Any, tf2onnx: Any, function: Any) -> onnx.ModelProto:
+    """A concrete function, its inputs and outputs called as its signature calls them."""
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False, aggressive_inlining=True)
+    graph_def = frozen.graph.as_graph_def()
+    ranks = {op.name: op.outputs[0].shape.rank for op in frozen.graph.get_operations() if op.outputs}
+    held = saved_layers.hold(tf, graph_def, ranks)
+    inputs = [tensor.name for tensor in frozen.inputs]
+    renamed = {name: name.partition(":")[0] for name in inputs}
+    # TensorFlow flattens a dictionary in the order of its keys.
+    keys = sorted(function.structured_outputs)
+    renamed.update({tensor.name: key for key, tensor in zip(keys, frozen.outputs, strict=True)})
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph_def,
+        input_names=[*inputs, *held.vectors],
+        output_names=[tensor.name for tensor in frozen.outputs],
+        tensors_to_rename=renamed,
+    )
+    saved_layers.restore(model, held)
+    converted: onnx.ModelProto = model
     return converted
 
 

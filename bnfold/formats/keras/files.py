@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bnfold.errors import ModelFileError, one_line, shortened
+from bnfold.errors import ModelFileError, UsageError, one_line, shortened
 from bnfold.formats.keras import inspection
 from bnfold.formats.keras.backend import import_h5py, import_keras, quiet
 from bnfold.formats.keras.inspection import Inspected, layer_name
@@ -97,11 +99,11 @@ def _custom_objects(path: Path, keras: Any, config: Mapping[str, Any], allow_uns
             continue
         module = item.get("module")
         if not module:
-            raise ModelFileError(_unknown(path, config, item) + ", which Keras does not know")
+            raise ModelFileError(f"{_unknown(path, config, item)}, which Keras does not know; {_way_out(name)}")
         if not allow_unsafe:
             raise ModelFileError(
                 f"{_unknown(path, config, item)} of the module {module}; if you trust it, let it be imported with "
-                "--allow-unsafe (allow_unsafe=True)"
+                f"--allow-unsafe (allow_unsafe=True); or {_way_out(name)}"
             )
         try:
             found[registered] = found[name] = getattr(importlib.import_module(module), name)
@@ -110,6 +112,31 @@ def _custom_objects(path: Path, keras: Any, config: Mapping[str, Any], allow_uns
                 f"{_unknown(path, config, item)}, which cannot be imported from {module} ({error})"
             ) from error
     return found
+
+
+def _way_out(name: str) -> str:
+    return (
+        f"import it with --custom MODULE, or in Python call bnfold.load(keras.models.load_model(path, "
+        f"custom_objects={{{name!r}: {name.rpartition('>')[2]}}}))"
+    )
+
+
+def import_custom(module: str) -> None:
+    """Import a module, from the current folder too, so that Keras knows the layers it defines.
+
+    Those that it does not register itself are known by their names. Raises UsageError where it cannot be imported.
+    """
+    keras = import_keras()
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # it is the caller's own code, which may raise anything
+        raise UsageError(f"--custom {module} cannot be imported: {type(error).__name__}: {error}") from error
+    known = keras.saving.get_custom_objects()
+    for name, value in vars(found).items():
+        if isinstance(value, type) and issubclass(value, keras.layers.Layer) and value.__module__ == found.__name__:
+            known.setdefault(name, value)
 
 
 def _unknown(path: Path, config: Mapping[str, Any], item: Mapping[str, Any]) -> str:

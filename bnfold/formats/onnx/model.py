@@ -23,8 +23,6 @@ from bnfold.graph import ModelGraph
 from bnfold.operators.onnx import ONNX
 from bnfold.temporary import temporary_name
 
-_OTHER_FORMATS = frozenset({".keras", ".h5", ".hdf5"})
-
 
 class OnnxModel:
     """A model read from ONNX; implements :class:`bnfold.graph.Model`.
@@ -44,12 +42,17 @@ class OnnxModel:
         *,
         external: bool = False,
         changed: bool = False,
+        origin: Path | None = None,
     ) -> None:
         self._context = context
         self._graph = graph
         self._storage = storage
         self._external = external
         self._changed = changed
+        self._origin = origin
+
+    def __repr__(self) -> str:
+        return f"<OnnxModel {self.path or self._graph.name or 'without a name'}: {len(self._graph)} operators>"
 
     @property
     def graph(self) -> ModelGraph:
@@ -57,7 +60,7 @@ class OnnxModel:
 
     @property
     def path(self) -> Path | None:
-        return None if self._storage is None else self._storage.path
+        return self._origin if self._storage is None else self._storage.path
 
     @property
     def ir_version(self) -> int:
@@ -77,7 +80,13 @@ class OnnxModel:
     def with_graph(self, graph: ModelGraph) -> OnnxModel:
         """The same model around a changed graph."""
         changed = self._changed or graph is not self._graph
-        return OnnxModel(self._context, graph, self._storage, external=self._external, changed=changed)
+        return OnnxModel(
+            self._context, graph, self._storage, external=self._external, changed=changed, origin=self._origin
+        )
+
+    def converted_from(self, origin: Path) -> OnnxModel:
+        """The same model, known by the file or folder of another format that it was converted from."""
+        return OnnxModel(self._context, self._graph, self._storage, external=self._external, origin=origin)
 
     def inlined(self) -> OnnxModel:
         """The model with those of its functions inlined that hold a BatchNormalization, or another
@@ -89,8 +98,10 @@ class OnnxModel:
         skeleton = inline_functions(builder.model(self._context.skeleton, self._graph))
         if skeleton is None:
             return self
-        context = Context(self._context.label, skeleton, builder.payloads)
-        return OnnxModel(context, read_graph(context), self._storage, external=self._external, changed=True)
+        context = Context(self._context.label, skeleton, builder.payloads, self._context.partial)
+        return OnnxModel(
+            context, read_graph(context), self._storage, external=self._external, changed=True, origin=self._origin
+        )
 
     @contextmanager
     def stage(self, path: str | PathLike[str], *, external_data: bool | None = None) -> Iterator[StagedFile]:
@@ -99,7 +110,7 @@ class OnnxModel:
         It replaces ``path`` when it is committed within the block, else nothing is left of it.
         ``external_data`` puts large tensors into ``<name>.data`` beside the model; None does so
         where the model had external data, or would be larger than the 2 GB that ONNX allows.
-        Raises OutputError where the file cannot be written, UsageError for a Keras suffix.
+        Raises OutputError where the file cannot be written, UsageError for another suffix.
         """
         self.check_target(Path(path))
         model, payloads = self._build()
@@ -117,9 +128,11 @@ class OnnxModel:
         """ONNX does not say what is trained."""
 
     def check_target(self, path: Path) -> None:
-        """Raise UsageError for a Keras suffix."""
-        if path.suffix.lower() in _OTHER_FORMATS:
+        """Raise UsageError for another suffix than ``.onnx``."""
+        if path.suffix.lower() in (".keras", ".h5", ".hdf5"):
             raise UsageError(f"{path.name}: an ONNX model cannot be written as a Keras model; use the suffix .onnx")
+        if path.suffix.lower() != ".onnx":
+            raise UsageError(f"{path.name}: an ONNX model is written as .onnx; the suffix decides")
 
     def converts_to(self, path: Path) -> bool:
         return False
@@ -139,5 +152,7 @@ class OnnxModel:
         return path
 
     def _build(self) -> tuple[ModelProto, Payloads]:
+        if self._context.partial:
+            raise UsageError(f"{self._context.label} was read without its weights, so it cannot be written")
         builder = Builder(self._context.payloads)
         return builder.model(self._context.skeleton, self._graph), builder.payloads

@@ -53,6 +53,12 @@ class KerasDialect(Dialect):
         """Layers read no constants, and do not broadcast."""
         return graph.constant(tensor) is None and graph.rank(tensor) == rank
 
+    def batchnorm_code(self, layer: str, axis: int, rank: int | None, channels: int) -> str:
+        model = "".join(f'.get_layer("{part}")' for part in layer.split("/"))
+        return (
+            f"x = keras.layers.BatchNormalization({'axis=1' if axis == 1 and rank != 2 else ''})(model{model}.output)"
+        )
+
     def word(self, op: Op) -> str:
         """The function's name for an activation layer."""
         if op.type == "Activation":

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Vector
 from bnfold.graph import Shape
 from bnfold.operators.arithmetic import rising
 from bnfold.operators.axes import Rearrangement, regroup, rename_axes
@@ -101,6 +101,23 @@ class Activation(Homogeneous):
         if name in ("relu", "leaky_relu"):
             return super().allows(node, affine)
         return node.refuse("nonlinear", f"({name}) is nonlinear")
+
+    def value(self, node: Node, numbers: Vector) -> Vector | None:
+        function = _FUNCTIONS.get(node.attr("activation"))
+        return None if function is None else function(numbers)
+
+
+#: f of numbers by the name that Keras gives it.
+_FUNCTIONS: dict[str, Callable[[Vector], Vector]] = {
+    "linear": lambda x: x,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "relu6": lambda x: np.clip(x, 0.0, 6.0),
+    "sigmoid": lambda x: 0.5 * (1.0 + np.tanh(0.5 * x)),
+    "silu": lambda x: x * 0.5 * (1.0 + np.tanh(0.5 * x)),
+    "softplus": lambda x: np.logaddexp(0.0, x),
+    "swish": lambda x: x * 0.5 * (1.0 + np.tanh(0.5 * x)),
+    "tanh": np.tanh,
+}
 
 
 @register("ReLU", "LeakyReLU", "PReLU", domain=DOMAIN)

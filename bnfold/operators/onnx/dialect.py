@@ -16,6 +16,9 @@ from bnfold.operators.onnx.conv import conv_op
 from bnfold.operators.onnx.idioms import idiom_members
 from bnfold.refusal import Refusal
 
+#: PyTorch's BN by the rank of its input.
+_TORCH = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
+
 
 class OnnxDialect(Dialect):
     """Operators of ONNX's own domain; biases are called as in PyTorch, which most models come from."""
@@ -51,6 +54,10 @@ class OnnxDialect(Dialect):
 
     def convolution(self, data: str, convolution: Convolution, stem: str) -> NewOp | None:
         return conv_op(data, convolution, stem)
+
+    def batchnorm_code(self, layer: str, axis: int, rank: int | None, channels: int) -> str:
+        """PyTorch's, for most ONNX models are exported from it; its BN knows axis 1 alone."""
+        return f"x = torch.nn.{_TORCH[rank]}({channels})(x)" if axis == 1 and rank in _TORCH else ""
 
     def composites(self, graph: ModelGraph) -> frozenset[str]:
         return idiom_members(graph)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Vector
 from bnfold.graph import is_float
-from bnfold.operators.base import Conditions, Crossing, Facts, KeepsShape, Node, Role, Sunk, register
-from bnfold.operators.passing import Homogeneous, Passing, Transparent
+from bnfold.operators.base import Conditions, Crossing, Facts, Node, Role, Sunk, register
+from bnfold.operators.passing import Elementwise, Homogeneous, Passing, Transparent
 from bnfold.refusal import Refusal
 
 
@@ -86,6 +86,12 @@ class ShapeOf(Facts):
 class ReluFamily(Homogeneous):
     """Piecewise linear with the corner at zero."""
 
+    def value(self, node: Node, numbers: Vector) -> Vector | None:
+        if node.op.type == "PRelu":
+            return numbers if (numbers >= 0).all() else None  # the slope may differ by element
+        below = {"Relu": 0.0, "Abs": -1.0}.get(node.op.type, float(node.attr("alpha", 0.01)))
+        return np.where(numbers >= 0, numbers, below * numbers)
+
 
 @register("Trilu")
 class Trilu(Passing):
@@ -129,6 +135,13 @@ class Clip(Homogeneous):
             return node.refuse("nonlinear", "is nonlinear")
         return super().allows(node, affine)
 
+    def value(self, node: Node, numbers: Vector) -> Vector | None:
+        low, high = self._bound(node, 1, "min"), self._bound(node, 2, "max")
+        if low is None or high is None:
+            return None
+        # A lower bound that is left out is none, though it is read as infinite.
+        return np.minimum(numbers if low == np.inf else np.maximum(numbers, low), high)
+
     @staticmethod
     def _bound(node: Node, slot: int, attribute: str) -> float | None:
         """The bound, infinite where there is none, None where it is computed at run time."""
@@ -142,14 +155,45 @@ class Clip(Homogeneous):
         return None if param is None or param.size != 1 else float(param.array().reshape(()))
 
 
+def _exp_below(numbers: Vector, scale: float) -> Vector:
+    """``scale (exp x - 1)`` below zero, x above."""
+    return np.where(numbers > 0, numbers, scale * np.expm1(np.minimum(numbers, 0.0)))
+
+
+def _sigmoid(numbers: Vector) -> Vector:
+    return 0.5 * (1.0 + np.tanh(0.5 * numbers))
+
+
+#: f of numbers, given the operator for its attributes (defaults as in ONNX).
+_FUNCTIONS: dict[str, Callable[[Node, Vector], Vector]] = {
+    "Elu": lambda node, x: _exp_below(x, node.attr("alpha", 1.0)),
+    "Exp": lambda node, x: np.exp(x),
+    "HardSigmoid": lambda node, x: np.clip(node.attr("alpha", 0.2) * x + node.attr("beta", 0.5), 0.0, 1.0),
+    "HardSwish": lambda node, x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "Log": lambda node, x: np.log(x),
+    "Mish": lambda node, x: x * np.tanh(np.logaddexp(0.0, x)),
+    "Sigmoid": lambda node, x: _sigmoid(x),
+    "Softplus": lambda node, x: np.logaddexp(0.0, x),
+    "Softsign": lambda node, x: x / (1.0 + np.abs(x)),
+    "Sqrt": lambda node, x: np.sqrt(x),
+    "Swish": lambda node, x: x * _sigmoid(node.attr("alpha", 1.0) * x),
+    "Tanh": lambda node, x: np.tanh(x),
+}
+
+
 @register(
     "Celu", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Log", "Mish", "Selu",
     "Shrink", "Sign", "Softplus", "Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu",
 )  # fmt: skip
-class Nonlinear(KeepsShape):
-    """Nothing passes."""
+class Nonlinear(Elementwise):
+    """Nothing passes but channels that hold one number."""
 
-    role = Role.ACTIVATION
+    def value(self, node: Node, numbers: Vector) -> Vector | None:
+        function = _FUNCTIONS.get(node.op.type)
+        if function is None:
+            return None
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return function(node, numbers)
 
 
 @register("Hardmax", "Sigmoid")

@@ -103,6 +103,8 @@ class InstanceNormalization(Normalization):
 class GroupNormalization(InstanceNormalization):
     """Over groups of channels and all axes behind them."""
 
+    conditions = Conditions(sink="a shift that is the same all over each group vanishes")
+
     def over(self, node: Node) -> Collection[int]:
         return range(1, _BEYOND)
 

@@ -70,7 +70,9 @@ class GlobalAverage(Pool):
 class Average(Pool):
     """A shift passes only if every window averages over elements, never over padding."""
 
-    conditions = Conditions(cross="along batch or channels, or uniform; a shift only where no padding is counted")
+    conditions = Conditions(
+        cross="along batch or channels, or uniform; a shift only where windows average elements alone"
+    )
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if affine.is_scale:
@@ -110,7 +112,7 @@ class Average(Pool):
 class Maximum(Pool):
     """Every scale that is not negative passes; padding is -infinity."""
 
-    conditions = Conditions(cross="along batch or channels, or uniform; no negative scale")
+    conditions = Conditions(cross="along batch or channels, or uniform; no negative scale; no window in padding alone")
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.used(1) and not (affine.scale > 0).all():

@@ -212,6 +212,8 @@ class Compress(Selection):
 class GatherElements(Selection):
     """Every output element comes from another place along one axis, and from its own place along the others."""
 
+    conditions = Conditions(cross="not along the axis that is gathered along; of known sizes, or uniform")
+
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         at = axis_of(node, 0)
         if at is None:
@@ -227,6 +229,8 @@ class GatherElements(Selection):
 @register("ReverseSequence")
 class ReverseSequence(Selection):
     """Turns around the beginning of each sequence of a batch."""
+
+    conditions = Conditions(cross="not along the time axis")
 
     def indices(self, node: Node, axis: int) -> np.ndarray | Refusal | None:
         if axis == int(node.attr("time_axis", 0)):

@@ -185,16 +185,18 @@ def test_a_positive_scale_sinks_through_a_relu():
     assert fold(net.build(net.op("Gemm", net.op("Relu", x), net.draw(C, 2)))).count("Mul") == 0
 
 
-@pytest.mark.parametrize(("low", "left"), [(0.5, 0), (0.0, 1), (-0.5, 1)])
+@pytest.mark.parametrize(("low", "left"), [(0.5, 0), (0.0, 0), (-0.5, 1)])
 def test_a_split_before_a_relu_needs_every_scale_above_zero(low, left):
-    """s x + t = s (x + t/s): the shift into the bias of the one operand, the scale behind the ReLU."""
+    """s x + t = s (x + t/s): the shift into the bias of the one operand, the scale behind the ReLU.
+
+    A channel of scale 0 goes into the weights behind, of a negative one the sign is left.
+    """
     net = Net()
     joined = net.op("Add", net.op("Tanh", net.input("N", C)), net.op("Gemm", net.input("N", 3), net.draw(3, C)))
     y = net.op("Relu", net.exact_bn(joined, np.array([1.0, low, 2.0, 1.0]), net.draw(C)))
     folded = fold(net.build(net.op("Gemm", y, net.draw(C, 2))))
-    assert folded.count("BatchNormalization") == left
-    if not left:
-        assert folded.plan.steps[0].kind == "split"
+    assert folded.count("BatchNormalization", "Mul") == left
+    assert folded.plan.steps[0].kind == ("split" if low > 0 else "cheaper" if left else "gauge")
 
 
 CLIPS = {

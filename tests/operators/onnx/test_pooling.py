@@ -211,7 +211,10 @@ def test_a_negative_scale_does_not_pass_a_maximum(kind, direction):
         y = backward(net, net.op(kind, conv(net), **attrs), sign=-1.0)
     else:
         y = forward(net, lambda x: net.op(kind, x, **attrs), sign=-1.0)
-    assert_stays(fold(net.build(y)), "negative-scale", f"pool ({kind})")
+    folded = fold(net.build(y))
+    assert folded.count("BatchNormalization", "Mul") == 1  # sizes and shifts may go, signs do not
+    assert "negative-scale" in folded.codes
+    assert f"pool ({kind})" in folded.sentences
 
 
 def test_one_negative_scale_is_enough_to_refuse():

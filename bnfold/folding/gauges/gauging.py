@@ -1,0 +1,267 @@
+"""What becomes of affines that no search could move: all that are tied together are looked at together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Affine
+from bnfold.folding.candidates import Candidate
+from bnfold.folding.editor import Editor, renamed
+from bnfold.folding.forward import forward
+from bnfold.folding.gauges.carrying import Carrier, Change, Fault
+from bnfold.folding.gauges.component import Component
+from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of
+from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
+from bnfold.folding.gauges.survey import Survey
+from bnfold.folding.moves import Blocked, Context, Move
+from bnfold.folding.plan import Contradiction
+from bnfold.graph import ModelGraph
+from bnfold.operators import Node, Role, facts_of
+from bnfold.operators.base import NewWeights
+from bnfold.operators.dialect import cheapest_form
+from bnfold.refusal import Refusal
+
+#: Operators that may turn out to refuse after all before a component is left as it is.
+_MAX_FAULTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """An affine that went: who took it in, which stream was changed for it, who makes up for that, and all new names.
+
+    ``into`` and ``repaid`` name operators.
+    """
+
+    candidate: Candidate
+    into: tuple[str, ...]
+    stream: str
+    repaid: tuple[str, ...]
+    rename: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What went, and why the others candidate."""
+
+    gone: list[Gone] = field(default_factory=list)
+    contradictions: dict[str, Contradiction] = field(default_factory=dict)
+    #: Has an affine that stays become an operator of another type? That may allow more.
+    other_types: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A candidate that may go: which channels demand anything, and what happens to those that hold one number."""
+
+    live: NDArray[np.bool_]
+    #: Their number goes forward into the weights behind; None where there are none.
+    constants: Affine | None = None
+
+    def move(self, context: Context, candidate: Candidate) -> Move | Blocked:
+        """How the readers do without those channels."""
+        return Move() if self.constants is None else forward(context, candidate.output, self.constants)
+
+
+def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried: dict[str, Candidate]) -> Outcome:
+    """Look for gauges under which blocked affines vanish, and carry them out.
+
+    ``tried`` holds those that were looked at before, in vain: only what is tied to another one is looked at.
+    """
+    outcome, stuck = Outcome(), {candidate.head: candidate for candidate in blocked}
+    prepared: dict[str, Prepared] = {}
+    for head, candidate in stuck.items():
+        found = _prepared(context, editor, candidate)
+        if isinstance(found, Prepared):
+            prepared[head] = found
+        else:
+            outcome.contradictions[head] = found
+    waiting = dict.fromkeys(head for head in prepared if tried.get(head) is not stuck[head])
+    tried |= stuck
+    members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
+    while waiting:
+        component = Survey(context, members).run(stuck[next(iter(waiting))])
+        for head in component.heads:
+            waiting.pop(head, None)
+        _Settlement(context, editor, component, stuck, prepared, outcome).run()
+    return outcome
+
+
+def _prepared(context: Context, editor: Editor, candidate: Candidate) -> Prepared | Contradiction:
+    """What there is to know before any equation: channels that hold one number, numbers that would grow too large."""
+    total, op = candidate.total, candidate.ops[0]
+    dead, values = constant_channels(context.graph, candidate, editor.dtype_of(op))
+    fault = out_of_reach(context.graph, candidate, ~dead)
+    if fault is not None or not dead.any():
+        return fault or Prepared(~dead)
+    constants = Affine(np.where(dead, 0.0, 1.0), np.where(dead, values, 0.0), total.axis, total.grid)
+    made = Prepared(~dead, constants)
+    move = made.move(context, candidate)
+    if isinstance(move, Move) and all(isinstance(rewrite, NewWeights) for rewrite in move.rewrites.values()):
+        return made
+    clause = move.refusal.sentence if isinstance(move, Blocked) else "that would take another operator"
+    channel = int(dead.argmax())
+    return Contradiction(
+        sentence=f"channel {channel} of {op.display} ({op.type}) is a constant that has to stay: {clause}",
+        of="constant",
+        tensor=candidate.output,
+        constraints=(op.display, clause),
+    )
+
+
+@dataclass(slots=True)
+class _Settlement:
+    """One component, solved and changed."""
+
+    context: Context
+    editor: Editor
+    component: Component
+    stuck: Mapping[str, Candidate]
+    prepared: Mapping[str, Prepared]
+    outcome: Outcome
+
+    def run(self) -> None:
+        graph, component, contradictions = self.context.graph, self.component, self.outcome.contradictions
+        for head, clash in hopeless(component, self._live()).items():
+            contradictions[head] = _contradiction(self.stuck[head], clash, self.stuck)
+        for removal in list(component.removals):
+            if removal.head in contradictions:
+                component.removals.remove(removal)
+                component.held[removal.head] = None
+        dtype = self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
+        for _ in range(_MAX_FAULTS if component.removals else 0):
+            choice = Solver(component, self._live(), self._signs_pay(), self._names(), reach_of(dtype)).solve()
+            for head, clash in choice.clashes.items():
+                contradictions[head] = _contradiction(self.stuck[head], clash, self.stuck)
+            change = self._described(choice) if choice.gone else None
+            if not isinstance(change, Fault):
+                if change is not None:
+                    self._carry_out(choice)
+                return
+            component.pin(graph, change.op, change.refusal.sentence)
+
+    def _live(self) -> dict[str, NDArray[np.bool_]]:
+        """For each removal the channels that demand anything."""
+        everything = Prepared(np.ones(1, bool))
+        return {
+            removal.head: np.broadcast_to(self.prepared.get(removal.head, everything).live, removal.scale.shape)
+            for removal in self.component.removals
+        }
+
+    def _names(self) -> dict[str, str]:
+        """What the model returns has one name: of the affines of a tensor one may give up the name of an output."""
+        found = (removal.candidate for removal in self.component.removals)
+        return {c.head: c.input for c in found if self.context.graph.is_output(c.output)}
+
+    def _signs_pay(self) -> frozenset[str]:
+        """Those of which a multiplication by signs is less than there is now."""
+        return frozenset(removal.head for removal in self.component.removals if self._is_less(removal.candidate))
+
+    def _is_less(self, candidate: Candidate) -> bool:
+        op, total = candidate.ops[0], candidate.total
+        if len(candidate.ops) == 1 and facts_of(op).role is not Role.BATCHNORM:
+            return False
+        signs = Affine.of(np.sign(total.scale), 0.0, total.axis)
+        form = cheapest_form(self.context.graph, candidate.input, signs, self.editor.dtype_of(op))
+        return not isinstance(form, Refusal) and (len(candidate.ops) > 1 or [new.type for new in form] != [op.type])
+
+    def _described(self, choice: Choice) -> Change | Fault:
+        return Carrier(self.context, self.component, self.stuck, choice).run()
+
+    def _carry_out(self, choice: Choice) -> None:
+        graph, editor, stuck = self.context.graph, self.editor, self.stuck
+        emptied: dict[str, None] = {}
+        for head in choice.gone:
+            move = self.prepared[head].move(self.context, stuck[head])
+            assert isinstance(move, Move), "it was asked before"
+            if move.rewrites:
+                # The numbers of all tensors stay; those of a channel that nobody reads any more will not.
+                editor.carry_out([move], {})
+                emptied |= {stuck[head].output: None, **move.changed}
+        change = self._described(choice)
+        assert isinstance(change, Change), "weights of zero take any scale"
+        whole = [stuck[head] for head, how in choice.gone.items() if how == WHOLE]
+        vanished = {candidate.output for candidate in whole}
+        changed = {tensor: None for tensor in (*change.move.changed, *emptied) if tensor not in vanished}
+        told = {head: _told(graph, stuck[head], change) for head in choice.gone}
+        origin = _origins(whole)
+        keep = {tensor: output for output, tensor in origin.items() if graph.is_output(output)}
+        rename = renamed(graph, changed, keep)
+        for candidate in whole:
+            editor.drop(op.name for op in candidate.ops)
+        for output, tensor in origin.items():
+            if keep.get(tensor) != output:
+                editor.redirect(output, tensor)
+        editor.carry_out([change.move], rename)
+        for head, total in change.staying.items():
+            self._replace(head, total)
+        for head in choice.gone:
+            into, repaid = told[head]
+            self.outcome.gone.append(Gone(stuck[head], into, stuck[head].input, repaid, rename))
+
+    def _replace(self, head: str, total: Affine) -> None:
+        """Give an affine that stays its new map."""
+        graph = self.context.graph
+        first, *rest = (op.name for op in self.stuck[head].ops) if head in self.stuck else (head,)
+        op = graph.op(first)
+        source = op.input(facts_of(op).data_slot(Node(graph, op)))
+        output = graph.op(rest[-1] if rest else first).outputs[0]
+        self.editor.drop(rest)
+        self.editor.replace_affine(op, source, total, output)
+        simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
+        self.outcome.other_types |= simple and graph.op(first).type != op.type
+
+
+def _origins(whole: Iterable[Candidate]) -> dict[str, str]:
+    """For the output of each affine that goes the tensor that is read instead, past others that go."""
+    direct = {candidate.output: candidate.input for candidate in whole}
+    found = {}
+    for output, tensor in direct.items():
+        while tensor in direct:
+            tensor = direct[tensor]
+        found[output] = tensor
+    return found
+
+
+def _told(graph: ModelGraph, candidate: Candidate, change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The operators with weights behind an affine, and those that write or read its stream, as near as they are."""
+    behind = _weighted(graph, candidate.output, change, set(), up=False)
+    around = _weighted(graph, candidate.input, change, {op.name for op in candidate.ops}, up=True)
+    return tuple(behind), tuple(name for name in around if name not in behind)
+
+
+def _weighted(graph: ModelGraph, tensor: str, change: Change, seen: set[str], *, up: bool) -> dict[str, None]:
+    """Operators whose weights change beside a tensor, past those without; upward to the next join and no further."""
+    found: dict[str, None] = {}
+    tensors = [tensor]
+    while tensors:
+        tensor = tensors.pop()
+        producer = graph.producer(tensor)
+        readers = [graph.op(use.op) for use in graph.consumers(tensor)]
+        for op in readers if not up else [producer] if producer is not None else []:
+            if op.name in seen:
+                continue
+            seen.add(op.name)
+            if op.name in change.move.targets:
+                found[op.name] = None
+            elif op.name in change.move.through:
+                joins = len([t for t in op.inputs if graph.producer(t) is not None]) > 1
+                tensors += op.outputs if not up else () if joins and found else op.inputs
+    return found
+
+
+def _contradiction(candidate: Candidate, clash: Clash, stuck: Mapping[str, Candidate]) -> Contradiction:
+    """A clash in words: the others that want something else, or else what stands on either side."""
+    label = candidate.ops[0].display
+    others = [stuck[head].ops[0].display for head in clash.others]
+    if others:
+        sentence = f"{label} and {others[0]} want different {clash.system}s of {candidate.input}"
+        if clash.system == "name":
+            sentence = f"the model returns both what {label} and what {others[0]} make of {candidate.input}"
+        return Contradiction(sentence=sentence, of=clash.system, tensor=candidate.input, constraints=(label, *others))
+    pins = clash.pins[:2] or ("the operators around it allow none",)
+    sentence = f"{label} wants another {clash.system} of {candidate.input}, but {' and '.join(pins)}"
+    return Contradiction(sentence=sentence, of=clash.system, tensor=candidate.input, constraints=(label, *clash.pins))

@@ -1,0 +1,77 @@
+"""How far a gauge may go before it costs precision or leaves a dtype's range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.affine import Vector
+from bnfold.folding.candidates import Candidate
+from bnfold.folding.plan import Contradiction
+from bnfold.graph import ModelGraph, float_limits
+from bnfold.operators import BatchNorm, batchnorm
+
+Mask = NDArray[np.bool_]
+
+#: So many standard deviations no input is off.
+FAR = 1024.0
+#: A shifted stream may have so many times the size that it had: it loses as many bits as this has.
+MAX_GROWTH = 16.0
+
+
+def reach_of(dtype: np.dtype[Any]) -> float:
+    """How far apart log|a| may be along one stream: a quarter of what the exponents of the dtype hold."""
+    limits = float_limits(dtype)
+    return float(np.log(limits.largest) - np.log(limits.smallest_normal)) / 4
+
+
+def constant_channels(graph: ModelGraph, candidate: Candidate, dtype: np.dtype[Any]) -> tuple[Mask, Vector]:
+    """Which channels hold one number, whatever comes in, and the number.
+
+    Those of scale 0, and those of a BN whose gamma is so small that no input within :data:`FAR` standard deviations
+    moves what comes out by more than one unit in the last place of beta.
+    """
+    total = candidate.total
+    dead, values = total.scale == 0.0, total.shift
+    numbers = _statistics(graph, candidate)
+    if numbers is not None:
+        constant = FAR * np.abs(numbers.gamma) <= float_limits(dtype).eps * np.abs(numbers.beta)
+        values = np.where(constant, numbers.beta, values)
+        dead = dead | constant
+    return dead, values
+
+
+def _statistics(graph: ModelGraph, candidate: Candidate) -> BatchNorm | None:
+    """Of a BN that stands alone."""
+    numbers = batchnorm(graph, candidate.ops[0]) if len(candidate.ops) == 1 else None
+    return numbers if isinstance(numbers, BatchNorm) and numbers.channels == candidate.total.size else None
+
+
+def out_of_reach(graph: ModelGraph, candidate: Candidate, live: Mask) -> Contradiction | None:
+    """Why no gauge should remove an affine, whatever the equations say: it would cost a stream its precision.
+
+    A BN knows its input: mean m and standard deviation d, so a root mean square of ``sqrt(m^2 + d^2)``. Shifted
+    by ``t / s = beta d / gamma - m`` the input has the mean ``beta d / gamma`` and the same deviation, so a root
+    mean square of ``d sqrt(1 + (beta / gamma)^2)``. The quotient of the two is how much larger the numbers are
+    that the stream is rounded at. An affine without statistics says nothing about its input. Only channels that
+    are ``live`` count.
+    """
+    numbers = _statistics(graph, candidate)
+    if numbers is None or not live.any():
+        return None
+    deviation = np.sqrt(numbers.variance + numbers.epsilon)[live]
+    ratio = numbers.beta[live] / numbers.gamma[live]
+    growth = np.zeros(live.size)
+    growth[live] = deviation * np.hypot(1.0, ratio) / np.hypot(numbers.mean[live], deviation)
+    if (growth <= MAX_GROWTH).all():
+        return None
+    op, worst = candidate.ops[0], int(growth.argmax())
+    return Contradiction(
+        sentence=f"{op.display} ({op.type}) would make channel {worst} of {candidate.input} {growth[worst]:.3g} times "
+        f"as large, at the cost of its precision",
+        of="precision",
+        tensor=candidate.input,
+        constraints=(op.display,),
+    )
