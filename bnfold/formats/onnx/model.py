@@ -92,6 +92,8 @@ class OnnxModel:
         """The model with those of its functions inlined that hold a BatchNormalization, or another
         operator that folding moves or moves into; itself where there are none.
         """
+        if not self._context.skeleton.functions:
+            return self
         builder = Builder(self._context.payloads)
         skeleton = inline_functions(builder.model(self._context.skeleton, self._graph))
         if skeleton is None:
