@@ -42,6 +42,15 @@ class LimitError(BnfoldError):
     exit_code = 1
 
 
+class BnfoldWarning(UserWarning):
+    """A finding about a model, for a training script or a test: ``code`` and ``layer`` are those of the finding."""
+
+    def __init__(self, message: str, code: str = "", layer: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.layer = layer
+
+
 def one_line(error: object) -> str:
     """The words of another library's exception, on one line: at least the name of its type."""
     return " ".join(str(error).split()) or type(error).__name__

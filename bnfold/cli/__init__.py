@@ -22,6 +22,7 @@ COMMANDS = {
     "analyze": "Say how BN is placed in models, what folds, and what is wrong or wasteful.",
     "fold": "Fold every BN that algebra can remove, verify, and write the model.",
     "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
+    "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
     "fix": "Repair what is wasteful without folding: the model stays trainable.",
     "rules": "List the rules, or explain one.",
 }

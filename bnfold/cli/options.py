@@ -86,11 +86,12 @@ def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float 
     return None if megabytes is None else int(megabytes * 1e6)
 
 
+_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
 _VERIFICATION = (
     click.option("--rtol", type=click.FloatRange(min=0), help="Allow this part of an output's range."),
     click.option("--atol", type=click.FloatRange(min=0), help="Allow this much in an output's own unit."),
     click.option("--inputs", type=OUTPUT, metavar="FILE", help="Compare on these inputs (.npz, or .npy for one)."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs."),
+    _SEED,
     click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
     click.option("--provider", default="CPUExecutionProvider", show_default=True, help="onnxruntime's provider."),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
@@ -110,6 +111,18 @@ def verification(function: F) -> F:
     for option in reversed(_VERIFICATION):
         function = option(function)
     return function
+
+
+def verification_seeded(help: str) -> Callable[[F], F]:
+    """:func:`verification` for a command whose --seed is that of something else as well, as ``help`` says."""
+
+    def decorate(function: F) -> F:
+        own = click.option("--seed", type=int, default=0, show_default=True, help=help)
+        for option in reversed(_VERIFICATION):
+            function = (own if option is _SEED else option)(function)
+        return function
+
+    return decorate
 
 
 def verify_options(values: Mapping[str, Any]) -> VerifyOptions:

@@ -135,9 +135,10 @@ def open_arm(keras: Any, built: Built, settings: Settings) -> Any:
 def compile_arm(keras: Any, model: Any, built: Built, rate: float | None) -> None:
     """Compile for training with a learning rate, or the model's own. Raises UsageError."""
     try:
-        optimizer = keras.optimizers.deserialize(dict(built.compiled["optimizer"]))
+        written = dict(built.compiled["optimizer"])
         if rate is not None:
-            optimizer.learning_rate = rate
+            written["config"] = {**written["config"], "learning_rate": rate}  # in the place of a schedule, too
+        optimizer = keras.optimizers.deserialize(written)
         loss = keras.saving.deserialize_keras_object(built.compiled["loss"])
         metrics = [] if built.metric == "loss" else [keras.saving.deserialize_keras_object(built.metric)]
         model.compile(optimizer=optimizer, loss=loss, loss_weights=built.compiled["loss_weights"], metrics=metrics)

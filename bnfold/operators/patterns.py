@@ -100,6 +100,12 @@ def has_bias_input(op: Op) -> bool:
     return isinstance(facts, LinearFacts) and facts.bias_slot is not None and bool(op.input(facts.bias_slot))
 
 
+def bias_slot(op: Op) -> int | None:
+    """The slot of a linear operator's bias; None for one that can have none, and for any other operator."""
+    facts = facts_of(op)
+    return facts.bias_slot if isinstance(facts, LinearFacts) else None
+
+
 def can_drop_bias(graph: ModelGraph, op: Op) -> bool:
     """May the operator do without a bias?"""
     facts = facts_of(op)
