@@ -36,7 +36,10 @@ def start_keras(settings: Settings) -> Any:
     keras = import_keras()
     import tensorflow as tf
 
-    for limit in (tf.config.threading.set_intra_op_parallelism_threads, tf.config.threading.set_inter_op_parallelism_threads):
+    for limit in (
+        tf.config.threading.set_intra_op_parallelism_threads,
+        tf.config.threading.set_inter_op_parallelism_threads,
+    ):
         try:
             limit(settings.threads)
         except RuntimeError:

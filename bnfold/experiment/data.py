@@ -151,6 +151,7 @@ def _called(spec: str, seed: int) -> Any:
 
 def _imported(name: str, spec: str) -> ModuleType:
     if not name.endswith(".py"):
+
         def load() -> ModuleType:
             return importlib.import_module(name)
 

@@ -71,8 +71,14 @@ def compare(scores: Mapping[str, Sequence[float]]) -> tuple[Difference, ...]:
         low, high = t_interval(values)
         found.append(
             Difference(
-                first=a, second=b, differences=tuple(map(float, values)), mean=float(values.mean()),
-                low=low, high=high, p=p, corrected=corrected,
+                first=a,
+                second=b,
+                differences=tuple(map(float, values)),
+                mean=float(values.mean()),
+                low=low,
+                high=high,
+                p=p,
+                corrected=corrected,
             )  # fmt: skip
         )
     return tuple(found)

@@ -63,9 +63,7 @@ def train(built: Built, settings: Settings, seed: int, rate: float | None, emit:
         return _epochs(keras, model, built, settings, data, seed, emit)
 
 
-def _epochs(
-    keras: Any, model: Any, built: Built, settings: Settings, data: Data, seed: int, emit: Emit
-) -> Trained:
+def _epochs(keras: Any, model: Any, built: Built, settings: Settings, data: Data, seed: int, emit: Emit) -> Trained:
     assert data.val is not None
     best_epoch, best_score, best = 0, None, b""
     for number in range(1, settings.epochs + 1):
@@ -82,9 +80,7 @@ def _epochs(
     return Trained(best_epoch, best_score, False, best)
 
 
-def _epoch(
-    keras: Any, model: Any, settings: Settings, train: Examples, val: Examples, seed: int, number: int
-) -> Epoch:
+def _epoch(keras: Any, model: Any, settings: Settings, train: Examples, val: Examples, seed: int, number: int) -> Epoch:
     started = time.perf_counter()
     stop = keras.callbacks.TerminateOnNaN()
     if train.is_dataset:

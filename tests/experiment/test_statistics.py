@@ -16,7 +16,10 @@ def brute_force(differences: np.ndarray) -> float:
     """Every choice of signs in turn, in fractions of whole numbers, so that nothing is rounded."""
     whole = [round(value * 1000) for value in differences]
     seen = abs(sum(whole))
-    flips = [sum(sign * value for sign, value in zip(signs, whole, strict=True)) for signs in product((1, -1), repeat=len(whole))]
+    flips = [
+        sum(sign * value for sign, value in zip(signs, whole, strict=True))
+        for signs in product((1, -1), repeat=len(whole))
+    ]
     return sum(abs(total) >= seen for total in flips) / len(flips)
 
 
@@ -101,7 +104,10 @@ class TestCompare:
     def test_a_planted_effect_is_found(self) -> None:
         random = np.random.default_rng(8)
         of_the_seed = random.normal(0.9, 0.05, 8)  # far more than the effect: pairing takes it away
-        arms = {name: of_the_seed + random.normal(0, 0.002, 8) + effect for name, effect in (("a", 0), ("b", 0), ("c", 0.02))}
+        arms = {
+            name: of_the_seed + random.normal(0, 0.002, 8) + effect
+            for name, effect in (("a", 0), ("b", 0), ("c", 0.02))
+        }
         found = {(pair.first, pair.second): pair for pair in statistics.compare(arms)}
         assert found["a", "c"].clear
         assert found["b", "c"].clear
