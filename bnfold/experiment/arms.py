@@ -135,7 +135,7 @@ def open_arm(keras: Any, built: Built, settings: Settings) -> Any:
         return keras.models.load_model(path, compile=False, safe_mode=not settings.allow_unsafe)
 
 
-def compile_arm(keras: Any, model: Any, built: Built, rate: float | None) -> None:
+def compile_arm(keras: Any, model: Any, built: Built, rate: float | None, *, eagerly: bool = False) -> None:
     """Compile for training with a learning rate, or the model's own. Raises UsageError."""
     try:
         written = dict(built.compiled["optimizer"])
@@ -144,7 +144,8 @@ def compile_arm(keras: Any, model: Any, built: Built, rate: float | None) -> Non
         optimizer = keras.optimizers.deserialize(written)
         loss = keras.saving.deserialize_keras_object(built.compiled["loss"])
         metrics = [] if built.metric == "loss" else [keras.saving.deserialize_keras_object(built.metric)]
-        model.compile(optimizer=optimizer, loss=loss, loss_weights=built.compiled["loss_weights"], metrics=metrics)
+        weights = built.compiled["loss_weights"]
+        model.compile(optimizer=optimizer, loss=loss, loss_weights=weights, metrics=metrics, run_eagerly=eagerly)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(f"the arm {built.label} cannot be compiled: {shortened(error)}") from error
 
