@@ -23,6 +23,7 @@ COMMANDS = {
     "fold": "Fold every BN that algebra can remove, verify, and write the model.",
     "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
     "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
+    "experiment": "Train placements of BN against each other on your data, with honest statistics.",
     "fix": "Repair what is wasteful without folding: the model stays trainable.",
     "rules": "List the rules, or explain one.",
 }

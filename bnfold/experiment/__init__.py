@@ -1,1 +1,1 @@
-"""``bnfold experiment``: train models that differ in their BN against each other, and say what the difference is worth."""
+"""``bnfold experiment``: models that differ in their BN, trained against each other."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from contextlib import contextmanager
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bnfold import api
-from bnfold.errors import BnfoldError, ModelFileError, UsageError, shortened
+from bnfold.errors import BnfoldError, UsageError, shortened
 from bnfold.experiment.initial import is_frozen, layers_of
 from bnfold.experiment.plan import Arm, Settings, is_better_higher
 from bnfold.formats.keras.backend import import_keras, quiet
@@ -36,14 +35,10 @@ def start_keras(settings: Settings) -> Any:
     keras = import_keras()
     import tensorflow as tf
 
-    for limit in (
-        tf.config.threading.set_intra_op_parallelism_threads,
-        tf.config.threading.set_inter_op_parallelism_threads,
-    ):
-        try:
-            limit(settings.threads)
-        except RuntimeError:
-            break  # TensorFlow has begun to compute in this process: it keeps the threads that it has
+    threading = tf.config.threading
+    with suppress(RuntimeError):  # TensorFlow has begun to compute in this process: it keeps the threads that it has
+        threading.set_intra_op_parallelism_threads(settings.threads)
+        threading.set_inter_op_parallelism_threads(settings.threads)
     if settings.custom:
         from bnfold.formats.keras.files import import_custom
 
@@ -53,7 +48,7 @@ def start_keras(settings: Settings) -> Any:
 
 
 def build(arm: Arm, settings: Settings) -> Built:
-    """The arm's model, restyled and with the settings that it is compiled with. Raises UsageError and what loading does."""
+    """The arm's model, restyled, and the settings it is compiled with. Raises UsageError and what loading raises."""
     from bnfold.formats.keras.training import compile_settings
 
     keras = start_keras(settings)
@@ -155,11 +150,9 @@ def told_of_user_mistakes(what: str) -> Iterator[None]:
     """What Keras or TensorFlow raise where model, loss, metric and data do not fit is one sentence."""
     try:
         yield
-    except BnfoldError:
+    except (BnfoldError, MemoryError):
         raise
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001  TensorFlow's errors have no base of their own but this
+    except Exception as error:  # TensorFlow's errors have no base of their own but this
         raise UsageError(f"{what}: {shortened(_first_line(error))}") from error
 
 
@@ -167,6 +160,3 @@ def _first_line(error: Exception) -> str:
     """Of TensorFlow's pages of words the line that says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "rror" in line or "hape" in line), lines[0] if lines else "")
-
-
-__all__ = ["Built", "ModelFileError", "build", "compile_arm", "open_arm", "start_keras", "told_of_user_mistakes"]

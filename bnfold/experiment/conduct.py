@@ -270,7 +270,7 @@ class _Conductor:
                     val_score=content["val_score"],
                     diverged=content["diverged"],
                     test_score=tested.get(str(seed)),
-                )  # fmt: skip
+                )
             )
         return found
 
@@ -316,11 +316,11 @@ def _executor(scheduler: str | None) -> Iterator[Executor | None]:
         yield None
         return
     try:
-        from distributed import Client
+        import distributed
     except ImportError as error:
         raise MissingExtraError('--scheduler needs dask and distributed: pip install "bnfold[dask]"') from error
     try:
-        client = Client(scheduler, timeout=10)
+        client: Any = distributed.Client(scheduler, timeout=10)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise UsageError(f"there is no Dask scheduler at {scheduler}: {one_line(error)}") from error
     with client:

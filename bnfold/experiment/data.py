@@ -1,4 +1,4 @@
-"""The data of an experiment: from a ``.npz`` file or a function of the user's, split by seed, in the same order for all.
+"""The data of an experiment: from a ``.npz`` file or a function of the user's, split and ordered by seed.
 
 A set of examples is arrays (or dicts and tuples of them, as Keras takes them), or a dataset that makes batches itself.
 """
@@ -87,10 +87,8 @@ def load_data(spec: str, seed: int = 0) -> Data:
 
     A function that takes ``seed`` gets the run's. Raises UsageError, in one sentence, for whatever is wrong with it.
     """
-    if spec.endswith(".npz"):
-        data = _from_arrays(spec, _read_npz(spec))
-    else:
-        data = _from_returned(spec, _called(spec, seed))
+    is_file = spec.endswith(".npz")
+    data = _from_arrays(spec, _read_npz(spec)) if is_file else _from_returned(spec, _called(spec, seed))
     _check(spec, data)
     return data
 
@@ -168,7 +166,8 @@ def _imported(name: str, spec: str) -> ModuleType:
             found.loader.exec_module(module)
             return module
 
-    return _guarded(spec, load)
+    module: ModuleType = _guarded(spec, load)
+    return module
 
 
 def _arguments(function: Callable[..., Any], seed: int) -> dict[str, int]:
@@ -182,7 +181,7 @@ def _guarded(spec: str, action: Callable[[], Any]) -> Any:
     """Whatever code of the user's raises is a sentence about it."""
     try:
         return action()
-    except Exception as error:  # noqa: BLE001  it is not bnfold's code
+    except Exception as error:  # it is not bnfold's code
         raise UsageError(f"{spec} raised {type(error).__name__}: {shortened(error)}") from error
 
 

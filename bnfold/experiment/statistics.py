@@ -79,7 +79,7 @@ def compare(scores: Mapping[str, Sequence[float]]) -> tuple[Difference, ...]:
                 high=high,
                 p=p,
                 corrected=corrected,
-            )  # fmt: skip
+            )
         )
     return tuple(found)
 
@@ -125,7 +125,7 @@ def _signed_sums(values: Array) -> Array:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's corrected p values (1979), in the order given: the chance of any false alarm stays what it is said to be."""
+    """Holm's corrected p values (1979), in the order given: the chance of any false alarm stays below the level."""
     order = sorted(range(len(p_values)), key=lambda index: p_values[index])
     corrected = [0.0] * len(p_values)
     largest = 0.0
