@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bnfold.pipeline import fix_file, fold_file, restyle_file
     from bnfold.restyling import Style
     from bnfold.results import FixResult, FoldResult, RestyleResult
+    from bnfold.scanning import scan
     from bnfold.verification.verify_options import VerifyOptions
 
 __version__ = "0.1.0"
@@ -50,6 +51,7 @@ __all__ = [
     "load",
     "restyle",
     "restyle_file",
+    "scan",
     "verify",
 ]
 
@@ -70,6 +72,7 @@ _ELSEWHERE = {
     "fix_file": "pipeline",
     "fold_file": "pipeline",
     "restyle_file": "pipeline",
+    "scan": "scanning.scanner",
 }
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from bnfold.analysis.size import measure
 from bnfold.errors import BnfoldWarning, NotEquivalentError, UsageError
-from bnfold.folding import fold_graph
+from bnfold.folding import Plan, fold_graph
+from bnfold.folding.pair import Pair
 from bnfold.formats import load as _load
 from bnfold.graph import Model
 from bnfold.restyling import Style, restyle_graph, style_of
@@ -101,7 +102,7 @@ def fold(
     folded = source.with_graph(graph)
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, folded) if verify else None
-    return FoldResult(folded, plan, summary, verification=verification)
+    return FoldResult(folded, plan, summary, verification=verification, pair=Pair(source.graph, graph, plan))
 
 
 def fix(model: ModelLike, *, verify: bool = False, allow_unsafe: bool = False) -> FixResult:
@@ -121,7 +122,7 @@ def fix(model: ModelLike, *, verify: bool = False, allow_unsafe: bool = False) -
     found = analyze_graph(graph, name=name_of(original)).findings
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, fixed) if verify else None
-    return FixResult(fixed, changes, found, summary, verification=verification)
+    return FixResult(fixed, changes, found, summary, verification=verification, pair=Pair(source.graph, graph, Plan()))
 
 
 def check(

@@ -287,7 +287,7 @@ class _Runs:
 
         options = self._options_for(model)
         if self._original.is_onnx:
-            return verify(self._original, written, options, self._limits)
+            return verify(self._original, written, options, self._limits, model)
         started = time.perf_counter()
         options = replace(options, timeout=None, memory=None)  # what they limit is the whole call
         found = call(_keras_verdict, self._limits, self._readable, self._allow_unsafe, written, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from bnfold.analysis.size import Size
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bnfold.analysis.report import Finding
+    from bnfold.folding.pair import Pair
     from bnfold.graph import Model
     from bnfold.repair import Change
     from bnfold.verification import Latency, Verification
@@ -65,6 +66,8 @@ class FoldResult:
     culprits: tuple[FoldStep, ...] = ()
     dropped: tuple[FoldStep, ...] = ()
     notes: tuple[str, ...] = ()
+    #: Both graphs, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         left = f"{len(self.plan.steps)} steps, {len(self.plan.remaining)} left"
@@ -100,6 +103,8 @@ class FixResult:
     _: KW_ONLY
     verification: Verification | None = None
     path: Path | None = None
+    #: The graph before and after, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         left = f"{len(self.changes)} changes, {len(self.remaining)} findings left"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--latency", is_flag=True, help="Time both models in onnxruntime, its optimisations on.")
 @click.option("--external-data", is_flag=True, help="Put weights into a file of their own (automatic above 2 GB).")
 @options.verification
+@options.report
 @options.output_format("text", "json")
 @options.quiet("Print nothing unless something is wrong.")
 @options.allow_unsafe
@@ -36,6 +37,7 @@ def fold(
     keep_going: bool,
     latency: bool,
     external_data: bool,
+    report: str | None,
     output_format: str,
     quiet: bool,
     allow_unsafe: bool,
@@ -52,6 +54,8 @@ def fold(
         raise click.UsageError("--keep-going needs the verification that --no-verify leaves out.")
     from bnfold import api
     from bnfold.pipeline import fold_file
+
+    options.check_report(report, model, output)
 
     with options.progress(quiet) as progress:
         if dry_run or output is None:
@@ -73,6 +77,7 @@ def fold(
                 allow_unsafe=allow_unsafe,
                 progress=progress,
             )
+    options.write_report(report, lambda sheets: [sheets.of_fold(model, result)])
     failed = result.verification is not None and not result.verification.equivalent
     if output_format == "json" or failed or not quiet:
         _print(output_format, model, result)

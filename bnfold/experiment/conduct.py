@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
 from bnfold import __version__
-from bnfold.errors import BnfoldError, MissingExtraError, UsageError, one_line
+from bnfold.errors import BnfoldError, UsageError
 from bnfold.experiment import work
 from bnfold.experiment.data import identity_of
 from bnfold.experiment.plan import Arm, Plan, Run, digest
@@ -23,6 +23,9 @@ from bnfold.jobs import Job, JobLimits, Outcome, Status
 from bnfold.jobs import run as run_jobs
 from bnfold.jobs.outcome import UNLIMITED
 from bnfold.jobs.running import cores, execute
+
+#: :func:`bnfold.jobs.run`, or the same by other means.
+RunJobs = Callable[..., Iterator[tuple[Job, Outcome]]]
 
 
 class RunError(BnfoldError):
@@ -92,15 +95,15 @@ class _Conductor:
     def conduct(self) -> ExperimentResult:
         if not exists(self.path):
             self._prepare()  # what cannot be done at all leaves no file behind
-        with Records(self.path, self.limits) as records, _executor(self.scheduler) as executor:
+        with Records(self.path, self.limits) as records, _runner(self.scheduler, self.workers) as run_all:
             identity = self.plan.identity()
             if self._is_new(records):
                 self._prepared()
             records.belongs_to(identity)
-            self._train(records, executor)
+            self._train(records, run_all)
             metric, higher, has_test = self._facts(records)
             rates = self._rates(records, higher)
-            self._finish(records, executor, rates)
+            self._finish(records, run_all, rates)
             return self._result(records, rates, metric, higher, has_test)
 
     @staticmethod
@@ -133,7 +136,7 @@ class _Conductor:
 
     # -- the runs -----------------------------------------------------------------------------------
 
-    def _train(self, records: Records, executor: Executor | None) -> None:
+    def _train(self, records: Records, run_all: RunJobs) -> None:
         runs = {run.key: run for run in self.plan.runs()}
         done = [run for run in runs.values() if records.is_done(run.key, self.identities[run.arm.label])]
         missing = [run for run in runs.values() if run not in done]
@@ -151,10 +154,7 @@ class _Conductor:
         jobs = (
             Job(run.key, work.do_run, (built[run.arm.label], self.plan.settings, run.seed, run.rate)) for run in missing
         )
-        outcomes = run_jobs(
-            jobs, limits=self.limits, workers=self.workers, executor=executor, preload=work.PRELOAD,
-            on_row=on_row, total=len(missing),
-        )  # fmt: skip
+        outcomes = run_all(jobs, limits=self.limits, preload=work.PRELOAD, on_row=on_row, total=len(missing))
         for job, outcome in outcomes:
             run = runs[job.key]
             records.record(job.key, self.identities[run.arm.label], outcome)
@@ -180,7 +180,7 @@ class _Conductor:
             found[arm.label] = best_rate(scores, higher=higher)
         return found
 
-    def _finish(self, records: Records, executor: Executor | None, rates: dict[str, float | None]) -> None:
+    def _finish(self, records: Records, run_all: RunJobs, rates: dict[str, float | None]) -> None:
         """Score the arms on test data, fold them and time what comes of that."""
         identities = {arm.label: self._finish_identity(arm, rates) for arm in self.plan.arms}
         missing = [arm for arm in self.plan.arms if not records.is_done(_finish_key(arm), identities[arm.label])]
@@ -188,16 +188,12 @@ class _Conductor:
         if not missing and records.is_done(_TIMING, together):
             return
         self.watcher.stage("testing, folding and timing the arms")
-        with ThreadPoolExecutor(
-            self.workers
-        ) as threads:  # unlike jobs' own, they leave the fork server for what follows
-            jobs = (self._finish_job(records, arm, rates[arm.label]) for arm in missing)
-            chosen = executor or threads
-            for job, outcome in run_jobs(jobs, limits=self.limits, executor=chosen, preload=work.PRELOAD):
-                label = job.key.removeprefix(_FINISH)
-                if outcome.status is not Status.OK:
-                    _fail(f"{label} could not be tested and folded", outcome)
-                records.record(job.key, identities[label], outcome)
+        jobs = (self._finish_job(records, arm, rates[arm.label]) for arm in missing)
+        for job, outcome in run_all(jobs, limits=self.limits, preload=work.PRELOAD):
+            label = job.key.removeprefix(_FINISH)
+            if outcome.status is not Status.OK:
+                _fail(f"{label} could not be tested and folded", outcome)
+            records.record(job.key, identities[label], outcome)
         models = {arm.label: records.result(_finish_key(arm))[1] for arm in self.plan.arms}
         models = {label: content for label, content in models.items() if content}
         outcome = Outcome(status=Status.OK, value=({}, b""))
@@ -310,18 +306,12 @@ def _fail(what: str, outcome: Outcome) -> None:
 
 
 @contextmanager
-def _executor(scheduler: str | None) -> Iterator[Executor | None]:
-    """The workers of a Dask cluster, or None for this machine's. Raises UsageError where there is no scheduler."""
+def _runner(scheduler: str | None, workers: int) -> Iterator[RunJobs]:
+    """What does jobs: a Dask cluster, or this machine. Raises ClusterError where there is no scheduler."""
     if scheduler is None:
-        yield None
+        yield partial(run_jobs, workers=workers)
         return
-    try:
-        import distributed
-    except ImportError as error:
-        raise MissingExtraError('--scheduler needs dask and distributed: pip install "bnfold[dask]"') from error
-    try:
-        client: Any = distributed.Client(scheduler, timeout=10)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise UsageError(f"there is no Dask scheduler at {scheduler}: {one_line(error)}") from error
-    with client:
-        yield client.get_executor(pure=False)
+    from bnfold.jobs.cluster import connected
+
+    with connected(scheduler) as run_there:
+        yield run_there

@@ -19,10 +19,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bnfold.errors import BnfoldError, one_line
 from bnfold.jobs.outcome import Outcome, Status
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Of the two tables here; a store has a version of its own for those that are added.
 _VERSION = 1
@@ -78,7 +81,7 @@ class Store:
         self._database.close()
         self._lock.release()
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -112,18 +115,27 @@ class Store:
         return found[0] not in _BY_LIMIT or bool(found[1] == limits)
 
     def record(
-        self, key: str, identity: str, settings: str, limits: str, outcome: Outcome, status: str | None = None
+        self,
+        key: str,
+        identity: str,
+        settings: str,
+        limits: str,
+        outcome: Outcome,
+        status: str | None = None,
+        sentence: str | None = None,
     ) -> int:
         """Put down what came of a job, in the place of what came of it before, and return its id.
 
-        Within a :meth:`transaction`, to which the caller adds tables of its own. ``status`` may be a finer one.
+        Within a :meth:`transaction`, to which the caller adds tables of its own. ``status`` and ``sentence`` replace
+        those of the outcome.
         """
         self._database.execute("delete from jobs where key = ?", (key,))
         cursor = self._database.execute(
             "insert into jobs (key, identity, settings, limits, status, sentence, detail, seconds, peak, attempts, "
             "finished) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                key, identity, settings, limits, status or outcome.status.value, outcome.sentence, outcome.detail,
+                key, identity, settings, limits, status or outcome.status.value,
+                outcome.sentence if sentence is None else sentence, outcome.detail,
                 outcome.seconds, outcome.peak, outcome.attempts, time.time(),
             ),
         )  # fmt: skip

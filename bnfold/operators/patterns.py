@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Op
+from bnfold.graph import ModelGraph, Op, Param
 from bnfold.operators import linear_bias
 from bnfold.operators.base import Combination, Crossing, Node, Role, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
@@ -25,9 +25,12 @@ def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
 def channel_ranges(layout: Layout) -> Vector:
     """The largest absolute weight of each output channel, in float64.
 
-    The weight is read in pieces. Channels that are counted within groups are laid out group by group.
+    The weight is read in pieces; NaN where it is left unread. Channels that are counted within groups
+    are laid out group by group.
     """
     weight, out = layout.weight, layout.weight_out
+    if isinstance(weight, Param) and not weight.is_known:
+        return np.full(layout.out_channels, np.nan)
     rest = tuple(axis for axis in range(len(weight.shape)) if axis not in (out, layout.weight_in))
     blocks = [np.abs(weight.exact_rows(*rows)).max(axis=rest, initial=0.0) for rows in weight.row_blocks()]
     table = np.concatenate(blocks)

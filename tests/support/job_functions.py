@@ -76,3 +76,15 @@ def emits(count: int) -> str:
 def emits_and_dies(count: int) -> None:
     emits(count)
     os.abort()
+
+
+def naps(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def kills_the_worker() -> None:
+    """The parent of this process is the fork server, whose parent is the worker."""
+    server = os.getppid()
+    worker = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(worker, 9)
+    time.sleep(60)
