@@ -132,6 +132,8 @@ def experiment(
     DATA holds x_train and y_train, and x_val, y_val, x_test and y_test where there are any. A function
     returns them as a dict, as keras.datasets does, or as tf.data.Datasets or PyDatasets. An arm may say more than
     the placement: before:on_input:momentum=0.9:only=conv*. Several MODELs are compared as they are.
+
+    With --scheduler the workers find DATA under the same name as this machine does.
     """
     from bnfold.experiment.conduct import conduct
     from bnfold.experiment.plan import RATES, Settings, make_plan

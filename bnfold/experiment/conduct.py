@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -70,10 +70,21 @@ def conduct(
     """Do what is missing of an experiment and put everything into ``store``, an SQLite file.
 
     ``workers`` runs at a time on this machine (its cores, by default), or as many as a Dask cluster has whose
-    ``scheduler`` is named. ``limits`` are for each run. May be killed at any moment and called again. Raises
+    ``scheduler`` is named. ``limits`` are for each run,
+    that of memory for every other process too. May be killed at any moment and called again. Raises
     UsageError for an experiment that cannot be done, with the store as it was; RunError where a run does not end.
     """
     return _Conductor(plan, Path(store), workers or cores(), scheduler, limits, watcher or Nobody()).conduct()
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What is known from the preparation, also where nothing is left to prepare."""
+
+    metric: str
+    higher_is_better: bool
+    has_test: bool
+    notes: Sequence[str]
 
 
 class _Conductor:
@@ -85,6 +96,8 @@ class _Conductor:
         self.workers = workers
         self.scheduler = scheduler
         self.limits = limits
+        #: Of what is no run: building, testing, folding and timing.
+        self.unhurried = replace(limits, seconds=None)
         self.watcher = watcher
         #: What an arm's results depend on: the file, the restyling, and who did it.
         self.identities = {
@@ -101,10 +114,10 @@ class _Conductor:
                 self._prepared()
             records.belongs_to(identity)
             self._train(records, run_all)
-            metric, higher, has_test = self._facts(records)
-            rates = self._rates(records, higher)
+            facts = self._facts(records)
+            rates = self._rates(records, facts.higher_is_better)
             self._finish(records, run_all, rates)
-            return self._result(records, rates, metric, higher, has_test)
+            return self._result(records, rates, facts)
 
     @staticmethod
     def _is_new(records: Records) -> bool:
@@ -121,18 +134,17 @@ class _Conductor:
     def _prepare(self) -> None:
         self.watcher.stage("building the arms and trying the data")
         job = Job("prepare", work.prepare, (self.plan,))
-        outcome = execute(job, self.limits, preload=work.PRELOAD)
+        outcome = execute(job, self.unhurried, preload=work.PRELOAD)
         if outcome.status is Status.OK:
             self.prepared = outcome.value
             return
         _fail("the experiment cannot begin", outcome)
 
-    def _facts(self, records: Records) -> tuple[str, bool, bool]:
-        if self.prepared is not None:
-            facts = [self.prepared.metric, self.prepared.higher_is_better, self.prepared.has_test]
-            records.remember("facts", facts)
-        metric, higher, has_test = records.remembered("facts")
-        return metric, higher, has_test
+    def _facts(self, records: Records) -> _Facts:
+        if (found := self.prepared) is not None:
+            facts = _Facts(found.metric, found.higher_is_better, found.has_test, found.notes)
+            records.remember("facts", asdict(facts))
+        return _Facts(**records.remembered("facts"))
 
     # -- the runs -----------------------------------------------------------------------------------
 
@@ -189,7 +201,7 @@ class _Conductor:
             return
         self.watcher.stage("testing, folding and timing the arms")
         jobs = (self._finish_job(records, arm, rates[arm.label]) for arm in missing)
-        for job, outcome in run_all(jobs, limits=self.limits, preload=work.PRELOAD):
+        for job, outcome in run_all(jobs, limits=self.unhurried, preload=work.PRELOAD):
             label = job.key.removeprefix(_FINISH)
             if outcome.status is not Status.OK:
                 _fail(f"{label} could not be tested and folded", outcome)
@@ -199,7 +211,7 @@ class _Conductor:
         outcome = Outcome(status=Status.OK, value=({}, b""))
         if models:
             job = Job(_TIMING, work.time_models, (models, self.plan.settings.threads))
-            outcome = execute(job, self.limits, preload=work.PRELOAD)
+            outcome = execute(job, self.unhurried, preload=work.PRELOAD)
         if outcome.status is not Status.OK:
             _fail("the folded models could not be timed", outcome)
         records.record(_TIMING, together, outcome)
@@ -215,12 +227,12 @@ class _Conductor:
 
     # -- results -------------------------------------------------------------------------------------
 
-    def _result(
-        self, records: Records, rates: dict[str, float | None], metric: str, higher: bool, has_test: bool
-    ) -> ExperimentResult:
+    def _result(self, records: Records, rates: dict[str, float | None], facts: _Facts) -> ExperimentResult:
+        higher = facts.higher_is_better
         runs = {arm.label: self._runs(records, arm, rates[arm.label]) for arm in self.plan.arms}
         scores = {
-            label: [run.test_score if has_test else run.val_score for run in found] for label, found in runs.items()
+            label: [run.test_score if facts.has_test else run.val_score for run in found]
+            for label, found in runs.items()
         }
         finite = [score for values in scores.values() for score in values if score is not None]
         worst = min(finite) if higher else max(finite)
@@ -244,11 +256,12 @@ class _Conductor:
             for arm in self.plan.arms
         )
         return ExperimentResult(
-            metric=metric,
+            metric=facts.metric,
             higher_is_better=higher,
-            judged_on="test" if has_test else "validation",
+            judged_on="test" if facts.has_test else "validation",
             arms=arms,
             pairs=compare(counted),
+            notes=tuple(facts.notes),
         )
 
     def _runs(self, records: Records, arm: Arm, rate: float | None) -> list[RunResult]:

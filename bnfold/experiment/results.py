@@ -109,6 +109,8 @@ class ExperimentResult:
     judged_on: str
     arms: tuple[ArmResult, ...]
     pairs: tuple[Difference, ...]
+    #: What was found out before any run.
+    notes: tuple[str, ...] = ()
 
     @property
     def seeds(self) -> int:
@@ -146,7 +148,7 @@ class ExperimentResult:
             )
         if any(arm.diverged for arm in self.arms):
             found.append("a diverged run counts as the worst score that was seen in any")
-        return found
+        return [*found, *self.notes]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

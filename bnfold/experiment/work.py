@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.experiment.arms import Built, build, compile_arm, open_arm, start_keras, told_of_user_mistakes
 from bnfold.experiment.data import Examples, load_data
-from bnfold.experiment.initial import initialise
+from bnfold.experiment.initial import initialise, layers_of
 from bnfold.experiment.plan import Plan, Settings
 from bnfold.experiment.results import Shipped
 from bnfold.experiment.training import evaluate, train, unpack
@@ -19,6 +20,8 @@ from bnfold.temporary import temporary_folder
 #: What is preloaded: it takes seconds to import, and nothing of it starts a thread.
 PRELOAD = ("bnfold.experiment.preload",)
 _PROBE = 8
+#: A larger part of a BN's moving statistics than this, left from the beginning, is worth a remark.
+_LAG = 1e-3
 
 #: Plain data for the store, and bytes that go with them.
 Value = tuple[dict[str, Any], bytes]
@@ -32,6 +35,8 @@ class Prepared:
     metric: str
     higher_is_better: bool
     has_test: bool
+    #: What one has to know to read the results.
+    notes: tuple[str, ...] = ()
 
 
 def prepare(plan: Plan) -> Prepared:
@@ -46,6 +51,7 @@ def prepare(plan: Plan) -> Prepared:
         raise UsageError(
             f"the models have different metrics ({', '.join(sorted(n for n, _ in names))}): name one with --metric"
         )
+    lag = 0.0
     for arm in arms:
         model = open_arm(keras, arm, settings)
         for part, examples in (("train", split.train), ("val", split.val), ("test", split.test)):
@@ -58,8 +64,31 @@ def prepare(plan: Plan) -> Prepared:
             loss, score = evaluate(model, _few(split.train), settings)
         if loss is None or score is None:
             raise UsageError(f"the arm {arm.label} computes NaN or infinity before it is trained at all")
+        lag = max(lag, _lag(model, split.train, settings))
     metric, higher = names.pop()
-    return Prepared(arms, metric, higher, data.test is not None)
+    return Prepared(arms, metric, higher, data.test is not None, (_lagging(lag),) if lag > _LAG else ())
+
+
+def _lag(model: Any, train: Examples, settings: Settings) -> float:
+    """How much of BN's moving statistics is what they began with after all epochs: momentum to the power of batches."""
+    momenta = [layer.momentum for _, layer in layers_of(model) if hasattr(layer, "moving_variance") and layer.trainable]
+    batches = math.ceil(train.count / settings.batch_size) if train.count is not None else _length(train.x)
+    return max(momenta, default=0.0) ** (batches * settings.epochs) if batches else 0.0
+
+
+def _length(dataset: Any) -> int:
+    """Batches of a dataset; 0 where it does not know."""
+    try:
+        return len(dataset)
+    except TypeError:
+        return 0
+
+
+def _lagging(lag: float) -> str:
+    return (
+        f"BN's moving statistics are still {lag:.2g} of what they began with when training ends, so that arms with BN "
+        "look worse than they are: take more epochs, smaller batches, or a lower momentum (before:momentum=0.9)"
+    )
 
 
 def _metric_name(keras: Any, built: Built) -> str:

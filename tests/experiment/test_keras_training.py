@@ -193,6 +193,14 @@ class TestPreparing:
         assert [arm.label for arm in found.arms] == ["none", "before", "after"]
         assert (found.metric, found.higher_is_better, found.has_test) == ("accuracy", True, True)
 
+    @pytest.mark.parametrize(("batch_size", "said"), [(128, True), (2, False)])
+    def test_moving_statistics_that_have_not_come_to_move(self, model_file: Path, batch_size: int, said: bool) -> None:
+        """9 batches an epoch leave 0.99 to the power of 18 of them, 539 leave next to nothing."""
+        found = work.prepare(plan_for(model_file, "none", "before", batch_size=batch_size))
+        assert bool(found.notes) == said
+        if said:
+            assert "still 0.83 of what they began with" in found.notes[0]
+
     @pytest.mark.parametrize(
         ("changes", "words"),
         [
