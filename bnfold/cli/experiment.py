@@ -31,7 +31,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @click.option(
-    "--data", required=True, metavar="DATA", help="A .npz file, file.py:function or module:function; see below."
+    "--data", required=True, metavar="DATA", help="A .npz file, file.py:function or module:function; see above."
 )
 @click.option(
     "--arms",

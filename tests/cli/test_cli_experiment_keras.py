@@ -14,11 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 from dask_cluster import cluster
-from process import SAMPLES, assert_one_sentence, bnfold, command, environment
+from process import SAMPLES, assert_one_sentence, command, environment
 
 pytestmark = pytest.mark.slow
 
 DIGITS = SAMPLES / "digits.npz"
+
+
+def bnfold(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A whole bnfold process, with the time that TensorFlow takes on a busy machine."""
+    return subprocess.run(
+        command(*arguments), env=environment(), capture_output=True, text=True, check=False, timeout=600
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +148,7 @@ def test_on_a_cluster(model: Path, done: tuple[Path, dict[str, Any]], tmp_path: 
             assert process.poll() is None
             time.sleep(0.05)
         dask.workers[0].kill()
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert lasting(json.loads(out)) == lasting(done[1])
 
