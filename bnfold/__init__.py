@@ -71,8 +71,8 @@ _ELSEWHERE = {
     "VerifyOptions": "verification.verify_options",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
-    "restyle_file": "pipeline",
     "scan": "scanning.scanner",
+    "restyle_file": "pipeline",
 }
 
 

@@ -36,12 +36,6 @@ class NotEquivalentError(BnfoldError):
     exit_code = 1
 
 
-class LimitError(BnfoldError):
-    """A command did not come to its end within its limits of time and memory. Nothing was written."""
-
-    exit_code = 1
-
-
 class BnfoldWarning(UserWarning):
     """A finding about a model, for a training script or a test: ``code`` and ``layer`` are those of the finding."""
 
@@ -49,6 +43,12 @@ class BnfoldWarning(UserWarning):
         super().__init__(message)
         self.code = code
         self.layer = layer
+
+
+class LimitError(BnfoldError):
+    """A command did not come to its end within its limits of time and memory. Nothing was written."""
+
+    exit_code = 1
 
 
 def one_line(error: object) -> str:

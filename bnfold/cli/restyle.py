@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bnfold.results import RestyleResult
 
 
-@click.command()
+@click.command(cls=options.Command)
 @click.argument("model", type=options.MODEL)
 @click.option("-o", "--output", type=options.OUTPUT, metavar="OUT", help="The file to write: .keras or .h5.")
 @click.option(

@@ -16,7 +16,7 @@ from bnfold.folding.plan import Fates
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, as_affine, role
 from bnfold.operators.dialect import dialect_of
-from bnfold.operators.patterns import has_bias_input, is_final_activation, keeps_axes, linear_layout
+from bnfold.operators.patterns import has_bias_input, keeps_axes, linear_layout
 from bnfold.restyling import edit
 from bnfold.restyling.change import Change, Kind, LeftAlone, Restyled
 from bnfold.restyling.listing import listing
@@ -111,7 +111,7 @@ class _Restyler:
             return
         if unit.last:
             for call in unit.calls:
-                self._remove(plan, self._on_output(call), unit)
+                self._remove(plan, (*call.before, *call.after), unit)
         if unit.reason:
             return
         places = [self._place(call) for call in unit.calls]
@@ -125,14 +125,9 @@ class _Restyler:
 
     def _place(self, call: Call) -> tuple[str, Existing | None]:
         """The operator behind which a BN belongs, and the one that stands there already."""
-        if self.style.norm is Norm.AFTER and not call.joined:
+        if self.style.norm is Norm.AFTER and not call.direct:
             return call.activation, next((norm for norm in call.after if not norm.dropped), None)
         return call.linear, next((norm for norm in call.before if not norm.dropped), None)
-
-    def _on_output(self, call: Call) -> tuple[Existing, ...]:
-        """The BN between the last linear layer and the output: all but that before a ReLU, as features end in."""
-        features = call.activation and not is_final_activation(self.graph, self._op(call.activation))
-        return call.after if features else (*call.before, *call.after)
 
     def _movable(self, unit: Unit) -> list[str]:
         """For each call the BN that can move to another place there: in the same model, and with all its calls."""

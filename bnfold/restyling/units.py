@@ -8,8 +8,18 @@ from dataclasses import dataclass
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, facts_of, role
 from bnfold.operators.base import Combination
-from bnfold.operators.patterns import is_final_activation, is_lookup, is_sum, linear_layout, sole_reader
+from bnfold.operators.patterns import (
+    is_concatenation,
+    is_final_activation,
+    is_lookup,
+    is_sum,
+    linear_layout,
+    sole_reader,
+)
 
+_LAST = "it is the last linear layer before an output"
+#: The axes of a kernel without a window.
+_MATRIX = 2
 #: What may stand between a linear layer, its activation and its BN without parting them.
 _PASSED = frozenset({Role.DROPOUT, Role.POOL, Role.SHAPE, Role.AFFINE})
 
@@ -26,7 +36,8 @@ class Existing:
 class Call:
     """One call of a linear layer; ``before`` and ``after`` are the BN on either side of its activation.
 
-    ``joined`` means that a sum stands between the layer and the activation, as at the end of a residual branch.
+    ``direct`` means that a BN belongs right behind the layer in any style: a sum stands between it and the activation,
+    as at the end of a residual branch, or it is a convolution that is followed by none, as a linear bottleneck is.
     ``stop`` is the operator at which the way ends, or empty.
     """
 
@@ -34,7 +45,7 @@ class Call:
     activation: str
     before: tuple[Existing, ...]
     after: tuple[Existing, ...]
-    joined: bool
+    direct: bool
     stop: str
 
 
@@ -45,7 +56,7 @@ class Unit:
     origin: str
     calls: tuple[Call, ...]
     reason: str = ""
-    #: It is not followed by another layer with weights.
+    #: No other layer with weights follows, and what it puts out are no features: a BN there is a mistake.
     last: bool = False
 
 
@@ -71,8 +82,7 @@ class _Finder:
     def _unit(self, origin: str, ops: list[Op]) -> Unit:
         calls = tuple(self.calls[op.name] for op in ops)
         reasons = [reason for op in ops if (reason := self._reason(op))]
-        last = any(op.outputs[0] not in self.leads_on for op in ops)
-        return Unit(origin, calls, reasons[0] if reasons else "", last)
+        return Unit(origin, calls, reasons[0] if reasons else "", _LAST in reasons)
 
     def _is_linear(self, op: Op) -> bool:
         return self.roles[op.name] is Role.LINEAR and not is_lookup(op)
@@ -93,8 +103,21 @@ class _Finder:
                 break
             dropped = dropped or role is Role.DROPOUT
             tensor = reader.outputs[0]
-        joined = reader is not None and not activation and is_sum(reader) and self._is_activated(reader)
-        return Call(op.name, activation, tuple(before), tuple(after), joined, reader.name if reader else "")
+        direct = not activation and self._is_direct(op, list(self._readers(tensor)))
+        return Call(op.name, activation, tuple(before), tuple(after), direct, reader.name if reader else "")
+
+    def _is_direct(self, op: Op, stops: list[Op]) -> bool:
+        """Does a BN belong right behind a layer without an activation of its own, whose way ends at ``stops``?"""
+        if len(stops) == 1 and is_sum(stops[0]) and self._is_activated(stops[0]):
+            return True
+        layout = linear_layout(self.graph, op)
+        is_convolution = layout is not None and len(layout.weight.shape) > _MATRIX
+        return is_convolution and bool(stops) and all(self._is_linear(stop) or self._joins(stop) for stop in stops)
+
+    def _joins(self, op: Op) -> bool:
+        """Does it put branches together, with no BN behind that normalises them all?"""
+        normalised = any(self.roles[reader.name] is Role.BATCHNORM for reader in self._readers(op.outputs[0]))
+        return (is_sum(op) or is_concatenation(op)) and not normalised
 
     def _is_activated(self, op: Op) -> bool:
         """Does an activation read what this operator puts out, with no BN or linear layer between?"""
@@ -114,15 +137,21 @@ class _Finder:
 
     def _reason(self, op: Op) -> str:
         call = self.calls[op.name]
-        if op.outputs[0] not in self.leads_on:
-            return "it is the last linear layer before an output"
+        if op.outputs[0] not in self.leads_on and not self._ends_in_features(call):
+            return _LAST
         if linear_layout(self.graph, op) is None:
             return "its output channels do not lie on one axis"
-        if not call.activation and not call.joined:
+        if not call.activation and not call.direct:
             return "no activation belongs to it"
         if self._is_attention(call):
             return "it belongs to an attention block"
         return ""
+
+    def _ends_in_features(self, call: Call) -> bool:
+        """Does it end in a BN and an activation, be it in this order, that go on in another model?"""
+        if not call.activation or not (call.before or call.after):
+            return False
+        return not is_final_activation(self.graph, self.graph.op(call.activation))
 
     def _is_attention(self, call: Call) -> bool:
         """Does it compute the weights of a weighting, or a query or key, itself or by the next linear layer?"""

@@ -38,19 +38,35 @@ def compile_settings(model: Any, path: Path | None) -> Mapping[str, Any] | None:
 
 
 def _legacy_settings(path: Path) -> Mapping[str, Any] | None:
-    """Of an HDF5 file: the same entries, with the optimizer under another name."""
+    """Of an HDF5 file: the same entries, the optimizer under another name and none with its class's module."""
     with import_h5py().File(path, "r") as file:
         text = file.attrs.get("training_config")
     if text is None:
         return None
     written = json.loads(text)
-    names = ("loss", "metrics", "weighted_metrics", "loss_weights")
-    return {"optimizer": written.get("optimizer_config"), **{name: written.get(name) for name in names}}
+    return {
+        "optimizer": _located(written.get("optimizer_config"), "keras.optimizers"),
+        "loss": _located(written.get("loss"), "keras.losses"),
+        "metrics": _located(written.get("metrics"), "keras.metrics"),
+        "weighted_metrics": _located(written.get("weighted_metrics"), "keras.metrics"),
+        "loss_weights": written.get("loss_weights"),
+    }
+
+
+def _located(value: Any, module: str) -> Any:
+    """A configuration in which every class has a module."""
+    if isinstance(value, list):
+        return [_located(item, module) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "class_name" in value:
+        return {"module": module, "registered_name": None, **value}
+    return {key: _located(item, module) for key, item in value.items()}
 
 
 def compile_as(keras: Any, model: Any, settings: Mapping[str, Any] | None) -> str:
     """Compile a model with those settings; a remark for the user, on what was kept and what was not."""
-    if settings is None:
+    if not settings:
         return ""
     try:
         with quiet():
