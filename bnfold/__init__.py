@@ -18,31 +18,40 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
-    from bnfold.api import analyze, check_runtime, fix, fold, load, verify
-    from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
-    from bnfold.pipeline import fix_file, fold_file
-    from bnfold.results import FixResult, FoldResult
+    from bnfold.api import analyze, check, check_runtime, fix, fold, load, restyle, verify
+    from bnfold.errors import BnfoldError, BnfoldWarning, ModelFileError, OutputError, UsageError
+    from bnfold.pipeline import fix_file, fold_file, restyle_file
+    from bnfold.restyling import Style
+    from bnfold.results import FixResult, FoldResult, RestyleResult
+    from bnfold.scanning import scan
     from bnfold.verification.verify_options import VerifyOptions
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BnfoldError",
+    "BnfoldWarning",
     "FixResult",
     "FoldResult",
     "ModelFileError",
     "OutputError",
     "Report",
+    "RestyleResult",
+    "Style",
     "UsageError",
     "VerifyOptions",
     "__version__",
     "analyze",
+    "check",
     "check_runtime",
     "fix",
     "fix_file",
     "fold",
     "fold_file",
     "load",
+    "restyle",
+    "restyle_file",
+    "scan",
     "verify",
 ]
 
@@ -50,15 +59,20 @@ __all__ = [
 #: Where the names stand that are not functions of the API.
 _ELSEWHERE = {
     "BnfoldError": "errors",
+    "BnfoldWarning": "errors",
     "FixResult": "results",
     "FoldResult": "results",
     "ModelFileError": "errors",
     "OutputError": "errors",
     "Report": "analysis.report",
+    "RestyleResult": "results",
+    "Style": "restyling",
     "UsageError": "errors",
     "VerifyOptions": "verification.verify_options",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
+    "scan": "scanning.scanner",
+    "restyle_file": "pipeline",
 }
 
 

@@ -21,6 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Nothing is shown for work that is done by then, in seconds.
 _PATIENCE = 1.0
+#: Under this name a command's context holds the modules of ``--custom``.
+_CUSTOM = "bnfold.custom"
 
 # Whether a file can be read is found out by reading it: click would print the usage of the command.
 MODEL = click.Path(readable=False, path_type=str)
@@ -71,7 +73,13 @@ def allow_unsafe(function: F) -> F:
     return unsafe(custom(function))
 
 
+def custom_modules(context: click.Context) -> tuple[str, ...]:
+    """The modules of ``--custom``, for processes that have to import them too."""
+    return tuple(context.meta.get(_CUSTOM, ()))
+
+
 def _import_custom(context: click.Context, parameter: click.Parameter, modules: Sequence[str]) -> None:
+    context.meta[_CUSTOM] = modules
     if modules:
         from bnfold.formats.keras.files import import_custom
 
@@ -123,11 +131,12 @@ def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float 
     return None if megabytes is None else int(megabytes * 1e6)
 
 
+_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
 _VERIFICATION = (
     click.option("--rtol", type=click.FloatRange(min=0), help="Allow this part of an output's range."),
     click.option("--atol", type=click.FloatRange(min=0), help="Allow this much in an output's own unit."),
     click.option("--inputs", type=OUTPUT, metavar="FILE", help="Compare on these inputs (.npz, or .npy for one)."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs."),
+    _SEED,
     click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
     click.option("--provider", default="CPUExecutionProvider", show_default=True, help="onnxruntime's provider."),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
@@ -147,6 +156,18 @@ def verification(function: F) -> F:
     for option in reversed(_VERIFICATION):
         function = option(function)
     return function
+
+
+def verification_seeded(help: str) -> Callable[[F], F]:
+    """:func:`verification` for a command whose --seed is that of something else as well, as ``help`` says."""
+
+    def decorate(function: F) -> F:
+        own = click.option("--seed", type=int, default=0, show_default=True, help=help)
+        for option in reversed(_VERIFICATION):
+            function = (own if option is _SEED else option)(function)
+        return function
+
+    return decorate
 
 
 def verify_options(values: Mapping[str, Any]) -> VerifyOptions:
