@@ -10,7 +10,7 @@ from bnfold.analysis.context import Context
 from bnfold.analysis.phrases import listed, plural, title
 from bnfold.analysis.report import Finding, Severity
 from bnfold.analysis.rule import Rule
-from bnfold.analysis.statistics import collapsed_channels, dead_channels, faults, is_untrained, spread_bits
+from bnfold.analysis.statistics import collapsed_channels, dead_channels, faults, is_untrained
 from bnfold.folding.plan import Remaining
 from bnfold.operators.dialect import dialect_of
 
