@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
-    from bnfold.api import analyze, check_runtime, fix, fold, load, verify
+    from bnfold.api import analyze, check_runtime, equalize, fix, fold, load, verify
     from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
-    from bnfold.pipeline import fix_file, fold_file
-    from bnfold.results import FixResult, FoldResult
+    from bnfold.pipeline import equalize_file, fix_file, fold_file, int8_report
+    from bnfold.results import EqualizeResult, FixResult, FoldResult
     from bnfold.verification.verify_options import VerifyOptions
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BnfoldError",
+    "EqualizeResult",
     "FixResult",
     "FoldResult",
     "ModelFileError",
@@ -38,10 +39,13 @@ __all__ = [
     "__version__",
     "analyze",
     "check_runtime",
+    "equalize",
+    "equalize_file",
     "fix",
     "fix_file",
     "fold",
     "fold_file",
+    "int8_report",
     "load",
     "verify",
 ]
@@ -50,6 +54,7 @@ __all__ = [
 #: Where the names stand that are not functions of the API.
 _ELSEWHERE = {
     "BnfoldError": "errors",
+    "EqualizeResult": "results",
     "FixResult": "results",
     "FoldResult": "results",
     "ModelFileError": "errors",
@@ -57,8 +62,10 @@ _ELSEWHERE = {
     "Report": "analysis.report",
     "UsageError": "errors",
     "VerifyOptions": "verification.verify_options",
+    "equalize_file": "pipeline",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
+    "int8_report": "pipeline",
 }
 
 

@@ -21,6 +21,7 @@ from bnfold.errors import BnfoldError
 COMMANDS = {
     "analyze": "Say how BN is placed in models, what folds, and what is wrong or wasteful.",
     "fold": "Fold every BN that algebra can remove, verify, and write the model.",
+    "equalize": "Fold, level the weight ranges for int8, verify, and write the model.",
     "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
     "fix": "Repair what is wasteful without folding: the model stays trainable.",
     "rules": "List the rules, or explain one.",

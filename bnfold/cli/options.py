@@ -82,6 +82,12 @@ def output_format(*choices: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
+int8 = click.option(
+    "--int8", type=OUTPUT, metavar="DATA",
+    help="Quantise the model, folded and equalised too, and measure on these samples (.npz or .npy).",
+)  # fmt: skip
+
+
 def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float | None) -> int | None:
     return None if megabytes is None else int(megabytes * 1e6)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnfold.equalization.equalizer import equalize_graph
+from bnfold.equalization.equalizer import equalize_graph, quantized_note
 from bnfold.equalization.plan import EqualizationPlan, LayerRanges, ScaledTensor, UnscaledTensor
 
-__all__ = ["EqualizationPlan", "LayerRanges", "ScaledTensor", "UnscaledTensor", "equalize_graph"]
+__all__ = ["EqualizationPlan", "LayerRanges", "ScaledTensor", "UnscaledTensor", "equalize_graph", "quantized_note"]

@@ -32,9 +32,8 @@ def equalize_graph(graph: ModelGraph, *, exact: bool = False) -> tuple[ModelGrap
     or with ``exact`` what levels best. A model that is quantised already is left alone.
     """
     copy = graph.copy()
-    quantized = is_quantized(copy)
-    if quantized:
-        note = f"the model is quantised already ({quantized}): its scales are fixed, so it stays as it is"
+    note = quantized_note(copy)
+    if note:
         return copy, EqualizationPlan(notes=(note,), exact=exact)
     plans = [_Equalizer(inner, scope, exact).run() for scope, inner in _scopes(copy)]
     return copy, EqualizationPlan(
@@ -45,6 +44,12 @@ def equalize_graph(graph: ModelGraph, *, exact: bool = False) -> tuple[ModelGrap
         exact=exact,
         changed={old: new for plan in plans for old, new in plan.changed.items()},
     )
+
+
+def quantized_note(graph: ModelGraph) -> str:
+    """Why a model that is quantised already is left alone; empty for any other."""
+    name = is_quantized(graph)
+    return f"the model is quantised already ({name}): its scales are fixed, so it stays as it is" if name else ""
 
 
 def _scopes(graph: ModelGraph, scope: str = "") -> list[tuple[str, ModelGraph]]:

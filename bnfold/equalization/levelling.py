@@ -22,9 +22,9 @@ from bnfold.folding.gauges.component import Cells
 #: The bias of a channel with tiny weights would otherwise grow until it alone fills the range of the activations.
 BIAS_REACH = 16.0
 #: With exact scales nothing changes where every channel is level to this many bits...
-_LEVEL = 0.01
+_LEVEL = 0.05
 #: ...and a change is carried on until it is level to so many.
-_FINE = 1e-4
+_FINE = 0.01
 #: With powers of two a step is taken where it is off by more than a bit; the rest is rounding of logarithms.
 _ONE = 1.0 + 1e-9
 #: Rounds over all channels; a bound on the time, which deep networks with exact scales may reach.
