@@ -205,7 +205,10 @@ def int8_report(
         models = {"original": loaded.as_onnx(folder)}
         original = load(models["original"])
         progress("folding and equalising")
-        for name, model in (("folded", api.fold(original).model), ("equalized", api.equalize(original, exact=exact).model)):
+        for name, model in (
+            ("folded", api.fold(original).model),
+            ("equalized", api.equalize(original, exact=exact).model),
+        ):
             models[name] = folder / f"{name}.onnx"
             model.save(models[name])
         weights = {name: _weights(load(models[name])) for name in ("folded", "equalized")}

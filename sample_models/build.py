@@ -166,7 +166,6 @@ def mobilenet_v1(activation: type[torch.nn.Module]) -> torch.nn.Module:
 
 def mobilenet_v2(activation: type[torch.nn.Module]) -> torch.nn.Module:
     """MobileNetV2 in small: inverted residuals with a linear end, which is what the next one adds to."""
-    import torch
     from torch import nn
 
     class Inverted(nn.Module):

@@ -14,6 +14,7 @@ from bnfold.reporting.renderers import FORMATS
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
+    from bnfold.quantization import Int8Report
 
 _SEVERITIES = ("error", "warning", "info", "never")
 
@@ -32,6 +33,7 @@ _SEVERITIES = ("error", "warning", "info", "never")
 @click.option("--statistics", "count_as_before", is_flag=True, hidden=True)  # what --count was called in 0.1
 @click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every BN and every finding, also where many are alike.")
+@options.int8
 @options.quiet("Print the findings and nothing else.")
 @options.allow_unsafe
 def analyze(
@@ -44,6 +46,7 @@ def analyze(
     count_as_before: bool,
     stats: bool,
     verbose: bool,
+    int8: str | None,
     quiet: bool,
     allow_unsafe: bool,
 ) -> int:
@@ -54,6 +57,8 @@ def analyze(
 
     Settings are read from bnfold.toml, or [tool.bnfold] in pyproject.toml, found upward from here.
     """
+    if int8 is not None and (output_format not in ("text", "json") or len(models) > 1):
+        raise click.UsageError("--int8 takes one model, and --format text or json.")
     from bnfold import api
     from bnfold.analysis.config import find_config
 
@@ -76,7 +81,12 @@ def analyze(
                 worst_exit = max(worst_exit, error.exit_code)
             else:
                 reports.append(config.without_ignored(report))
-    _print(output_format, reports, failures, counts=count or count_as_before, quiet=quiet, verbose=verbose)
+        measured = None
+        if int8 is not None and reports:
+            from bnfold.pipeline import int8_report
+
+            measured = int8_report(models[0], int8, allow_unsafe=allow_unsafe, progress=progress)
+    _print(output_format, reports, failures, measured, counts=count or count_as_before, quiet=quiet, verbose=verbose)
     return worst_exit or int(_fails(reports, fail_on or config.fail_on))
 
 
@@ -98,6 +108,7 @@ def _print(
     output_format: str,
     reports: Sequence[Report],
     failures: Mapping[str, str],
+    int8: Int8Report | None,
     *,
     counts: bool,
     quiet: bool,
@@ -109,5 +120,15 @@ def _print(
         click.echo(renderers.failure_line(model, sentence), err=True)
     if output_format == "text":
         renderers.print_text(reports, failures, counts=counts, quiet=quiet, verbose=verbose)
+        if int8 is not None:
+            from bnfold.reporting.console import make_console
+            from bnfold.reporting.int8 import print_int8
+
+            print_int8(make_console(), int8)
+    elif int8 is not None:
+        from bnfold.reporting import as_json
+
+        counted = renderers.rule_counts(reports) if counts else None
+        click.echo(as_json.render(reports, failures, counts=counted, int8=int8.to_dict()))
     else:
         click.echo(renderers.render(output_format, reports, failures, counts=counts))

@@ -1,4 +1,4 @@
-"""Positive scales, one a channel, that make weight ranges alike before a model is quantised. See docs/guides/int8.md."""
+"""Positive scales, one a channel, that make weight ranges alike for quantisation. See docs/guides/int8.md."""
 
 from __future__ import annotations
 

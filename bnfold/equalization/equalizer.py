@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Vector
 from bnfold.equalization.levelling import Problem, level
 from bnfold.equalization.plan import EqualizationPlan, LayerRanges, ScaledTensor, UnscaledTensor
-from bnfold.equalization.ranges import Link, channel_table
+from bnfold.equalization.ranges import Link, Table, channel_table
 from bnfold.equalization.variables import Variables, variables_of
-from bnfold.folding.gauges.carrying import Carrier, Change, Fault
+from bnfold.folding.gauges.carrying import Carrier, Change
 from bnfold.folding.gauges.component import Cells, Component, Place, Rows, Survey
 from bnfold.folding.gauges.solution import Choice
 from bnfold.folding.targets import Folder
@@ -74,7 +74,7 @@ class _Equalizer:
     def __init__(self, graph: ModelGraph, scope: str, exact: bool) -> None:
         self.graph, self.scope, self.exact = graph, scope, exact
         graph.complete_shapes()
-        self.folder = Folder(graph, ())
+        self.folder = Folder(graph, (), scope)
         self.layouts: dict[str, Layout] = {}
         for op in graph.ops():
             layout = linear_layout(graph, op)
@@ -115,7 +115,9 @@ class _Equalizer:
         component = survey.run(())
         for name in component.rim:
             if not self._fits(component, self.graph.op(name)):
-                component.pin(self.graph, name, f"{self._title(name)} has weights whose ranges cannot be told by channel")
+                component.pin(
+                    self.graph, name, f"{self._title(name)} has weights whose ranges cannot be told by channel"
+                )
         for name in component.staying:
             self._hold(component, self.graph.op(name))
         return component
@@ -125,7 +127,10 @@ class _Equalizer:
         layout = self.layouts.get(op.name)
         if layout is None:
             return False
-        sides = ((op.outputs[0], layout.out_axis, layout.out_channels), (op.input(layout.in_slot), layout.in_axis, layout.in_channels))
+        sides = (
+            (op.outputs[0], layout.out_axis, layout.out_channels),
+            (op.input(layout.in_slot), layout.in_axis, layout.in_channels),
+        )
         frames = [(component.frames.get(tensor), axis, channels) for tensor, axis, channels in sides]
         return all(f is None or f.size == 1 or (f.axis, f.size, f.grid) == (axis, n, ()) for f, axis, n in frames)
 
@@ -176,7 +181,7 @@ class _Equalizer:
         frame = component.frames.get(tensor)
         return np.broadcast_to(np.zeros(1, np.intp) if frame is None else variables.of[frame.cells], (channels,))
 
-    def _table(self, name: str) -> np.ndarray:
+    def _table(self, name: str) -> Table:
         return channel_table(self.layouts[name])
 
     # -- the change ------------------------------------------------------------------------------
@@ -196,12 +201,13 @@ class _Equalizer:
             self.layouts[name] = layout
         return rename
 
-    def _ranges(self) -> dict[str, np.ndarray]:
+    def _ranges(self) -> dict[str, Vector]:
         return {name: channel_ranges(layout) for name, layout in self.layouts.items()}
 
-    def _layer(self, name: str, before: np.ndarray, after: np.ndarray) -> LayerRanges:
+    def _layer(self, name: str, before: Vector, after: Vector) -> LayerRanges:
         op = self.graph.op(name)
         return LayerRanges(
+            key=self.folder.key(name),
             layer=op.display,
             type=op.type,
             scope=self.scope,
@@ -214,7 +220,7 @@ class _Equalizer:
     def _unscaled(self, component: Component, variables: Variables) -> list[UnscaledTensor]:
         """The outputs of layers of which some channel can have no scale; those of the model itself are not told."""
         found = []
-        for name, layout in self.layouts.items():
+        for name in self.layouts:
             op = self.graph.op(name)
             frame = component.frames.get(op.outputs[0])
             if frame is None:
@@ -226,12 +232,12 @@ class _Equalizer:
         return found
 
 
-def _logs(values: np.ndarray) -> np.ndarray:
+def _logs(values: Vector) -> Vector:
     with np.errstate(divide="ignore"):
-        return np.log2(np.abs(values))
+        return np.asarray(np.log2(np.abs(values)))
 
 
-def _gauges(component: Component, variables: Variables, scales: np.ndarray) -> dict[Place, Affine]:
+def _gauges(component: Component, variables: Variables, scales: Vector) -> dict[Place, Affine]:
     """The scale of every place that has one."""
     found: dict[Place, Affine] = {}
     for place, frame in component.frames.items():
@@ -244,4 +250,6 @@ def _gauges(component: Component, variables: Variables, scales: np.ndarray) -> d
 def _scaled(place: str, affine: Affine, rename: dict[str, str]) -> ScaledTensor:
     logs = np.log2(affine.scale)
     renamed = rename.get(place, place)
-    return ScaledTensor(tensor=place, renamed=renamed, channels=affine.size, low=float(logs.min()), high=float(logs.max()))
+    return ScaledTensor(
+        tensor=place, renamed=renamed, channels=affine.size, low=float(logs.min()), high=float(logs.max())
+    )

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 class LayerRanges:
     """How far the weight ranges of a layer's output channels are apart, in bits, before and after.
 
-    ``largest_before`` and ``largest_after`` are the largest absolute weight of all.
+    ``key`` is what a plan of folding calls the layer; ``largest_before`` and ``largest_after`` are the largest
+    absolute weight of all.
     """
 
+    key: str
     layer: str
     type: str
     scope: str

@@ -33,7 +33,9 @@ def variables_of(component: Component) -> Variables:
     rows = [rows for rows in component.rows if "size" in rows.systems]
     pairs = [(r.cells[:, 0], r.cells[:, 1]) for r in rows if _equates(r)]
     pins = {cell: r.why for r in reversed(rows) if r.cells.shape[1] == 1 for cell in r.cells[:, 0].tolist()}
-    sums = [(cells, factors, r.why) for r in rows if not _equates(r) and r.cells.shape[1] > 1 for cells, factors in _each(r)]
+    sums = [
+        (cells, factors, r.why) for r in rows if not _equates(r) and r.cells.shape[1] > 1 for cells, factors in _each(r)
+    ]
     while True:
         root = connected(component.size, pairs)
         pinned = {int(root[cell]) for cell in pins}
@@ -54,7 +56,7 @@ def variables_of(component: Component) -> Variables:
                 waiting.append((cells, factors, why))
         if waiting and not learned:
             cells, _, why = waiting.pop(0)
-            pins |= {cell: why for cell in cells.tolist()}
+            pins |= dict.fromkeys(cells.tolist(), why)
             learned = True
         sums = waiting
         if not learned:

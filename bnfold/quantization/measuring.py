@@ -91,9 +91,7 @@ def measure_int8(
         ]
     calibration, held_out = samples.counts
     losses = _losses(models, weights, settings, samples)
-    return Int8Report(
-        rows=tuple(rows), losses=losses, calibration=calibration, held_out=held_out, batch=samples.batch
-    )
+    return Int8Report(rows=tuple(rows), losses=losses, calibration=calibration, held_out=held_out, batch=samples.batch)
 
 
 def _answers(session: Session, feeds: Sequence[Mapping[str, Array]]) -> Answers:
@@ -169,10 +167,14 @@ def _quantize(source: Path, target: Path, samples: Samples, *, per_channel: bool
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
             )
-    # What it cannot quantise it says with any exception there is.
-    except (*runtime_errors(), AssertionError, AttributeError, LookupError, NotImplementedError, OSError) as error:
+    except _quantizer_errors() as error:
         return f"onnxruntime.quantization: {shortened(error)}"
     return ""
+
+
+def _quantizer_errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime.quantization raises for a model that it cannot quantise: it has no exceptions of its own."""
+    return (*runtime_errors(), AssertionError, AttributeError, LookupError, OSError)
 
 
 @contextmanager

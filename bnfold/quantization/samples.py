@@ -33,7 +33,9 @@ class Samples:
     @property
     def counts(self) -> tuple[int, int]:
         """How many samples there are of each."""
-        first, second = (sum(len(next(iter(feed.values()))) for feed in feeds) for feeds in (self.calibration, self.held_out))
+        first, second = (
+            sum(len(next(iter(feed.values()))) for feed in feeds) for feeds in (self.calibration, self.held_out)
+        )
         return first, second
 
 
