@@ -177,9 +177,10 @@ class _Equalizer:
         return problem
 
     def _of(self, component: Component, variables: Variables, tensor: str, channels: int) -> Cells:
-        """The variables of a tensor's channels, the ground for one without."""
+        """The variables of a tensor's channels, the ground for one without, or whose channels lie otherwise."""
         frame = component.frames.get(tensor)
-        return np.broadcast_to(np.zeros(1, np.intp) if frame is None else variables.of[frame.cells], (channels,))
+        fits = frame is not None and frame.size in (1, channels)
+        return np.broadcast_to(variables.of[frame.cells] if frame and fits else np.zeros(1, np.intp), (channels,))
 
     def _table(self, name: str) -> Table:
         return channel_table(self.layouts[name])

@@ -16,7 +16,7 @@ from bnfold.operators.linear import Layout, LinearFacts
 #: A channel whose scale or weights are this part of the layer's largest is as good as a constant.
 NEGLIGIBLE = 1e-6
 #: QuantizeLinear, DequantizeLinear, QLinearConv, QAttention, ConvInteger, MatMulIntegerToFloat and their like.
-_QUANTIZED = re.compile(r"Quantize|^QLinear|^Q[A-Z][a-z]|Integer")
+_QUANTIZED = re.compile(r"[Qq]uantize|^QLinear|^Q[A-Z][a-z]|Integer")
 
 
 def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:

@@ -353,6 +353,10 @@ class _Tie:
         known = np.concatenate(cells)
         ways = self.facts.lift(self.node, labels)
         done = self._from_lift(labels, known, ways) if isinstance(ways, list) else self._from_sink()
+        if not done and isinstance(ways, list) and self._flowing() == 1:
+            # Upward a Flatten tells every pixel from the next, downward it repeats a channel's label for each.
+            self.rows, self.touched = [], set()
+            done = self._from_sink()
         if done:
             self._pin_strangers()
             self.survey.found.rows += self.rows
@@ -392,6 +396,11 @@ class _Tie:
             flowing = [s for s, t in enumerate(self.op.inputs) if t and self.graph.constant(t) is None]
             sunk = self.facts.sink(self.node, dict.fromkeys(flowing, label))
         return sunk
+
+    def _flowing(self) -> int:
+        """How many of its inputs are tensors whose values matter."""
+        slots = (s for s, t in enumerate(self.op.inputs) if t and self.graph.constant(t) is None)
+        return sum(1 for slot in slots if self.facts.reads_values(slot))
 
     def _lifted(self, affines: Mapping[int, Affine]) -> list[Crossing]:
         ways = self.facts.lift(self.node, affines)
