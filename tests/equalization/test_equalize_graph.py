@@ -141,7 +141,7 @@ def test_a_residual_stream_has_one_scale_for_all_its_members():
     feeds = random_feeds(model)
     stream = made.root(made.layers[first][1])
     tensors = [tensor for tensor in result.plan.changed if made.root(tensor) == stream]
-    assert len(tensors) == 7  # three sums, two operands of them, and what two ReLUs put out
+    assert len(tensors) == 7  # the first convolution, two ReLUs, the ends of two branches, two sums
     for tensor in tensors:
         a, b = observed(model, tensor, feeds), observed(after, result.plan.changed[tensor], feeds)
         np.testing.assert_array_equal(b, a * scale[None, :, None, None])

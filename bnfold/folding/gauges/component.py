@@ -380,6 +380,7 @@ class _Tie:
                 continue
             sunk = self._sink(slot, frames[tensor])
             if isinstance(sunk, Refusal):
+                self._frame_alike(frames[tensor])
                 continue
             for index, affine in sunk.affines.items():
                 tensor = self.op.outputs[index]
@@ -387,6 +388,17 @@ class _Tie:
                     return False
             break
         return bool(self._framed_outputs())
+
+    def _frame_alike(self, frame: Frame) -> None:
+        """Where a constant has to change along (a bound for each channel), the output may lie as the input does.
+
+        That is a guess: what is lifted from there says whether it is right.
+        """
+        (output, *others), axis = self.op.outputs, frame.axis
+        if others or frame.grid or axis is None or not any(map(self.graph.constant, self.op.inputs)):
+            return
+        if dim_of(self.graph, output, axis) == frame.size:
+            self.survey.reach(output, axis, frame.size)
 
     def _sink(self, slot: int, frame: Frame) -> Crossing | Refusal:
         """Labels on one input; on all that flow through, where one alone does not pass."""
