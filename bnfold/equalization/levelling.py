@@ -29,6 +29,8 @@ _FINE = 0.01
 _ONE = 1.0 + 1e-9
 #: Rounds over all channels; a bound on the time, which deep networks with exact scales may reach.
 MAX_ROUNDS = 400
+#: Powers of two begin at exact scales, rounded, that need not be so good.
+_COARSE, _COARSE_ROUNDS = 0.1, 60
 
 
 @dataclass(slots=True)
@@ -56,6 +58,7 @@ def level(problem: Problem, *, exact: bool) -> tuple[Vector, bool]:
 class _Levelling:
     def __init__(self, problem: Problem, exact: bool) -> None:
         self.problem, self.exact = problem, exact
+        self.fine: float | None = None
         self.scales = np.zeros(problem.count + 1)
         self.bias = np.full(problem.count + 1, -np.inf)
         for variables, logs in problem.biases:
@@ -63,13 +66,23 @@ class _Levelling:
 
     def run(self) -> tuple[Vector, bool]:
         everything = np.arange(1, self.problem.count + 1)
-        if self.exact and (np.abs(self._steps(everything, self.problem.links)) <= _LEVEL / 2).all():
-            return self.scales, True
+        off = np.abs(self._wanted(everything, self.problem.links))
+        if (off <= (_LEVEL if self.exact else _ONE)).all():
+            return self.scales, True  # so that what is level stays as it is, whatever would be better still
+        if self.exact:
+            return self.scales, self._iterate(_FINE, MAX_ROUNDS)
+        self._iterate(_COARSE, _COARSE_ROUNDS)
+        self.scales = np.rint(self.scales)
+        return self.scales, self._iterate(None, MAX_ROUNDS)
+
+    def _iterate(self, fine: float | None, rounds: int) -> bool:
+        """Level everything to ``fine`` bits, or by powers of two; was that done within so many rounds?"""
+        self.fine = fine
         parts = [_Part.of(block, self.problem.links) for block in self.problem.blocks]
         dirty = [True] * len(parts)
-        for _ in range(MAX_ROUNDS):
+        for _ in range(rounds):
             if not any(dirty):
-                return self.scales, True
+                return True
             for number, part in enumerate(parts):
                 if dirty[number]:
                     dirty[number] = False
@@ -77,7 +90,7 @@ class _Levelling:
                         for other, neighbour in enumerate(parts):
                             affected = part.circular if other == number else not part.ids.isdisjoint(neighbour.ids)
                             dirty[other] |= affected
-        return self.scales, not any(dirty)
+        return not any(dirty)
 
     def _settle(self, part: _Part) -> bool:
         """Level the variables of a block; did any of them change?"""
@@ -91,6 +104,13 @@ class _Levelling:
 
     def _steps(self, variables: Cells, links: Iterable[Link]) -> Vector:
         """What to add to the scales of variables, each as if it alone were to change."""
+        wanted = self._wanted(variables, links)
+        if self.fine is not None:
+            return np.where(np.abs(wanted) > self.fine, wanted / 2, 0.0)
+        return np.where(np.abs(wanted) > _ONE, np.rint(wanted / 2), 0.0)
+
+    def _wanted(self, variables: Cells, links: Iterable[Link]) -> Vector:
+        """By how many bits what reads each variable exceeds what writes it, 0 where nothing may be done about it."""
         written, read = (np.full(self.scales.size, -np.inf) for _ in range(2))
         for link in links:
             np.maximum.at(written, link.outs, link.written(self.scales))
@@ -101,10 +121,7 @@ class _Levelling:
         # Upward no further than the bias allows, downward for the weights alone.
         up = np.where(there, read - np.maximum(written, (self.bias + self.scales)[variables]), 0.0)
         down = np.where(there, read - written, 0.0)
-        wanted = np.where(up > 0, up, np.minimum(down, 0.0))
-        if self.exact:
-            return np.where(np.abs(wanted) > _FINE, wanted / 2, 0.0)
-        return np.where(np.abs(wanted) > _ONE, np.rint(wanted / 2), 0.0)
+        return np.where(up > 0, up, np.minimum(down, 0.0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

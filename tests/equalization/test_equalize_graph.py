@@ -14,7 +14,9 @@ import bnfold
 def weights(model):
     """By name of the operator."""
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    return {node.name: stored[node.input[1]] for node in model.graph.node if len(node.input) > 1 and node.input[1] in stored}
+    return {
+        node.name: stored[node.input[1]] for node in model.graph.node if len(node.input) > 1 and node.input[1] in stored
+    }
 
 
 def pair(kind: str = "Relu", *, bits: float = 4.0, bias: float = 0.0, **attrs):
@@ -113,7 +115,10 @@ def test_a_depthwise_layer_shares_with_both_neighbours():
     before = weights(model)
     _, after = equalized(model, exact=True)
     behind = weights(after)
-    ranges = [np.abs(w).max(axis=axes) for w, axes in zip((before[n] for n in names), ((1, 2, 3), (1, 2, 3), (0, 2, 3)), strict=True)]
+    ranges = [
+        np.abs(w).max(axis=axes)
+        for w, axes in zip((before[n] for n in names), ((1, 2, 3), (1, 2, 3), (0, 2, 3)), strict=True)
+    ]
     wanted = np.cbrt(np.prod(ranges, axis=0))
     for name, axes in zip(names, ((1, 2, 3), (1, 2, 3), (0, 2, 3)), strict=True):
         np.testing.assert_allclose(np.abs(behind[name]).max(axis=axes), wanted, rtol=0.03)
@@ -209,7 +214,7 @@ def test_a_transposed_convolution_with_groups():
 
 
 def test_the_bias_of_a_dead_channel_does_not_grow_without_bound():
-    """A channel with next to no weights: levelled by them alone, its bias would be a hundred thousand times as large."""
+    """A channel with next to no weights: levelled by them alone, its bias would be ten thousand times as large."""
     net = Net(seed=12)
     weight = net.draw(C, C, 1, 1)
     weight[0] *= np.float32(1e-10)
@@ -289,7 +294,9 @@ def test_the_body_of_a_branch_is_equalised_too():
     result, after = equalized(model)
     onnx.checker.check_model(after)
     assert len(result.plan.scaled) == 4
-    assert {layer.scope for layer in result.plan.layers} == {f"{model.graph.node[0].name}/{k}_branch" for k in ("then", "else")}
+    assert {layer.scope for layer in result.plan.layers} == {
+        f"{model.graph.node[0].name}/{k}_branch" for k in ("then", "else")
+    }
     assert helper.printable_graph(after.graph)
     for value in (True, False):
         assert same_bits(model, after, {**random_feeds(model), "condition": np.array(value)})

@@ -48,7 +48,8 @@ class LevelNet:
         """An operator whose inputs and output have one scale."""
         y = str(self.net.op(kind, *inputs, **attrs))
         for tensor in inputs:
-            self.classes[self.root(tensor)] = self.root(y)
+            if self.root(tensor) != y:
+                self.classes[self.root(tensor)] = y
         return y
 
     def root(self, tensor: str) -> str:
