@@ -18,26 +18,32 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
-    from bnfold.api import analyze, check_runtime, equalize, fix, fold, load, verify
-    from bnfold.errors import BnfoldError, ModelFileError, OutputError, UsageError
-    from bnfold.pipeline import equalize_file, fix_file, fold_file, int8_report
-    from bnfold.results import EqualizeResult, FixResult, FoldResult
+    from bnfold.api import analyze, check, check_runtime, equalize, fix, fold, load, restyle, verify
+    from bnfold.errors import BnfoldError, BnfoldWarning, ModelFileError, OutputError, UsageError
+    from bnfold.pipeline import equalize_file, fix_file, fold_file, int8_report, restyle_file
+    from bnfold.restyling import Style
+    from bnfold.results import EqualizeResult, FixResult, FoldResult, RestyleResult
+    from bnfold.scanning import scan
     from bnfold.verification.verify_options import VerifyOptions
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BnfoldError",
+    "BnfoldWarning",
     "EqualizeResult",
     "FixResult",
     "FoldResult",
     "ModelFileError",
     "OutputError",
     "Report",
+    "RestyleResult",
+    "Style",
     "UsageError",
     "VerifyOptions",
     "__version__",
     "analyze",
+    "check",
     "check_runtime",
     "equalize",
     "equalize_file",
@@ -47,6 +53,9 @@ __all__ = [
     "fold_file",
     "int8_report",
     "load",
+    "restyle",
+    "restyle_file",
+    "scan",
     "verify",
 ]
 
@@ -54,18 +63,23 @@ __all__ = [
 #: Where the names stand that are not functions of the API.
 _ELSEWHERE = {
     "BnfoldError": "errors",
+    "BnfoldWarning": "errors",
     "EqualizeResult": "results",
     "FixResult": "results",
     "FoldResult": "results",
     "ModelFileError": "errors",
     "OutputError": "errors",
     "Report": "analysis.report",
+    "RestyleResult": "results",
+    "Style": "restyling",
     "UsageError": "errors",
     "VerifyOptions": "verification.verify_options",
     "equalize_file": "pipeline",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
     "int8_report": "pipeline",
+    "scan": "scanning.scanner",
+    "restyle_file": "pipeline",
 }
 
 

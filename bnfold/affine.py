@@ -6,7 +6,7 @@ where a weight is written (:class:`bnfold.graph.Param`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,6 +65,10 @@ class Affine:
             raise ValueError(f"{a.ndim}-dimensional arrays for {len(axes)} axes")
         if not a.size:
             raise ValueError("an affine has at least one channel")
+        if len(axes) == 1:  # the rule
+            if (a == a[0]).all() and (b == b[0]).all():
+                return cls(a[:1].copy(), b[:1].copy(), None)
+            return cls(np.ascontiguousarray(a), np.ascontiguousarray(b), axes[0])
         order = sorted(range(len(axes)), key=axes.__getitem__)
         a, b = a.transpose(order), b.transpose(order)
         kept: list[int] = []
@@ -221,20 +225,19 @@ class Affine:
         return f"Affine({self.size} channels, axis={self.axis}, scale={self.scale[:3]}…, shift={self.shift[:3]}…)"
 
 
-def concatenate(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
+def concatenate(parts: Mapping[int, Affine], sizes: Sequence[int], axis: int) -> Affine:
     """One map over the concatenation, along ``axis``, of tensors with ``sizes`` channels each.
 
-    A uniform part is expanded to its size. Raises ValueError where a part lies along another axis.
+    ``parts`` are by number; tensors without one keep their values. A uniform part is expanded to its size.
+    Raises ValueError where a part lies along another axis or has another size.
     """
-    expanded = []
-    for part, size in zip(parts, sizes, strict=True):
-        if part.axis is None:
-            part = Affine(np.repeat(part.scale, size), np.repeat(part.shift, size), axis)
-        elif part.axis != axis:
+    ends = np.cumsum(sizes)
+    scale, shift = np.ones(ends[-1]), np.zeros(ends[-1])
+    for index, part in parts.items():
+        if part.axis not in (None, axis):
             raise ValueError("a part lies along another axis")
-        expanded.append(part.expand(size))
-    return Affine(
-        np.concatenate([part.scale for part in expanded]),
-        np.concatenate([part.shift for part in expanded]),
-        axis,
-    )
+        if part.size not in (1, sizes[index]):
+            raise ValueError(f"{part.size} channels for a part of {sizes[index]}")
+        at = slice(ends[index] - sizes[index], ends[index])
+        scale[at], shift[at] = part.scale, part.shift
+    return Affine(scale, shift, axis)

@@ -1,16 +1,20 @@
-"""The public functions: load, analyze, fold, equalize, verify and fix. See the package's docstring for a tour."""
+"""The public functions: load, analyze, check, fold, equalize, verify, fix, restyle; the package has a tour of them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Container, Iterable
-from typing import TYPE_CHECKING, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from bnfold.analysis.size import measure
-from bnfold.errors import UsageError
+from bnfold.errors import BnfoldWarning, NotEquivalentError, UsageError
 from bnfold.folding import Plan, fold_graph
+from bnfold.folding.pair import Pair
 from bnfold.formats import load as _load
 from bnfold.graph import Model
-from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult
+from bnfold.restyling import Style, restyle_graph, style_of
+from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
@@ -25,12 +29,16 @@ __all__ = [
     "EqualizeResult",
     "FixResult",
     "FoldResult",
+    "RestyleResult",
     "analyze",
+    "check",
     "check_runtime",
     "equalize",
     "fix",
     "fold",
     "load",
+    "restyle",
+    "restyle_model",
     "verify",
 ]
 
@@ -96,7 +104,7 @@ def fold(
     folded = source.with_graph(graph)
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, folded) if verify else None
-    return FoldResult(folded, plan, summary, verification=verification)
+    return FoldResult(folded, plan, summary, verification=verification, pair=Pair(source.graph, graph, plan))
 
 
 def equalize(
@@ -148,7 +156,108 @@ def fix(model: ModelLike, *, verify: bool = False, allow_unsafe: bool = False) -
     found = analyze_graph(graph, name=name_of(original)).findings
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, fixed) if verify else None
-    return FixResult(fixed, changes, found, summary, verification=verification)
+    return FixResult(fixed, changes, found, summary, verification=verification, pair=Pair(source.graph, graph, Plan()))
+
+
+def check(
+    model: ModelLike,
+    *,
+    select: Iterable[str] | None = None,
+    ignore: Iterable[str] | None = None,
+    allow_unsafe: bool = False,
+) -> Report:
+    """:func:`analyze`, each finding a :class:`bnfold.BnfoldWarning` that names its layer: for a training script.
+
+    In a test, ``warnings.simplefilter("error", bnfold.BnfoldWarning)`` makes a finding fail it.
+    """
+    report = analyze(model, select=select, ignore=ignore, allow_unsafe=allow_unsafe)
+    for finding in report.findings:
+        where = f"{finding.layer}: " if finding.layer and finding.layer not in finding.message else ""
+        sentence = f"{finding.code} {finding.name}: {where}{finding.message}"
+        warnings.warn(BnfoldWarning(sentence, finding.code, finding.layer), stacklevel=2)
+    return report
+
+
+def restyle(
+    model: ModelLike,
+    norm: str = "before",
+    *,
+    on_input: bool = False,
+    only: Iterable[str] = (),
+    exempt: Iterable[str] = (),
+    bias: str = "auto",
+    weights: str = "keep",
+    seed: int = 0,
+    momentum: float | None = None,
+    epsilon: float | None = None,
+    data: Any = None,
+    exact: bool = False,
+    allow_unsafe: bool = False,
+) -> Any:
+    """A live ``keras.Model`` with BN before or after the activations of its hidden linear layers, or with none.
+
+    ``model`` is a Keras file or a ``keras.Model``, which stays as it is; the new one is compiled as it was. ``only``
+    and ``exempt`` are patterns of layer names. With ``bias="auto"`` a bias goes where a BN follows its layer directly
+    and comes where none does. With ``weights="keep"`` layers keep their weights, a BN that goes is folded and a new
+    one does nothing yet: its statistics are 0 and 1, or those of what passes it on ``data`` (an array, or one an
+    input by name). ``weights="fresh"`` initialises all anew, by ``seed``.
+
+    What cannot be exact is made all the same and is a :class:`bnfold.BnfoldWarning` each; ``exact`` raises
+    NotEquivalentError instead. Raises UsageError for arguments that make no sense, OutputError where Keras cannot
+    build the model, and what :func:`load` raises.
+    """
+    style = style_of(
+        norm, on_input=on_input, only=tuple(only), exempt=tuple(exempt), keep_bias=_bias_stays(bias),
+        momentum=momentum, epsilon=epsilon,
+    )  # fmt: skip
+    result = restyle_model(load(model, allow_unsafe=allow_unsafe), style, fresh=fresh_seed(weights, seed), data=data)
+    if exact and result.inexact:
+        raise NotEquivalentError("; ".join(f"{change.sentence}: {change.reason}" for change in result.inexact))
+    if weights != "fresh":
+        for change in result.inexact:
+            sentence = f"{change.sentence}, which needs training: {change.reason}"
+            warnings.warn(BnfoldWarning(sentence, layer=change.layer), stacklevel=2)
+    built: Any = result.model
+    return built.keras_model
+
+
+def _bias_stays(bias: str) -> bool:
+    if bias not in ("auto", "keep"):
+        raise UsageError(f"bias is auto or keep, not {bias!r}")
+    return bias == "keep"
+
+
+def fresh_seed(weights: str, seed: int) -> int | None:
+    """The seed where weights are initialised anew, None where they are kept. Raises UsageError for another word."""
+    if weights not in ("keep", "fresh"):
+        raise UsageError(f"weights is keep or fresh, not {weights!r}")
+    return seed if weights == "fresh" else None
+
+
+def restyle_model(
+    original: Model, style: Style, *, fresh: int | None = None, data: Any = None, build: bool = True
+) -> RestyleResult:
+    """:func:`restyle` with everything that it found out. Without ``build`` only what would be changed is told.
+
+    ``data`` may be the path of an ``.npz`` or ``.npy`` file as well.
+    """
+    keras_model: Any = original
+    if not hasattr(original, "retrainable"):
+        raise UsageError(
+            f"{name_of(original)} is no Keras model of layers: only such a one can be restyled and trained"
+        )
+    if fresh is not None and data is not None:
+        raise UsageError("data are measured for weights that are kept, not for fresh ones")
+    examples = keras_model.load_data(data) if data is not None else None
+    found = restyle_graph(original.graph, style, fresh=fresh is not None)
+    result = RestyleResult(None, found.changes, found.left, found.before, found.after)
+    if not build:
+        return result
+    model, remark = keras_model.retrainable(found.graph, fresh=fresh)
+    if examples is not None:
+        model.measure(found.norms, examples)
+    exact_part = original.with_graph(found.exact_part) if found.exact_part is not None else None
+    return replace(result, model=model, exact_part=exact_part, notes=(remark,) if remark else ())
 
 
 def verify(

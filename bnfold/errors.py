@@ -36,6 +36,15 @@ class NotEquivalentError(BnfoldError):
     exit_code = 1
 
 
+class BnfoldWarning(UserWarning):
+    """A finding about a model, for a training script or a test: ``code`` and ``layer`` are those of the finding."""
+
+    def __init__(self, message: str, code: str = "", layer: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.layer = layer
+
+
 class LimitError(BnfoldError):
     """A command did not come to its end within its limits of time and memory. Nothing was written."""
 

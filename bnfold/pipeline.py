@@ -19,14 +19,15 @@ from bnfold.formats import load
 from bnfold.formats.atomic import resolve_target
 from bnfold.graph import Model
 from bnfold.isolation import Ended, Limits, call
-from bnfold.results import EqualizeResult, FixResult, FoldResult
+from bnfold.restyling import Style
+from bnfold.results import Agreement, EqualizeResult, FixResult, FoldResult, RestyleResult
 from bnfold.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from bnfold.quantization import Int8Report, WeightOf
     from bnfold.verification import Verification, VerifyOptions
 
-__all__ = ["equalize_file", "fix_file", "fold_file", "int8_report"]
+__all__ = ["equalize_file", "fix_file", "fold_file", "int8_report", "restyle_file"]
 
 #: What a stage of the work is called while it runs.
 Progress = Callable[[str], None]
@@ -229,6 +230,64 @@ def _weights(model: Model) -> list[WeightOf]:
     ]
 
 
+def restyle_file(
+    source: str | PathLike[str],
+    output: str | PathLike[str] | None,
+    style: Style,
+    *,
+    fresh: int | None = None,
+    data: Any = None,
+    exact: bool = False,
+    verify: bool = True,
+    options: VerifyOptions | None = None,
+    allow_unsafe: bool = False,
+    progress: Progress = _silent,
+) -> RestyleResult:
+    """Write the Keras model in ``source`` in another style to ``output``: what ``bnfold restyle`` does.
+
+    :func:`bnfold.restyle` says what is changed; ``fresh`` is the seed of weights that are initialised anew. Without an
+    ``output`` nothing is built, and the result says what would be changed. With ``verify`` the exact changes are
+    compared with the original before the file gets its name: in onnxruntime, or where no ONNX can be made of the model
+    by Keras's own predictions. If they differ nothing is written. ``exact`` writes nothing either where a change is
+    not exact. Errors and promises are those of :func:`fold_file`.
+    """
+    target = _target(source, output) if output is not None else None
+    limits = options.limits() if options is not None else Limits()
+    progress("reading the model")
+    original = api.load(source, allow_unsafe=allow_unsafe)
+    if target is not None:
+        original.check_target(target)
+        if original.converts_to(target):
+            raise UsageError(f"{output}: a model that is to be trained is written as .keras or .h5")
+    progress("restyling")
+    result = api.restyle_model(original, style, fresh=fresh, data=data, build=target is not None)
+    if exact and result.inexact:
+        return replace(result, refused=f"{len(result.inexact)} of {len(result.changes)} changes are not exact")
+    if target is None:
+        return result
+    assert result.model is not None, "it is built where there is a target"
+    progress("writing")
+    with result.model.stage(target) as staged:
+        if verify and fresh is None:
+            progress("verifying")
+            runs = _Runs(original, Path(source), allow_unsafe, options, limits)
+            result = _with_exact_verified(result, runs, staged.path)
+        if result.equivalent:
+            staged.commit()
+            result = replace(result, path=Path(str(output)))
+    return result
+
+
+def _with_exact_verified(result: RestyleResult, runs: _Runs, written: Path) -> RestyleResult:
+    """The result with the verdict on what is exact: the written file, or the model before the rest was changed."""
+    if result.exact_part is None:
+        return runs.agreed(result, result.model, written)
+    with temporary_folder() as folder:
+        path = folder / "exact.keras"
+        result.exact_part.save(path)
+        return runs.agreed(result, result.exact_part, path)
+
+
 # -- before ------------------------------------------------------------------------------------------
 
 
@@ -320,11 +379,25 @@ class _Runs:
 
         options = self._options_for(model)
         if self._original.is_onnx:
-            return verify(self._original, written, options, self._limits)
+            return verify(self._original, written, options, self._limits, model)
         started = time.perf_counter()
         options = replace(options, timeout=None, memory=None)  # what they limit is the whole call
         found = call(_keras_verdict, self._limits, self._readable, self._allow_unsafe, written, options)
         return verification_of(found, time.perf_counter() - started)
+
+    def agreed(self, result: RestyleResult, model: Any, written: Path) -> RestyleResult:
+        """The result with the verdict on a file, or with the agreement of predictions where there is no ONNX of it."""
+        try:
+            found = self.verdict(model, written)
+        except OutputError as error:
+            reason = str(error)
+        else:
+            if found.verdict != "not verified" or self._limits:
+                return replace(result, verification=found)
+            reason = found.sentence()
+        original: Any = self._original
+        agreement = Agreement(*original.prediction_difference(load(written, allow_unsafe=True)))
+        return replace(result, agreement=agreement, notes=(*result.notes, reason))
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""

@@ -1,18 +1,21 @@
-"""What ``fold``, ``equalize`` and ``fix`` return."""
+"""What ``fold``, ``equalize``, ``fix`` and ``restyle`` return."""
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from bnfold.analysis.size import Size
 from bnfold.folding.plan import FoldStep, Plan, Remaining
+from bnfold.restyling import Change as StyleChange
+from bnfold.restyling import LeftAlone
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from bnfold.analysis.report import Finding
     from bnfold.equalization import EqualizationPlan
+    from bnfold.folding.pair import Pair
     from bnfold.graph import Model
     from bnfold.repair import Change
     from bnfold.verification import Latency, Verification
@@ -64,6 +67,8 @@ class FoldResult:
     culprits: tuple[FoldStep, ...] = ()
     dropped: tuple[FoldStep, ...] = ()
     notes: tuple[str, ...] = ()
+    #: Both graphs, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         left = f"{len(self.plan.steps)} steps, {len(self.plan.remaining)} left"
@@ -129,6 +134,8 @@ class FixResult:
     _: KW_ONLY
     verification: Verification | None = None
     path: Path | None = None
+    #: The graph before and after, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         left = f"{len(self.changes)} changes, {len(self.remaining)} findings left"
@@ -142,4 +149,78 @@ class FixResult:
             "remaining": [finding.to_dict() for finding in self.remaining],
             "summary": self.summary.to_dict(),
             "verification": self.verification.to_dict() if self.verification is not None else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far Keras's own predictions of two models lie apart, as part of the largest output, and how far they may."""
+
+    difference: float
+    allowed: float
+
+    @property
+    def equivalent(self) -> bool:
+        return self.difference <= self.allowed
+
+    def sentence(self) -> str:
+        """``Keras's predictions agree to 3.1e-07 of the largest output``."""
+        amount = f"{self.difference:.1e} of the largest output"
+        if self.equivalent:
+            return f"Keras's predictions agree to {amount} (no ONNX could be made of the model)"
+        return f"not equivalent: Keras's predictions differ by {amount}, {self.allowed:.1e} is allowed"
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return {
+            "equivalent": self.equivalent,
+            "difference": self.difference,
+            "allowed": self.allowed,
+            "sentence": self.sentence(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RestyleResult:
+    """A model in another style: what was changed, which layers were left alone, and the lists of layers.
+
+    ``model`` is None for a dry run. ``verification`` (or ``agreement``, where no ONNX can be made of the model) is
+    about the exact changes; None where nothing is exact or none was asked for. ``path`` is None where nothing was
+    written; ``refused`` says why, where that was asked for.
+    """
+
+    model: Model | None
+    changes: tuple[StyleChange, ...]
+    left: tuple[LeftAlone, ...]
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    _: KW_ONLY
+    exact_part: Model | None = None
+    verification: Verification | None = None
+    agreement: Agreement | None = None
+    path: Path | None = None
+    refused: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def inexact(self) -> tuple[StyleChange, ...]:
+        """The changes after which the model has to be trained."""
+        return tuple(change for change in self.changes if not change.exact)
+
+    @property
+    def equivalent(self) -> bool:
+        """Do the exact changes leave the outputs as they are, as far as that was asked?"""
+        return all(check is None or check.equivalent for check in (self.verification, self.agreement))
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON: everything but the model."""
+        return {
+            "output": str(self.path) if self.path is not None else None,
+            "changes": [change.to_dict() for change in self.changes],
+            "left": [item.to_dict() for item in self.left],
+            "layers": {"before": list(self.before), "after": list(self.after)},
+            "verification": self.verification.to_dict() if self.verification is not None else None,
+            "agreement": self.agreement.to_dict() if self.agreement is not None else None,
+            "refused": self.refused,
+            "notes": list(self.notes),
         }

@@ -9,6 +9,7 @@ from typing import Any
 
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
+from bnfold.folding.pair import Pair
 from bnfold.folding.plan import FoldKind
 
 #: The version of :meth:`Report.to_dict`; it rises when a key changes its meaning or goes away.
@@ -99,7 +100,7 @@ class Foldability:
         if not self.folds:
             return "stays after folding"
         text = FoldKind(self.direction).would
-        text = f"{text} {', '.join(self.into)}" if self.into else text
+        text = f"{text} {', '.join(self.into)}" if self.into else text.removesuffix(" into")
         text = f"{text} through {', '.join(self.through)}" if self.through else text
         return f"{text}, which stays" if self.backward or self.forward else text
 
@@ -202,6 +203,8 @@ class Report:
     batchnorms: tuple[BatchNormReport, ...]
     findings: tuple[Finding, ...]
     summary: Summary
+    #: The graph, and what folding would make of it, for pictures; None in a report that came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         found = len(self.findings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from bnfold.reporting.renderers import FORMATS
 if TYPE_CHECKING:
     from bnfold.analysis import Report
     from bnfold.quantization import Int8Report
+    from bnfold.reporting.page.sheets import Sheet
 
 _SEVERITIES = ("error", "warning", "info", "never")
 
@@ -34,6 +36,7 @@ _SEVERITIES = ("error", "warning", "info", "never")
 @click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every BN and every finding, also where many are alike.")
 @options.int8
+@options.report
 @options.quiet("Print the findings and nothing else.")
 @options.allow_unsafe
 def analyze(
@@ -47,6 +50,7 @@ def analyze(
     stats: bool,
     verbose: bool,
     int8: str | None,
+    report: str | None,
     quiet: bool,
     allow_unsafe: bool,
 ) -> int:
@@ -62,10 +66,12 @@ def analyze(
     from bnfold import api
     from bnfold.analysis.config import find_config
 
+    options.check_report(report, *models)
     config = find_config(Path.cwd())
     wanted = _codes(select) or config.select
     dropped = (*config.ignore, *_codes(ignore)) if not select else _codes(ignore)
     reports: list[Report] = []
+    sheets: list[Sheet] = []
     failures: dict[str, str] = {}
     worst_exit = 0
     with options.progress(quiet) as progress:
@@ -75,19 +81,34 @@ def analyze(
         for model in models:
             progress(f"analyzing {model}")
             try:
-                report = api.analyze(model, select=wanted, ignore=dropped, stats=stats, allow_unsafe=allow_unsafe)
+                found = api.analyze(
+                    model, select=wanted, ignore=dropped, stats=stats or report is not None, allow_unsafe=allow_unsafe
+                )
             except BnfoldError as error:
                 failures[model] = str(error)
                 worst_exit = max(worst_exit, error.exit_code)
             else:
-                reports.append(config.without_ignored(report))
+                found = config.without_ignored(found)
+            if report is not None:
+                from bnfold.reporting.page import sheets as page
+
+                sheets.append(page.of_failure(model, failures[model]) if model in failures else page.of_report(found))
+            if model not in failures:
+                reports.append(_printed(found, stats))
         measured = None
         if int8 is not None and reports:
             from bnfold.pipeline import int8_report
 
             measured = int8_report(models[0], int8, allow_unsafe=allow_unsafe, progress=progress)
+    options.write_report(report, lambda page: sheets)
     _print(output_format, reports, failures, measured, counts=count or count_as_before, quiet=quiet, verbose=verbose)
     return worst_exit or int(_fails(reports, fail_on or config.fail_on))
+
+
+def _printed(report: Report, stats: bool) -> Report:
+    """The report without what is not printed: graphs of many models are large."""
+    kept = report.batchnorms if stats else tuple(replace(item, statistics=None) for item in report.batchnorms)
+    return replace(report, batchnorms=kept, pair=None)
 
 
 def _codes(values: Sequence[str]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @click.option("--external-data", is_flag=True, help="Put weights into a file of their own (automatic above 2 GB).")
 @options.int8
 @options.verification
+@options.report
 @options.output_format("text", "json")
 @options.quiet("Print nothing unless something is wrong.")
 @options.allow_unsafe
@@ -39,6 +40,7 @@ def fold(
     latency: bool,
     external_data: bool,
     int8: str | None,
+    report: str | None,
     output_format: str,
     quiet: bool,
     allow_unsafe: bool,
@@ -55,6 +57,8 @@ def fold(
         raise click.UsageError("--keep-going needs the verification that --no-verify leaves out.")
     from bnfold import api
     from bnfold.pipeline import fold_file, int8_report
+
+    options.check_report(report, model, output)
 
     with options.progress(quiet) as progress:
         if dry_run or output is None:
@@ -79,6 +83,7 @@ def fold(
         measured = None
         if int8 is not None:
             measured = int8_report(model, int8, allow_unsafe=allow_unsafe, progress=progress)
+    options.write_report(report, lambda sheets: [sheets.of_fold(model, result)])
     failed = result.verification is not None and not result.verification.equivalent
     if output_format == "json" or failed or not quiet:
         _print(output_format, model, result, measured)

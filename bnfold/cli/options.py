@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, UsageError
 
 if TYPE_CHECKING:
+    from bnfold.reporting.page.sheets import Sheet
     from bnfold.verification import VerifyOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -88,15 +92,49 @@ int8 = click.option(
 )  # fmt: skip
 
 
+def report(function: F) -> F:
+    """--report, which puts the result into one HTML page as well."""
+    return click.option("--report", type=OUTPUT, metavar="FILE", help="Write the result as an HTML page too.")(function)
+
+
+def check_report(report: str | None, *others: str | None) -> None:
+    """Before any work is done: can the page be written? Raises UsageError where it would replace one of ``others``."""
+    if report is None:
+        return
+    from bnfold.formats.atomic import resolve_target
+
+    target = resolve_target(report)
+    if any(other is not None and resolved(other) == target for other in others):
+        raise UsageError(f"{report} is a model of this call; give the report another name")
+
+
+def resolved(path: str) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def write_report(report: str | None, sheets: Callable[[ModuleType], Sequence[Sheet]]) -> None:
+    """Write the page, if one is asked for, of what ``sheets`` makes with the module of that name."""
+    if report is None:
+        return
+    from bnfold.reporting.drawing import files
+    from bnfold.reporting.page import render
+    from bnfold.reporting.page import sheets as made
+
+    context = click.get_current_context()
+    settings = {name: value for name, value in context.params.items() if name != "report"}
+    files.write(report, render.page(str(context.info_name), sheets(made), settings))
+
+
 def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float | None) -> int | None:
     return None if megabytes is None else int(megabytes * 1e6)
 
 
+_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
 _VERIFICATION = (
     click.option("--rtol", type=click.FloatRange(min=0), help="Allow this part of an output's range."),
     click.option("--atol", type=click.FloatRange(min=0), help="Allow this much in an output's own unit."),
     click.option("--inputs", type=OUTPUT, metavar="FILE", help="Compare on these inputs (.npz, or .npy for one)."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs."),
+    _SEED,
     click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
     click.option("--provider", default="CPUExecutionProvider", show_default=True, help="onnxruntime's provider."),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
@@ -116,6 +154,18 @@ def verification(function: F) -> F:
     for option in reversed(_VERIFICATION):
         function = option(function)
     return function
+
+
+def verification_seeded(help: str) -> Callable[[F], F]:
+    """:func:`verification` for a command whose --seed is that of something else as well, as ``help`` says."""
+
+    def decorate(function: F) -> F:
+        own = click.option("--seed", type=int, default=0, show_default=True, help=help)
+        for option in reversed(_VERIFICATION):
+            function = (own if option is _SEED else option)(function)
+        return function
+
+    return decorate
 
 
 def verify_options(values: Mapping[str, Any]) -> VerifyOptions:

@@ -10,8 +10,9 @@ from bnfold.equalization.plan import EqualizationPlan, LayerRanges, ScaledTensor
 from bnfold.equalization.ranges import Link, Table, channel_table
 from bnfold.equalization.variables import Variables, variables_of
 from bnfold.folding.gauges.carrying import Carrier, Change
-from bnfold.folding.gauges.component import Cells, Component, Place, Rows, Survey
+from bnfold.folding.gauges.component import Cells, Component, Place, Rows
 from bnfold.folding.gauges.solution import Choice
+from bnfold.folding.gauges.survey import Survey
 from bnfold.folding.targets import Folder
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import as_affine, linear_bias
@@ -107,12 +108,12 @@ class _Equalizer:
     # -- what may be scaled ----------------------------------------------------------------------
 
     def _survey(self) -> Component:
-        survey = _ScaleSurvey(self.folder.context, ())
+        survey = _ScaleSurvey(self.folder.context, {})
         for name, layout in self.layouts.items():
             op = self.graph.op(name)
             if layout.out_axis is not None and op.outputs[0] and not self.graph.is_output(op.outputs[0]):
                 survey.reach(op.outputs[0], layout.out_axis, layout.out_channels)
-        component = survey.run(())
+        component = survey.walk()
         for name in component.rim:
             if not self._fits(component, self.graph.op(name)):
                 component.pin(

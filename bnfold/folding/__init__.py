@@ -51,18 +51,23 @@ class _Run:
         folder = Folder(graph, self.skip, scope)
         folder.editor.loose |= freed
         self.unread += folder.editor.sweep()
-        folder.run()
-        while self.branches:
-            merger = Merger(graph, folder.editor, folder.frozen, folder.key, scope)
-            changed = merger.run()
-            folder.steps += merger.steps
-            if not changed:
-                break
-            folder.revisit(changed)
+        while True:
             folder.run()
+            if not (self._merge(folder) or folder.gauge_blocked()):
+                break
         folder.editor.prune()
         self.steps += folder.steps
         self.remaining += folder.remaining()
+
+    def _merge(self, folder: Folder) -> bool:
+        """Merge parallel branches, if that is wanted; whether that changed anything."""
+        if not self.branches:
+            return False
+        merger = Merger(folder.graph, folder.editor, folder.frozen, folder.key, folder.scope)
+        changed = merger.run()
+        folder.steps += merger.steps
+        folder.revisit(changed)
+        return bool(changed)
 
     def _fold_bodies(self, graph: ModelGraph, op: Op, scope: str) -> set[str]:
         """Fold the subgraphs of an operator; the outer tensors that they no longer read."""

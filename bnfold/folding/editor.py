@@ -86,6 +86,8 @@ class Editor:
     def _pin(self, op: Op) -> None:
         """Write down shapes that only the producers tell, before these are taken apart."""
         for tensor in filter(None, (*op.inputs, *op.outputs)):
+            if tensor in self.graph.params:
+                continue
             known = self.graph.tensor(tensor)
             if known.shape is not None and None not in known.shape:
                 continue
@@ -97,8 +99,7 @@ class Editor:
 
     def _detach(self, name: str) -> None:
         """Let go of an operator's outputs, so that names can be exchanged, but keep its place."""
-        op = self.graph.op(name)
-        self.graph.put(replace(op, outputs=()))
+        self.graph.release(name)
 
     def _rewrite(
         self, op: Op, rewrite: Rewrite | None, constants: Mapping[Use, Param], rename: Mapping[str, str]
@@ -111,7 +112,7 @@ class Editor:
                 inputs[slot] = self.constant(param, replaces=op.input(slot))
         self.changed.add(op.name)
         if rewrite is None:
-            self.graph.put(replace(op, inputs=tuple(inputs), outputs=outputs, record=None))
+            self.graph.put(op.between(tuple(inputs), outputs))
             return
         if isinstance(rewrite, NewAffine):
             # The parameters of what it was are loose, its data are not.
@@ -171,7 +172,7 @@ class Editor:
         self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, old_data))
         first, *rest = self._form(data, affine, op) or [dialect_of(self.graph).identity()]
         # Its output is free for whoever comes last.
-        self.graph.put(replace(op, outputs=(), inputs=()))
+        self.graph.release(op.name)
         target = self._declared_like(output, f"{output}_scaled") if rest else output
         inputs = self.inputs(first, data)
         made = Op(

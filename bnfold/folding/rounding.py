@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.graph import Array, Derived, Limits, Param, float_limits
+from bnfold.graph import BLOCK_BYTES, Array, Derived, Limits, Param, float_limits
 
 
 def overflow_code(dtype: np.dtype[Any]) -> str:
@@ -33,9 +33,17 @@ def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:
     if not param.is_float or not param.size:
         return None
     limits = float_limits(param.dtype)
-    if isinstance(param.data, Derived) and _clearly_safe(param.data, limits, channel_axis):
+    # Small products are formed faster than bounds of them are found.
+    if (
+        param.nbytes > BLOCK_BYTES
+        and isinstance(param.data, Derived)
+        and _clearly_safe(param.data, limits, channel_axis)
+    ):
         return None
     peaks = _channel_peaks(param, channel_axis)
+    # A NaN is in no range.
+    if peaks.max() <= limits.largest and (len(param.shape) < 2 or peaks.min() >= limits.smallest_normal):
+        return None
     name = param.dtype.name
     if not np.isfinite(peaks).all():
         return "the weights are not finite"

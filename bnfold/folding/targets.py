@@ -68,7 +68,7 @@ class Folder:
             self._worklist.add_changed(self.editor.take_changed())
             name = self._worklist.pop()
             if name is None:
-                if not (self._join_blocked() or self._learn_shapes() or self._gauge_blocked()):
+                if not (self._join_blocked() or self._learn_shapes()):
                     return
                 continue
             candidate = self._candidates.of(name)
@@ -329,8 +329,8 @@ class Folder:
             self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=holders)
         return True
 
-    def _gauge_blocked(self) -> bool:
-        """Affines that are blocked one by one may go together."""
+    def gauge_blocked(self) -> bool:
+        """Let affines go together that are blocked one by one; whether that changed anything."""
         blocked = [candidate for head, (candidate, _, _) in self._blocked.items() if head in self.graph]
         if not blocked or len(self.steps) == self._steps_gauged:
             return False  # what a gauge leaves, another one leaves too
@@ -341,7 +341,7 @@ class Folder:
             for op in rest:
                 self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
             self._record_gauge(first, gone)
-        self._steps_gauged = len(self.steps)
+        self._steps_gauged = -1 if outcome.other_types else len(self.steps)
         return bool(outcome.gone)
 
     # -- the record ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Op, walk
+from bnfold.graph import ModelGraph, Op, Param, walk
 from bnfold.operators import linear_bias
 from bnfold.operators.base import Combination, Crossing, Node, Role, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
@@ -31,9 +31,12 @@ def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
 def channel_ranges(layout: Layout) -> Vector:
     """The largest absolute weight of each output channel, in float64.
 
-    The weight is read in pieces. Channels that are counted within groups are laid out group by group.
+    The weight is read in pieces; NaN where it is left unread. Channels that are counted within groups
+    are laid out group by group.
     """
     weight, out = layout.weight, layout.weight_out
+    if isinstance(weight, Param) and not weight.is_known:
+        return np.full(layout.out_channels, np.nan)
     rest = tuple(axis for axis in range(len(weight.shape)) if axis not in (out, layout.weight_in))
     blocks = [np.abs(weight.exact_rows(*rows)).max(axis=rest, initial=0.0) for rows in weight.row_blocks()]
     table = np.concatenate(blocks)
@@ -121,6 +124,12 @@ def has_bias_input(op: Op) -> bool:
     """Does a linear operator read a bias, be it constant or computed?"""
     facts = facts_of(op)
     return isinstance(facts, LinearFacts) and facts.bias_slot is not None and bool(op.input(facts.bias_slot))
+
+
+def bias_slot(op: Op) -> int | None:
+    """The slot of a linear operator's bias; None for one that can have none, and for any other operator."""
+    facts = facts_of(op)
+    return facts.bias_slot if isinstance(facts, LinearFacts) else None
 
 
 def can_drop_bias(graph: ModelGraph, op: Op) -> bool:

@@ -57,8 +57,10 @@ class TestUnfoldable:
         assert (finding.layer, finding.severity) == ("bn", Severity.INFO)
         assert finding.message == (
             "bn stays after folding: backward, the output of concat (Concat) is also seen by concat_2; forward, relu "
-            "(Relu) is nonlinear, so no shift passes."
+            "(Relu) is nonlinear, so no shift passes; with its stream, bn wants another shift of concat_4_out, "
+            "but concat_13_out is the model's output and relu (Relu) lets no shift through."
         )
+        assert finding.values["together"]["of"] == "shift"
         assert finding.values["backward"]["code"] == "observed"
         assert finding.values["forward"]["code"] == "nonlinear"
 

@@ -48,6 +48,7 @@ def test_the_sentences():
     (left,) = plan.remaining
     assert left.sentence() == (
         "first (BatchNormalization) stays. Backward: tanh (Tanh) is nonlinear. Forward: sigmoid (Sigmoid) is nonlinear."
+        f" With its stream: {left.together.sentence}."
     )
     assert left.is_batchnorm
 

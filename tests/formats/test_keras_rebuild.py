@@ -296,7 +296,7 @@ def test_an_activation_that_something_came_before_is_a_layer_of_its_own() -> Non
     kernel, bias = model.keras_model.get_weights()
     expected = np.maximum(2 * (inputs["x"] @ kernel + bias) + 1, 0)
     np.testing.assert_allclose(changed.predict(inputs)[0], expected, rtol=1e-5, atol=1e-5)
-    assert [layer.name for layer in changed.keras_model.layers] == ["dense", "scale", "dense_relu"]
+    assert [layer.name for layer in changed.keras_model.layers] == ["dense", "scale", "dense_activation"]
 
 
 def test_a_batchnorm_can_take_others_in() -> None:

@@ -56,11 +56,13 @@ class UnfoldableBatchNorm(Rule):
 
     ## What it finds
     A BN in inference form that can be folded neither into what computes its input nor into what reads its output,
-    with the operator that stands in the way on each side.
+    with the operator that stands in the way on each side, and that cannot go together with the stream it reads
+    either, with the demands that contradict each other.
 
     ## Why it matters
-    It costs a pass over its tensor at inference. Where the architecture puts a BN between a tensor that others read
-    too and a nonlinearity, as DenseNet does, no algebra removes it; elsewhere a change of the model may.
+    It costs a pass over its tensor at inference. A BN between a tensor that others read too and a nonlinearity folds
+    with its residual stream, as in pre-activation ResNets; where the others are BN that want something else of the
+    tensor, as in DenseNet, one of them has its wish, and no algebra removes the rest. A change of the model may.
 
     ## Example
     ```python
@@ -69,7 +71,7 @@ class UnfoldableBatchNorm(Rule):
     ```
 
     ## Fix
-    Read the two reasons. Common ones that a retrained model can avoid: a convolution with zero padding behind a BN,
+    Read the reasons. Common ones that a retrained model can avoid: a convolution with zero padding behind a BN,
     and an activation between the linear layer and its BN.
 
     ## Reference
@@ -79,7 +81,7 @@ class UnfoldableBatchNorm(Rule):
     code = "BN402"
     name = "unfoldable-bn"
     severity = Severity.INFO
-    message = "{layer} stays after folding: backward, {backward}; forward, {forward}."
+    message = "{layer} stays after folding: backward, {backward}; forward, {forward}{together}."
 
     def check(self, context: Context) -> Iterator[Finding]:
         for site in context.sites:
@@ -89,9 +91,14 @@ class UnfoldableBatchNorm(Rule):
                     context,
                     site.op,
                     layer=site.label,
-                    values={"backward": fate.backward.to_dict(), "forward": fate.forward.to_dict()},
+                    values={
+                        "backward": fate.backward.to_dict(),
+                        "forward": fate.forward.to_dict(),
+                        "together": None if fate.together is None else fate.together.to_dict(),
+                    },
                     backward=fate.backward.sentence,
                     forward=fate.forward.sentence,
+                    together="" if fate.together is None else f"; with its stream, {fate.together.sentence}",
                 )
 
 

@@ -19,6 +19,8 @@ from bnfold.refusal import Refusal
 
 #: How far two ways to the same vector may part, relative to its size: they add up in different orders.
 _CLOSE = 1e-9
+#: How far a number may be off that was composed of others.
+_ROUNDING = 1e-12
 
 
 @dataclass(slots=True)
@@ -198,6 +200,7 @@ class Carrier:
         if signs:
             total = Affine(np.sign(total.scale), np.zeros(total.size), total.axis, total.grid)
         else:
+            total = _tidy(total, candidate.total, before, behind)
             price = self.context.cost(op, NewAffine(total))
             if isinstance(price, Refusal):
                 return price
@@ -214,6 +217,13 @@ def _wide(first: Affine, second: Affine) -> Affine:
     if not first.composes(second) and second.is_uniform:
         second = second.as_uniform()
     return first.then(second)
+
+
+def _tidy(total: Affine, *parts: Affine | None) -> Affine:
+    """One and zero where a composition of ``parts`` is off by rounding: they have forms of their own."""
+    reach = max(float(np.abs(part.shift).max()) * max(1.0, float(np.abs(total.scale).max())) for part in parts if part)
+    scale = np.where(np.abs(total.scale - 1.0) < _ROUNDING, 1.0, total.scale)
+    return replace(total, scale=scale, shift=np.where(np.abs(total.shift) <= _ROUNDING * reach, 0.0, total.shift))
 
 
 def _alike(first: Affine | None, second: Affine | None) -> bool:

@@ -13,9 +13,10 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
-from bnfold.folding.gauges.component import Component, Survey
+from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
+from bnfold.folding.gauges.survey import Survey
 from bnfold.folding.moves import Blocked, Context, Move
 from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
@@ -48,6 +49,8 @@ class Outcome:
 
     gone: list[Gone] = field(default_factory=list)
     contradictions: dict[str, Contradiction] = field(default_factory=dict)
+    #: Has an affine that stays become an operator of another type? That may allow more.
+    other_types: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,9 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
             outcome.contradictions[head] = found
     waiting = dict.fromkeys(head for head in prepared if tried.get(head) is not stuck[head])
     tried |= stuck
+    members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
     while waiting:
-        component = Survey(context, stuck.values()).run([next(iter(waiting))])
+        component = Survey(context, members).run(stuck[next(iter(waiting))])
         for head in component.heads:
             waiting.pop(head, None)
         _Settlement(context, editor, component, stuck, prepared, outcome).run()
@@ -120,7 +124,7 @@ class _Settlement:
     outcome: Outcome
 
     def run(self) -> None:
-        component, contradictions = self.component, self.outcome.contradictions
+        graph, component, contradictions = self.context.graph, self.component, self.outcome.contradictions
         for head, clash in hopeless(component, self._live()).items():
             contradictions[head] = _contradiction(self.stuck[head], clash, self.stuck)
         for removal in list(component.removals):
@@ -129,7 +133,7 @@ class _Settlement:
                 component.held[removal.head] = None
         dtype = self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
         for _ in range(_MAX_FAULTS if component.removals else 0):
-            choice = Solver(component, self._live(), self._signs_pay(), reach_of(dtype)).solve()
+            choice = Solver(component, self._live(), self._signs_pay(), self._names(), reach_of(dtype)).solve()
             for head, clash in choice.clashes.items():
                 contradictions[head] = _contradiction(self.stuck[head], clash, self.stuck)
             change = self._described(choice) if choice.gone else None
@@ -137,7 +141,7 @@ class _Settlement:
                 if change is not None:
                     self._carry_out(choice)
                 return
-            component.pin(self.context.graph, change.op, change.refusal.sentence)
+            component.pin(graph, change.op, change.refusal.sentence)
 
     def _live(self) -> dict[str, NDArray[np.bool_]]:
         """For each removal the channels that demand anything."""
@@ -146,6 +150,11 @@ class _Settlement:
             removal.head: np.broadcast_to(self.prepared.get(removal.head, everything).live, removal.scale.shape)
             for removal in self.component.removals
         }
+
+    def _names(self) -> dict[str, str]:
+        """What the model returns has one name: of the affines of a tensor one may give up the name of an output."""
+        found = (removal.candidate for removal in self.component.removals)
+        return {c.head: c.input for c in found if self.context.graph.is_output(c.output)}
 
     def _signs_pay(self) -> frozenset[str]:
         """Those of which a multiplication by signs is less than there is now."""
@@ -178,12 +187,14 @@ class _Settlement:
         vanished = {candidate.output for candidate in whole}
         changed = {tensor: None for tensor in (*change.move.changed, *emptied) if tensor not in vanished}
         told = {head: _told(graph, stuck[head], change) for head in choice.gone}
-        keep = {candidate.input: candidate.output for candidate in whole if graph.is_output(candidate.output)}
+        origin = _origins(whole)
+        keep = {tensor: output for output, tensor in origin.items() if graph.is_output(output)}
         rename = renamed(graph, changed, keep)
         for candidate in whole:
             editor.drop(op.name for op in candidate.ops)
-            if keep.get(candidate.input) != candidate.output:
-                editor.redirect(candidate.output, candidate.input)
+        for output, tensor in origin.items():
+            if keep.get(tensor) != output:
+                editor.redirect(output, tensor)
         editor.carry_out([change.move], rename)
         for head, total in change.staying.items():
             self._replace(head, total)
@@ -200,6 +211,19 @@ class _Settlement:
         output = graph.op(rest[-1] if rest else first).outputs[0]
         self.editor.drop(rest)
         self.editor.replace_affine(op, source, total, output)
+        simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
+        self.outcome.other_types |= simple and graph.op(first).type != op.type
+
+
+def _origins(whole: Iterable[Candidate]) -> dict[str, str]:
+    """For the output of each affine that goes the tensor that is read instead, past others that go."""
+    direct = {candidate.output: candidate.input for candidate in whole}
+    found = {}
+    for output, tensor in direct.items():
+        while tensor in direct:
+            tensor = direct[tensor]
+        found[output] = tensor
+    return found
 
 
 def _told(graph: ModelGraph, candidate: Candidate, change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -235,6 +259,8 @@ def _contradiction(candidate: Candidate, clash: Clash, stuck: Mapping[str, Candi
     others = [stuck[head].ops[0].display for head in clash.others]
     if others:
         sentence = f"{label} and {others[0]} want different {clash.system}s of {candidate.input}"
+        if clash.system == "name":
+            sentence = f"the model returns both what {label} and what {others[0]} make of {candidate.input}"
         return Contradiction(sentence=sentence, of=clash.system, tensor=candidate.input, constraints=(label, *others))
     pins = clash.pins[:2] or ("the operators around it allow none",)
     sentence = f"{label} wants another {clash.system} of {candidate.input}, but {' and '.join(pins)}"

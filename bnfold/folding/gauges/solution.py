@@ -15,7 +15,7 @@ from bnfold.folding.gauges.strands import Demand, Group, contracted, groups_of, 
 
 #: All of an affine goes, or all but its signs.
 WHOLE, SIGNS = "whole", "signs"
-#: Equations added while looking for a better choice: a bound on the time, not on the networks.
+#: Demands made while looking for a better choice, beside three times those of the first: a bound on the time.
 MAX_EXCHANGE = 20_000
 
 
@@ -151,9 +151,12 @@ class Solver:
         component: Component,
         alive: dict[str, NDArray[np.bool_]],
         signs_pay: frozenset[str],
+        names: dict[str, str],
         reach: float,
     ) -> None:
         self.component, self.alive, self.signs_pay, self.reach = component, alive, signs_pay, reach
+        #: Of those that share a name here one alone may go; who has it.
+        self.names, self.owners = names, dict[str, str]()
         self.removals = {removal.head: removal for removal in component.removals}
         self.variables = contracted(component, alive)
 
@@ -175,6 +178,7 @@ class Solver:
 
     def _solve(self, *, apart: bool) -> Choice:
         self._build(apart=apart)
+        self.owners.clear()
         start = [systems.mark() for systems in self.systems]
         choice = self._greedy(self.removals)
         if choice.clashes:
@@ -198,15 +202,16 @@ class Solver:
 
     def _exchanged(self, choice: Choice, start: list[tuple[int, int, int]]) -> Choice:
         """Give up one for two, as long as that is found and time allows."""
+        limit = min(MAX_EXCHANGE, 200 + 3 * self.spent)
         improved = True
-        while improved and self.spent < MAX_EXCHANGE:
+        while improved and self.spent < limit:
             improved = False
             blocked: dict[str, list[str]] = {}
             for head, clash in choice.clashes.items():
                 for other in clash.others:
                     blocked.setdefault(other, []).append(head)
             for other, heads in sorted(blocked.items(), key=lambda item: -len(item[1])):
-                if len(heads) < 2 or self.spent >= MAX_EXCHANGE:
+                if len(heads) < 2 or self.spent >= limit:
                     break
                 self._restart(start)
                 kept = [head for head in choice.gone if head != other]
@@ -218,11 +223,15 @@ class Solver:
         return self._greedy([*choice.gone, *choice.clashes])
 
     def _restart(self, start: list[tuple[int, int, int]]) -> None:
+        self.owners.clear()
         for systems, marks in zip(self.systems, start, strict=True):
             systems.undo(marks)
 
     def _try(self, removal: Removal, *, signs: bool) -> Clash | None:
         """Let an affine go, or say what contradicts it."""
+        name = self.names.get(removal.head) if signs else None
+        if name in self.owners:
+            return Clash("name", (self.owners[name],), ())
         done: list[tuple[_Systems, tuple[int, int, int]]] = []
         for systems in self.at[removal.head]:
             done.append((systems, systems.mark()))
@@ -233,6 +242,8 @@ class Solver:
                     for other, marks in reversed(done):
                         other.undo(marks)
                     return self._clash(removal, *found)
+        if name is not None:
+            self.owners[name] = removal.head
         return None
 
     @staticmethod

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from bnfold.errors import OutputError, UsageError, shortened
 from bnfold.formats.atomic import StagedFile, staged_file
-from bnfold.formats.keras import topology
+from bnfold.formats.keras import topology, training
 from bnfold.formats.keras.backend import quiet
 from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
-from bnfold.formats.keras.read import Reading
+from bnfold.formats.keras.read import Reading, read
 from bnfold.formats.keras.rebuild import rebuild
 from bnfold.formats.keras.skeleton import Skeleton
 from bnfold.graph import Array, ModelGraph, ParameterAccount
@@ -28,6 +29,8 @@ _SUFFIXES = (".keras", ".h5", ".hdf5", ".onnx")
 _CHUNK_BYTES = 1 << 20
 #: What stands for a size that the model leaves open, where a feed has to be made up.
 _BATCH, _OPEN_SIZE = 2, 32
+#: On how many batches two models' predictions are compared.
+_PREDICTIONS = 3
 
 
 class KerasModel:
@@ -74,6 +77,35 @@ class KerasModel:
         if self._graph is self._reading.graph:
             return self._reading.root.model
         return rebuild(self._keras, self._graph, self._reading)
+
+    def retrainable(self, graph: ModelGraph, *, fresh: int | None = None) -> tuple[KerasModel, str]:
+        """A model of a changed graph, built and compiled as this one was, and a remark on what of that was not kept.
+
+        With a seed in ``fresh`` its weights are initialised anew by each layer's own initialisers. Raises OutputError.
+        """
+        model = rebuild(self._keras, graph, self._reading, fresh=fresh)
+        settings = training.compile_settings(self._reading.root.model, self._path)
+        remark = training.compile_as(self._keras, model, settings)
+        reading = read(self._keras, model, self._name)
+        return KerasModel(self._keras, reading, reading.graph, None), remark
+
+    def load_data(self, data: str | PathLike[str] | Array | Mapping[str, Array]) -> Mapping[str, Array]:
+        """Examples by input name: from a ``.npz`` or ``.npy`` file, or arrays as they are. Raises UsageError."""
+        if isinstance(data, (str, PathLike)):
+            return training.load_data(self._reading, Path(data))
+        names = [tensor.name for tensor in self._graph.inputs]
+        given = data if isinstance(data, Mapping) else {names[0]: np.asarray(data)}
+        if set(given) != set(names):
+            raise UsageError(f"the data need one array for each of {', '.join(names)}")
+        training.check_data(self._reading, given, "the data")
+        return given
+
+    def measure(self, norms: Collection[str], data: Mapping[str, Array]) -> None:
+        """Give BN operators that do nothing the statistics of what passes them on ``data``; they still do nothing.
+
+        Their layers are changed in place: for a model that was just built.
+        """
+        training.measure(self._reading, norms, data)
 
     @property
     def _name(self) -> str:
@@ -192,8 +224,21 @@ class KerasModel:
         expected = self.predict(feeds)
         return max(_difference(a, b) for a, b in zip(expected, actual, strict=True))
 
-    def _random_feeds(self) -> dict[str, Array]:
-        random = np.random.default_rng(0)
+    def prediction_difference(self, other: KerasModel) -> tuple[float, float]:
+        """How far another model's predictions stray from this one's on random inputs, and what rounding explains.
+
+        Both as parts of the largest output; the second is the root of the coarsest output's machine epsilon.
+        """
+        gaps, steps = [0.0], [0.0]
+        for seed in range(_PREDICTIONS):
+            feeds = self._random_feeds(seed)
+            expected, actual = self.predict(feeds), other.predict(feeds)
+            gaps += [_difference(a, b) for a, b in zip(expected, actual, strict=True)]
+            steps += [_eps(a.dtype) for a in expected if "float" in a.dtype.name]
+        return max(gaps), max(steps) ** 0.5
+
+    def _random_feeds(self, seed: int = 0) -> dict[str, Array]:
+        random = np.random.default_rng(seed)
         feeds: dict[str, Array] = {}
         for tensor in self._graph.inputs:
             sizes = [size if isinstance(size, int) else _OPEN_SIZE for size in (tensor.shape or ())]
@@ -202,6 +247,11 @@ class KerasModel:
             values = random.standard_normal(shape) if dtype.kind == "f" else random.integers(0, 2, shape)
             feeds[tensor.name] = values.astype(dtype)
         return feeds
+
+
+def _eps(dtype: np.dtype[Any]) -> float:
+    finfo: Any = ml_dtypes.finfo  # which knows bfloat16 as well, and no types of its own
+    return float(finfo(dtype).eps)
 
 
 def _count(variables: Any) -> int:

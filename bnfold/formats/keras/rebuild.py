@@ -6,6 +6,7 @@ weights nor its calls are touched.
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from bnfold.formats.keras import topology
 from bnfold.formats.keras.assembly import LayerPart, ModelPart, Part, assemble
 from bnfold.formats.keras.backend import quiet
 from bnfold.formats.keras.layers import SPECS, weight
-from bnfold.formats.keras.read import Reading
+from bnfold.formats.keras.read import Call, Reading
 from bnfold.formats.keras.recipes import Recipe, recipe
 from bnfold.graph import ModelGraph
 from bnfold.temporary import temporary_folder
@@ -27,15 +28,35 @@ from bnfold.temporary import temporary_folder
 _CLONE_ERRORS = (AttributeError, ImportError, LookupError, NotImplementedError, TypeError, ValueError)
 
 
-def rebuild(keras: Any, graph: ModelGraph, reading: Reading) -> Any:
-    """The ``keras.Model`` that computes what ``graph`` says, not compiled. Raises OutputError."""
-    with quiet():
-        return _Builder(keras, graph, reading).build(assemble(graph, reading))
+def rebuild(keras: Any, graph: ModelGraph, reading: Reading, *, fresh: int | None = None) -> Any:
+    """The ``keras.Model`` that computes what ``graph`` says, not compiled. Raises OutputError.
+
+    With a seed in ``fresh`` the weights are what each layer's own initialisers make of it, by the layer's name, so that
+    layers of one name in two models begin alike. What a layer learned from data beforehand (Normalization) stays.
+    """
+    builder = _Builder(keras, graph, reading, fresh)
+    with quiet(), seeded(fresh):
+        return builder.build(assemble(graph, reading))
+
+
+@contextmanager
+def seeded(seed: int | str | None) -> Iterator[None]:
+    """Let initialisers and Dropout layers that are made without a seed draw one that follows from this one."""
+    if seed is None:
+        yield
+        return
+    state = random.getstate()  # which is where Keras draws them from
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 class _Builder:
-    def __init__(self, keras: Any, graph: ModelGraph, reading: Reading) -> None:
+    def __init__(self, keras: Any, graph: ModelGraph, reading: Reading, fresh: int | None) -> None:
         self.keras = keras
+        self.fresh = fresh
         self.graph = graph
         self.reading = reading
         self._recipes: dict[int, Recipe] = {}
@@ -163,7 +184,8 @@ class _Builder:
                 made[key] = self._model(part, names[key])
             else:
                 made_from = self._recipe(part)
-                made[key] = self._make(made_from, names[key], part)
+                with seeded(None if self.fresh is None else f"{self.fresh}/{names[key]}"):
+                    made[key] = self._make(made_from, names[key], part)
                 self._layers.append((made_from, made[key]))
         return made[key]
 
@@ -204,14 +226,19 @@ class _Builder:
             raise OutputError(
                 f"{part.op.display} ({made_from.type}) cannot be expressed as a Keras layer: write ONNX instead"
             )
-        trainable = getattr(part.call.layer, "trainable", True) if part.call is not None else True
+        like = self._like(part)
+        trainable = getattr(like.layer, "trainable", True) if like is not None else True
         layer = getattr(self.keras.layers, made_from.type)
         return layer(**made_from.changes, name=name, dtype=self._policy(part), trainable=trainable)
+
+    def _like(self, part: LayerPart) -> Call | None:
+        """The call that a new layer takes the place of, or that it was made for."""
+        return part.call or self.reading.calls.get(str(part.op.attributes.get("like")))
 
     def _policy(self, part: LayerPart) -> Any:
         """The dtype policy of the layer a new one replaces, or of the one before it: mixed precision stays."""
         producer = self.graph.producer(part.op.inputs[0])
-        call = part.call or (self.reading.calls.get(producer.name) if producer is not None else None)
+        call = self._like(part) or (self.reading.calls.get(producer.name) if producer is not None else None)
         return getattr(call.layer, "dtype_policy", None) if call is not None else None
 
     # -- calls -----------------------------------------------------------------------------------
@@ -249,6 +276,9 @@ class _Builder:
         if not isinstance(layer, self.keras.layers.Layer):
             return
         original = made_from.layer
+        if self.fresh is not None and not hasattr(layer, "adapt"):
+            _copy_trainability(original, layer)
+            return
         if original is not None and not made_from.is_changed:
             _copy_state(original, layer)
             return
@@ -268,6 +298,15 @@ def _accepts(declared: Sequence[int | None], shape: Sequence[Any]) -> bool:
     return len(declared) == len(shape) and all(
         size is None or size == actual for size, actual in zip(declared, shape, strict=True)
     )
+
+
+def _copy_trainability(original: Any, copy: Any) -> None:
+    if original is None:
+        return
+    copy.trainable = original.trainable
+    inner, own = original._flatten_layers(include_self=False), copy._flatten_layers(include_self=False)
+    for old, new in zip(inner, own, strict=False):
+        new.trainable = old.trainable
 
 
 def _copy_state(original: Any, copy: Any) -> None:

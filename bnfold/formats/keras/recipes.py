@@ -69,9 +69,22 @@ def _new_recipe(part: LayerPart, graph: ModelGraph) -> Recipe:
         changes["activation"] = call.layer.activation  # which may be a function without a name of Keras's
     name = call.layer.name if call is not None else op.name.rsplit("/", 1)[-1]
     if call is not None and op.name == call.activation:
-        name = f"{name}_{op.attributes.get('activation', op.type)}"
+        name = f"{name}_activation"
     name = re.sub(r"[^\w.-]+", "_", name)
-    return Recipe(("new", op.name), op.type, _prefixed(part, name), None, changes, weights)
+    return Recipe(_new_key(part, changes, weights), op.type, _prefixed(part, name), None, changes, weights)
+
+
+def _new_key(part: LayerPart, changes: Mapping[str, Any], weights: Mapping[str, Param]) -> tuple[Any, ...]:
+    """What is new for every call of one layer alike, its activation or something of one origin, is one layer too."""
+    op, call = part.op, part.call
+    if call is None and op.origin:
+        shared: Any = op.origin
+    elif call is not None and op.name == call.activation:
+        shared = id(call.layer)
+    else:
+        return ("new", op.name)
+    digests = tuple((attribute, _digest(param)) for attribute, param in weights.items())
+    return ("new", shared, part.prefix, repr(sorted(changes.items())), digests)
 
 
 def _prefixed(part: LayerPart, name: str) -> str:

@@ -11,7 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from bnfold.formats.onnx.build import Builder
 from bnfold.formats.onnx.context import Context
-from bnfold.formats.onnx.types import to_tensor, to_value_info
+from bnfold.formats.onnx.types import tensors_by_name, to_tensor, to_value_info
 from bnfold.graph import ModelGraph, Tensor
 
 #: How many numbers inference may compute to find out shapes.
@@ -47,7 +47,7 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
 
 def _inferred(model: ModelProto) -> dict[str, Tensor]:
     graph = onnx.shape_inference.infer_shapes(model, data_prop=_may_propagate(model.graph)).graph
-    return {value.name: to_tensor(value) for value in (*graph.value_info, *graph.output)}
+    return tensors_by_name((*graph.value_info, *graph.output))
 
 
 #: From this opset on, the axes of these operators may count from the right. Runtimes take that before it as well,
