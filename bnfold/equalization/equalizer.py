@@ -16,7 +16,7 @@ from bnfold.folding.gauges.survey import Survey
 from bnfold.folding.targets import Folder
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import as_affine, linear_bias
-from bnfold.operators.base import Node, facts_of
+from bnfold.operators.base import NewWeights, Node, facts_of
 from bnfold.operators.linear import Layout
 from bnfold.operators.patterns import channel_ranges, is_quantized, linear_layout, spread_bits
 
@@ -124,16 +124,21 @@ class _Equalizer:
         return component
 
     def _fits(self, component: Component, op: Op) -> bool:
-        """Do the channels of its tensors lie as its weights have them?"""
-        layout = self.layouts.get(op.name)
+        """Do its channels lie as its weights have them, and do these weights take scales in from both sides?"""
+        layout, node, facts = self.layouts.get(op.name), Node(self.graph, op), facts_of(op)
         if layout is None:
             return False
-        sides = (
-            (op.outputs[0], layout.out_axis, layout.out_channels),
-            (op.input(layout.in_slot), layout.in_axis, layout.in_channels),
-        )
-        frames = [(component.frames.get(tensor), axis, channels) for tensor, axis, channels in sides]
-        return all(f is None or f.size == 1 or (f.axis, f.size, f.grid) == (axis, n, ()) for f, axis, n in frames)
+        behind, before = component.frames.get(op.outputs[0]), component.frames.get(op.input(layout.in_slot))
+        for frame, axis, channels in (
+            (behind, layout.out_axis, layout.out_channels),
+            (before, layout.in_axis, layout.in_channels),
+        ):
+            if frame and frame.size > 1 and (frame.axis, frame.size, frame.grid) != (axis, channels, ()):
+                return False
+        # A separable convolution has two weights, one for either side.
+        taken = [facts.absorb_output(node, behind.affine(2.0, 0.0))] if behind else []
+        taken += [facts.absorb_input(node, {layout.in_slot: before.affine(2.0, 0.0)})] if before else []
+        return all(isinstance(new, NewWeights) and layout.weight_slot in new.inputs for new in taken)
 
     def _hold(self, component: Component, op: Op) -> None:
         """An affine that folding left: a plain scale or shift lets scales pass, any other keeps them away."""

@@ -25,6 +25,7 @@ class LayerRanges:
 
     def to_dict(self) -> dict[str, object]:
         return {
+            "key": self.key,
             "layer": self.layer,
             "type": self.type,
             "scope": self.scope,
