@@ -27,6 +27,7 @@ GROUPS = {
     },
     "Rewrite": {
         "fold": "Fold every BN that algebra can remove, verify, and write the model.",
+        "equalize": "Fold, level the weight ranges for int8, verify, and write the model.",
         "fix": "Repair what is wasteful without folding: the model stays trainable.",
         "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
     },
