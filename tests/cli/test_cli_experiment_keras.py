@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,10 @@ def lasting(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def finished(store: Path) -> dict[str, float]:
-    """When each job of a store ended."""
-    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
+    """When each job of a store ended; nothing of one that is being made."""
+    with suppress(sqlite3.OperationalError), closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as database:
         return dict(database.execute("select key, finished from jobs where status = 'ok'"))
+    return {}
 
 
 @pytest.fixture(scope="module")
