@@ -6,8 +6,10 @@ where a weight is written (:class:`bnfold.graph.Param`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,11 +62,20 @@ class Affine:
     @classmethod
     def over(cls, axes: Sequence[int], scale: ArrayLike, shift: ArrayLike) -> Affine:
         """From arrays with one dimension for each of ``axes``: axes along which nothing varies are dropped."""
-        a, b = np.broadcast_arrays(np.asarray(scale, np.float64), np.asarray(shift, np.float64))
+        a: NDArray[Any] = np.asarray(scale, np.float64)
+        b: NDArray[Any] = np.asarray(shift, np.float64)
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
         if a.ndim != len(axes):
             raise ValueError(f"{a.ndim}-dimensional arrays for {len(axes)} axes")
         if not a.size:
             raise ValueError("an affine has at least one channel")
+        if not axes:
+            return cls(a.reshape(1).copy(), b.reshape(1).copy(), None)
+        if len(axes) == 1:  # the rule
+            if (a == a[0]).all() and (b == b[0]).all():
+                return cls(a[:1].copy(), b[:1].copy(), None)
+            return cls(np.ascontiguousarray(a), np.ascontiguousarray(b), axes[0])
         order = sorted(range(len(axes)), key=axes.__getitem__)
         a, b = a.transpose(order), b.transpose(order)
         kept: list[int] = []
@@ -118,6 +129,8 @@ class Affine:
 
     @property
     def is_finite(self) -> bool:
+        if self.scale.size == 1:  # numpy takes five times as long for one number
+            return math.isfinite(self.scale[0]) and math.isfinite(self.shift[0])
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
     def scale_part(self) -> Affine:
@@ -221,20 +234,19 @@ class Affine:
         return f"Affine({self.size} channels, axis={self.axis}, scale={self.scale[:3]}…, shift={self.shift[:3]}…)"
 
 
-def concatenate(parts: Sequence[Affine], sizes: Sequence[int], axis: int) -> Affine:
+def concatenate(parts: Mapping[int, Affine], sizes: Sequence[int], axis: int) -> Affine:
     """One map over the concatenation, along ``axis``, of tensors with ``sizes`` channels each.
 
-    A uniform part is expanded to its size. Raises ValueError where a part lies along another axis.
+    ``parts`` are by number; tensors without one keep their values. A uniform part is expanded to its size.
+    Raises ValueError where a part lies along another axis or has another size.
     """
-    expanded = []
-    for part, size in zip(parts, sizes, strict=True):
-        if part.axis is None:
-            part = Affine(np.repeat(part.scale, size), np.repeat(part.shift, size), axis)
-        elif part.axis != axis:
+    ends = np.cumsum(sizes)
+    scale, shift = np.ones(ends[-1]), np.zeros(ends[-1])
+    for index, part in parts.items():
+        if part.axis not in (None, axis):
             raise ValueError("a part lies along another axis")
-        expanded.append(part.expand(size))
-    return Affine(
-        np.concatenate([part.scale for part in expanded]),
-        np.concatenate([part.shift for part in expanded]),
-        axis,
-    )
+        if part.size not in (1, sizes[index]):
+            raise ValueError(f"{part.size} channels for a part of {sizes[index]}")
+        at = slice(ends[index] - sizes[index], ends[index])
+        scale[at], shift[at] = part.scale, part.shift
+    return Affine(scale, shift, axis)

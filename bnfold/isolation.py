@@ -212,23 +212,30 @@ def serve() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print must not get into the reply
     seconds, memory, parent = pickle.load(sys.stdin.buffer)
-    _end_in_time(seconds, parent)
-    try:
-        function, args, kwargs = pickle.load(sys.stdin.buffer)
-        limit_memory(memory)  # not before the imports: libraries survive a failed start less well than a failed call
-        reply = pickle.dumps(("returned", function(*args, **kwargs)))
-    except BnfoldError as error:
-        reply = pickle.dumps(("raised", error.with_traceback(None)))
-    except MemoryError:
-        reply = pickle.dumps(("memory", None))
-    except Exception:  # noqa: BLE001  passed on whole to who called
-        reply = pickle.dumps(("failed", traceback.format_exc()))
-    replies.write(reply)
+    end_in_time(seconds, parent)
+    replies.write(answer(sys.stdin.buffer, memory))
     replies.close()
     os._exit(0)  # not by way of the libraries' own cleaning up, which may crash as well
 
 
-def _end_in_time(seconds: float | None, parent: int) -> None:
+def answer(request: IO[bytes], memory: int | None, kind: str = "RLIMIT_AS") -> bytes:
+    """Do what a pickled request asks for, within ``memory`` bytes: how it went and what came of it, pickled.
+
+    ("returned", the value), ("raised", a BnfoldError), ("memory", a text) or ("failed", a traceback).
+    """
+    try:
+        function, args, kwargs = pickle.load(request)
+        limit_memory(memory, kind)  # not before the imports: libraries survive a failed start less well than a call
+        return pickle.dumps(("returned", function(*args, **kwargs)))
+    except BnfoldError as error:
+        return pickle.dumps(("raised", error.with_traceback(None)))
+    except MemoryError as error:
+        return pickle.dumps(("memory", str(error)))
+    except Exception:  # noqa: BLE001  passed on whole to who called
+        return pickle.dumps(("failed", traceback.format_exc()))
+
+
+def end_in_time(seconds: float | None, parent: int) -> None:
     """End at the deadline and with the parent even in the middle of C++ code: by signals whose default is to end."""
     for name in ("SIGINT", "SIGALRM"):
         if hasattr(signal, name):
@@ -245,14 +252,16 @@ def _end_in_time(seconds: float | None, parent: int) -> None:
             os._exit(1)
 
 
-def limit_memory(memory: int | None) -> None:
-    """From now on this process gets no more than so many bytes of address space, where the system has such a limit."""
+def limit_memory(memory: int | None, kind: str = "RLIMIT_AS") -> None:
+    """From now on this process gets no more than so many bytes, where the system has such a limit: address space,
+    or with RLIMIT_DATA what is private and writable, which files that are mapped are not."""
     if memory is None:
         return
     try:
         import resource
     except ImportError:
         return  # Windows has no such limit
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    what = getattr(resource, kind)
+    hard = resource.getrlimit(what)[1]
     limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(what, (limit, limit))

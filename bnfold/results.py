@@ -1,11 +1,12 @@
-"""What ``fold``, ``fix`` and ``restyle`` return."""
+"""What ``fold``, ``equalize``, ``fix`` and ``restyle`` return."""
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from bnfold.analysis.size import Size
+from bnfold.display import Displayed
 from bnfold.folding.plan import FoldStep, Plan, Remaining
 from bnfold.restyling import Change as StyleChange
 from bnfold.restyling import LeftAlone
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bnfold.analysis.report import Finding
+    from bnfold.equalization import EqualizationPlan
+    from bnfold.folding.pair import Pair
     from bnfold.graph import Model
     from bnfold.repair import Change
     from bnfold.verification import Latency, Verification
@@ -47,7 +50,7 @@ def _verdict(verification: Verification | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class FoldResult:
+class FoldResult(Displayed):
     """A folded model and how it came about.
 
     ``model`` is new; the one that was given is as it was. ``verification`` is None where none was
@@ -65,6 +68,8 @@ class FoldResult:
     culprits: tuple[FoldStep, ...] = ()
     dropped: tuple[FoldStep, ...] = ()
     notes: tuple[str, ...] = ()
+    #: Both graphs, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         left = f"{len(self.plan.steps)} steps, {len(self.plan.remaining)} left"
@@ -90,7 +95,37 @@ class FoldResult:
 
 
 @dataclass(frozen=True, slots=True)
-class FixResult:
+class EqualizeResult:
+    """A folded model with level weight ranges, and how it came about.
+
+    ``folding`` is the plan of the fold that comes first. ``model`` is new; the one that was given is as it was.
+    ``verification`` is None where none was asked for, ``path`` where nothing was written.
+    """
+
+    model: Model
+    folding: Plan
+    plan: EqualizationPlan
+    summary: Comparison
+    _: KW_ONLY
+    verification: Verification | None = None
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"EqualizeResult({self.summary.sentence()}, {self.plan!r}{_verdict(self.verification)})"
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON: everything but the model."""
+        return {
+            "output": str(self.path) if self.path is not None else None,
+            "folding": self.folding.to_dict(),
+            "plan": self.plan.to_dict(),
+            "summary": self.summary.to_dict(),
+            "verification": self.verification.to_dict() if self.verification is not None else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FixResult(Displayed):
     """A repaired model: what was changed, and which findings remain."""
 
     model: Model
@@ -100,6 +135,8 @@ class FixResult:
     _: KW_ONLY
     verification: Verification | None = None
     path: Path | None = None
+    #: The graph before and after, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         left = f"{len(self.changes)} changes, {len(self.remaining)} findings left"

@@ -204,11 +204,14 @@ def test_expand_repeats_one_channel_and_keeps_the_right_number():
 
 def test_concatenation_is_numpys():
     parts = [Affine.of([1.0, 2.0], [3.0, 4.0], 1), Affine.of(5.0, 6.0, None), Affine.of([7.0], [8.0], 1)]
-    whole = concatenate(parts, [2, 2, 1], 1)
+    whole = concatenate(dict(enumerate(parts)), [2, 2, 1], 1)
     assert whole.scale.tolist() == [1.0, 2.0, 5.0, 5.0, 7.0]
     assert whole.shift.tolist() == [3.0, 4.0, 6.0, 6.0, 8.0]
+    assert concatenate({2: parts[2]}, [2, 2, 1], 1).scale.tolist() == [1.0, 1.0, 1.0, 1.0, 7.0]
     with pytest.raises(ValueError, match="another axis"):
-        concatenate([Affine.of([1.0, 2.0], [3.0, 4.0], 0)], [2], 1)
+        concatenate({0: Affine.of([1.0, 2.0], [3.0, 4.0], 0)}, [2], 1)
+    with pytest.raises(ValueError, match="2 channels for a part of 3"):
+        concatenate({0: Affine.of([1.0, 2.0], [3.0, 4.0], 1)}, [3], 1)
 
 
 # -- questions ---------------------------------------------------------------------------------------

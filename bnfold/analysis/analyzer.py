@@ -14,6 +14,7 @@ from bnfold.analysis.sites import Site
 from bnfold.analysis.size import is_weight, measure
 from bnfold.analysis.statistics import describe
 from bnfold.folding import fold_graph
+from bnfold.folding.pair import Pair
 from bnfold.graph import ModelGraph
 from bnfold.operators.dialect import dialect_of
 
@@ -32,7 +33,7 @@ def analyze_graph(
     are how many are trainable and how many are not, where the file format knows.
     """
     folded, plan = fold_graph(graph)
-    contexts = contexts_of(graph, plan)
+    contexts = contexts_of(graph, plan, folded)
     chosen = all_rules() if rules is None else rules
     found = [
         finding
@@ -54,7 +55,9 @@ def analyze_graph(
         non_trainable=frozen,
     )
     batchnorms = tuple(item for context in contexts for item in _batchnorms(context, statistics=statistics))
-    return Report(name or graph.name, dialect_of(graph).name, batchnorms, tuple(found), summary)
+    return Report(
+        name or graph.name, dialect_of(graph).name, batchnorms, tuple(found), summary, Pair(graph, folded, plan)
+    )
 
 
 def _ordered(context: Context, findings: list[Finding]) -> list[Finding]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
+from bnfold.display import Displayed
+from bnfold.folding.pair import Pair
 from bnfold.folding.plan import FoldKind
 
 #: The version of :meth:`Report.to_dict`; it rises when a key changes its meaning or goes away.
@@ -194,7 +196,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Displayed):
     """Everything about one model. ``model`` is its path, or its name where it has none."""
 
     model: str
@@ -202,6 +204,8 @@ class Report:
     batchnorms: tuple[BatchNormReport, ...]
     findings: tuple[Finding, ...]
     summary: Summary
+    #: The graph, and what folding would make of it, for pictures; None in a report that came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         found = len(self.findings)

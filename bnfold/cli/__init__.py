@@ -18,14 +18,25 @@ from bnfold import __version__
 from bnfold.errors import BnfoldError
 
 #: Each command with the line that ``--help`` shows: the module itself need not be imported for that.
-COMMANDS = {
-    "analyze": "Say how BN is placed in models, what folds, and what is wrong or wasteful.",
-    "fold": "Fold every BN that algebra can remove, verify, and write the model.",
-    "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
-    "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
-    "fix": "Repair what is wasteful without folding: the model stays trainable.",
-    "rules": "List the rules, or explain one.",
+GROUPS = {
+    "Look": {
+        "analyze": "Say how BN is placed in models, what folds, and what is wrong or wasteful.",
+        "graph": "Write a model's graph, with placements, findings and plan, as a picture or for programs.",
+        "scan": "Analyze, and fold, any number of models: folders, globs, buckets.",
+        "rules": "List the rules, or explain one.",
+    },
+    "Rewrite": {
+        "fold": "Fold every BN that algebra can remove, verify, and write the model.",
+        "equalize": "Fold, level the weight ranges for int8, verify, and write the model.",
+        "fix": "Repair what is wasteful without folding: the model stays trainable.",
+        "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
+    },
+    "Prove": {
+        "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
+        "experiment": "Train placements of BN against each other on your data, with honest statistics.",
+    },
 }
+COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
 #: What a process that was interrupted exits with, as shells have it.
 INTERRUPTED = 130
 INTERNAL_ERROR = 3
@@ -77,8 +88,9 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for title, group in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(group.items()))
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -15,6 +15,7 @@ from bnfold.cli import options
 @click.option("--no-verify", is_flag=True, help="Do not compare the written model with the original.")
 @click.option("--external-data", is_flag=True, help="Put weights into a file of their own (automatic above 2 GB).")
 @options.verification
+@options.report
 @options.output_format("text", "json")
 @options.quiet("Print nothing unless something is wrong.")
 @options.allow_unsafe
@@ -23,6 +24,7 @@ def fix(
     output: str,
     no_verify: bool,
     external_data: bool,
+    report: str | None,
     output_format: str,
     quiet: bool,
     allow_unsafe: bool,
@@ -36,6 +38,8 @@ def fix(
     """
     from bnfold.pipeline import fix_file
 
+    options.check_report(report, model, output)
+
     with options.progress(quiet) as progress:
         result = fix_file(
             model,
@@ -46,6 +50,7 @@ def fix(
             allow_unsafe=allow_unsafe,
             progress=progress,
         )
+    options.write_report(report, lambda sheets: [sheets.of_fix(model, result)])
     failed = result.verification is not None and not result.verification.equivalent
     if output_format == "json":
         from bnfold.reporting import as_json

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, UsageError
 
 if TYPE_CHECKING:
+    from bnfold.reporting.page.sheets import Sheet
     from bnfold.verification import VerifyOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Nothing is shown for work that is done by then, in seconds.
 _PATIENCE = 1.0
+#: Under this name a command's context holds the modules of ``--custom``.
+_CUSTOM = "bnfold.custom"
 
 # Whether a file can be read is found out by reading it: click would print the usage of the command.
 MODEL = click.Path(readable=False, path_type=str)
@@ -67,7 +73,13 @@ def allow_unsafe(function: F) -> F:
     return unsafe(custom(function))
 
 
+def custom_modules(context: click.Context) -> tuple[str, ...]:
+    """The modules of ``--custom``, for processes that have to import them too."""
+    return tuple(context.meta.get(_CUSTOM, ()))
+
+
 def _import_custom(context: click.Context, parameter: click.Parameter, modules: Sequence[str]) -> None:
+    context.meta[_CUSTOM] = modules
     if modules:
         from bnfold.formats.keras.files import import_custom
 
@@ -80,6 +92,45 @@ def output_format(*choices: str) -> Callable[[F], F]:
         "--format", "output_format", type=click.Choice(choices), default=choices[0], show_default=True,
         help="How to print the result.",
     )  # fmt: skip
+
+
+int8 = click.option(
+    "--int8", type=OUTPUT, metavar="DATA",
+    help="Quantise the model, folded and equalised too, and measure on these samples (.npz or .npy).",
+)  # fmt: skip
+
+
+def report(function: F) -> F:
+    """--report, which puts the result into one HTML page as well."""
+    return click.option("--report", type=OUTPUT, metavar="FILE", help="Write the result as an HTML page too.")(function)
+
+
+def check_report(report: str | None, *others: str | None) -> None:
+    """Before any work is done: can the page be written? Raises UsageError where it would replace one of ``others``."""
+    if report is None:
+        return
+    from bnfold.formats.atomic import resolve_target
+
+    target = resolve_target(report)
+    if any(other is not None and resolved(other) == target for other in others):
+        raise UsageError(f"{report} is a model of this call; give the report another name")
+
+
+def resolved(path: str) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def write_report(report: str | None, sheets: Callable[[ModuleType], Sequence[Sheet]]) -> None:
+    """Write the page, if one is asked for, of what ``sheets`` makes with the module of that name."""
+    if report is None:
+        return
+    from bnfold.reporting.drawing import files
+    from bnfold.reporting.page import render
+    from bnfold.reporting.page import sheets as made
+
+    context = click.get_current_context()
+    settings = {name: value for name, value in context.params.items() if name != "report"}
+    files.write(report, render.page(str(context.info_name), sheets(made), settings))
 
 
 def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float | None) -> int | None:

@@ -13,10 +13,19 @@ from bnfold.cli import options
 @click.argument("a", type=options.MODEL)
 @click.argument("b", type=options.MODEL, required=False)
 @options.verification
+@options.report
 @options.output_format("text", "json")
 @options.quiet("Print nothing; the exit code is the answer.")
 @options.allow_unsafe
-def verify(a: str, b: str | None, output_format: str, quiet: bool, allow_unsafe: bool, **verification: Any) -> int:
+def verify(
+    a: str,
+    b: str | None,
+    report: str | None,
+    output_format: str,
+    quiet: bool,
+    allow_unsafe: bool,
+    **verification: Any,
+) -> int:
     """Are models A and B equivalent? Any two, whoever made them.
 
     Both run in onnxruntime with its graph optimisations off, on several inputs, and every output is
@@ -29,6 +38,7 @@ def verify(a: str, b: str | None, output_format: str, quiet: bool, allow_unsafe:
     """
     from bnfold import api
 
+    options.check_report(report, a, b)
     with options.progress(quiet) as progress:
         progress("verifying")
         how = options.verify_options(verification)
@@ -37,6 +47,10 @@ def verify(a: str, b: str | None, output_format: str, quiet: bool, allow_unsafe:
         else:
             found = api.verify(a, b, allow_unsafe=allow_unsafe, options=how)
     outcome: Any = check if b is None else found
+    options.write_report(
+        report,
+        lambda sheets: [sheets.of_runtime_check(a, check) if b is None else sheets.of_verification(a, b, found)],
+    )
     if output_format == "json":
         from bnfold.reporting import as_json
 

@@ -64,7 +64,8 @@ class CandidateFinder:
             return None
         known = self._affines.get(op.name)
         if known is None or known[0] is not op:
-            affine = facts_of(op).as_affine(Node(self._graph, op))
+            facts = facts_of(op)
+            affine = facts.as_affine(Node(self._graph, op)) if facts.answers("as_affine") else None
             known = self._affines[op.name] = (op, affine if isinstance(affine, Affine) else None)
             if isinstance(affine, Refusal) and affine.code in ("unknown-rank", "unknown-shape"):
                 self._shapeless.add(op.name)

@@ -56,7 +56,7 @@ class Editor:
             self._detach(name)
         for tensor, known in described.items():
             self.graph.forget(tensor)
-            self.graph.declare(replace(known, name=rename[tensor]))
+            self.graph.declare(Tensor(rename[tensor], known.dtype, known.shape))
         for name, op in ops.items():
             self._rewrite(op, rewrites.get(name), constants, rename)
 
@@ -86,6 +86,8 @@ class Editor:
     def _pin(self, op: Op) -> None:
         """Write down shapes that only the producers tell, before these are taken apart."""
         for tensor in filter(None, (*op.inputs, *op.outputs)):
+            if tensor in self.graph.params:
+                continue
             known = self.graph.tensor(tensor)
             if known.shape is not None and None not in known.shape:
                 continue
@@ -97,8 +99,7 @@ class Editor:
 
     def _detach(self, name: str) -> None:
         """Let go of an operator's outputs, so that names can be exchanged, but keep its place."""
-        op = self.graph.op(name)
-        self.graph.put(replace(op, outputs=()))
+        self.graph.release(name)
 
     def _rewrite(
         self, op: Op, rewrite: Rewrite | None, constants: Mapping[Use, Param], rename: Mapping[str, str]
@@ -111,7 +112,7 @@ class Editor:
                 inputs[slot] = self.constant(param, replaces=op.input(slot))
         self.changed.add(op.name)
         if rewrite is None:
-            self.graph.put(replace(op, inputs=tuple(inputs), outputs=outputs, record=None))
+            self.graph.put(op.between(tuple(inputs), outputs))
             return
         if isinstance(rewrite, NewAffine):
             # The parameters of what it was are loose, its data are not.
@@ -171,7 +172,7 @@ class Editor:
         self.loose.update(tensor for tensor in op.inputs if tensor and tensor not in (data, old_data))
         first, *rest = self._form(data, affine, op) or [dialect_of(self.graph).identity()]
         # Its output is free for whoever comes last.
-        self.graph.put(replace(op, outputs=(), inputs=()))
+        self.graph.release(op.name)
         target = self._declared_like(output, f"{output}_scaled") if rest else output
         inputs = self.inputs(first, data)
         made = Op(
@@ -235,7 +236,7 @@ class Editor:
         else:
             name = graph.fresh(param.name)
             self.loose.update([replaces] if replaces else [])
-        self.graph.params[name] = made = replace(param, name=name, record=None)
+        self.graph.params[name] = made = Param(name, param.dtype, param.shape, param.data)
         if key is not None:
             self._copies[key] = made
             self._shared.add(name)
@@ -275,9 +276,10 @@ class Editor:
 def _merged(first: Tensor, second: Tensor) -> Tensor:
     """What either knows of one tensor."""
     if first.shape is None or second.shape is None:
-        return replace(first, shape=first.shape or second.shape)
+        return Tensor(first.name, first.dtype, first.shape or second.shape)
     pairs = zip(first.shape, second.shape, strict=True)
-    return replace(first, shape=tuple(b if a is None or isinstance(b, int) else a for a, b in pairs))
+    shape = tuple([b if a is None or isinstance(b, int) else a for a, b in pairs])
+    return Tensor(first.name, first.dtype, shape)
 
 
 def _identity(param: Param) -> tuple[object, ...] | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.graph import Array, Derived, Limits, Param, float_limits
+from bnfold.graph import BLOCK_BYTES, Array, Derived, Limits, Param, float_limits
 
 
 def overflow_code(dtype: np.dtype[Any]) -> str:
@@ -33,9 +33,17 @@ def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:
     if not param.is_float or not param.size:
         return None
     limits = float_limits(param.dtype)
-    if isinstance(param.data, Derived) and _clearly_safe(param.data, limits, channel_axis):
+    # Small products are formed faster than bounds of them are found.
+    if (
+        param.nbytes > BLOCK_BYTES
+        and isinstance(param.data, Derived)
+        and _clearly_safe(param.data, limits, channel_axis)
+    ):
         return None
     peaks = _channel_peaks(param, channel_axis)
+    # A NaN is in no range.
+    if peaks.max() <= limits.largest and (len(param.shape) < 2 or peaks.min() >= limits.smallest_normal):
+        return None
     name = param.dtype.name
     if not np.isfinite(peaks).all():
         return "the weights are not finite"
@@ -51,12 +59,12 @@ def _channel_peaks(param: Param, channel_axis: int) -> NDArray[np.float64]:
     """The largest magnitude of each channel, in float64, before rounding."""
     if not param.shape:
         return np.abs(param.exact()).reshape(1)
+    others = tuple([axis for axis in range(1, len(param.shape)) if axis != channel_axis])
     rows = []
     for start, stop in param.row_blocks():
         block = np.abs(param.exact_rows(start, stop))
-        others = tuple(axis for axis in range(1, block.ndim) if axis != channel_axis)
         rows.append(block.max(axis=others) if others else block)
-    peaks = np.concatenate(rows)
+    peaks = np.concatenate(rows) if len(rows) > 1 else rows[0]
     return peaks if channel_axis == 0 or peaks.ndim == 1 else np.asarray(peaks.max(axis=0))
 
 

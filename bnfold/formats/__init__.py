@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from bnfold.errors import ModelFileError
 from bnfold.formats.atomic import reason
+from bnfold.formats.remote import RemoteFile, is_remote
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -41,15 +42,18 @@ class KerasModel(Protocol):
 
 if TYPE_CHECKING:
     #: What a model can be loaded from.
-    Loadable = str | PathLike[str] | bytes | ModelProto | KerasModel
+    Loadable = str | PathLike[str] | bytes | RemoteFile | ModelProto | KerasModel
 
 
 def load(source: Loadable, *, allow_unsafe: bool = False) -> Model:
-    """Read a model from a path, from the bytes of an ONNX file, from a ``ModelProto`` or a ``keras.Model``.
+    """Read a model from a path, the bytes of an ONNX file, a ``ModelProto`` or a ``keras.Model``; an ONNX file also
+    from a URL of fsspec, without fetching the weights that nobody asks for.
 
     ``allow_unsafe`` lets a Keras file bring its own Python code (Lambda layers), which then runs.
     Raises ModelFileError where the model cannot be read, UsageError for any other kind of object.
     """
+    if isinstance(source, str) and is_remote(source):
+        source = RemoteFile(source)
     return _format_of(source).load(source, allow_unsafe=allow_unsafe)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -19,6 +20,7 @@ class Limits(NamedTuple):
     eps: float
 
 
+@cache
 def float_limits(dtype: np.dtype[Any]) -> Limits:
     """The limits of float16, bfloat16, float32 or float64."""
     info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]

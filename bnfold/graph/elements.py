@@ -59,6 +59,21 @@ class Op:
         """The name for people: the file's own, or the first output of a nameless node."""
         return self.label or next((name for name in self.outputs if name), self.name)
 
+    def between(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Op:
+        """The same operator with other inputs and outputs, no longer the one of the file."""
+        return Op(
+            self.name,
+            self.type,
+            inputs,
+            outputs,
+            self.attributes,
+            domain=self.domain,
+            label=self.label,
+            origin=self.origin,
+            subgraphs=self.subgraphs,
+            captures=self.captures,
+        )
+
     def input(self, slot: int) -> str:
         """The name of the tensor in ``slot``, ``""`` where it is left out."""
         return self.inputs[slot] if slot < len(self.inputs) else ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from bnfold.graph.elements import Op, Tensor, Use
 from bnfold.graph.order import Order, Place
@@ -12,6 +12,9 @@ from bnfold.graph.parameters import Param
 
 if TYPE_CHECKING:
     import networkx
+
+
+_T = TypeVar("_T")
 
 
 class Evaluator(Protocol):
@@ -77,6 +80,8 @@ class ModelGraph:
         #: The last number that :meth:`fresh` gave to a stem.
         self._counts: dict[str, int] = {}
         self._digraph: networkx.MultiDiGraph[str] | None = None
+        #: What :meth:`recall` has found out.
+        self._recalled: dict[str, tuple[Op, Any]] = {}
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -231,6 +236,17 @@ class ModelGraph:
                 learned = True
         return learned
 
+    def recall(self, op: Op, find: Callable[[], _T | None]) -> _T | None:
+        """What ``find`` says about an operator: asked once, unless it says None, as long as the operator stays.
+
+        For one question an operator, whose answer takes long and does not depend on what others become.
+        """
+        known = self._recalled.get(op.name)
+        if known is None or known[0] is not op or known[1] is None:
+            known = self._recalled[op.name] = (op, find())
+        found: _T | None = known[1]
+        return found
+
     def known_tensors(self) -> Mapping[str, Tensor]:
         """What has been declared or inferred so far, by name."""
         return self._tensors
@@ -286,6 +302,7 @@ class ModelGraph:
         other._taken = None
         other._counts = {}
         other._digraph = None
+        other._recalled = {}
         for op in self._ops.values():
             if op.subgraphs:
                 bodies = {key: body.copy(other) for key, body in op.subgraphs.items()}
@@ -326,16 +343,25 @@ class ModelGraph:
         self._order.discard(name)
         self._digraph = None
 
+    def release(self, name: str) -> None:
+        """Let go of an operator's outputs, which others may then produce, until it is put anew."""
+        op = self._ops[name]
+        self._drop_outputs(op)
+        self._ops[name] = op.between(op.inputs, ())
+
     def _unlink(self, op: Op) -> None:
-        for tensor in op.outputs:
-            if tensor:
-                del self._producer[tensor]
-                self._computed.pop(tensor, None)
+        self._drop_outputs(op)
         for slot, tensor in enumerate(op.inputs):
             if tensor:
                 self._drop_use(tensor, Use(op.name, slot))
         for tensor in op.captures:
             self._drop_use(tensor, Use(op.name, None))
+
+    def _drop_outputs(self, op: Op) -> None:
+        for tensor in op.outputs:
+            if tensor:
+                del self._producer[tensor]
+                self._computed.pop(tensor, None)
 
     def _drop_use(self, tensor: str, use: Use) -> None:
         uses = self._uses[tensor]
@@ -349,8 +375,13 @@ class ModelGraph:
         if use.slot is None:
             raise ValueError(f"{op.display} reads the tensor inside a subgraph")
         inputs = list(op.inputs)
+        self._drop_use(inputs[use.slot], use)
         inputs[use.slot] = tensor
-        self.put(replace(op, inputs=tuple(inputs), record=None))
+        self._ops[op.name] = op.between(tuple(inputs), op.outputs)
+        self._uses.setdefault(tensor, {})[use] = None
+        for output in op.outputs:
+            self._computed.pop(output, None)
+        self._digraph = None
 
     def declare(self, tensor: Tensor) -> None:
         """Record what is known about a tensor."""
@@ -410,27 +441,33 @@ class ModelGraph:
         stack = [tensor]
         while stack:
             name = stack[-1]
-            op = self.producer(name)
-            if name in self._computed or op is None:
+            op = None if name in self._computed else self.producer(name)
+            if op is None:
                 stack.pop()
                 continue
-            waiting = [i for i in op.inputs if i in self._producer and i not in self._computed]
-            if waiting and self._evaluate is not None and not op.captures:
-                stack.extend(waiting)
-                continue
-            values = None
-            inputs = [self.constant(i) for i in op.inputs]
-            # Without the first, no operator has a value.
-            if (
-                self._evaluate is not None
-                and not op.captures
-                and (not inputs or inputs[0] is not None or not op.inputs[0])
-            ):
-                values = self._evaluate(self, op, inputs)
+            values: Sequence[Param] | None = None
+            if self._evaluate is not None and not op.captures:
+                # Without the first, no operator has a value.
+                first, *others = op.inputs or ("",)
+                if self._pending(first):
+                    stack.append(first)
+                    continue
+                inputs = [self.constant(first)]
+                if inputs[0] is not None or not first:
+                    waiting = [tensor for tensor in others if self._pending(tensor)]
+                    if waiting:
+                        stack += waiting
+                        continue
+                    inputs += map(self.constant, others)
+                    values = self._evaluate(self, op, inputs if op.inputs else [])
             for index, output in enumerate(op.outputs):
                 if output:
                     self._computed[output] = None if values is None else values[index]
             stack.pop()
+
+    def _pending(self, tensor: str) -> bool:
+        """Is it not known yet whether that tensor is constant?"""
+        return tensor in self._producer and tensor not in self._computed
 
 
 def walk(graph: ModelGraph) -> Iterable[ModelGraph]:

@@ -105,9 +105,20 @@ class Param:
         return self.size * self.dtype.itemsize
 
     @property
+    def is_known(self) -> bool:
+        """Are these its values? Those of a weight that was left unread in a remote file are not."""
+        return bool(getattr(self.data, "known", True))
+
+    @property
     def is_float(self) -> bool:
         """float16, bfloat16, float32 or float64."""
         return is_float(self.dtype)
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether :meth:`exact` may say more than :meth:`array`: folding computed the values in float64."""
+        in_float64 = isinstance(self.data, Memory) and self.data.values.dtype == np.float64
+        return isinstance(self.data, Derived) or (in_float64 and self.dtype != np.float64)
 
     def array(self) -> Array:
         """The values, rounded to :attr:`dtype`."""
@@ -115,10 +126,9 @@ class Param:
 
     def exact(self) -> NDArray[np.float64]:
         """The values in float64, without the rounding to :attr:`dtype` where folding computed them."""
-        if not self.shape:
-            values = self.data.values if isinstance(self.data, Memory) else self.array()
-            return np.asarray(values, dtype=np.float64)
-        return self.exact_rows(0, self.shape[0])
+        if isinstance(self.data, Memory):
+            return np.asarray(self.data.values, dtype=np.float64)
+        return self.exact_rows(0, self.shape[0]) if self.shape else np.asarray(self.array(), dtype=np.float64)
 
     def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
         """:meth:`exact`, only ``[start:stop]`` along the first axis."""
@@ -137,7 +147,9 @@ class Param:
         return self._derived(False, term)
 
     def _derived(self, is_factor: bool, values: NDArray[np.float64]) -> Param:
-        if values.ndim != len(self.shape) or np.broadcast_shapes(values.shape, self.shape) != self.shape:
+        if values.ndim != len(self.shape) or any(
+            own not in (1, size) for own, size in zip(values.shape, self.shape, strict=True)
+        ):
             raise ValueError(f"an array of shape {values.shape} does not fit {self.name} {self.shape}")
         if not self.shape:
             exact = self.exact()

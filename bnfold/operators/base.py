@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -46,8 +46,7 @@ class Combination(str, Enum):
     CONCATENATION = "concatenation"
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """An operator in its graph, with the questions that facts keep asking."""
 
     graph: ModelGraph
@@ -321,7 +320,7 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
 
 def facts_of(op: Op) -> Facts:
     """The facts for an operator; those that refuse everything for an unknown one."""
-    return facts_about(op.type, op.domain)
+    return _REGISTRY.get((op.domain, op.type)) or facts_about(op.type, op.domain)
 
 
 def facts_about(type: str, domain: str = "") -> Facts:
@@ -340,6 +339,9 @@ _MAX_WALK = 64
 
 def rank_of(graph: ModelGraph, tensor: str) -> int | None:
     """The rank of a tensor: inferred, or from the operators that made it."""
+    shape = graph.tensor(tensor).shape
+    if shape is not None:  # the rule
+        return len(shape)
     for rank, _ in _shapes(graph, tensor):
         if rank is not None:
             return rank
@@ -348,6 +350,9 @@ def rank_of(graph: ModelGraph, tensor: str) -> int | None:
 
 def dim_of(graph: ModelGraph, tensor: str, axis: int) -> int | None:
     """The static size of an axis: inferred, or from the weights of the operator that made it."""
+    size = graph.dim(tensor, axis)
+    if size is not None:  # the rule
+        return size
     for _, sizes in _shapes(graph, tensor):
         if axis in sizes:
             return sizes[axis]

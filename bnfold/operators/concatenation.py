@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from bnfold.affine import Affine, concatenate
 from bnfold.operators.base import Combination, Conditions, Crossing, Facts, Lifts, Node, Role, Sunk
@@ -32,17 +33,25 @@ def simplified(affine: Affine) -> Affine:
     return affine.as_uniform() if affine.size and affine.is_uniform else affine
 
 
-def joined_parts(node: Node, parts: list[Affine], sizes: Sequence[int | None], axis: int) -> Affine | Refusal:
-    """One affine over consecutive parts along ``axis``; the same one for all may run along another axis."""
-    first = parts[0]
-    if all(part.same_as(first) for part in parts) and first.axis != axis:
+def joined_parts(node: Node, parts: Mapping[int, Affine], sizes: Sequence[int | None], axis: int) -> Affine | Refusal:
+    """One affine over consecutive parts along ``axis``; the same one for all may run along another axis.
+
+    ``parts`` are by number; those left out carry none.
+    """
+    first = next(iter(parts.values()))
+    if len(parts) == len(sizes) and first.axis != axis and all(part.same_as(first) for part in parts.values()):
         return first
-    if any(part.axis not in (None, axis) for part in parts):
+    if any(part.axis not in (None, axis) for part in parts.values()):
         return node.refuse("unequal-parts", "has parts that do not carry the same affine along the same axis")
-    known = [size for size in sizes if size is not None]
-    if len(known) < len(parts) or any(part.size not in (1, size) for part, size in zip(parts, known, strict=True)):
+    known = known_sizes(sizes)
+    if known is None or any(part.size not in (1, known[index]) for index, part in parts.items()):
         return node.refuse("unknown-shape", f"has parts of unknown size along axis {axis}")
     return simplified(concatenate(parts, known, axis))
+
+
+def known_sizes(sizes: Sequence[int | None]) -> Sequence[int] | None:
+    """The sizes, where all are known."""
+    return None if None in sizes else cast(Sequence[int], sizes)
 
 
 class Concat(Facts):
@@ -64,7 +73,7 @@ class Concat(Facts):
             return node.refuse("unknown-rank", "joins tensors of unknown rank")
         if affine.axis != axis:
             return [Crossing(dict.fromkeys(slots, affine))]
-        parts = parts_of(affine, [node.dim(slot, axis) for slot in slots])
+        parts = parts_of(affine, self.sizes(node, axis))
         if parts is None:
             return node.refuse("unknown-shape", f"joins parts of unknown size along axis {axis}")
         return [Crossing(dict(enumerate(parts)))]
@@ -73,7 +82,12 @@ class Concat(Facts):
         axis = axis_of(node, 1)
         if axis is None:
             return node.refuse("unknown-rank", "joins tensors of unknown rank")
-        slots = range(len(node.op.inputs))
-        parts = [affines.get(slot, Affine.identity()) for slot in slots]
-        joined = joined_parts(node, parts, [node.dim(slot, axis) for slot in slots], axis)
+        joined = joined_parts(node, affines, self.sizes(node, axis), axis)
         return joined if isinstance(joined, Refusal) else Crossing({0: joined})
+
+    @staticmethod
+    def sizes(node: Node, axis: int) -> Sequence[int | None]:
+        """The sizes of the parts, found once: each of a thousand parts may ask for all of them."""
+        slots = range(len(node.op.inputs))
+        known = node.graph.recall(node.op, lambda: known_sizes([node.dim(slot, axis) for slot in slots]))
+        return [None] * len(slots) if known is None else known

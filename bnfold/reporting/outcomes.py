@@ -52,15 +52,20 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
 
 
 def _steps(steps: Sequence[FoldStep]) -> Table:
-    grid = table("folded", "type", "how", "into", "through")
+    streams = any(step.stream for step in steps)
+    grid = table(
+        "folded", "type", "how", "into", "through", *(["stream that changes", "made up for by"] if streams else [])
+    )
     for group in _grouped(steps):
         first, names = group[0], [name for step in group for name in _removed(step)]
         kinds = first.type if len(group) == 1 else f"{len(group)} × {first.type}"
         into = dict.fromkeys(name for step in group for name in step.into)
         through = dict.fromkeys(name for step in group for name in step.through)
+        stream = dict.fromkeys(step.stream for step in group if step.stream)
+        repaid = dict.fromkeys(name for step in group for name in step.repaid)
         shown = 4 if len(group) == 1 else 1
-        what, where, past = (shortened(list(some), shown) for some in (names, into, through))
-        grid.add_row(cell(what), cell(kinds), cell(_how(first.kind)), cell(where), cell(past))
+        what, *rest = (shortened(list(some), shown) for some in (names, into, through, stream, repaid))
+        grid.add_row(cell(what), cell(kinds), cell(_how(first.kind)), *map(cell, rest if streams else rest[:2]))
     return grid
 
 
@@ -87,7 +92,8 @@ def _grouped(steps: Sequence[FoldStep]) -> list[list[FoldStep]]:
 
 
 def _remaining(left: Sequence[Remaining]) -> Table:
-    grid = table("stays", "type", "backward", "forward")
+    together = any(item.together is not None for item in left)
+    grid = table("stays", "type", "backward", "forward", *(["with its stream"] if together else []))
     groups: dict[tuple[str, ...], list[Remaining]] = {}
     for item in left:
         key = (item.label,) if len(left) < GROUP_FROM else (item.type, item.backward.code, item.forward.code)
@@ -100,6 +106,7 @@ def _remaining(left: Sequence[Remaining]) -> Table:
             cell(kinds),
             cell(first.backward.sentence),
             cell(first.forward.sentence),
+            *([cell(first.together.sentence if first.together is not None else "")] if together else []),
         )
     return grid
 

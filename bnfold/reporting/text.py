@@ -19,6 +19,14 @@ def clean(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def cut(text: str, length: int) -> str:
+    """The text in at most ``length`` characters: of a longer one the middle goes, as names differ at their ends."""
+    if len(text) <= length:
+        return text
+    head = (length - 1) // 2
+    return f"{text[:head]}{ELLIPSIS}{text[len(text) - (length - 1 - head) :]}"
+
+
 def file_size(count: int | None) -> str:
     """``1.2 MB`` (powers of 1,000); a dash where there is no file."""
     if count is None:

@@ -18,6 +18,10 @@ class NotVerifiableError(Exception):
     """The comparison cannot be made; the message says why, for people."""
 
 
+class UnloadableError(NotVerifiableError):
+    """The runtime cannot load the original."""
+
+
 @dataclass
 class Answers:
     """The feeds that the original accepted, its outputs on each by name, and how long each run took.

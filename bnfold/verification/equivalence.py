@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from bnfold.graph import Array
 from bnfold.verification.answers import NotVerifiableError
 from bnfold.verification.noise.deviation import Deviation, Measured, deviation
 from bnfold.verification.noise.noise_judge import NoiseJudge
@@ -24,6 +25,9 @@ from bnfold.verification.verdict import (
 )
 from bnfold.verification.verify_options import VerifyOptions
 
+#: The outputs of one run by name.
+Outputs = Mapping[str, Array]
+
 
 class Judge(Protocol):
     """Decides which differences are rounding."""
@@ -31,9 +35,13 @@ class Judge(Protocol):
     def doubts(self, item: Deviation) -> bool:
         """Whether the difference in one tensor on one feed has to be judged at all."""
 
-    def judge(self, reference: Reference, candidate: Candidate, measured: Measured) -> Judgement:
+    def judge(
+        self, reference: Reference, candidate: Candidate, measured: Measured, outputs: Sequence[Outputs] = ()
+    ) -> Judgement:
         """One check for each entry of ``measured``: how the candidate's outputs, or tensors inside of it,
         differ from those in ``reference.answers`` on each feed. May run either model again.
+
+        ``outputs`` are the candidate's, under the original's names, on each feed.
         """
 
 
@@ -50,10 +58,11 @@ def compare(
     answers = reference.answers
     found = Judgement(())
     try:
-        measured = _deviations(reference, candidate)
+        outputs = _outputs(reference, candidate)
+        measured = _deviations(reference, outputs)
         _check_informative(reference, measured)
-        found = (judge or judge_for(options)).judge(reference, candidate, measured)
-        verdict, reason = _verdict(found.checks)
+        found = (judge or judge_for(options)).judge(reference, candidate, measured, outputs)
+        verdict, reason = (found.verdict, found.reason) if found.verdict else _verdict(found.checks)
     except NotVerifiableError as error:
         verdict, reason = NOT_VERIFIED, str(error)
     except MismatchError as error:
@@ -62,9 +71,11 @@ def compare(
         verdict,
         found.checks,
         FeedSummary(tuple(feed.description for feed in answers.feeds), tuple(answers.failed)),
-        seconds=time.perf_counter() - started,
-        reason=reason,
-        notes=(*answers.notes, *found.notes),
+        found.first_difference,
+        time.perf_counter() - started,
+        reason,
+        (*answers.notes, *found.notes),
+        found.exactness,
     )
 
 
@@ -81,14 +92,14 @@ def _check_informative(reference: Reference, measured: Measured) -> None:
             raise NotVerifiableError(f"{reference.model.name} computes nothing but NaN and infinity for {name}")
 
 
-def _deviations(reference: Reference, candidate: Candidate) -> Measured:
-    """The deviations of every output by feed. The session is closed again when this returns."""
+def _outputs(reference: Reference, candidate: Candidate) -> list[dict[str, Array]]:
+    """The candidate's outputs on every feed. The session is closed again when this returns."""
     answers = reference.answers
     session = _opened(candidate, reference)
     feeding = match_inputs(answers, session)
     naming = match_outputs(answers.declared, session.outputs())
-    measured: Measured = {}
-    for index, (feed, expected) in enumerate(zip(answers.feeds, answers.outputs, strict=True)):
+    outputs = []
+    for feed, expected in zip(answers.feeds, answers.outputs, strict=True):
         try:
             found = session.run({feeding[name]: value for name, value in feed.values.items()}, naming)
         except RunError as error:
@@ -98,6 +109,14 @@ def _deviations(reference: Reference, candidate: Candidate) -> Measured:
             raise MismatchError(f"{candidate.name} fails on {accepted}: {error}") from error
         if found.keys() != expected.keys():
             raise MismatchError(f"sequences or maps in the answer have other members on feed {feed.description!r}")
+        outputs.append(found)
+    return outputs
+
+
+def _deviations(reference: Reference, outputs: Sequence[Outputs]) -> Measured:
+    """The deviations of every output by feed."""
+    measured: Measured = {}
+    for index, (expected, found) in enumerate(zip(reference.answers.outputs, outputs, strict=True)):
         for name, value in expected.items():
             measured.setdefault(name, {})[index] = deviation(value, found[name])
     return measured

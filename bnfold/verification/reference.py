@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bnfold.graph import Array
-from bnfold.verification.answers import Answers, NotVerifiableError
+from bnfold.verification.answers import Answers, NotVerifiableError, UnloadableError
 from bnfold.verification.feeds.planning import Planner, next_feed
 from bnfold.verification.feeds.values import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
 from bnfold.verification.noise.jitter import FEW_SAMPLES, Noise, Samples
@@ -28,19 +28,18 @@ class Reference:
     """The original, run once on every feed; any number of models can then be compared with it."""
 
     def __init__(self, model: OnnxFile, options: VerifyOptions = DEFAULTS) -> None:
-        """Raises NotVerifiableError if the original cannot be loaded or accepts no feed, UsageError for
-        inputs of the caller's that do not fit it.
+        """Raises UnloadableError if the original cannot be loaded, NotVerifiableError if it accepts no feed, and
+        UsageError for inputs of the caller's that do not fit it.
         """
         self.model = model
         self.settings = options.settings
         self._tensors: tuple[str, ...] = ()
         self._noise: dict[int, Samples] = {}
         self._sampled: dict[int, int] = {}
-        self._exact: set[int] = set()
         try:
             session = Session(model, self.settings)
         except RunError as error:
-            raise NotVerifiableError(f"onnxruntime cannot load {model.name}: {error}") from error
+            raise UnloadableError(f"onnxruntime cannot load {model.name}: {error}") from error
         self.answers = Answers(session.inputs(), session.optional_inputs(), session.outputs())
         self._check_types()
         self._collect(session, options.inputs, options.feeds)
@@ -54,7 +53,6 @@ class Reference:
         )
         single._noise = {0: list(self._noise[index])} if index in self._noise else {}
         single._sampled = {0: self._sampled[index]} if index in self._sampled else {}
-        single._exact = {0} if index in self._exact else set()
         return single
 
     def inside(self, tensors: Mapping[str, Array]) -> Reference:
@@ -62,7 +60,7 @@ class Reference:
         inner = self.only(0)
         inner._tensors = tuple(tensors)
         inner.answers = replace(inner.answers, outputs=[dict(tensors)])
-        inner._noise, inner._sampled, inner._exact = {}, {}, set()
+        inner._noise, inner._sampled = {}, {}
         return inner
 
     def noise(self, feeds: Sequence[int], count: int = FEW_SAMPLES) -> dict[int, Samples | None]:
@@ -77,15 +75,6 @@ class Reference:
                 for index, samples in measured.items():
                     self._noise.setdefault(index, []).extend(samples)
                     self._sampled[index] = count
-        return {index: self._noise[index] or None for index in feeds}
-
-    def exact_noise(self, feeds: Sequence[int]) -> dict[int, Samples | None]:
-        """What :meth:`noise` gives, with the distance from float64 on those feeds where it can be had."""
-        due = {index: self._noise[index] for index in feeds if index not in self._exact}
-        if due:
-            for index, samples in self._meter().exact(self.answers, due).items():
-                self._noise[index].extend(samples)
-            self._exact.update(due)
         return {index: self._noise[index] or None for index in feeds}
 
     def _meter(self) -> Noise:

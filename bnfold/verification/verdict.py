@@ -6,11 +6,18 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-#: The verdicts: bit for bit, explained by rounding, not explained by rounding, and not known.
+from bnfold.display import Displayed
+
+#: The verdicts: bit for bit, explained by rounding, not explained by rounding, right but clearly farther from
+#: exact than the original, and not known.
 EQUAL = "equal"
 WITHIN_ROUNDING = "within rounding"
 DIFFERENT = "different"
+LESS_ACCURATE = "less accurate"
 NOT_VERIFIED = "not verified"
+
+#: A largest error of up to so many times another is as good: it is one number out of many.
+_AS_ACCURATE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,9 @@ class OutputCheck:
     part of the range, None when it was not needed or could not be measured; ``factor`` is the
     difference in units of that sensitivity, or of the dtype's rounding unit where it was not
     measured. For integers, booleans and strings ``mismatches`` counts the elements that differ.
-    ``feed`` is the feed on which the factor is largest.
+    ``feed`` is the feed on which the factor is largest. ``original_error`` and ``result_error`` are the largest
+    distances of the two models from a float64 evaluation, as part of its range; None where that was not made.
+    ``flips`` are discrete values that rounding tipped over an edge, in the original and in the second model.
     """
 
     name: str
@@ -41,6 +50,31 @@ class OutputCheck:
     factor: float = 0.0
     feed: str = ""
     reason: str = ""
+    original_error: float | None = None
+    result_error: float | None = None
+    flips: tuple[int, int] = (0, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Exactness:
+    """What the evaluation of both models in float64 showed.
+
+    ``tensors`` were compared on each of ``feeds`` feeds, slice by slice along every axis; ``agreement`` is the
+    largest part of a slice's own size by which two of them differ, ``flips`` the number of discrete values that
+    fell to the other side of an edge. ``unrounded`` says whether the second model's weights were known before they
+    were rounded, ``parts`` how many rewritten parts were run by themselves, ``seconds`` what all of this took.
+    """
+
+    tensors: int
+    agreement: float
+    flips: int
+    feeds: int
+    unrounded: bool
+    parts: int = 0
+    seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         return {key: _plain(value) for key, value in asdict(self).items()}
@@ -48,10 +82,18 @@ class OutputCheck:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What a judge says: one check for each output, and remarks."""
+    """What a judge says: one check for each output, and remarks.
+
+    ``verdict`` overrides what follows from the checks, with its ``reason``; ``exactness`` is None where nothing was
+    evaluated in float64.
+    """
 
     checks: tuple[OutputCheck, ...]
     notes: tuple[str, ...] = ()
+    verdict: str = ""
+    reason: str = ""
+    exactness: Exactness | None = None
+    first_difference: FirstDifference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +141,7 @@ class FirstDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Displayed):
     """The outcome of comparing two models: the verdict and what it rests on."""
 
     verdict: str
@@ -111,6 +153,8 @@ class Verification:
     reason: str = ""
     #: Remarks that do not change the verdict.
     notes: tuple[str, ...] = ()
+    #: None where the models were judged by rounding noise or by a fixed tolerance alone.
+    exactness: Exactness | None = None
 
     def __repr__(self) -> str:
         return f"Verification({self.sentence()!r})"
@@ -125,12 +169,35 @@ class Verification:
         if self.verdict == NOT_VERIFIED:
             return f"not verified: {self.reason}"
         cost = f"in {self.seconds:.1f} s, {_plural(self.feeds.count, 'feed')}"
+        if self.exactness is not None:
+            cost += f" ({self.exactness.seconds:.1f} s of it in float64)"
         if self.verdict == DIFFERENT:
             text = f"not equivalent, found {cost}: {self.reason}"
             return f"{text}; {self.first_difference.sentence()}" if self.first_difference else text
+        if self.verdict == LESS_ACCURATE:
+            return f"less accurate than the original, found {cost}: {self.reason}"
         if self.verdict == EQUAL:
             return f"verified {cost}: equal bit for bit"
+        if self.exactness is not None:
+            return f"verified {cost}: {self._accuracy()}"
         return f"verified {cost}: within rounding ({self._amounts()})"
+
+    def _accuracy(self) -> str:
+        """What both models are from exact, at the output where the original is farthest."""
+        measured = [output for output in self.outputs if output.result_error is not None]
+        texts = []
+        if measured:
+            worst = max(measured, key=lambda output: output.original_error or 0.0)
+            mine, theirs = worst.original_error or 0.0, worst.result_error or 0.0
+            # What is not as near to exact is still within what its types allow, or it would be less accurate.
+            how = "as accurate as the original" if theirs <= _AS_ACCURATE * mine else "accurate to its types"
+            texts = [f"{how}: {theirs:.1e} of the range from exact, the original {mine:.1e}"]
+        flips = [sum(output.flips[side] for output in self.outputs) for side in (0, 1)]
+        if any(flips):
+            texts.append(f"{_plural(flips[1], 'discrete value')} flipped by rounding, {flips[0]} in the original")
+        if not texts and self.exactness is not None:
+            texts = [f"the same in float64, to {self.exactness.agreement:.0e} of each channel's size"]
+        return "; ".join(texts)
 
     def _amounts(self) -> str:
         worst = max(self.outputs, key=lambda output: output.max_rel)
@@ -158,6 +225,7 @@ class Verification:
             "feeds": self.feeds.to_dict(),
             "first_difference": self.first_difference.to_dict() if self.first_difference else None,
             "notes": list(self.notes),
+            "float64": self.exactness.to_dict() if self.exactness else None,
         }
 
 

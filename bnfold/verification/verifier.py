@@ -10,27 +10,40 @@ from typing import TYPE_CHECKING
 from bnfold.errors import NotEquivalentError
 from bnfold.isolation import Cause, Ended, Limits, Returned, call
 from bnfold.temporary import temporary_folder
-from bnfold.verification.answers import NotVerifiableError
+from bnfold.verification.answers import NotVerifiableError, UnloadableError
 from bnfold.verification.equivalence import compare, judge_for
+from bnfold.verification.exact.alone import verify_alone
+from bnfold.verification.exact.judge import Float64Judge
+from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
 from bnfold.verification.reference import Reference
-from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.onnx_file import OnnxFile, unrounded_weights
+from bnfold.verification.runtime.randomness import seeded
 from bnfold.verification.runtime.sessions import Candidate
 from bnfold.verification.verdict import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.verify_options import DEFAULTS, VerifyOptions
 
 if TYPE_CHECKING:
+    from bnfold.graph import Model
     from bnfold.verification.runtime.onnx_file import ModelLike
 
 
-def verify(a: ModelLike, b: ModelLike, options: VerifyOptions = DEFAULTS, limits: Limits | None = None) -> Verification:
+def verify(
+    a: ModelLike,
+    b: ModelLike,
+    options: VerifyOptions = DEFAULTS,
+    limits: Limits | None = None,
+    unrounded: Model | None = None,
+) -> Verification:
     """Compare model ``b`` with the original ``a`` on several feeds, onnxruntime's optimisations off.
 
-    A model is a file's path, its bytes, a ModelProto or anything with ``as_onnx``. Outputs are
-    equivalent if they differ by no more than a few times what rounding alone does to the original's
-    (measured where the difference is more than a few rounding units), or by what the options allow.
-    ``limits`` are those of ``options``, unless others of theirs are running already.
+    A model is a file's path, its bytes, a ModelProto or anything with ``as_onnx``. Both are evaluated in
+    float64 and must agree there; and what onnxruntime computes with ``b`` must not be clearly farther from
+    that than what it computes with ``a``. Where the options give a fixed tolerance it takes the place of
+    this, and where a model cannot be evaluated in float64 rounding noise does (docs/verification.md).
+    ``limits`` are those of ``options``, unless others of theirs are running already. ``unrounded`` is the model
+    that was written as ``b``, if it is at hand: with its weights as they were before they were rounded.
 
     Raises ModelFileError for a file that cannot be read, UsageError for an unknown provider and
     for inputs that do not fit the model. Everything else is a verdict.
@@ -40,6 +53,9 @@ def verify(a: ModelLike, b: ModelLike, options: VerifyOptions = DEFAULTS, limits
     with temporary_folder() as folder:
         first = OnnxFile.of(a, folder / "first", "the original")
         second = OnnxFile.of(b, folder / "second", "the second model")
+        second.unrounded = unrounded_weights(b if unrounded is None else unrounded)
+        if limits:
+            second.store_unrounded(folder / "unrounded.npz")
         found = call(verify_files, limits, first, second, options)
         return verification_of(found, time.perf_counter() - started)
 
@@ -61,24 +77,41 @@ def why_ended(ended: Ended) -> str:
 def verify_files(first: OnnxFile, second: OnnxFile, options: VerifyOptions) -> Verification:
     """:func:`verify` for files, in this process and without limits."""
     started = time.perf_counter()
-    try:
-        found = _check(Reference(first, options), second, options)
-    except NotVerifiableError as error:
-        found = Verification(NOT_VERIFIED, reason=str(error))
+    with temporary_folder() as folder:
+        try:
+            second = seeded(second, folder / "second")
+            found = _check(Reference(seeded(first, folder / "first"), options), second, options)
+        except UnloadableError as error:
+            found = _alone(first, second, options, str(error))
+        except NotVerifiableError as error:
+            found = Verification(NOT_VERIFIED, reason=str(error))
     return replace(found, seconds=time.perf_counter() - started)
+
+
+def _alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why: str) -> Verification:
+    """What can be said without the runtime, which cannot load the original."""
+    try:
+        return verify_alone(first, second, options, why)
+    except NotEvaluatedError:
+        return Verification(NOT_VERIFIED, reason=why)
 
 
 def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Verification:
     """Outputs first; then, as far as asked for, the tensors inside."""
-    found = compare(reference, Candidate(second), options)
+    noise = judge_for(options)
+    fixed = options.tolerance.given and not options.strict
+    judge = noise if fixed else Float64Judge(options, noise, second.unrounded)
+    found = compare(reference, Candidate(second), options, judge)
+    if found.exactness is not None:
+        return found
     if found.equivalent and options.intermediates:
-        inner = first_differing(reference.only(0), second, judge_for(options))
+        inner = first_differing(reference.only(0), second, noise)
         if inner is not None:
             reason = "the outputs agree on these feeds, but a tensor inside does not"
             return replace(found, verdict=DIFFERENT, reason=reason, first_difference=inner)
     elif found.verdict == DIFFERENT and found.outputs and options.first_difference:
         telling = reference.only(worst_feed(found))
-        return replace(found, first_difference=first_differing(telling, second, judge_for(options)))
+        return replace(found, first_difference=first_differing(telling, second, noise))
     return found
 
 
@@ -109,18 +142,28 @@ def smallest_failing(
         source = refold(()) if original is None else original
         file = OnnxFile.of(source, folder / "original", "the original")
         options = replace(options, first_difference=False)
+        why = ""
         try:
-            reference = Reference(file, options)
+            reference: Reference | None = Reference(seeded(file, folder / "seeded"), options)
+        except UnloadableError as error:
+            reference, why = None, str(error)
         except NotVerifiableError as error:
             raise NotEquivalentError(str(error)) from error
 
-        def outcome(kept: Collection[str], against: Reference) -> Verification:
+        def outcome(kept: Collection[str], against: Reference | None) -> Verification:
             with temporary_folder() as place:
-                return _check(against, OnnxFile.of(refold(kept), place, "the folded model"), options)
+                model = refold(kept)
+                candidate = OnnxFile.of(model, place, "the folded model")
+                candidate.unrounded = unrounded_weights(model)
+                if against is None:
+                    return _alone(file, candidate, options, why)
+                return _check(against, seeded(candidate, place / "seeded"), options)
 
         whole = outcome(steps, reference)
         if whole.equivalent:
             return ()
+        if reference is None and whole.verdict == NOT_VERIFIED:
+            raise NotEquivalentError(why)
         # One feed that shows the fault is enough to follow it.
-        telling = reference.only(worst_feed(whole)) if whole.outputs else reference
+        telling = reference.only(worst_feed(whole)) if reference and whole.outputs else reference
         return minimal(steps, lambda kept: not outcome(kept, telling).equivalent)

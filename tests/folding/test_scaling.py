@@ -50,6 +50,12 @@ def meeting(net: Net, y: str, size: int) -> str:
     return y
 
 
+def wide(net: Net, y: str, size: int) -> str:
+    """One Concat of branches, each with an affine that it cannot get rid of."""
+    y = net.op("Tanh", y)
+    return net.op("Tanh", net.op("Concat", *(net.bn(net.op("Sin", y), C) for _ in range(size // 2)), axis=1))
+
+
 def nothing(net: Net, y: str, size: int) -> str:
     """Operators that do nothing."""
     for _ in range(size // 2):
@@ -57,13 +63,13 @@ def nothing(net: Net, y: str, size: int) -> str:
     return y
 
 
-@pytest.mark.parametrize("build", [plain, stuck, residual, linear, meeting, nothing])
+@pytest.mark.parametrize("build", [plain, stuck, residual, linear, meeting, wide, nothing])
 def test_work_grows_like_the_graph(build):
     work = []
     for size in (150, 600):
         net = Net()
         y = build(net, net.input(2, C, 4, 4), size)
-        net.output(y, shape=[2, C, 4, 4])
+        net.output(y, shape=[2, None, 4, 4])
         graph = load(net.build()).graph
         work.append(lines_of(lambda graph=graph: fold_graph(graph)) / len(graph))
     assert work[1] < 1.25 * work[0], f"{work[0]:.0f} lines an operator became {work[1]:.0f}"

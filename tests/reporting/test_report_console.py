@@ -12,6 +12,7 @@ from rich.console import Console
 from bnfold.analysis import Foldability, Size, find_rule
 from bnfold.analysis.phrases import plural
 from bnfold.folding import FoldKind, FoldStep, Plan, Remaining
+from bnfold.folding.plan import Contradiction
 from bnfold.refusal import Refusal
 from bnfold.reporting import as_text, catalogue, outcomes
 from bnfold.reporting.console import line, make_console
@@ -228,6 +229,23 @@ class TestFold:
         assert "nodes 20 16" in rows
         assert "BatchNormalization 4 0" in rows
         assert "file 21 KB 20.5 KB" in rows
+
+    def test_what_went_with_its_stream_and_what_contradicts(self, console: Console, sink: io.StringIO) -> None:
+        proof = Contradiction(sentence="bn_9 and bn_1 differ", of="shift", tensor="x", constraints=("bn_9", "bn_1"))
+        left = Remaining(
+            subject="bn_9",
+            label="bn_9",
+            type="BatchNormalization",
+            is_batchnorm=True,
+            backward=Refusal("a", "x is in the way"),
+            forward=Refusal("b", "y is"),
+            together=proof,
+        )
+        gone = step("bn_1", "gauge", stream="sum_out", repaid=("conv_0", "conv_2"))
+        outcomes.print_fold(console, "a.onnx", result(Plan((gone, step("bn_2")), (left,), ())))
+        rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
+        assert "bn_1 BatchNormalization folded with its residual stream conv_bn_1 sum_out conv_0, conv_2" in rows, rows
+        assert "bn_9 BatchNormalization x is in the way y is bn_9 and bn_1 differ" in rows
 
     def test_merged_branches_name_what_went(self, console: Console, sink: io.StringIO) -> None:
         merged = FoldStep(

@@ -8,6 +8,7 @@ for itself, and in a tree of equalities no path is long.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +21,8 @@ Bits = NDArray[np.bool_]
 Number = float | Vector
 
 _TOLERANCE = 1e-9
+#: So many equations behind a conflict are told at most.
+_TOLD = 64
 
 
 class MixedError(Exception):
@@ -156,14 +159,14 @@ class System:
         return int(far.argmax()) if far.any() else {root: (low, high)}
 
     def _sources(self, source: object, used: tuple[int, ...]) -> tuple[object, ...]:
-        """The equations that an equation and the variables replaced in it come from."""
-        found, stack, seen = {source: None}, list(used), set(used)
-        while stack:
-            basic = self._basic[stack.pop()]
+        """The equations that an equation and the variables replaced in it come from, the nearest first."""
+        found, queue, seen = {source: None}, deque(used), set(used)
+        while queue and len(found) < _TOLD:
+            basic = self._basic[queue.popleft()]
             found[basic.source] = None
             fresh = [variable for variable in basic.used if variable not in seen]
             seen.update(fresh)
-            stack += fresh
+            queue += fresh
         return tuple(found)
 
 
@@ -231,11 +234,12 @@ class Parity:
         return found
 
     def _sources(self, source: object, used: tuple[int, ...]) -> tuple[object, ...]:
-        found, stack, seen = {source: None}, list(used), set(used)
-        while stack:
-            _, _, behind, more = self._basic[stack.pop()]
+        """As of a :class:`System`."""
+        found, queue, seen = {source: None}, deque(used), set(used)
+        while queue and len(found) < _TOLD:
+            _, _, behind, more = self._basic[queue.popleft()]
             found[behind] = None
             fresh = [variable for variable in more if variable not in seen]
             seen.update(fresh)
-            stack += fresh
+            queue += fresh
         return tuple(found)

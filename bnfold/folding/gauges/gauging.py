@@ -13,9 +13,10 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
-from bnfold.folding.gauges.component import Component, Survey
+from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
+from bnfold.folding.gauges.survey import Survey
 from bnfold.folding.moves import Blocked, Context, Move
 from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
@@ -210,7 +211,8 @@ class _Settlement:
         output = graph.op(rest[-1] if rest else first).outputs[0]
         self.editor.drop(rest)
         self.editor.replace_affine(op, source, total, output)
-        self.outcome.other_types |= graph.op(first).type != op.type
+        simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
+        self.outcome.other_types |= simple and graph.op(first).type != op.type
 
 
 def _origins(whole: Iterable[Candidate]) -> dict[str, str]:

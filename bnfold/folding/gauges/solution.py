@@ -15,7 +15,7 @@ from bnfold.folding.gauges.strands import Demand, Group, contracted, groups_of, 
 
 #: All of an affine goes, or all but its signs.
 WHOLE, SIGNS = "whole", "signs"
-#: Equations added while looking for a better choice: a bound on the time, not on the networks.
+#: Demands made while looking for a better choice, beside three times those of the first: a bound on the time.
 MAX_EXCHANGE = 20_000
 
 
@@ -202,15 +202,16 @@ class Solver:
 
     def _exchanged(self, choice: Choice, start: list[tuple[int, int, int]]) -> Choice:
         """Give up one for two, as long as that is found and time allows."""
+        limit = min(MAX_EXCHANGE, 200 + 3 * self.spent)
         improved = True
-        while improved and self.spent < MAX_EXCHANGE:
+        while improved and self.spent < limit:
             improved = False
             blocked: dict[str, list[str]] = {}
             for head, clash in choice.clashes.items():
                 for other in clash.others:
                     blocked.setdefault(other, []).append(head)
             for other, heads in sorted(blocked.items(), key=lambda item: -len(item[1])):
-                if len(heads) < 2 or self.spent >= MAX_EXCHANGE:
+                if len(heads) < 2 or self.spent >= limit:
                     break
                 self._restart(start)
                 kept = [head for head in choice.gone if head != other]

@@ -21,6 +21,8 @@ class Context:
     label: str
     skeleton: ModelProto
     payloads: Payloads
+    #: Was the model read without its large weights?
+    partial: bool = False
 
     @property
     def opsets(self) -> dict[str, int]:

@@ -13,9 +13,11 @@ from bnfold.formats.atomic import reason
 from bnfold.formats.onnx.attributes import attribute_tensors, bodies
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.payloads import Stored
-from bnfold.formats.onnx.storage import DetachedStorage, FileStorage, UnusableFileError, open_beneath
+from bnfold.formats.onnx.ranges import RemoteStorage
+from bnfold.formats.onnx.storage import DetachedStorage, Storage, UnusableFileError, open_beneath
 from bnfold.formats.onnx.tensors import DTYPES, raw_bytes
 from bnfold.formats.onnx.wire import RAW_DATA, bytes_field
+from bnfold.formats.remote import RemoteFile
 
 #: So many data files are kept open; what a process may open is often limited to 1024.
 MAX_OPEN = 64
@@ -23,10 +25,11 @@ MAX_OPEN = 64
 _LOCATION = bytes_field(1, b"location")
 
 
-def attach_external(context: Context, data: bytes, directory: Path | None) -> bool:
+def attach_external(context: Context, data: bytes, directory: Path | RemoteFile | None) -> bool:
     """Turn references to external data into marks, so that such tensors are like any other large one.
 
-    ``data`` is the skeleton serialised; ``directory`` is where the model lies. True if there were any.
+    ``data`` is the skeleton serialised; ``directory`` is where the model lies, or the model itself
+    where that is elsewhere. True if there were any.
     Raises ModelFileError for a reference that leaves the directory or does not fit its file.
     """
     if _LOCATION not in data:
@@ -72,10 +75,10 @@ def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
 class _DataFiles:
     """The data files of one model, each opened once."""
 
-    def __init__(self, context: Context, directory: Path | None) -> None:
+    def __init__(self, context: Context, directory: Path | RemoteFile | None) -> None:
         self._context = context
         self._directory = directory
-        self._files: dict[str, tuple[FileStorage | DetachedStorage, int]] = {}
+        self._files: dict[str, tuple[Storage, int]] = {}
 
     def attach(self, tensor: TensorProto) -> None:
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -106,10 +109,15 @@ class _DataFiles:
             self._fail(tensor, f"has the {key} {text[:40]!r} in its external data, which is not a number")
         return int(text)
 
-    def _open(self, tensor: TensorProto, location: str) -> tuple[FileStorage | DetachedStorage, int]:
+    def _open(self, tensor: TensorProto, location: str) -> tuple[Storage, int]:
         known = self._files.get(location)
         if known is not None:
             return known
+        if isinstance(self._directory, RemoteFile):
+            self._check_location(tensor, location)
+            remote = RemoteStorage(self._directory.sibling(location))
+            self._files[location] = remote, remote.size
+            return self._files[location]
         try:
             storage = open_beneath(*self._resolve(tensor, location))
         except OSError as error:
@@ -122,18 +130,21 @@ class _DataFiles:
 
     def _resolve(self, tensor: TensorProto, location: str) -> tuple[Path, Path]:
         """The model's directory and the data file; one outside is refused, whatever way leads there."""
-        if self._directory is None:
+        if not isinstance(self._directory, Path):
             self._fail(tensor, "has external data, which a model that is not loaded from a file cannot have")
-        if not location or "\0" in location:
-            self._fail(tensor, "has external data without a location")
-        windows = PureWindowsPath(location)
-        if location.startswith(("/", "\\")) or windows.drive or ".." in windows.parts:
-            self._fail(tensor, f"has its data at {location!r}, outside of the model's directory")
+        self._check_location(tensor, location)
         base = os.path.realpath(self._directory)
         path = os.path.realpath(os.path.join(base, location))
         if os.path.commonpath([base, path]) != base:
             self._fail(tensor, f"has its data at {location!r}, a link that leaves the model's directory")
         return Path(base), Path(path)
+
+    def _check_location(self, tensor: TensorProto, location: str) -> None:
+        if not location or "\0" in location:
+            self._fail(tensor, "has external data without a location")
+        windows = PureWindowsPath(location)
+        if location.startswith(("/", "\\")) or windows.drive or ".." in windows.parts:
+            self._fail(tensor, f"has its data at {location!r}, outside of the model's directory")
 
     def _fail(self, tensor: TensorProto, fault: str) -> NoReturn:
         self._context.fail(f"is unsafe or damaged: tensor {tensor.name!r} {fault}")

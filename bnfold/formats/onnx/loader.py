@@ -19,10 +19,12 @@ from bnfold.formats.onnx.external import attach_external
 from bnfold.formats.onnx.inline import unfolded_size
 from bnfold.formats.onnx.model import OnnxModel
 from bnfold.formats.onnx.payloads import Payloads, Stored
+from bnfold.formats.onnx.ranges import RemoteStorage
 from bnfold.formats.onnx.reader import NodeOrderError, read_graph
 from bnfold.formats.onnx.sorting import sort_nodes
 from bnfold.formats.onnx.storage import FileStorage, MemoryStorage, UnusableFileError, open_file
 from bnfold.formats.onnx.wire import DIMS, Pieces, WireError, joined, splice, split, varint, without
+from bnfold.formats.remote import RemoteFile
 
 #: What a model's functions may unfold to.
 MAX_OPERATORS = 1 << 20
@@ -34,7 +36,7 @@ _FIRST_BYTES = {
 }
 
 
-def load(source: str | PathLike[str] | bytes | ModelProto, *, allow_unsafe: bool = False) -> OnnxModel:
+def load(source: str | PathLike[str] | bytes | ModelProto | RemoteFile, *, allow_unsafe: bool = False) -> OnnxModel:
     """Read an ONNX model. The file stays mapped; its weights are read when they are asked for.
     ``allow_unsafe`` is for files of other formats, which may bring code.
 
@@ -45,6 +47,8 @@ def load(source: str | PathLike[str] | bytes | ModelProto, *, allow_unsafe: bool
         return _read(MemoryStorage(_serialised(source)), "the ModelProto")
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _read(MemoryStorage(bytes(source)), "the model in memory")
+    if isinstance(source, RemoteFile):
+        return _read(RemoteStorage(source), source.url)
     if not isinstance(source, (str, PathLike)):
         raise UsageError(
             f"a model is a path, bytes, a ModelProto or a keras.Model of Keras 3, not {type(source).__name__}"
@@ -69,7 +73,7 @@ def _serialised(model: ModelProto) -> bytes:
     return data
 
 
-def _read(storage: FileStorage | MemoryStorage, label: str) -> OnnxModel:
+def _read(storage: FileStorage | MemoryStorage | RemoteStorage, label: str) -> OnnxModel:
     try:
         skeleton = split(storage.data, storage.size, storage.release)
         storage.release()
@@ -79,11 +83,15 @@ def _read(storage: FileStorage | MemoryStorage, label: str) -> OnnxModel:
     if not model.HasField("graph"):
         raise ModelFileError(f"{label} {_what_it_is(storage, 'it holds no graph')}")
     payloads = Payloads(skeleton.nonce, (Stored(storage, *entry) for entry in skeleton.ranges))
-    context = Context(label, model, payloads)
-    return _checked(context, skeleton.data, storage if isinstance(storage, FileStorage) else None)
+    partial = isinstance(storage, RemoteStorage) and not storage.file.weights
+    context = Context(label, model, payloads, partial)
+    if isinstance(storage, RemoteStorage):
+        storage.prefetch([(entry.offset, entry.length) for entry in skeleton.ranges])
+    return _checked(context, skeleton.data, None if isinstance(storage, MemoryStorage) else storage)
 
 
-def _checked(context: Context, data: bytes, file: FileStorage | None) -> OnnxModel:
+def _checked(context: Context, data: bytes, storage: FileStorage | RemoteStorage | None) -> OnnxModel:
+    file = storage if isinstance(storage, FileStorage) else None
     known = onnx.defs.onnx_opset_version()
     if context.opsets.get("", 1) > known:
         context.fail(
@@ -91,7 +99,8 @@ def _checked(context: Context, data: bytes, file: FileStorage | None) -> OnnxMod
             "a newer onnx is needed"
         )
     _check_functions(context)
-    external = attach_external(context, data, file.path.parent if file is not None else None)
+    beside = storage.file if isinstance(storage, RemoteStorage) else file.path.parent if file is not None else None
+    external = attach_external(context, data, beside)
     try:
         graph, in_order = read_graph(context), True
     except NodeOrderError:
@@ -132,7 +141,7 @@ def _sentence(message: str) -> str:
     return fault.rstrip(".") if node is None else f"{fault.rstrip('.')} (node {node[1]!r}, {node[2]})"
 
 
-def _what_it_is(storage: FileStorage | MemoryStorage, fault: str) -> str:
+def _what_it_is(storage: FileStorage | MemoryStorage | RemoteStorage, fault: str) -> str:
     """What a file is that is not an ONNX model, as far as its first bytes tell."""
     if not storage.size:
         return "is empty"

@@ -92,11 +92,13 @@ class OnnxModel:
         """The model with those of its functions inlined that hold a BatchNormalization, or another
         operator that folding moves or moves into; itself where there are none.
         """
+        if not self._context.skeleton.functions:
+            return self
         builder = Builder(self._context.payloads)
         skeleton = inline_functions(builder.model(self._context.skeleton, self._graph))
         if skeleton is None:
             return self
-        context = Context(self._context.label, skeleton, builder.payloads)
+        context = Context(self._context.label, skeleton, builder.payloads, self._context.partial)
         return OnnxModel(
             context, read_graph(context), self._storage, external=self._external, changed=True, origin=self._origin
         )
@@ -150,5 +152,7 @@ class OnnxModel:
         return path
 
     def _build(self) -> tuple[ModelProto, Payloads]:
+        if self._context.partial:
+            raise UsageError(f"{self._context.label} was read without its weights, so it cannot be written")
         builder = Builder(self._context.payloads)
         return builder.model(self._context.skeleton, self._graph), builder.payloads

@@ -35,6 +35,9 @@ class Storage(Protocol):
     def copy(self, offset: int, length: int, out: Sink) -> None:
         """Append the bytes to ``out``."""
 
+    def leaves_out(self, length: int, rank: int) -> bool:
+        """Are the values of a tensor of so many bytes and dimensions left unread?"""
+
 
 class MemoryStorage:
     """A model that was handed over as bytes."""
@@ -51,6 +54,9 @@ class MemoryStorage:
 
     def copy(self, offset: int, length: int, out: Sink) -> None:
         out.write(self.view(offset, length))
+
+    def leaves_out(self, length: int, rank: int) -> bool:
+        return False
 
     def release(self) -> None:
         """There is nothing to let go of."""
@@ -94,6 +100,9 @@ class FileStorage:
             out.write(self.read(offset + done, part))
             done += part
 
+    def leaves_out(self, length: int, rank: int) -> bool:
+        return False
+
     def release(self) -> None:
         """Let go of the pages that reading through the map has brought in."""
         if hasattr(self.data, "madvise"):
@@ -123,6 +132,9 @@ class DetachedStorage:
 
     def copy(self, offset: int, length: int, out: Sink) -> None:
         self._open().copy(offset, length, out)
+
+    def leaves_out(self, length: int, rank: int) -> bool:
+        return False
 
     def _open(self) -> FileStorage:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from bnfold.formats.onnx.payloads import Stored
 from bnfold.graph import Array, Param, ParamData
+from bnfold.graph.dtypes import is_float
 
 #: TensorProto's element types by number, as numpy knows them.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -85,6 +86,21 @@ class Raw:
         row = prod(self.shape[1:]) * self.dtype.itemsize
         data = self.payload.read(start * row, stop * row)
         return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """The ParamData of a weight that is left where it is. Ones stand for its values: any fold survives them."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    known: ClassVar[bool] = False
+
+    def read(self) -> Array:
+        return np.broadcast_to(np.ones((), self.dtype), self.shape)
+
+    def rows(self, start: int, stop: int) -> Array:
+        return self.read()[start:stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +196,14 @@ def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = Non
         source: ParamData = Inline(tensor)
     else:
         _check_count(len(payload), raw_bytes(kind, shape), "bytes", shape)
-        source = Packed(payload, tensor) if kind in _BITS else Raw(payload, dtype, shape)
+        source = _stored(tensor, payload, dtype, shape)
     return Param(tensor.name if name is None else name, dtype, shape, source, tensor)
+
+
+def _stored(tensor: TensorProto, payload: Stored, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ParamData:
+    if payload.storage.leaves_out(len(payload), len(shape)) and is_float(dtype):
+        return Unread(dtype, shape)
+    return Packed(payload, tensor) if tensor.data_type in _BITS else Raw(payload, dtype, shape)
 
 
 def _check_inline(tensor: TensorProto, kind: int, shape: tuple[int, ...]) -> None:

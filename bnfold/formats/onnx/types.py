@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,19 @@ def to_tensor(value: ValueInfoProto) -> Tensor:
     if not declared.HasField("shape"):
         return Tensor(value.name, dtype)
     return Tensor(value.name, dtype, tuple(_dim(dim) for dim in declared.shape.dim))
+
+
+def tensors_by_name(values: Iterable[ValueInfoProto]) -> dict[str, Tensor]:
+    """What value infos say, by tensor. Few types are of many tensors: each is taken apart once."""
+    known: dict[bytes, Tensor] = {}
+    tensors = {}
+    for value in values:
+        kind = value.type.SerializeToString()
+        like = known.get(kind)
+        if like is None:
+            like = known[kind] = to_tensor(value)
+        tensors[value.name] = Tensor(value.name, like.dtype, like.shape)
+    return tensors
 
 
 def _dim(dim: TensorShapeProto.Dimension) -> Dim:

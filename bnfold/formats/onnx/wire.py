@@ -16,11 +16,14 @@ from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from mmap import mmap
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bnfold.formats.atomic import Sink
 
-Data = bytes | memoryview | mmap
+if TYPE_CHECKING:
+    from bnfold.formats.onnx.ranges import Window
+
+    Data = bytes | memoryview | mmap | Window
 
 #: Payloads of at most this many bytes stay in the skeleton.
 INLINE_BYTES = 1024

@@ -30,7 +30,7 @@ class Split(Facts):
         first, identity = next(iter(affines.values())), Affine.identity()
         unused = identity if first.axis == axis else first
         outputs = range(len(node.op.outputs))
-        parts = [affines.get(index, identity if node.used(index) else unused) for index in outputs]
+        parts = {index: affines.get(index, identity if node.used(index) else unused) for index in outputs}
         joined = joined_parts(node, parts, self.sizes(node, axis), axis)
         return joined if isinstance(joined, Refusal) else [Crossing({0: joined})]
 

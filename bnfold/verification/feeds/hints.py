@@ -22,6 +22,8 @@ _MOVES = frozenset({
     "Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Transpose", "Expand", "Slice", "Split",
     "Gather", "Tile", "Concat", "Dropout",
 })
+#: Operators that compute with integers before they are used as indices: what comes out has about the same size.
+_COUNTS = frozenset({"Abs", "Add", "Clip", "Max", "Min", "Mod", "Mul", "Neg", "Sub", "Where"})
 #: Operators through which rank and axes stay as they are.
 _KEEPS_SHAPE = frozenset({
     "Identity", "Cast", "Relu", "LeakyRelu", "Clip", "Dropout", "BatchNormalization", "Add", "Sub", "Mul", "Div",
@@ -38,7 +40,7 @@ _INDICES = {
 }
 #: Slots that hold shapes, axes, counts or lengths: numbers that steer an operator. Every Reduce operator's slot 1 too.
 _CONTROLS = {
-    "Slice": {1, 2, 3, 4}, "Range": {0, 1, 2}, "Resize": {3}, "ConstantOfShape": {0}, "Loop": {0},
+    "Slice": {1, 2, 3, 4}, "Range": {0, 1, 2}, "Resize": {3}, "ConstantOfShape": {0},
     "LSTM": {4}, "GRU": {4}, "RNN": {4}, "CenterCropPad": {1}, "CumSum": {1}, "Expand": {1}, "OneHot": {1},
     "Pad": {1}, "Reshape": {1}, "ReverseSequence": {1}, "Split": {1}, "SplitToSequence": {1}, "Squeeze": {1},
     "Tile": {1}, "TopK": {1}, "Unsqueeze": {1},
@@ -51,12 +53,14 @@ class Hint:
     """What the readers of an input demand of it.
 
     ``bound`` is the exclusive upper limit of an index, None where it is not known. ``role`` is
-    "index", "control" (shapes, axes, counts: small numbers) or "value". ``rank`` and ``dims``
+    "index", "control" (shapes, axes, counts: small numbers), "trips" (how often a loop runs) or "value".
+    ``reach`` is the size of what a value indexes after it was computed with. ``rank`` and ``dims``
     (axis to size; negative axes count from the end) are what the weights of its readers fix.
     """
 
     role: str = "value"
     bound: int | None = None
+    reach: int | None = None
     rank: int | None = None
     dims: Mapping[int, int] = field(default_factory=dict)
 
@@ -76,6 +80,7 @@ class Tracer:
         """What is known about the input of that name."""
         bounds: list[int] = []
         roles = set()
+        trips = False
         for node, slot in self._reached(name, _MOVES):
             if (node.op_type, slot) in _INDICES:
                 roles.add("index")
@@ -83,11 +88,23 @@ class Tracer:
             elif node.op_type == "OneHot" and slot == 0:
                 roles.add("index")
                 bounds.extend(self._scalar(node.input[1]))
+            elif node.op_type == "Loop" and slot == 0:
+                trips = True
             elif slot in _CONTROLS.get(node.op_type, ()) or (slot == 1 and node.op_type.startswith("Reduce")):
                 roles.add("control")
-        role = "control" if "control" in roles else "index" if roles else "value"
+        role = "control" if "control" in roles else "index" if roles else "trips" if trips else "value"
         rank, dims = self._weights_shape(name)
-        return Hint(role, min(bounds) if bounds else None, rank, dims)
+        reach = None if roles else self._reach(name)
+        return Hint(role, min(bounds) if bounds else None, reach, rank, dims)
+
+    def _reach(self, name: str) -> int | None:
+        bounds = [
+            bound
+            for node, slot in self._reached(name, _MOVES | _COUNTS)
+            if (node.op_type, slot) in _INDICES
+            for bound in self._index_bound(node, _INDICES[node.op_type, slot])
+        ]
+        return min(bounds, default=None)
 
     def _index(self, graph: GraphProto) -> None:
         from onnx import numpy_helper

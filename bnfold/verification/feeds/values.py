@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -36,6 +37,8 @@ DISTRIBUTIONS: dict[str, Draw] = {
     "ones": lambda _, shape: np.ones(shape),
     "normal × 0.001": lambda rng, shape: rng.standard_normal(shape) * 1e-3,
 }
+#: How often loops run: a state that is lost shows from the second time on. And what integers are below.
+_TRIPS, _SMALL = 3, 10
 _WORDS = np.array(["a", "b", "one", "two", "hello", "world", "", "1"], dtype=object)
 
 
@@ -79,6 +82,9 @@ def _array(spec: ValueSpec, hint: Hint, shape: tuple[int, ...], distribution: st
         return np.asarray(rng.choice(_WORDS, shape), dtype=object)
     if _is_float(dtype):
         return np.asarray(DISTRIBUTIONS[distribution](rng, shape)).astype(dtype)
+    if dtype.kind == "b" and math.prod(shape) == 1:
+        # A condition: true first, then both in turn.
+        return np.full(shape, list(DISTRIBUTIONS).index(distribution) % 2 == 0)
     if dtype.kind == "b":
         constant = {"zeros": np.zeros, "ones": np.ones}.get(distribution)
         return np.asarray(constant(shape) if constant else rng.random(shape) < 0.5, dtype)
@@ -96,6 +102,8 @@ def _integers(
     """Indices below their bound, ones where the number steers an operator, masks of 0 and 1, else small values."""
     if hint.role == "control" or distribution == "ones":
         return np.full(shape, min(1, (hint.bound or 2) - 1))
+    if hint.role == "trips":
+        return np.full(shape, 1 if distribution == "zeros" else _TRIPS)
     if is_mask:
         mask = rng.integers(0, 2, shape)
         # A mask that hides everything makes a softmax over nothing: NaN.
@@ -108,7 +116,9 @@ def _integers(
     if dtype.itemsize == 1:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max + 1, shape)
-    return rng.integers(0, 10, shape)
+    # The first feed has to be accepted, whatever is computed with the values; later ones reach what they can.
+    first = distribution == next(iter(DISTRIBUTIONS))
+    return rng.integers(0, _SMALL if first else max(_SMALL, hint.reach or 0), shape)
 
 
 def _is_float(dtype: np.dtype[Any] | None) -> bool:

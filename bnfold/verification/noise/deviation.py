@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,3 +133,11 @@ def _typical(reference: Array, other: Array) -> float:
         difference = np.abs(reference[::step].astype(np.float64) - other[::step].astype(np.float64))
     difference = difference[np.isfinite(difference)]
     return float(np.quantile(difference, 0.9)) if difference.size else 0.0
+
+
+def constant_outputs(measured: Measured) -> Iterator[str]:
+    """Remarks on outputs that cannot show a difference."""
+    for name, items in measured.items():
+        low, high = min(item.low for item in items.values()), max(item.high for item in items.values())
+        if low == high and len(items) > 1:
+            yield f"{name} is {low:g} throughout on every feed, so that it cannot show a difference"

@@ -1,13 +1,12 @@
 """How much rounding alone moves a model's outputs: the unit in which differences are judged.
 
 The original is run with every float weight and input moved by up to one unit in the last place, at
-random: what that does to an output, any rearrangement of the arithmetic may do to it. Where it is
-affordable, the original's distance from its own evaluation in float64 is measured as well.
+random: what that does to an output, any rearrangement of the arithmetic may do to it. Models are judged
+so where they cannot be evaluated in float64, and when the runtime's optimisations are checked.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,6 @@ import numpy as np
 from bnfold.graph import Array
 from bnfold.verification.feeds.hints import graphs
 from bnfold.verification.noise.deviation import Deviation, deviation
-from bnfold.verification.noise.exact import NotEvaluatedError, ReferenceModel
-from bnfold.verification.noise.judge import factor
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import RunError, Session, Settings
 
@@ -34,13 +31,6 @@ Samples = list[dict[str, Deviation]]
 FEW_SAMPLES, MANY_SAMPLES = 2, 10
 #: Larger models are judged by the fixed tolerance: a jittered copy would have to be held in memory.
 MAX_BYTES = 1 << 30
-#: The float64 evaluation may take so many seconds. The reference implementation was seen to take
-#: 15 to 30 times as long as onnxruntime, and it runs twice.
-_EXACT_SECONDS = 1.0
-_EXACT_SLOWDOWN = 60.0
-#: The reference implementation must agree with onnxruntime in the model's own precision to so many
-#: times the noise: else it computes something else, and its float64 result says nothing.
-_EXACT_TRUST = 16.0
 #: Operators with float operands that are settings, not weights: a size, an exponent, a limit.
 # fmt: off
 _SETTINGS = frozenset({
@@ -90,49 +80,12 @@ class Noise:
         except RunError:
             return None  # The jitter made a model that does not load, say by a size computed from floats.
 
-    def exact(self, answers: Answers, known: Mapping[int, Samples]) -> dict[int, Samples]:
-        """The original's distance from float64 on the feeds of ``known``, as far as time and trust allow.
-
-        ``known`` holds what jitter showed: the measure of trust.
-        """
-        deadline = time.perf_counter() + _EXACT_SECONDS
-        found: dict[int, Samples] = {index: [] for index in known}
-        if self._model.size > MAX_BYTES:
-            return found
-        models: dict[bool, ReferenceModel] = {}
-        for index, samples in known.items():
-            if not samples or time.perf_counter() + answers.seconds[index] * _EXACT_SLOWDOWN > deadline:
-                continue
-            compared: dict[bool, dict[str, Deviation]] = {}
-            try:
-                for wide in (False, True):
-                    if wide not in models:
-                        models[wide] = ReferenceModel(self._model, wide, self._tensors)
-                    outputs = models[wide].run(answers.feeds[index].values)
-                    compared[wide] = _compared(answers.outputs[index], outputs)
-            except NotEvaluatedError:
-                return found
-            names = answers.outputs[index]
-            if not all(_trusted(compared[False].get(name), samples, name) for name in names):
-                return found
-            if compared[True].keys() == names.keys():
-                found[index].append(compared[True])
-        return found
-
 
 def _compared(mine: Mapping[str, Array], theirs: Mapping[str, Array]) -> dict[str, Deviation]:
     """The deviations of the outputs that both have, in the precision of the first."""
     both = {name: theirs[name].astype(mine[name].dtype) for name in mine if name in theirs}
     compared = {name: deviation(mine[name], value) for name, value in both.items()}
     return {name: item for name, item in compared.items() if not item.fault}
-
-
-def _trusted(item: Deviation | None, samples: Samples, name: str) -> bool:
-    if item is None or not item.nonfinite_agree:
-        return False
-    if item.exact_type:
-        return item.mismatches == 0
-    return factor(item, [sample[name] for sample in samples]) <= _EXACT_TRUST
 
 
 def jittered_model(model: OnnxFile, seed: int, sample: int) -> bytes | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnfold.verification.noise.deviation import Deviation, Measured
+from bnfold.graph import Array
+from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
 from bnfold.verification.noise.jitter import MANY_SAMPLES, Samples
-from bnfold.verification.noise.judge import Tolerance, judge, suspicious, undecided, unexplained
+from bnfold.verification.noise.judge import Tolerance, judge, suspicious, undecided
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.sessions import Candidate
 from bnfold.verification.verdict import Judgement
@@ -23,7 +24,13 @@ class NoiseJudge:
         """Whether a difference must be judged: any under a fixed tolerance, else one of many rounding units."""
         return self.tolerance.given or suspicious(item) or bool(item.fault) or not item.nonfinite_agree
 
-    def judge(self, reference: Reference, candidate: Candidate, measured: Measured) -> Judgement:
+    def judge(
+        self,
+        reference: Reference,
+        candidate: Candidate,
+        measured: Measured,
+        outputs: Sequence[Mapping[str, Array]] = (),
+    ) -> Judgement:
         """One check for each output or inner tensor of ``reference``, in the order of ``measured``."""
         noise = self._noise(reference, measured)
         checks = []
@@ -39,9 +46,6 @@ class NoiseJudge:
             return {}
         items = [(name, index, item) for name, by_feed in measured.items() for index, item in by_feed.items()]
         found = reference.noise(sorted({index for _, index, item in items if suspicious(item, self.tolerance.strict)}))
-        beyond = {index for name, index, item in items if unexplained(item, _samples(found, index, name))}
-        if beyond:
-            found.update(reference.exact_noise(sorted(beyond)))
         open_ones = {index for name, index, item in items if undecided(item, _samples(found, index, name))}
         if open_ones:
             found.update(reference.noise(sorted(open_ones), MANY_SAMPLES))
@@ -57,9 +61,6 @@ def _samples(found: Mapping[int, Samples | None], index: int, name: str) -> list
 
 
 def _remarks(measured: Measured, noise: Mapping[int, Samples | None]) -> Iterator[str]:
-    for name, items in measured.items():
-        low, high = min(item.low for item in items.values()), max(item.high for item in items.values())
-        if low == high and len(items) > 1:
-            yield f"{name} is {low:g} throughout on every feed, so that it cannot show a difference"
+    yield from constant_outputs(measured)
     if None in noise.values():
         yield "the original's rounding noise could not be measured: a fixed tolerance was used"

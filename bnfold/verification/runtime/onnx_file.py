@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property, partial
 from os import PathLike, fspath
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bnfold.errors import ModelFileError
-from bnfold.graph import Model
+from bnfold.graph import Model, ModelGraph
+from bnfold.graph.modelgraph import walk
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -26,14 +30,30 @@ _SMALL_BYTES = 1 << 12
 class OnnxFile:
     """An ONNX file on disk. Nothing is read before it is asked for."""
 
-    def __init__(self, path: Path, name: str) -> None:
+    def __init__(self, path: Path, name: str, unrounded: Path | None = None) -> None:
         self.path = path
         #: How messages call the model.
         self.name = name
+        #: Initializers before they were rounded, where the maker of the model is at hand.
+        self.unrounded: Mapping[str, Callable[[], NDArray[np.float64]]] = {}
+        #: Whether operators draw at random: such a model is loaded anew for every run, to draw the same again.
+        self.draws = False
+        self._stored = unrounded
+        if unrounded is not None:
+            archive = np.load(unrounded)
+            names = archive["names"]
+            self.unrounded = {name: partial(archive.get, str(index)) for index, name in enumerate(names)}
 
-    def __reduce__(self) -> tuple[type[OnnxFile], tuple[Path, str]]:
+    def store_unrounded(self, path: Path) -> None:
+        """Put the unrounded weights into a file (``.npz``), for another process."""
+        if self.unrounded:
+            values = {str(index): read() for index, read in enumerate(self.unrounded.values())}
+            np.savez(path, names=np.array(list(self.unrounded)), **values)  # type: ignore[arg-type]
+            self._stored = path
+
+    def __reduce__(self) -> tuple[type[OnnxFile], tuple[Path, str, Path | None]]:
         # For another process: which file it is, and nothing of what has been read from it.
-        return OnnxFile, (self.path.resolve(), self.name)
+        return OnnxFile, (self.path.resolve(), self.name, self._stored)
 
     @classmethod
     def of(cls, model: ModelLike, directory: Path, role: str) -> OnnxFile:
@@ -119,6 +139,19 @@ class OnnxFile:
             for entry in tensor.external_data
             if entry.key == "location"
         }
+
+
+def unrounded_weights(model: Any) -> dict[str, Callable[[], NDArray[np.float64]]]:
+    """The weights that a model holds in float64 and that its file holds rounded, by name; none of another format."""
+    graph = getattr(model, "graph", None)
+    if not isinstance(graph, ModelGraph) or not getattr(model, "is_onnx", False):
+        return {}
+    return {
+        name: param.exact
+        for scope in walk(graph)
+        for name, param in scope.params.items()
+        if param.is_float and param.is_rounded
+    }
 
 
 def decode_error() -> type[Exception]:

@@ -96,16 +96,19 @@ class Session:
         import onnxruntime
 
         providers = _providers(settings.provider)
-        onnxruntime.set_seed(settings.seed)
         options = _options(settings, level, tuned)
         if content is not None:
             folder = str(model.path.parent.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         extra = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
+        source = os.fspath(model.path) if content is None else content
+
+        def load() -> Any:
+            onnxruntime.set_seed(settings.seed)
+            return onnxruntime.InferenceSession(source, options, providers=providers, **extra)
+
         try:
-            self._session = onnxruntime.InferenceSession(
-                os.fspath(model.path) if content is None else content, options, providers=providers, **extra
-            )
+            self._session = load()
         except runtime_errors() as error:
             if type(error).__name__ in ("InvalidProtobuf", "NoSuchFile"):
                 raise ModelFileError(f"{model.name} is not an ONNX model, or it is damaged") from error
@@ -113,6 +116,8 @@ class Session:
         if self._session.get_providers()[0] != settings.provider:
             raise RunError(f"{settings.provider} could not be started")
         self._model = model
+        #: What is drawn at random is drawn again from the beginning in every run.
+        self._reload = load if model.draws else None
 
     def inputs(self) -> list[ValueSpec]:
         """What must be fed, in order. Overridable initializers are not among them."""
@@ -134,6 +139,7 @@ class Session:
         if outputs is None:
             outputs = {value.name: value.name for value in self._session.get_outputs()}
         try:
+            self._session = self._reload() if self._reload else self._session
             values = self._run(dict(feed), list(outputs.values()))
         except runtime_errors() as error:
             raise RunError(_words(error)) from error

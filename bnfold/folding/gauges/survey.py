@@ -1,0 +1,241 @@
+"""The walk over what is tied to blocked affines: who writes and who reads each tensor, and what that demands."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+from bnfold.affine import Affine, Vector
+from bnfold.folding.candidates import Candidate
+from bnfold.folding.gauges.component import Cells, Component, Frame, Grid, Place, Removal, Rows
+from bnfold.folding.gauges.ties import Tie
+from bnfold.folding.moves import Context
+from bnfold.folding.observers import output_phrase, reader_phrase
+from bnfold.graph import Op
+from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_readers
+from bnfold.operators.base import NewWeights, WithResidual
+from bnfold.refusal import Refusal
+
+#: Cells of one component: a repetition may claim any number of channels.
+MAX_CELLS = 1 << 22
+
+
+class Survey:
+    """Walks over what is tied to stuck affines, and collects a :class:`Component` of it."""
+
+    def __init__(self, context: Context, blocked: Mapping[str, Candidate]) -> None:
+        """``blocked`` has each candidate under the name of every operator of it."""
+        self.context = context
+        self.graph = context.graph
+        self.member = blocked
+        self.found = Component()
+        self.queue: deque[str] = deque()
+        self.seen: set[tuple[str, str]] = set()
+        #: Operators that stop everything, and why.
+        self.blocked: dict[str, str] = {}
+        #: Reads by operators with weights, to be asked about shifts when the rest is known.
+        self.readers: dict[tuple[str, int], None] = {}
+
+    def run(self, start: Candidate) -> Component:
+        """What is tied to one of them."""
+        self._candidate(start)
+        return self.walk()
+
+    def walk(self) -> Component:
+        """What is tied to the places that were reached."""
+        while self.queue:
+            self._look(self.queue.popleft())
+        for name, why in self.blocked.items():
+            self.found.pin(self.graph, name, why)
+        self._ask_readers()
+        return self.found
+
+    # -- places ----------------------------------------------------------------------------------
+
+    def reach(self, place: Place, axis: int | None, size: int, grid: Grid = ()) -> Frame | None:
+        """The frame of a place; None where it has another one already, or there is no room."""
+        known = self.found.frames.get(place)
+        if known is not None:
+            alike = known.size == size and ((known.axis, known.grid) == (axis, grid) or size == 1)
+            return known if alike else None
+        if self.found.size + size > MAX_CELLS:
+            return None
+        frame = self.found.frames[place] = Frame(axis, grid, size, self.found.size)
+        self.found.size += size
+        if isinstance(place, str):
+            self.queue.append(place)
+        return frame
+
+    def _look(self, tensor: str) -> None:
+        """Everybody who sees a tensor that was reached."""
+        graph, frame = self.graph, self.found.frames[tensor]
+        producer = graph.producer(tensor)
+        if producer is None:
+            self._pin(frame.cells, f"{tensor} is an input of the model")
+        if graph.is_output(tensor):
+            self._pin(frame.cells, f"{tensor} is {output_phrase(graph)}")
+        for use in list(value_readers(graph, tensor)):
+            if use.slot is None:
+                self._pin(frame.cells, f"{tensor} is seen by {reader_phrase(graph, use)}")
+            else:
+                self._read(graph.op(use.op), use.slot)
+        if producer is not None:
+            self._written(producer, tensor, frame)
+
+    def _pin(self, cells: Cells, why: str, *systems: str) -> None:
+        """These cells have no gauge of their own: a = 1, b = 0."""
+        column = cells.reshape(-1, 1)
+        self.found.rows.append(Rows(systems or ("size", "sign", "shift"), column, np.ones(column.shape), why))
+
+    # -- operators -------------------------------------------------------------------------------
+
+    def _once(self, op: Op, side: str) -> bool:
+        key = (op.name, side)
+        if key in self.seen:
+            return False
+        self.seen.add(key)
+        return True
+
+    def _block(self, op: Op, why: str) -> None:
+        self.blocked.setdefault(op.name, f"{op.display} ({op.type}) {why}")
+
+    def _special(self, op: Op) -> bool:
+        """Frozen operators, stuck affines and others that stay."""
+        if op.name in self.context.frozen:
+            self._block(op, "was asked to stay as it is")
+            return True
+        if op.name in self.member:
+            self._candidate(self.member[op.name])
+            return True
+        facts, node = facts_of(op), Node(self.graph, op)
+        own = facts.as_affine(node)
+        if isinstance(own, Refusal):
+            return False
+        if self._once(op, "affine"):
+            self._staying(op, own, op.input(facts.data_slot(node)), op.outputs[0])
+        return True
+
+    def _read(self, op: Op, slot: int) -> None:
+        if self._special(op):
+            return
+        frame = self.found.frames[op.input(slot)]
+        twice = frame.affine(2.0, 0.0)
+        facts = facts_of(op)
+        if (facts.grids or not frame.grid) and isinstance(
+            facts.absorb_input(Node(self.graph, op), {slot: twice}), NewWeights
+        ):
+            self.found.rim[op.name] = None
+            self.readers[op.name, slot] = None
+        elif self._once(op, "tie"):
+            self._tie(op)
+
+    def _written(self, op: Op, tensor: str, frame: Frame) -> None:
+        if self._special(op):
+            return
+        if tensor == op.outputs[0] and not frame.grid:
+            node, facts = Node(self.graph, op), facts_of(op)
+            if isinstance(facts.absorb_output(node, frame.affine(2.0, 1.0)), NewWeights):
+                self.found.rim[op.name] = None
+                return
+            if isinstance(facts.absorb_output(node, frame.affine(2.0, 0.0)), NewWeights):
+                self.found.rim[op.name] = None
+                self._pin(frame.cells, f"{op.display} ({op.type}) has no bias", "shift")
+                return
+        if self._once(op, "tie"):
+            self._tie(op)
+
+    def _ask_readers(self) -> None:
+        """Which operators with weights read a shifted tensor? To ask is dear: it adds up their weights."""
+        still = np.zeros(self.found.size, bool)
+        for rows in self.found.rows:
+            if rows.cells.shape[1] == 1 and "shift" in rows.systems:
+                still[rows.cells[:, 0]] = True
+        for name, slot in self.readers:
+            op = self.graph.op(name)
+            frame = self.found.frames[op.input(slot)]
+            if still[frame.cells].all():
+                continue
+            shift = frame.affine(1.0, 1.0)
+            taken = facts_of(op).absorb_input(Node(self.graph, op), {slot: shift})
+            if isinstance(taken, Refusal):
+                self._pin(frame.cells, taken.sentence, "shift")
+            elif isinstance(taken, WithResidual):
+                self._pin(frame.cells, f"{op.display} ({op.type}) has no bias", "shift")
+
+    # -- affines ---------------------------------------------------------------------------------
+
+    def _candidate(self, candidate: Candidate) -> None:
+        if not self._once(candidate.ops[0], "affine"):
+            return
+        self.found.heads[candidate.head] = None
+        total = candidate.total
+        axis, size, grid = total.axis, total.size, total.grid
+        if axis is None:
+            known = self.found.frames.get(candidate.input) or self.found.frames.get(candidate.output)
+            if known is not None:
+                axis, size, grid = known.axis, known.size, known.grid
+            else:
+                axis, size = self._channels(candidate.input)
+        inside = self.reach(candidate.input, axis, size, grid)
+        behind = self.reach(candidate.output, axis, size, grid)
+        if inside is None or behind is None:
+            for op in candidate.ops:
+                self._block(op, "works along other axes")
+            return
+        scale, shift = (np.broadcast_to(vector, (size,)) for vector in (total.scale, total.shift))
+        self.found.removals.append(Removal(candidate, inside.cells, behind.cells, scale, shift))
+        self._hold(candidate.ops, scale, shift, inside, behind)
+
+    def _channels(self, tensor: str) -> tuple[int | None, int]:
+        """The channel axis of a tensor, for an affine that is the same everywhere."""
+        rank = rank_of(self.graph, tensor)
+        size = dim_of(self.graph, tensor, 1) if rank is not None and rank > 1 else None
+        return (1, size) if size else (None, 1)
+
+    def _staying(self, op: Op, own: Affine, source: str, output: str) -> None:
+        known = self.found.frames.get(source) or self.found.frames.get(output)
+        assert known is not None, "it was reached from one of the two"
+        axis, size, grid = known.axis, known.size, known.grid
+        inside, behind = self.reach(source, axis, size, grid), self.reach(output, axis, size, grid)
+        fits = own.axis is None or (own.axis, own.size, own.grid) == (axis, size, grid)
+        if inside is None or behind is None or not fits or op.name in self.context.idioms:
+            self._block(op, "is an affine along other axes, or part of a function that runtimes recognise")
+            return
+        scale, shift = (np.broadcast_to(vector, (size,)) for vector in (own.scale, own.shift))
+        self.found.staying[op.name] = None
+        self._hold((op,), scale, shift, inside, behind)
+
+    def _hold(self, ops: tuple[Op, ...], scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
+        """What an affine demands while it stays: it must not need more operators than now."""
+        op = ops[0]
+        facts, node = facts_of(op), Node(self.graph, op)
+        if len(ops) > 1 or facts.role is Role.BATCHNORM:
+            return  # one BatchNormalization, or two operators, compute any affine
+        probe = behind.affine(2.0, 1.0)
+        after = facts.absorb_output(node, probe)
+        if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
+            return
+        cells = np.stack([inside.cells, behind.cells], axis=1)
+        if (scale == 1.0).all():
+            self._equal(("size", "sign"), cells, f"{op.display} ({op.type}) only adds")
+        elif not shift.any():
+            factors = np.stack([scale, -np.ones(behind.size)], axis=1)
+            self.found.rows.append(Rows(("shift",), cells, factors, f"{op.display} ({op.type}) only multiplies"))
+        else:
+            self._block(op, "would need another operator")
+
+    def _equal(self, systems: tuple[str, ...], cells: Cells, why: str) -> None:
+        self.found.rows.append(Rows(systems, cells, np.tile([1.0, -1.0], (len(cells), 1)), why))
+
+    # -- operators without weights ---------------------------------------------------------------
+
+    def _tie(self, op: Op) -> None:
+        """Read the demands of an operator off its facts."""
+        tie = Tie(self, op)
+        if not tie.read():
+            facts, node = facts_of(op), Node(self.graph, op)
+            self._block(op, facts.blocks(node).sentence.removeprefix(f"{op.display} ({op.type}) "))
+            return
+        self.found.ties[op.name] = None

@@ -1,0 +1,295 @@
+"""What an operator without weights demands of the gauges around it, read off its facts with labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bnfold.affine import Affine, Vector
+from bnfold.folding.gauges.component import Cells, Frame, Place, Rows
+from bnfold.graph import Op, Use
+from bnfold.operators import Node, dim_of, facts_of
+from bnfold.operators.base import Crossing, mapped
+from bnfold.refusal import Refusal
+
+if TYPE_CHECKING:
+    from bnfold.folding.gauges.survey import Survey
+
+#: Labels begin here: 1 is what carries nothing.
+_FIRST_LABEL = 2
+
+
+class Tie:
+    """One operator without weights, asked with labels."""
+
+    def __init__(self, survey: Survey, op: Op) -> None:
+        self.survey, self.op = survey, op
+        self.graph = survey.graph
+        self.node, self.facts = Node(survey.graph, op), facts_of(op)
+        self.why = f"{op.display} ({op.type})"
+        self.rows: list[Rows] = []
+        self.touched: set[Place] = set()
+
+    def read(self) -> bool:
+        """Was everything understood?"""
+        if not self.facts.grids and self._has_grid():
+            return False
+        if not self._frame_outputs():
+            return False
+        framed = self._framed_outputs()
+        first = _FIRST_LABEL
+        labels: dict[int, Affine] = {}
+        cells: list[Cells] = []
+        for index, frame in framed.items():
+            labels[index] = frame.labels(first)
+            cells.append(frame.cells)
+            first += frame.size
+        known = np.concatenate(cells)
+        ways = self.facts.lift(self.node, labels)
+        done = self._from_lift(labels, known, ways) if isinstance(ways, list) else self._from_sink()
+        if not done and isinstance(ways, list) and self._flowing() == 1:
+            # Upward a Flatten tells every pixel from the next, downward it repeats a channel's label for each.
+            self.rows, self.touched = [], set()
+            done = self._from_sink()
+        if done:
+            self._pin_strangers()
+            self.survey.found.rows += self.rows
+        return done
+
+    def _has_grid(self) -> bool:
+        frames = self.survey.found.frames
+        return any(frames[tensor].grid for tensor in (*self.op.inputs, *self.op.outputs) if tensor in frames)
+
+    def _framed_outputs(self) -> dict[int, Frame]:
+        frames = self.survey.found.frames
+        return {i: frames[t] for i, t in enumerate(self.op.outputs) if t and t in frames}
+
+    def _frame_outputs(self) -> bool:
+        """Frames for the outputs, from those of the inputs where they are not known."""
+        if self._framed_outputs() and len(self.op.outputs) == 1:
+            return True
+        frames = self.survey.found.frames
+        for slot, tensor in enumerate(self.op.inputs):
+            if not tensor or tensor not in frames or not self.facts.reads_values(slot):
+                continue
+            sunk = self._sink(slot, frames[tensor])
+            if isinstance(sunk, Refusal):
+                self._frame_alike(frames[tensor])
+                continue
+            for index, affine in sunk.affines.items():
+                tensor = self.op.outputs[index]
+                if tensor and self.survey.reach(tensor, affine.axis, affine.size, affine.grid) is None:
+                    return False
+            break
+        return bool(self._framed_outputs())
+
+    def _frame_alike(self, frame: Frame) -> None:
+        """Where a constant has to change along (a bound for each channel), the output may lie as the input does.
+
+        That is a guess: what is lifted from there says whether it is right.
+        """
+        (output, *others), axis = self.op.outputs, frame.axis
+        if others or frame.grid or axis is None or not any(map(self.graph.constant, self.op.inputs)):
+            return
+        if dim_of(self.graph, output, axis) == frame.size:
+            self.survey.reach(output, axis, frame.size)
+
+    def _sink(self, slot: int, frame: Frame) -> Crossing | Refusal:
+        """Labels on one input; on all that flow through, where one alone does not pass."""
+        label = frame.labels(_FIRST_LABEL)
+        sunk = self.facts.sink(self.node, {slot: label})
+        if isinstance(sunk, Refusal):
+            flowing = [s for s, t in enumerate(self.op.inputs) if t and self.graph.constant(t) is None]
+            sunk = self.facts.sink(self.node, dict.fromkeys(flowing, label))
+        return sunk
+
+    def _flowing(self) -> int:
+        """How many of its inputs are tensors whose values matter."""
+        slots = (s for s, t in enumerate(self.op.inputs) if t and self.graph.constant(t) is None)
+        return sum(1 for slot in slots if self.facts.reads_values(slot))
+
+    def _lifted(self, affines: Mapping[int, Affine]) -> list[Crossing]:
+        ways = self.facts.lift(self.node, affines)
+        return ways if isinstance(ways, list) else []
+
+    def _place(self, slot: int) -> Place | None:
+        """The tensor in a slot, or the constant if it can carry a gauge."""
+        tensor = self.op.input(slot)
+        if self.graph.constant(tensor) is None:
+            return tensor
+        return Use(self.op.name, slot)
+
+    def _cells(self, slot: int, affine: Affine) -> Cells | None:
+        """The cells of the place in a slot, where labels came out."""
+        place = self._place(slot)
+        if place is None:
+            return None
+        if isinstance(place, Use):
+            param = self.graph.constant(self.op.input(slot))
+            if param is None or not param.is_float or mapped(param, affine) is None:
+                return None
+        frame = self.survey.found.frames.get(place)
+        if frame is None or affine.axis is not None or frame.size == 1:
+            frame = self.survey.reach(place, affine.axis, affine.size, affine.grid)
+        if frame is None:
+            return None
+        self.touched.add(place)
+        return frame.cells
+
+    def _from_lift(self, labels: dict[int, Affine], known: Cells, ways: list[Crossing]) -> bool:
+        parts: list[list[tuple[int, Cells, Cells]]] = []
+        for way in ways:
+            found = []
+            for slot, affine in way.affines.items():
+                cells = self._cells(slot, affine)
+                behind = _labelled(affine.scale, known.size)
+                if cells is None or behind is None:
+                    return False
+                cells, behind = np.broadcast_arrays(cells, behind)
+                found.append((slot, cells[behind >= 0], known[behind[behind >= 0]]))
+            parts.append(found)
+        if not parts:
+            return False
+        if len(parts) == 1:
+            slots = {slot: (cells, behind) for slot, cells, behind in parts[0]}
+        else:
+            if any(len(found) != 1 for found in parts):
+                return False
+            slots = {slot: (cells, behind) for ((slot, cells, behind),) in parts}
+            if not self._add_up(("size", "sign"), known, {slot: (*pair, 1.0) for slot, pair in slots.items()}):
+                return False
+        self._signs(labels, known, slots)
+        return self._shifts(labels, known, slots, alike=len(parts) == 1)
+
+    def _signs(self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]]) -> None:
+        negative = {index: replace(a, scale=-a.scale) for index, a in labels.items()}
+        if not self._lifted(negative):
+            for cells in (known, *(cells for cells, _ in slots.values())):
+                self._pin(cells, "sign")
+
+    def _shifts(
+        self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]], *, alike: bool
+    ) -> bool:
+        """What it does to shifts, and to scales where every operand has the output's (``alike``)."""
+        moved = {i: replace(a, scale=np.ones(a.size), shift=a.scale) for i, a in labels.items()}
+        ways = [
+            {slot: affine for slot, affine in way.affines.items() if not affine.is_identity}
+            for way in self._lifted(moved)
+        ]
+        factors: dict[int, float] = {}
+        for way in ways:
+            for slot, affine in way.items():
+                factor = self._factor(affine, labels, slots.get(slot), known)
+                if factor is None:
+                    ways = []
+                    break
+                factors[slot] = factor
+        # Of two tensors without a shift both have the same: one equation for all that is alike, where there can be.
+        same = {slot for slot in slots if not ways or (len(ways) == 1 and factors.get(slot) == 1.0)} if alike else set()
+        for slot, (cells, behind) in slots.items():
+            if alike:
+                self._equal(("size", "sign", "shift") if slot in same else ("size", "sign"), behind, cells)
+            if not ways and slot not in same:
+                self._pin(cells, "shift")
+            if len(ways) == 1 and slot in factors and slot not in same:
+                rows = np.stack([behind, cells], axis=1)
+                self.rows.append(Rows(("shift",), rows, np.tile([factors[slot], -1.0], (len(rows), 1)), self.why))
+        if not ways:
+            self._pin(known, "shift")
+        if len(ways) < 2:
+            return True
+        terms = {slot: (*slots[slot], 1.0 / factors[slot]) for slot in factors}
+        return all(len(way) == 1 for way in ways) and self._add_up(("shift",), known, terms)
+
+    @staticmethod
+    def _factor(
+        affine: Affine, labels: dict[int, Affine], pair: tuple[Cells, Cells] | None, known: Cells
+    ) -> float | None:
+        """What a shift is multiplied by on its way from the output to this operand."""
+        if pair is None or len(pair[0]) == 0:
+            return None
+        values = np.concatenate([label.scale for label in labels.values()])
+        order = np.argsort(known)
+        behind = values[order[np.searchsorted(known[order], pair[1])]]
+        shift = affine.shift[affine.shift != 0]
+        if shift.size != behind.size:
+            if shift.size != 1:
+                return None
+            shift = np.broadcast_to(shift, behind.shape)
+        ratio = shift / behind
+        factor = float(ratio[0])
+        return factor if factor and np.allclose(ratio, factor, rtol=1e-9) else None
+
+    def _add_up(self, systems: tuple[str, ...], known: Cells, terms: dict[int, tuple[Cells, Cells, float]]) -> bool:
+        """The output's is the sum of the operands': every operand has all of its channels."""
+        columns, factors = [known], [-1.0]
+        for cells, behind, factor in terms.values():
+            order = np.argsort(behind)
+            if not np.array_equal(behind[order], np.sort(known)):
+                return False
+            place = np.empty(known.size, np.intp)
+            place[np.argsort(known)] = cells[order]
+            columns.append(place)
+            factors.append(factor)
+        rows = np.stack(columns, axis=1)
+        self.rows.append(Rows(systems, rows, np.tile(factors, (len(rows), 1)), self.why))
+        return True
+
+    def _from_sink(self) -> bool:
+        """What can be told downward only: an operator that repeats channels."""
+        frames = self.survey.found.frames
+        slots = [s for s, t in enumerate(self.op.inputs) if t in frames and self.facts.reads_values(s)]
+        if len(slots) != 1:
+            return False
+        (slot,) = slots
+        frame = frames[self.op.input(slot)]
+        label = frame.labels(_FIRST_LABEL)
+        sunk = self.facts.sink(self.node, {slot: label})
+        if isinstance(sunk, Refusal):
+            return False
+        self.touched.add(self.op.input(slot))
+        negative = self.facts.sink(self.node, {slot: replace(label, scale=-label.scale)})
+        moved = self.facts.sink(self.node, {slot: replace(label, scale=np.ones(frame.size), shift=label.scale)})
+        for index, affine in sunk.affines.items():
+            if not self.op.outputs[index]:
+                continue
+            behind = self._framed_outputs().get(index)
+            before = _labelled(affine.scale, frame.size)
+            if behind is None or before is None:
+                return False
+            cells = np.broadcast_to(frame.cells[before], (behind.size,))
+            same = not isinstance(moved, Refusal) and np.array_equal(moved.affines[index].shift, affine.scale)
+            self._equal(("size", "sign", "shift"), behind.cells, cells)
+            if not same:
+                self._pin(behind.cells, "shift")
+            if isinstance(negative, Refusal):
+                self._pin(behind.cells, "sign")
+        return True
+
+    def _equal(self, systems: tuple[str, ...], first: Cells, second: Cells) -> None:
+        rows = np.stack([first, second], axis=1)
+        self.rows.append(Rows(systems, rows, np.tile([1.0, -1.0], (len(rows), 1)), self.why))
+
+    def _pin(self, cells: Cells, system: str) -> None:
+        column = np.asarray(cells).reshape(-1, 1)
+        why = f"{self.why} lets no {'negative scale' if system == 'sign' else 'shift'} through"
+        self.rows.append(Rows((system,), column, np.ones(column.shape), why))
+
+    def _pin_strangers(self) -> None:
+        """Tensors that it reads in another way."""
+        frames = self.survey.found.frames
+        for slot, tensor in enumerate(self.op.inputs):
+            if tensor and tensor not in self.touched and tensor in frames and self.facts.reads_values(slot):
+                for system in ("size", "sign", "shift"):
+                    self._pin(frames[tensor].cells, system)
+
+
+def _labelled(scale: Vector, count: int) -> Cells | None:
+    """Which label each entry is, -1 for none; None where a number is no label."""
+    index = np.rint(scale).astype(np.intp) - _FIRST_LABEL
+    if (np.rint(scale) != scale).any() or (index >= count).any() or (index < -1).any():
+        return None
+    return index

@@ -1,0 +1,1 @@
+"""``--report``: results as one HTML page that needs nothing but a browser. Knows no model format."""

@@ -1,0 +1,201 @@
+"""What a page says about each model: the verdict first, then everything behind it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from bnfold.analysis.phrases import plural
+from bnfold.reporting.page.data import drawing
+from bnfold.reporting.text import file_size
+
+if TYPE_CHECKING:
+    from bnfold.analysis.report import Report
+    from bnfold.folding.pair import Pair
+    from bnfold.folding.plan import Plan
+    from bnfold.results import Comparison, FixResult, FoldResult
+    from bnfold.verification import RuntimeCheck, Verification
+
+GOOD, BAD, CAUTION, PLAIN = "good", "bad", "caution", "plain"
+#: How long verification took is another number every time: not in a page that is the same for the same models.
+_DURATION = re.compile(r",? in \d+(?:\.\d+)? s\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """One answer at the top: a question, the answer in a few words, and its tone."""
+
+    title: str
+    answer: str
+    tone: str = PLAIN
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """One model, or one comparison. What does not apply is empty or None and is not shown."""
+
+    title: str
+    cards: tuple[Card, ...]
+    report: Report | None = None
+    plan: Plan | None = None
+    changes: tuple[Mapping[str, str], ...] = ()
+    #: Verifications by what they are about, as plain data.
+    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    error: str = ""
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+def of_report(report: Report) -> Sheet:
+    """What ``analyze`` found. The report carries its graphs and statistics."""
+    summary = report.summary
+    left = summary.batchnorms - summary.foldable
+    if not summary.batchnorms:
+        done = Card("BatchNormalization", "none in this model")
+    else:
+        answer = f"{summary.foldable} of {summary.batchnorms} BN fold"
+        done = Card("BatchNormalization", answer, CAUTION if left else GOOD, _counts(summary.placements))
+    before, after = summary.size, summary.folded
+    buys = Card(
+        "What folding would buy",
+        f"{before.nodes:,} → {after.nodes:,} operators",
+        PLAIN,
+        (f"{before.parameters:,} → {after.parameters:,} parameters",),
+    )
+    plan = report.pair.plan if report.pair is not None else None
+    return Sheet(
+        report.model, (done, buys, _attention(report)), replace(report, pair=None), plan,
+        data=_drawn(report.pair, report), notes=plan.notes if plan is not None else (),
+    )  # fmt: skip
+
+
+def of_failure(model: str, sentence: str) -> Sheet:
+    """A model that could not be read."""
+    return Sheet(model, (Card("Not read", "this model could not be read", BAD, (sentence,)),), error=sentence)
+
+
+def of_fold(model: str, result: FoldResult) -> Sheet:
+    """What ``fold`` did, with what the rules say of the model as it was."""
+    report = _analyzed(result.pair, model)
+    plan = result.plan
+    stays = sum(item.is_batchnorm for item in plan.remaining)
+    answer = f"{result.summary.before.batchnorms} → {result.summary.after.batchnorms} BN"
+    details = [plural(len(plan.steps), "step"), *([f"{plural(stays, 'BN', 'BN')} stay"] if stays else [])]
+    if result.path is not None:
+        details.append(f"written to {result.path}")
+    elif result.verification is not None:
+        details.append("nothing was written")
+    done = Card("What was done", answer, CAUTION if stays else GOOD, tuple(details))
+    notes = [*plan.notes, *result.notes]
+    notes += [f"left out, because it changed the outputs: {step.sentence()}" for step in result.dropped]
+    notes += [f"makes the outputs differ: {step.sentence()}" for step in result.culprits]
+    latency = (result.latency.sentence(),) if result.latency is not None else ()
+    cards = (done, _same(result.verification), _buys(result.summary, latency), _attention(report))
+    return Sheet(
+        model, cards, report, plan, checks=_checks(result.verification), notes=tuple(notes),
+        data=_drawn(result.pair, report, result.verification),
+    )  # fmt: skip
+
+
+def of_fix(model: str, result: FixResult) -> Sheet:
+    """What ``fix`` repaired, and what is left to find in the repaired model."""
+    report = _analyzed(result.pair, model)
+    answer = plural(len(result.changes), "repair") if result.changes else "nothing to repair"
+    left = plural(len(result.remaining), "finding remains", "findings remain")
+    written = (f"written to {result.path}",) if result.path is not None else ()
+    cards = (
+        Card("What was done", answer, GOOD, (left, *written)),
+        _same(result.verification),
+        _buys(result.summary, ()),
+        _attention(report),
+    )
+    return Sheet(
+        model, cards, report, changes=tuple(change.to_dict() for change in result.changes),
+        checks=_checks(result.verification), data=_drawn(result.pair, report, result.verification),
+    )  # fmt: skip
+
+
+def of_verification(first: str, second: str, found: Verification) -> Sheet:
+    """What ``verify`` found about two models."""
+    return Sheet(f"{first} and {second}", (_same(found),), checks=_checks(found), data=_drawn(None, None, found))
+
+
+def of_runtime_check(model: str, check: RuntimeCheck) -> Sheet:
+    """What ``verify`` found about one model under the runtime's own optimisations."""
+    answer = "the runtime keeps the outputs" if check.equivalent else "the runtime changes the outputs"
+    card = Card(
+        "Is it the same?", answer, GOOD if check.equivalent else BAD, (_timeless(check.sentence()), *_lines(check))
+    )
+    levels = {f"optimisation level {name}": _plain(level) for name, level in check.levels.items()}
+    return Sheet(model, (card,), checks=levels)
+
+
+def _lines(check: RuntimeCheck) -> tuple[str, ...]:
+    return tuple(check.snippet().splitlines())
+
+
+def _analyzed(pair: Pair | None, model: str) -> Report | None:
+    if pair is None:
+        return None
+    from bnfold.analysis import analyze_graph
+
+    return analyze_graph(pair.before, name=model, statistics=True)
+
+
+def _drawn(pair: Pair | None, report: Report | None, found: Verification | None = None) -> dict[str, Any]:
+    data = drawing(pair, report) if pair is not None else {}
+    if found is not None:
+        data["outputs"] = [_plain_output(output.to_dict()) for output in found.outputs]
+    return data
+
+
+def _plain_output(output: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: output.get(key) for key in ("name", "max_rel", "tolerance", "noise", "ok")}
+
+
+# -- cards ----------------------------------------------------------------------------------------------
+
+
+def _same(found: Verification | None) -> Card:
+    if found is None:
+        return Card("Is it the same?", "not verified", PLAIN, ("no verification was asked for",))
+    tone = GOOD if found.equivalent else BAD
+    return Card("Is it the same?", found.verdict, tone, (_timeless(found.sentence()),))
+
+
+def _buys(summary: Comparison, more: Sequence[str]) -> Card:
+    before, after = summary.before, summary.after
+    details = [f"{before.parameters:,} → {after.parameters:,} parameters"]
+    if summary.file_before is not None and summary.file_after is not None:
+        details.append(f"{file_size(summary.file_before)} → {file_size(summary.file_after)} on disk")
+    return Card("What it buys", f"{before.nodes:,} → {after.nodes:,} operators", PLAIN, (*details, *more))
+
+
+def _attention(report: Report | None) -> Card:
+    found = [finding.severity.value for finding in report.findings] if report is not None else []
+    counts = {level: found.count(level) for level in ("error", "warning", "info")}
+    words = tuple(plural(count, level, "info" if level == "info" else "") for level, count in counts.items() if count)
+    tone = BAD if counts["error"] else CAUTION if counts["warning"] else GOOD
+    return Card("What needs attention", plural(len(found), "finding") if found else "nothing", tone, words)
+
+
+def _counts(placements: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(f"{count} {placement}" for placement, count in placements.items())
+
+
+def _checks(found: Verification | None) -> dict[str, Mapping[str, Any]]:
+    return {} if found is None else {"": _plain(found)}
+
+
+def _plain(found: Verification) -> dict[str, Any]:
+    """The verification as data, without the time that it took."""
+    data = found.to_dict()
+    data.pop("seconds", None)
+    return {**data, "sentence": _timeless(found.sentence())}
+
+
+def _timeless(sentence: str) -> str:
+    return _DURATION.sub("", sentence, count=1)

@@ -1,0 +1,315 @@
+"""The judge by float64: the plan first, then the accuracy of what was written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from bnfold.graph import Array
+from bnfold.verification.exact.accuracy import MEANINGLESS, Declared, Error, declared_types, error, parts
+from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker
+from bnfold.verification.exact.slices import slices
+from bnfold.verification.float64 import NotEvaluatedError
+from bnfold.verification.localise import telling_tensors
+from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
+from bnfold.verification.noise.judge import Tolerance, judge
+from bnfold.verification.reference import Reference
+from bnfold.verification.runtime.interface import match_inputs, match_outputs
+from bnfold.verification.runtime.randomness import drawing
+from bnfold.verification.runtime.sessions import Candidate, RunError, Session
+from bnfold.verification.verdict import (
+    DIFFERENT,
+    EQUAL,
+    LESS_ACCURATE,
+    WITHIN_ROUNDING,
+    Exactness,
+    FirstDifference,
+    Judgement,
+    OutputCheck,
+)
+from bnfold.verification.verify_options import VerifyOptions
+
+#: Feeds are evaluated until so many seconds have passed, but never fewer than so many.
+_SECONDS, _FEWEST = 1.0, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Float64Judge:
+    """Implements :class:`bnfold.verification.equivalence.Judge`.
+
+    ``unrounded`` are functions that give weights of the second model before they were rounded, where its maker
+    is at hand. Where a model cannot be evaluated in float64 ``otherwise`` judges, and a note says so.
+    """
+
+    options: VerifyOptions
+    otherwise: Any
+    unrounded: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+
+    def doubts(self, item: Deviation) -> bool:
+        """Whether a difference must be judged."""
+        return bool(self.otherwise.doubts(item))
+
+    def judge(
+        self,
+        reference: Reference,
+        candidate: Candidate,
+        measured: Measured,
+        outputs: Sequence[Mapping[str, Array]] = (),
+    ) -> Judgement:
+        """The verdict, with the first tensor that differs."""
+        try:
+            return _Case(self, reference, candidate, measured, outputs).judgement()
+        except NotEvaluatedError as reason:
+            found: Judgement = self.otherwise.judge(reference, candidate, measured, outputs)
+            note = f"judged by rounding noise, not in float64: {reason}"
+            return replace(found, notes=(*found.notes, note))
+
+
+class _Case:
+    """One second model before the judge."""
+
+    def __init__(
+        self,
+        judge: Float64Judge,
+        reference: Reference,
+        candidate: Candidate,
+        measured: Measured,
+        outputs: Sequence[Mapping[str, Array]],
+    ) -> None:
+        self._options, self._unrounded = judge.options, judge.unrounded
+        self._reference, self._second = reference, candidate.model
+        self._measured, self._outputs = measured, outputs
+        session = candidate.open(reference.settings)
+        answers = reference.answers
+        self._feeding = match_inputs(answers, session)
+        self._naming = match_outputs(answers.declared, session.outputs())
+        self._overridable = {spec.name for spec in session.optional_inputs()}
+        self._notes = list(constant_outputs(measured))
+        self._parts = 0
+        self._drawn: dict[int, dict[str, Array]] = {}
+
+    def judgement(self) -> Judgement:
+        started = time.perf_counter()
+        checker = PlanChecker(
+            self._reference.model,
+            self._second,
+            self._unrounded,
+            self._options.intermediates,
+            self._options.seed,
+        )
+        plans = self._plans(checker, started)
+        fault, feed = next(((item, index) for index, plan in plans.items() for item in plan.faults), (None, 0))
+        errors = self._errors(checker, plans)
+        wrong = checker.wrongly_rounded()
+        checks = tuple(self._check(name, items, errors.get(name)) for name, items in self._measured.items())
+        verdict, reason, first = self._verdict(checker, plans, fault, feed, wrong, checks, errors)
+        seconds = time.perf_counter() - started
+        exactness = summary(list(plans.values()), bool(self._unrounded), self._parts, seconds)
+        return Judgement(checks, tuple(self._notes), verdict, reason, exactness, first)
+
+    # -- is the plan right? ----------------------------------------------------------------------
+
+    def _plans(self, checker: PlanChecker, started: float) -> dict[int, PlanCheck]:
+        """By feed; −1 is a feed that gives other values to weights that a caller may override."""
+        plans: dict[int, PlanCheck] = {}
+        for index in range(len(self._reference.answers.feeds)):
+            if len(plans) >= _FEWEST and time.perf_counter() - started > _SECONDS:
+                break
+            plans[index] = checker.check(self._exact_feeds(index), self._naming)
+            if plans[index].faults:
+                return plans
+        other = self._overriding()
+        if other:
+            mine, theirs = self._exact_feeds(0)
+            plans[-1] = checker.check(({**mine, **other}, {**theirs, **other}), self._naming)
+        return plans
+
+    def _feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        mine = dict(self._reference.answers.feeds[index].values)
+        return mine, {self._feeding[name]: value for name, value in mine.items()}
+
+    def _exact_feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The same for the float64 evaluation, with the numbers that the runtime draws at random."""
+        if index not in self._drawn:
+            self._drawn[index] = self._draw(self._feeds(index)[0])
+        mine, theirs = self._feeds(index)
+        return {**mine, **self._drawn[index]}, {**theirs, **self._drawn[index]}
+
+    def _draw(self, feed: Mapping[str, Any]) -> dict[str, Array]:
+        model = self._reference.model
+        if not model.draws:
+            return {}
+        names = [node.output[0] for node in drawing(model.skeleton) if node in model.skeleton.graph.node]
+        try:
+            session = Session(model, self._reference.settings, content=model.with_outputs(names))
+            return dict(session.run(feed, {name: name for name in names}))
+        except RunError as error:
+            raise NotEvaluatedError(f"what is drawn at random cannot be seen: {error}") from error
+
+    def _overriding(self) -> dict[str, Array]:
+        """Other values for float weights that may be overridden in both models."""
+        from onnx import numpy_helper
+
+        found = {}
+        names = {spec.name for spec in self._reference.answers.optional} & self._overridable
+        for tensor in self._reference.model.load(external=True).graph.initializer if names else ():
+            values = numpy_helper.to_array(tensor)
+            if tensor.name in names and (values.dtype.kind == "f" or values.dtype.name == "bfloat16"):
+                rng = np.random.default_rng((self._options.seed, crc32(tensor.name.encode())))
+                found[tensor.name] = (values.astype(np.float64) * rng.uniform(0.5, 1.5, values.shape)).astype(
+                    values.dtype
+                )
+        return found
+
+    # -- is the result as accurate? --------------------------------------------------------------
+
+    def _errors(self, checker: PlanChecker, plans: Mapping[int, PlanCheck], declared: bool = False) -> dict[str, Error]:
+        """Of every output over the feeds that were evaluated; ``declared``: the original rounded as its types say."""
+        found: dict[str, Error] = {}
+        sizes: dict[str, float] = {}
+        for plan in plans.values():
+            for name, truth in _flat(plan.truth).items():
+                if truth.dtype.kind == "f":
+                    sizes[name] = max(sizes.get(name, 0.0), float(slices(truth, truth).size[0]))
+        hook = Declared(declared_types(self._reference.model)) if declared else None
+        for index, plan in plans.items():
+            if index < 0:
+                continue
+            rounded = {} if hook is None else _flat(checker.first.run(self._exact_feeds(index)[0], hook))
+            for name, truth in _flat(plan.truth).items():
+                mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
+                if mine is None or theirs is None:
+                    continue
+                item = error(name, truth, mine, theirs, rounded.get(name), sizes.get(name, 0.0))
+                found[name] = found[name].joined(item) if name in found else item
+        return found
+
+    def _part_errors(self, plan: PlanCheck, feed: int) -> list[Error]:
+        """Every rewritten part by itself. Empty where they cannot be run."""
+        skeletons = self._reference.model.skeleton, self._second.skeleton
+        names = [name for name in telling_tensors(*skeletons) if name in plan.agreeing]
+        try:
+            found = parts(
+                self._reference.model,
+                self._second,
+                self._feeds(feed),
+                names,
+                self._reference.settings,
+                self._drawn[feed],
+            )
+        except RunError as failure:
+            self._notes.append(f"the rewritten parts could not be run by themselves: {failure}")
+            return []
+        self._parts = len(found)
+        return found
+
+    # -- the verdict -----------------------------------------------------------------------------
+
+    def _verdict(
+        self,
+        checker: PlanChecker,
+        plans: Mapping[int, PlanCheck],
+        fault: Fault | None,
+        feed: int,
+        wrong: Sequence[str],
+        checks: Sequence[OutputCheck],
+        errors: Mapping[str, Error],
+    ) -> tuple[str, str, FirstDifference | None]:
+        if fault is not None:
+            faults = [item for item in plans[feed].faults if item.tensor in self._naming]
+            words = faults[0].words if faults else f"the outputs agree on these feeds, but inside {fault.words}"
+            return DIFFERENT, words, self._difference(fault, feed)
+        bad = [check.reason for check in checks if not check.ok]
+        if wrong:
+            bad.insert(0, f"{wrong[0]} is not what it was to be rounded to")
+        if bad:
+            return DIFFERENT, "; ".join(bad), None
+        less = self._less_accurate(checker, plans, errors)
+        if less:
+            return LESS_ACCURATE, less, None
+        return (EQUAL if all(check.identical for check in checks) else WITHIN_ROUNDING), "", None
+
+    def _less_accurate(self, checker: PlanChecker, plans: Mapping[int, PlanCheck], errors: Mapping[str, Error]) -> str:
+        """Why the result is less accurate than the original; empty if it is not."""
+        doubtful = [item for item in errors.values() if item.factor > 1.0]
+        if doubtful:
+            # A runtime may leave roundings out that the original declares, and be nearer to exact by luck.
+            doubtful = [item for item in self._errors(checker, plans, declared=True).values() if item.factor > 1.0]
+            if not doubtful:
+                self._notes.append("the runtime leaves out roundings that the original's types ask for")
+        lost = [item for item in errors.values() if item.span and item.original > MEANINGLESS * item.span]
+        if not doubtful and not lost:
+            return ""
+        local = self._part_errors(plans[0], 0)
+        if not local:
+            return doubtful[0].words if doubtful else ""
+        if lost and not any(plan.flips for plan in plans.values()):
+            amount = lost[0].original / lost[0].span
+            self._notes.append(
+                f"not verifiable by its outputs: its own rounding is {amount:.0%} of the range of {lost[0].name}; "
+                f"each of {len(local)} rewritten parts was run by itself"
+            )
+        worse = [item for item in local if item.factor > 1.0]
+        return worse[0].words if worse else ""
+
+    def _difference(self, fault: Fault, feed: int) -> FirstDifference | None:
+        feeds = self._reference.answers.feeds
+        description = feeds[feed].description if feed >= 0 else "other values for weights that may be overridden"
+        return difference(fault, description) if self._options.first_difference else None
+
+    def _check(self, name: str, items: Mapping[int, Deviation], measured: Error | None) -> OutputCheck:
+        """The runtime's outputs side by side, with both errors; ``ok`` is about what needs no float64."""
+        feeds = [self._reference.answers.feeds[index].description for index in items]
+        tolerance = self._options.tolerance
+        # No noise is known, so that only a fixed tolerance is asked about.
+        strict = Tolerance(tolerance.rtol, tolerance.atol, True)
+        check = judge(name, list(items.values()), [None] * len(items), strict, feeds)
+        fault = any(item.fault for item in items.values())
+        if not fault and not tolerance.strict:
+            check = replace(check, ok=True, reason="")
+        if measured is None:
+            return check
+        span = measured.span
+        return replace(
+            check,
+            original_error=measured.original / span if span else None,
+            result_error=measured.result / span if span else None,
+            factor=measured.factor,
+            flips=measured.flips,
+        )
+
+
+def summary(plans: Sequence[PlanCheck], unrounded: bool, parts: int, seconds: float) -> Exactness:
+    """What the plan was checked on, over all feeds."""
+    return Exactness(
+        sum(plan.tensors for plan in plans),
+        max(plan.worst for plan in plans),
+        sum(plan.flips for plan in plans),
+        len(plans),
+        unrounded,
+        parts,
+        seconds,
+    )
+
+
+def difference(fault: Fault, feed: str) -> FirstDifference | None:
+    """A fault as a report shows it; None where no operator of the second model computes the tensor."""
+    if not fault.op_type:
+        return None
+    return FirstDifference(fault.tensor, fault.node or fault.tensor, fault.op_type, fault.amount, feed)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Array]:
+    """Members of sequences by the names that they have among the runtime's outputs."""
+    found: dict[str, Array] = {}
+    for name, value in values.items():
+        if isinstance(value, list):
+            found.update(_flat({f"{name}[{index}]": item for index, item in enumerate(value)}))
+        elif value is not None:
+            found[name] = value
+    return found

@@ -1,0 +1,156 @@
+"""What rounding alone does to a result, found by doing it: hooks for the float64 evaluation.
+
+:class:`Perturbed` is Monte Carlo arithmetic (D. S. Parker, 1997): what every operator computes, and every
+constant, is multiplied by 1 + eta·u, u uniform in −1…1. The effect shows how much a result depends on the
+last digits of what it is computed from. :class:`Rounded` moves constants within their own rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+
+from bnfold.graph import Array
+from bnfold.verification.float64 import Call
+from bnfold.verification.float64.registry import Value, is_real
+from bnfold.verification.float64.tensors import REALS
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, TensorProto
+
+#: Bits of the significand, the leading one included, and the exponent of the smallest number.
+_FORMATS = {"float16": (11, -24), "bfloat16": (8, -133), "float32": (24, -149), "float64": (53, -1074)}
+
+
+class Perturbed:
+    """Every result and constant off by a relative ``eta`` at most; whole numbers, which are exact, stay."""
+
+    def __init__(self, eta: float, seed: int, spare: Collection[str] = ()) -> None:
+        """``spare`` names constants that keep their values."""
+        self._eta, self._seed, self._spare = eta, seed, frozenset(spare)
+
+    def constant(self, name: str, values: Array) -> Array:
+        return values if name in self._spare else self._moved(values, name)
+
+    def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
+        return [self._moved(value, name) for name, value in zip(call.outputs, values, strict=False)]
+
+    def _moved(self, value: Value, name: str) -> Value:
+        if not is_real(value):
+            return value
+        rng = np.random.default_rng((self._seed, crc32(name.encode())))
+        factor = 1.0 + self._eta * (2.0 * rng.random(value.shape) - 1.0)
+        with np.errstate(all="ignore"):
+            return np.where(value == np.rint(value), value, value * factor)
+
+
+class Rounded:
+    """Constants moved by up to a unit in the last place of the type they are stored in.
+
+    Half of that is for the rounding in each of the two models, whose makers may both have rounded.
+    """
+
+    def __init__(self, stored: Mapping[str, str], settings: Collection[str], seed: int) -> None:
+        """``stored`` gives the type of each constant to move; ``settings`` name outputs of operators that have
+        a float attribute to move, whose results stand in for it."""
+        self._stored, self._settings, self._seed = stored, settings, seed
+
+    def constant(self, name: str, values: Array) -> Array:
+        if name not in self._stored:
+            return values
+        drawn = _drawn_by_value(values, (self._seed << 32) + crc32(name.encode()))
+        return np.asarray(values + drawn * spacing(values, self._stored[name]))
+
+    def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
+        if call.op_type == "Constant" and is_real(values[0]):
+            return [self.constant(call.outputs[0], values[0])]
+        if call.outputs[0] not in self._settings or not is_real(values[0]):
+            return values
+        rng = np.random.default_rng((self._seed, crc32(call.outputs[0].encode())))
+        factor = 2.0 * rng.random() - 1.0
+        return [values[0] + factor * spacing(values[0], "float32"), *values[1:]]
+
+
+class Exact:
+    """Constants replaced by what they were before they were rounded."""
+
+    def __init__(self, values: Mapping[str, Any], then: Perturbed | Rounded | None = None) -> None:
+        """``values`` are functions that give the values; ``then`` is applied to what comes out."""
+        self._values, self._then = values, then
+
+    def constant(self, name: str, values: Array) -> Array:
+        if name in self._values:
+            values = np.asarray(self._values[name](), np.float64).reshape(values.shape)
+        return values if self._then is None else self._then.constant(name, values)
+
+    def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
+        return values if self._then is None else self._then.produced(call, values)
+
+
+def _drawn_by_value(values: Array, seed: int) -> Array:
+    """Uniform in −1…1, the same for equal values, since these are rounded alike, and opposite for opposite ones.
+
+    The bits of the value, mixed (SplitMix64, G. L. Steele and others, 2014).
+    """
+    wide = np.ascontiguousarray(np.abs(values), np.float64)
+    with np.errstate(over="ignore"):
+        bits = wide.view(np.uint64).reshape(values.shape) + np.uint64(seed) * np.uint64(0x9E3779B97F4A7C15)
+        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        bits ^= bits >> np.uint64(31)
+    return np.asarray(np.sign(values) * ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0))
+
+
+def spacing(values: Array, dtype: str) -> Array:
+    """The distance of a number of that type from the next one; 0 at 0."""
+    bits, lowest = _FORMATS[dtype]
+    _, exponent = np.frexp(values)
+    gap = np.ldexp(1.0, np.maximum(exponent - bits, lowest))
+    return np.where(values == 0.0, 0.0, gap)
+
+
+def changed_constants(first: ModelProto, second: ModelProto) -> tuple[dict[str, str], set[str]]:
+    """The float constants of the second model that the first does not have like that, with their types.
+
+    And the outputs of operators with a float attribute that is another in the first model.
+    """
+    mine, theirs = _constants(first.graph), _constants(second.graph)
+    stored = {
+        name: REALS[tensor.data_type]
+        for name, tensor in theirs.items()
+        if tensor.data_type in REALS and not _same(mine.get(name), tensor)
+    }
+    attributes = {name: value for node in first.graph.node for name, value in _floats(node)}
+    settings = {
+        name for node in second.graph.node for name, value in _floats(node) if attributes.get(name, value) != value
+    }
+    return stored, settings
+
+
+def _floats(node: Any) -> list[tuple[str, Any]]:
+    values = [(item.name, item.f, tuple(item.floats)) for item in node.attribute if item.type in (1, 6)]
+    return [(node.output[0], values)] if values and node.output else []
+
+
+def _constants(graph: GraphProto) -> dict[str, TensorProto]:
+    from bnfold.verification.feeds.hints import graphs
+
+    found = {}
+    for body in graphs(graph):
+        found.update({tensor.name: tensor for tensor in body.initializer})
+        for node in body.node:
+            if node.op_type == "Constant":
+                found.update((node.output[0], item.t) for item in node.attribute if item.name == "value")
+    return found
+
+
+def _same(mine: TensorProto | None, theirs: TensorProto) -> bool:
+    """Bit for bit; constants outside of the files are the same if they lie in the same place of the same file."""
+    if mine is None or mine.data_type != theirs.data_type or list(mine.dims) != list(theirs.dims):
+        return False
+    if mine.external_data or theirs.external_data:
+        return False
+    return bool(mine.SerializeToString() == theirs.SerializeToString())

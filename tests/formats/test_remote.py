@@ -1,0 +1,183 @@
+"""Models elsewhere: what is fetched is counted, and what is said of the model is what is said of the file here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import onnx
+import pytest
+import s3
+from onnx_models import conv_bn
+from resnet import resnet50
+
+import bnfold
+from bnfold.errors import MissingExtraError, ModelFileError, UsageError
+from bnfold.formats.onnx import wire
+from bnfold.formats.onnx.ranges import Window
+from bnfold.formats.onnx.wire import split
+from bnfold.formats.remote import RemoteFile
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    yield files
+    files.store.clear()
+
+
+def put(files: fsspec.AbstractFileSystem, name: str, model: onnx.ModelProto | bytes) -> str:
+    files.pipe_file(f"/{name}", model if isinstance(model, bytes) else model.SerializeToString())
+    return f"memory://{name}"
+
+
+@pytest.mark.parametrize("worth", [1, 100, 5000, 1 << 20])
+def test_the_skeleton_is_that_of_the_whole_file(memory, monkeypatch: pytest.MonkeyPatch, worth: int) -> None:
+    data = resnet50(0.125).SerializeToString()
+    url = put(memory, "a.onnx", data)
+    monkeypatch.setattr("bnfold.formats.remote._SPARING", worth)
+    monkeypatch.setattr(wire.os, "urandom", lambda count: bytes(count))
+    file = RemoteFile(url, skip_from=8 * worth)
+    window = Window(file)
+    assert split(window, file.size) == split(data, len(data))
+    draw = np.random.default_rng(worth)
+    for _ in range(200):
+        start, stop = sorted(draw.integers(0, len(data), 2))
+        assert window[start:stop] == data[start:stop]
+    assert window[:] == data
+    assert file.bytes_read == len(data)  # nothing was fetched twice
+
+
+@pytest.mark.parametrize("options", [{}, {"weights": False}, {"weights": False, "spare_bytes": True}])
+def test_the_report_is_that_of_the_file_here(memory, tmp_path: Path, options: dict[str, bool]) -> None:
+    proto = resnet50(0.25)
+    url = put(memory, "a.onnx", proto)
+    onnx.save(proto, tmp_path / "a.onnx")
+    here = bnfold.analyze(tmp_path / "a.onnx")
+    there = bnfold.analyze(RemoteFile(url, **options))
+    assert len(here.batchnorms) == 53
+    assert replace(there, model="") == replace(here, model="")
+
+
+def test_small_files_take_one_request(memory) -> None:
+    file = RemoteFile(put(memory, "a.onnx", conv_bn()), weights=False)
+    bnfold.analyze(file)
+    assert file.requests == 2  # its size, and all of it
+
+
+def test_a_model_from_a_url_is_whole(memory, tmp_path: Path) -> None:
+    proto = conv_bn(channels=64)
+    model = bnfold.load(put(memory, "a.onnx", proto))
+    model.save(tmp_path / "a.onnx")
+    assert onnx.load(tmp_path / "a.onnx") == proto
+    assert bnfold.fold(model, verify=True).verification.equivalent
+
+
+def test_a_model_without_its_weights_is_not_written(memory, tmp_path: Path) -> None:
+    proto = conv_bn(channels=256)
+    model = bnfold.load(RemoteFile(put(memory, "a.onnx", proto), weights=False))
+    with pytest.raises(UsageError, match=r"memory://a\.onnx was read without its weights"):
+        model.save(tmp_path / "a.onnx")
+
+
+def test_rules_about_weights_that_were_not_read_say_nothing(memory) -> None:
+    """The scales of this BN spread any equal weights over 20 bits."""
+    proto = conv_bn(channels=1024)
+    for tensor in proto.graph.initializer:
+        if len(tensor.dims) == 1 and "gamma" in tensor.name.lower():
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.geomspace(1e-3, 1e3, 1024).astype(np.float32), tensor.name))
+    url = put(memory, "a.onnx", proto)
+    codes = [{f.code for f in bnfold.analyze(RemoteFile(url, weights=weights)).findings} for weights in (True, False)]
+    assert "BN305" in codes[0]
+    assert "BN305" not in codes[1]
+
+
+def test_external_data_stays_where_it_is_but_for_vectors(memory, tmp_path: Path) -> None:
+    proto = conv_bn(channels=512)
+    onnx.save(proto, tmp_path / "a.onnx", save_as_external_data=True, location="a.data", size_threshold=0)
+    for name in ("a.onnx", "a.data"):
+        put(memory, f"folder/{name}", (tmp_path / name).read_bytes())
+    here, there = (
+        bnfold.analyze(tmp_path / "a.onnx"),
+        bnfold.analyze(RemoteFile("memory://folder/a.onnx", weights=False)),
+    )
+    assert replace(there, model="") == replace(here, model="")
+
+
+def test_external_data_outside_of_the_folder_is_refused(memory, tmp_path: Path) -> None:
+    onnx.save(conv_bn(), tmp_path / "a.onnx", save_as_external_data=True, location="a.data", size_threshold=0)
+    data = (tmp_path / "a.onnx").read_bytes().replace(b"a.data", b"../a.d")
+    with pytest.raises(ModelFileError, match="outside of the model's directory"):
+        bnfold.load(put(memory, "folder/a.onnx", data))
+
+
+class TestWorth:
+    def test_a_round_trip_is_worth_what_is_read_in_its_time(self, memory) -> None:
+        file = RemoteFile(put(memory, "a.onnx", b"x"))
+        file._measured += [(1000, 0.02), (2_000_000, 0.12)]
+        assert file.worth == pytest.approx(0.02 * 2_000_000 / 0.1)
+
+    @pytest.mark.parametrize(("size", "worth"), [(100, 1 << 14), (100_000_000, 1 << 23)])
+    def test_it_is_bounded(self, memory, size: int, worth: int) -> None:
+        file = RemoteFile(put(memory, "a.onnx", b"x"))
+        file._measured += [(10, 0.1), (size, 0.2)]
+        assert file.worth == worth
+
+    def test_it_may_be_given(self, memory) -> None:
+        assert RemoteFile(put(memory, "a.onnx", b"x"), skip_from=77_777).worth == 77_777
+
+
+class TestRefusals:
+    def test_no_such_file(self, memory) -> None:
+        with pytest.raises(ModelFileError, match=r"^memory://nothing\.onnx does not exist$"):
+            bnfold.load("memory://nothing.onnx")
+
+    def test_no_such_protocol(self) -> None:
+        with pytest.raises(UsageError, match="there is no protocol nowhere://"):
+            bnfold.load("nowhere://a.onnx")
+
+    def test_a_missing_client(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+        with pytest.raises(MissingExtraError, match=r"the client for gs:// is not installed: pip install gcsfs"):
+            bnfold.load("gs://bucket/a.onnx")
+
+    def test_a_damaged_file(self, memory) -> None:
+        data = conv_bn(channels=64).SerializeToString()
+        with pytest.raises(ModelFileError, match=r"^memory://a\.onnx is damaged"):
+            bnfold.load(put(memory, "a.onnx", data[: len(data) // 2]))
+        with pytest.raises(ModelFileError, match="is a text file"):
+            bnfold.load(put(memory, "a.onnx", b"no model"))
+        with pytest.raises(ModelFileError, match="is empty"):
+            bnfold.load(put(memory, "a.onnx", b""))
+
+    def test_one_that_grows_shorter(self, memory) -> None:
+        url = put(memory, "a.onnx", conv_bn())
+        with pytest.raises(ModelFileError, match="was cut short"):
+            bnfold.load(RemoteFile(url, size=10**6))
+
+
+@pytest.mark.slow
+def test_a_resnet50_of_100_mb_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a real client from a server in a process of its own: what is read of 102 MB."""
+    data = resnet50().SerializeToString()
+    assert len(data) > 100e6
+    with s3.s3_server() as address:
+        for name, value in s3.environment(address).items():
+            monkeypatch.setenv(name, value)
+        files = fsspec.filesystem("s3", skip_instance_cache=True, endpoint_url=address)
+        files.mkdir("models")
+        files.pipe_file("models/resnet50.onnx", data)
+        local = bnfold.analyze(data)
+        for options, share, most in (({"spare_bytes": True}, 0.03, 1000), ({"skip_from": 2_000_000}, 0.15, 60)):
+            file = RemoteFile("s3://models/resnet50.onnx", weights=False, **options)
+            report = bnfold.analyze(file)
+            print(options, file.traffic())
+            assert replace(report, model="") == replace(local, model="")
+            assert file.bytes_read < share * len(data)
+            assert file.requests < most
+        with pytest.raises(ModelFileError, match=r"^s3://nowhere/a\.onnx does not exist$"):
+            bnfold.load("s3://nowhere/a.onnx")

@@ -1,0 +1,171 @@
+"""The files that ``bnfold graph`` writes, read again by those who know the formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hostile
+import networkx
+import onnx
+import pytest
+from command_line import SAMPLES, bnfold
+
+CNN, REPVGG = SAMPLES / "digits_cnn.onnx", SAMPLES / "digits_repvgg.onnx"
+
+
+@pytest.fixture(scope="module")
+def strange(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("strange") / "strange.onnx"
+    onnx.save(hostile.model(), path)
+    return path
+
+
+def written(tmp_path: Path, name: str, *arguments: str | Path) -> str:
+    outcome = bnfold("graph", *arguments, "-o", tmp_path / name)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    return (tmp_path / name).read_text(encoding="utf-8")
+
+
+def operators(graph: Any) -> dict[str, dict[str, Any]]:
+    return {key: data for key, data in graph.nodes(data=True) if data["kind"] == "operator"}
+
+
+class TestFormats:
+    def test_node_link(self, tmp_path: Path) -> None:
+        data = json.loads(written(tmp_path, "a.json", CNN))
+        graph = networkx.node_link_graph(data, edges="edges")
+        found = operators(graph)
+        assert set(found) == {node.name for node in onnx.load(CNN).graph.node}
+        bn = found["/1/BatchNormalization"]
+        assert (bn["state"], bn["placement"]) == ("folded", "before activation")
+        assert bn["fate"] == "/1/BatchNormalization (BatchNormalization): folded backward into /0/Conv"
+        assert found["/0/Conv"]["findings"] == "BN201"
+        assert graph.has_edge("/0/Conv", "/1/BatchNormalization")
+        assert networkx.is_directed_acyclic_graph(graph)
+
+    def test_after(self, tmp_path: Path) -> None:
+        data = json.loads(written(tmp_path, "a.json", CNN, "--after"))
+        found = operators(networkx.node_link_graph(data, edges="edges"))
+        assert len(found) == 10
+        assert not any(node["type"] == "BatchNormalization" for node in found.values())
+
+    def test_graphml(self, tmp_path: Path, strange: Path) -> None:
+        for source, count in ((CNN, 13), (strange, 3 * len(hostile.NAMES))):
+            written(tmp_path, "a.graphml", source)
+            graph = networkx.read_graphml(tmp_path / "a.graphml")
+            assert len(operators(graph)) == count
+
+    def test_dot_is_escaped(self, tmp_path: Path, strange: Path) -> None:
+        text = written(tmp_path, "a.dot", strange)
+        assert '"quote\\" -> \\"b\\\\\\" [label=<b>] \\\\"' in text
+        assert "\x07" not in text
+        assert "\x1b" not in text
+        assert text.count("\n") == text.replace("\r", "").count("\n") == len(text.splitlines())
+
+    def test_part_of_it(self, tmp_path: Path) -> None:
+        data = json.loads(written(tmp_path, "a.json", CNN, "--around", "/4/BatchNormalization", "--depth", "1"))
+        assert [node["id"] for node in data["nodes"]] == ["/3/Conv", "/4/BatchNormalization", "/5/Relu"]
+
+    def test_two_runs_write_the_same_bytes(self, tmp_path: Path) -> None:
+        for name in ("a.dot", "a.json", "a.graphml"):
+            assert written(tmp_path, name, REPVGG) == written(tmp_path, name, REPVGG)
+
+
+class TestGraphviz:
+    def test_it_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", str(tmp_path))
+        outcome = bnfold("graph", CNN, "-o", tmp_path / "a.svg")
+        assert (outcome.code, outcome.out) == (2, "")
+        assert outcome.err == (
+            "bnfold: a .svg file is drawn by Graphviz, which is not installed (there is no program 'dot'); "
+            "write .dot, .graphml or .json instead\n"
+        )
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.skipif(os.name != "posix", reason="a script stands in for Graphviz")
+    @pytest.mark.parametrize(("code", "suffix"), [(0, "svg"), (0, "png"), (1, "svg")])
+    def test_it_gets_the_graph(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, suffix: str) -> None:
+        program = tmp_path / "dot"
+        program.write_text(
+            f"#!{sys.executable}\nimport sys\ntext = sys.stdin.read()\n"
+            "sys.stderr.write('syntax\\nerror')\nsys.stdout.write(' '.join(sys.argv[1:]) + text[:7])\n"
+            f"sys.exit({code})\n",
+            encoding="utf-8",
+        )
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        outcome = bnfold("graph", CNN, "-o", tmp_path / f"a.{suffix}")
+        if code:
+            assert (outcome.code, outcome.err) == (2, "bnfold: Graphviz could not draw the graph: syntax error\n")
+            assert not (tmp_path / f"a.{suffix}").exists()
+        else:
+            assert outcome.code == 0
+            assert (tmp_path / f"a.{suffix}").read_text() == f"-T{suffix}digraph"
+
+
+class TestUsage:
+    def test_a_suffix_that_stands_for_nothing(self, tmp_path: Path) -> None:
+        outcome = bnfold("graph", CNN, "-o", tmp_path / "a.txt")
+        assert outcome.code == 2
+        assert "has none of the suffixes .dot, .gv, .graphml, .json, .svg, .png: say what to write" in outcome.err
+        assert bnfold("graph", CNN, "-o", tmp_path / "a.txt", "--format", "dot").code == 0
+
+    def test_an_unknown_name(self, tmp_path: Path) -> None:
+        outcome = bnfold("graph", CNN, "-o", tmp_path / "a.dot", "--around", "nowhere")
+        assert (outcome.code, outcome.err) == (2, f"bnfold: {CNN}: there is no operator or tensor 'nowhere'\n")
+
+    def test_no_such_model(self, tmp_path: Path) -> None:
+        outcome = bnfold("graph", tmp_path / "no.onnx", "-o", tmp_path / "a.dot")
+        assert outcome.code == 2
+        assert not (tmp_path / "a.dot").exists()
+
+    def test_an_output_that_cannot_be_written(self, tmp_path: Path) -> None:
+        assert bnfold("graph", CNN, "-o", tmp_path / "no" / "a.dot").code == 2
+
+
+class TestModelExplorer:
+    @pytest.fixture(scope="class")
+    def files(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+        folder = tmp_path_factory.mktemp("explorer")
+        outcome = bnfold("graph", REPVGG, "-o", folder / "m.json", "--format", "model-explorer")
+        assert (outcome.code, outcome.err) == (0, "")
+        return {path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.iterdir()}
+
+    def test_the_files(self, files: dict[str, Any]) -> None:
+        assert sorted(files) == [
+            "m.after.json", "m.findings.json", "m.json", "m.navigation.json", "m.placements.json", "m.spread.json",
+            "m.steps.json",
+        ]  # fmt: skip
+
+    def test_the_graph(self, files: dict[str, Any]) -> None:
+        (graph,) = files["m.json"]["graphs"]
+        nodes = {node["id"]: node for node in graph["nodes"]}
+        assert len(nodes) == len(graph["nodes"]) == 37 + 2
+        for node in nodes.values():
+            assert all(edge["sourceNodeId"] in nodes for edge in node["incomingEdges"])
+            assert all(isinstance(item["value"], str) for item in node["attrs"])
+        assert nodes["/0/branches.0/branches.0.1/BatchNormalization"]["namespace"] == "0/branches.0/branches.0.1"
+
+    def test_overlays_lie_on_the_original_file(self, files: dict[str, Any]) -> None:
+        tensors = {name for node in onnx.load(REPVGG).graph.node for name in node.output}
+        for part in ("steps", "placements", "findings", "spread"):
+            results = files[f"m.{part}.json"]["results"]
+            assert set(results) <= tensors
+        assert len(files["m.placements.json"]["results"]) == 10
+
+    def test_a_node_is_in_one_entry_of_the_navigation_alone(self, files: dict[str, Any]) -> None:
+        entries = files["m.navigation.json"]["mappingEntries"]
+        for side, name in (("left", "m.json"), ("right", "m.after.json")):
+            ids = [key for entry in entries for key in entry[f"{side}NodeIds"]]
+            assert len(ids) == len(set(ids))
+            assert set(ids) <= {node["id"] for node in files[name]["graphs"][0]["nodes"]}
+        assert all(entry["leftNodeIds"] and entry["rightNodeIds"] for entry in entries)
+
+    def test_it_writes_everything_or_complains(self, tmp_path: Path) -> None:
+        outcome = bnfold("graph", CNN, "-o", tmp_path / "a.json", "--format", "model-explorer", "--after")
+        assert outcome.code == 2
+        assert "writes the whole model" in outcome.err
