@@ -6,8 +6,10 @@ where a weight is written (:class:`bnfold.graph.Param`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,11 +62,16 @@ class Affine:
     @classmethod
     def over(cls, axes: Sequence[int], scale: ArrayLike, shift: ArrayLike) -> Affine:
         """From arrays with one dimension for each of ``axes``: axes along which nothing varies are dropped."""
-        a, b = np.broadcast_arrays(np.asarray(scale, np.float64), np.asarray(shift, np.float64))
+        a: NDArray[Any] = np.asarray(scale, np.float64)
+        b: NDArray[Any] = np.asarray(shift, np.float64)
+        if a.shape != b.shape:
+            a, b = np.broadcast_arrays(a, b)
         if a.ndim != len(axes):
             raise ValueError(f"{a.ndim}-dimensional arrays for {len(axes)} axes")
         if not a.size:
             raise ValueError("an affine has at least one channel")
+        if not axes:
+            return cls(a.reshape(1).copy(), b.reshape(1).copy(), None)
         if len(axes) == 1:  # the rule
             if (a == a[0]).all() and (b == b[0]).all():
                 return cls(a[:1].copy(), b[:1].copy(), None)
@@ -122,6 +129,8 @@ class Affine:
 
     @property
     def is_finite(self) -> bool:
+        if self.scale.size == 1:  # numpy takes five times as long for one number
+            return math.isfinite(self.scale[0]) and math.isfinite(self.shift[0])
         return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
 
     def scale_part(self) -> Affine:

@@ -6,6 +6,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING
 
 from bnfold.analysis.size import Size
+from bnfold.display import Displayed
 from bnfold.folding.plan import FoldStep, Plan, Remaining
 from bnfold.restyling import Change as StyleChange
 from bnfold.restyling import LeftAlone
@@ -49,7 +50,7 @@ def _verdict(verification: Verification | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class FoldResult:
+class FoldResult(Displayed):
     """A folded model and how it came about.
 
     ``model`` is new; the one that was given is as it was. ``verification`` is None where none was
@@ -124,7 +125,7 @@ class EqualizeResult:
 
 
 @dataclass(frozen=True, slots=True)
-class FixResult:
+class FixResult(Displayed):
     """A repaired model: what was changed, and which findings remain."""
 
     model: Model

@@ -9,6 +9,7 @@ from typing import Any
 
 from bnfold.analysis.placement import Placement
 from bnfold.analysis.size import Size
+from bnfold.display import Displayed
 from bnfold.folding.pair import Pair
 from bnfold.folding.plan import FoldKind
 
@@ -195,7 +196,7 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Displayed):
     """Everything about one model. ``model`` is its path, or its name where it has none."""
 
     model: str

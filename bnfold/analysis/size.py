@@ -60,6 +60,10 @@ def _read_params(graph: ModelGraph) -> Iterable[Param]:
     return [param for name, param in graph.params.items() if graph.use_count(name) or graph.is_output(name)]
 
 
+def _is_wide(param: Param | None) -> bool:
+    return param is not None and param.size > 1
+
+
 def _kind(graph: ModelGraph, op: Op) -> Role:
     """BATCHNORM, AFFINE for a Mul or Add by a vector (not by a number, nor a layer's bias), or OTHER."""
     facts = facts_of(op)
@@ -67,6 +71,9 @@ def _kind(graph: ModelGraph, op: Op) -> Role:
         return Role.BATCHNORM
     if facts.role not in (Role.AFFINE, Role.JOIN):
         return Role.OTHER
-    affine = facts.as_affine(Node(graph, op))
+    node = Node(graph, op)
+    if facts.role is Role.JOIN and not any(_is_wide(node.const(slot)) for slot in range(len(op.inputs))):
+        return Role.OTHER  # by numbers, or a join of tensors: the rule, and found out faster than the affine
+    affine = facts.as_affine(node)
     by_channel = isinstance(affine, Affine) and affine.axis is not None
     return Role.AFFINE if by_channel and not is_bias_add(graph, op) else Role.OTHER

@@ -33,6 +33,7 @@ GROUPS = {
     },
     "Prove": {
         "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
+        "experiment": "Train placements of BN against each other on your data, with honest statistics.",
     },
 }
 COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}

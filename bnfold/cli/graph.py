@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     "--depth", type=click.IntRange(min=0), default=2, show_default=True, help="How many operators to each side of NAME."
 )
 @click.option("--after", is_flag=True, help="The folded model, not the model as it is.")
+@click.option("--compare", is_flag=True, help="Before beside after, as an .svg that needs no Graphviz.")
 @options.quiet("Print nothing.")
 @options.allow_unsafe
 def graph(
@@ -33,6 +34,7 @@ def graph(
     around: str | None,
     depth: int,
     after: bool,
+    compare: bool,
     quiet: bool,
     allow_unsafe: bool,
 ) -> int:
@@ -44,11 +46,14 @@ def graph(
     """
     from bnfold import api
     from bnfold.reporting.drawing import files, selection
+    from bnfold.reporting.drawing.view import around as near
     from bnfold.reporting.drawing.view import picture
 
     wanted = files.format_of(output, graph_format)
     if wanted == "model-explorer" and (around or after):
         raise click.UsageError("--format model-explorer writes the whole model, before and after folding.")
+    if compare and (after or wanted != "svg"):
+        raise click.UsageError("--compare writes an .svg of both, before and after folding.")
     with options.progress(quiet) as progress:
         progress("reading the model")
         report = api.analyze(model, stats=True, allow_unsafe=allow_unsafe)
@@ -58,10 +63,15 @@ def graph(
             from bnfold.reporting.drawing import model_explorer
 
             files.write_all(model_explorer.files(output, model, drawn))
+        elif compare:
+            from bnfold.reporting.drawing.svg import side_by_side
+
+            chosen = None if around is None else selection.named(drawn.before, around, model)
+            files.write(output, side_by_side(drawn, chosen, depth).encode("utf-8", "backslashreplace"))
         else:
             view: View = drawn.after if after else drawn.before
             if around is not None:
-                view = selection.around_name(view, around, depth, model)
+                view = near(view, selection.named(view, around, model), depth)
             progress("drawing")
             files.write(output, files.render(view, wanted))
     return 0

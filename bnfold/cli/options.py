@@ -21,6 +21,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Nothing is shown for work that is done by then, in seconds.
 _PATIENCE = 1.0
+#: Under this name a command's context holds the modules of ``--custom``.
+_CUSTOM = "bnfold.custom"
 
 # Whether a file can be read is found out by reading it: click would print the usage of the command.
 MODEL = click.Path(readable=False, path_type=str)
@@ -71,7 +73,13 @@ def allow_unsafe(function: F) -> F:
     return unsafe(custom(function))
 
 
+def custom_modules(context: click.Context) -> tuple[str, ...]:
+    """The modules of ``--custom``, for processes that have to import them too."""
+    return tuple(context.meta.get(_CUSTOM, ()))
+
+
 def _import_custom(context: click.Context, parameter: click.Parameter, modules: Sequence[str]) -> None:
+    context.meta[_CUSTOM] = modules
     if modules:
         from bnfold.formats.keras.files import import_custom
 

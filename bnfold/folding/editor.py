@@ -56,7 +56,7 @@ class Editor:
             self._detach(name)
         for tensor, known in described.items():
             self.graph.forget(tensor)
-            self.graph.declare(replace(known, name=rename[tensor]))
+            self.graph.declare(Tensor(rename[tensor], known.dtype, known.shape))
         for name, op in ops.items():
             self._rewrite(op, rewrites.get(name), constants, rename)
 
@@ -236,7 +236,7 @@ class Editor:
         else:
             name = graph.fresh(param.name)
             self.loose.update([replaces] if replaces else [])
-        self.graph.params[name] = made = replace(param, name=name, record=None)
+        self.graph.params[name] = made = Param(name, param.dtype, param.shape, param.data)
         if key is not None:
             self._copies[key] = made
             self._shared.add(name)
@@ -276,9 +276,10 @@ class Editor:
 def _merged(first: Tensor, second: Tensor) -> Tensor:
     """What either knows of one tensor."""
     if first.shape is None or second.shape is None:
-        return replace(first, shape=first.shape or second.shape)
+        return Tensor(first.name, first.dtype, first.shape or second.shape)
     pairs = zip(first.shape, second.shape, strict=True)
-    return replace(first, shape=tuple(b if a is None or isinstance(b, int) else a for a, b in pairs))
+    shape = tuple([b if a is None or isinstance(b, int) else a for a, b in pairs])
+    return Tensor(first.name, first.dtype, shape)
 
 
 def _identity(param: Param) -> tuple[object, ...] | None:

@@ -59,12 +59,12 @@ def _channel_peaks(param: Param, channel_axis: int) -> NDArray[np.float64]:
     """The largest magnitude of each channel, in float64, before rounding."""
     if not param.shape:
         return np.abs(param.exact()).reshape(1)
+    others = tuple([axis for axis in range(1, len(param.shape)) if axis != channel_axis])
     rows = []
     for start, stop in param.row_blocks():
         block = np.abs(param.exact_rows(start, stop))
-        others = tuple(axis for axis in range(1, block.ndim) if axis != channel_axis)
         rows.append(block.max(axis=others) if others else block)
-    peaks = np.concatenate(rows)
+    peaks = np.concatenate(rows) if len(rows) > 1 else rows[0]
     return peaks if channel_axis == 0 or peaks.ndim == 1 else np.asarray(peaks.max(axis=0))
 
 

@@ -72,7 +72,9 @@ class Folder:
                     return
                 continue
             candidate = self._candidates.of(name)
-            if candidate is not None:
+            if candidate is None:
+                self._blocked.pop(name, None)  # two Negs in a row were affines, and are an Identity now
+            else:
                 self.graph.complete_shapes()
                 self._fold(candidate)
 
@@ -331,13 +333,16 @@ class Folder:
 
     def gauge_blocked(self) -> bool:
         """Let affines go together that are blocked one by one; whether that changed anything."""
-        blocked = [candidate for head, (candidate, _, _) in self._blocked.items() if head in self.graph]
+        # Its neighbours may have changed around a candidate since it was blocked.
+        current = [self._candidates.of(head) for head in self._blocked if head in self.graph]
+        blocked = [candidate for candidate in current if candidate is not None and candidate.head in self._blocked]
         if not blocked or len(self.steps) == self._steps_gauged:
             return False  # what a gauge leaves, another one leaves too
         outcome = gauge(self._context, self.editor, blocked, self._gauged)
         self._contradictions |= outcome.contradictions
         for gone in outcome.gone:
-            first, *rest = self._blocked.pop(gone.candidate.head)[0].ops
+            del self._blocked[gone.candidate.head]
+            first, *rest = gone.candidate.ops
             for op in rest:
                 self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
             self._record_gauge(first, gone)

@@ -147,7 +147,9 @@ class Param:
         return self._derived(False, term)
 
     def _derived(self, is_factor: bool, values: NDArray[np.float64]) -> Param:
-        if values.ndim != len(self.shape) or np.broadcast_shapes(values.shape, self.shape) != self.shape:
+        if values.ndim != len(self.shape) or any(
+            own not in (1, size) for own, size in zip(values.shape, self.shape, strict=True)
+        ):
             raise ValueError(f"an array of shape {values.shape} does not fit {self.name} {self.shape}")
         if not self.shape:
             exact = self.exact()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -49,8 +49,9 @@ def connected(address: str) -> Iterator[Callable[..., Iterator[tuple[Job, Outcom
         from distributed import Client
     except ImportError as error:
         raise MissingExtraError("--scheduler needs Dask: pip install bnfold[dask]") from error
+    connect: Any = Client  # which has no types
     try:
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        client = connect(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError, ImportError) as error:
         raise ClusterError(f"there is no Dask scheduler at {address}: {one_line(error)}") from error
     try:
@@ -139,11 +140,10 @@ class _Work:
     def _next(self) -> Any:
         """The next future that has ended. The scheduler may be lost while it is waited for."""
         while True:
-            try:
+            with suppress(queue.Empty):
                 return self._arrived.get(timeout=1.0)
-            except queue.Empty:
-                if self._client.status != "running" and self._client.status != "connecting":
-                    raise ClusterError("the connection to the Dask scheduler was lost") from None
+            if self._client.status not in ("running", "connecting"):
+                raise ClusterError("the connection to the Dask scheduler was lost")
 
     def _ended(self, batch: _Batch, future: Any) -> Iterator[tuple[Job, Outcome]]:
         if future.status == "finished":

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Op, Param, walk
+from bnfold.graph import ModelGraph, Op, walk
 from bnfold.operators import linear_bias
 from bnfold.operators.base import Combination, Crossing, Node, Role, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
@@ -35,7 +35,7 @@ def channel_ranges(layout: Layout) -> Vector:
     are laid out group by group.
     """
     weight, out = layout.weight, layout.weight_out
-    if isinstance(weight, Param) and not weight.is_known:
+    if not weight.is_known:
         return np.full(layout.out_channels, np.nan)
     rest = tuple(axis for axis in range(len(weight.shape)) if axis not in (out, layout.weight_in))
     blocks = [np.abs(weight.exact_rows(*rows)).max(axis=rest, initial=0.0) for rows in weight.row_blocks()]

@@ -30,6 +30,10 @@ class Weight(Protocol):
     def float_dtype(self) -> np.dtype[np.generic]:
         """The dtype of the values as the operator sees them."""
 
+    @property
+    def is_known(self) -> bool:
+        """Are these its values, and not what stands for those that were left unread?"""
+
     def row_blocks(self) -> Iterator[tuple[int, int]]: ...
 
     def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
@@ -52,6 +56,10 @@ class PlainWeight:
     @property
     def float_dtype(self) -> np.dtype[np.generic]:
         return self.param.dtype
+
+    @property
+    def is_known(self) -> bool:
+        return self.param.is_known
 
     def row_blocks(self) -> Iterator[tuple[int, int]]:
         return self.param.row_blocks()
@@ -87,6 +95,10 @@ class QuantizedWeight:
         param = self.node.const(1)
         assert param is not None
         return param.dtype
+
+    @property
+    def is_known(self) -> bool:
+        return self.integers.is_known
 
     def row_blocks(self) -> Iterator[tuple[int, int]]:
         return self.integers.row_blocks()

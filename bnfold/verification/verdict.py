@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bnfold.display import Displayed
+
 #: The verdicts: bit for bit, explained by rounding, not explained by rounding, right but clearly farther from
 #: exact than the original, and not known.
 EQUAL = "equal"
@@ -139,7 +141,7 @@ class FirstDifference:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Displayed):
     """The outcome of comparing two models: the verdict and what it rests on."""
 
     verdict: str

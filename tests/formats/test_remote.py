@@ -41,7 +41,7 @@ def test_the_skeleton_is_that_of_the_whole_file(memory, monkeypatch: pytest.Monk
     url = put(memory, "a.onnx", data)
     monkeypatch.setattr("bnfold.formats.remote._SPARING", worth)
     monkeypatch.setattr(wire.os, "urandom", lambda count: bytes(count))
-    file = RemoteFile(url, skip_from=worth)
+    file = RemoteFile(url, skip_from=8 * worth)
     window = Window(file)
     assert split(window, file.size) == split(data, len(data))
     draw = np.random.default_rng(worth)
@@ -86,12 +86,14 @@ def test_a_model_without_its_weights_is_not_written(memory, tmp_path: Path) -> N
 
 def test_rules_about_weights_that_were_not_read_say_nothing(memory) -> None:
     """The scales of this BN spread any equal weights over 20 bits."""
-    proto = conv_bn(channels=256)
+    proto = conv_bn(channels=1024)
     for tensor in proto.graph.initializer:
         if len(tensor.dims) == 1 and "gamma" in tensor.name.lower():
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.geomspace(1e-3, 1e3, 256).astype(np.float32), tensor.name))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.geomspace(1e-3, 1e3, 1024).astype(np.float32), tensor.name))
     url = put(memory, "a.onnx", proto)
-    assert "BN305" not in {finding.code for finding in bnfold.analyze(RemoteFile(url, weights=False)).findings}
+    codes = [{f.code for f in bnfold.analyze(RemoteFile(url, weights=weights)).findings} for weights in (True, False)]
+    assert "BN305" in codes[0]
+    assert "BN305" not in codes[1]
 
 
 def test_external_data_stays_where_it_is_but_for_vectors(memory, tmp_path: Path) -> None:
@@ -119,10 +121,10 @@ class TestWorth:
         file._measured += [(1000, 0.02), (2_000_000, 0.12)]
         assert file.worth == pytest.approx(0.02 * 2_000_000 / 0.1)
 
-    @pytest.mark.parametrize(("seconds", "worth"), [(1e-9, 1 << 14), (100.0, 1 << 23)])
-    def test_it_is_bounded(self, memory, seconds: float, worth: int) -> None:
+    @pytest.mark.parametrize(("size", "worth"), [(100, 1 << 14), (100_000_000, 1 << 23)])
+    def test_it_is_bounded(self, memory, size: int, worth: int) -> None:
         file = RemoteFile(put(memory, "a.onnx", b"x"))
-        file._measured += [(10, seconds), (10_000_000, 2 * seconds)]
+        file._measured += [(10, 0.1), (size, 0.2)]
         assert file.worth == worth
 
     def test_it_may_be_given(self, memory) -> None:
@@ -170,7 +172,7 @@ def test_a_resnet50_of_100_mb_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
         files.mkdir("models")
         files.pipe_file("models/resnet50.onnx", data)
         local = bnfold.analyze(data)
-        for options, share, most in (({"spare_bytes": True}, 0.03, 1000), ({"skip_from": 250_000}, 0.25, 120)):
+        for options, share, most in (({"spare_bytes": True}, 0.03, 1000), ({"skip_from": 2_000_000}, 0.15, 60)):
             file = RemoteFile("s3://models/resnet50.onnx", weights=False, **options)
             report = bnfold.analyze(file)
             print(options, file.traffic())

@@ -16,7 +16,7 @@ from bnfold.quantization import Int8Report, measure_int8
 pytestmark = pytest.mark.slow
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
-DATA = SAMPLES / "digits.npz"
+DATA = SAMPLES / "digits_held_out.npz"
 RELU = ["mobilenet_v1_relu", "mobilenet_v2_relu"]
 RELU6 = ["mobilenet_v1_relu6", "mobilenet_v2_relu6"]
 

@@ -72,6 +72,14 @@ class Visit:
         self.page.locator(".graph").first.scroll_into_view_if_needed()
         self.page.wait_for_selector(".graph .pane[data-ready=yes] >> nth=1")
 
+    def until(self, condition: str) -> None:
+        """Wait for a condition. Playwright's own way of waiting is what the page's policy forbids: eval."""
+        for _ in range(PATIENCE // 50):
+            if self.page.evaluate(condition):
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"waited in vain for {condition}")
+
     def check(self) -> None:
         """Nothing was complained about, and nothing was loaded but the file itself and the worker inside of it."""
         assert self.complaints == []

@@ -32,9 +32,8 @@ class Cluster:
             self.address = client.scheduler.address
 
     def add_worker(self) -> subprocess.Popen[bytes]:
-        return self._start(
-            "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", self._folder
-        )
+        options = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", self._folder)
+        return self._start("worker", *options)
 
     def close(self) -> None:
         for process in [*self.workers, self.scheduler]:

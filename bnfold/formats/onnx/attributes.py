@@ -35,7 +35,12 @@ class Attributes(Mapping[str, Any]):
 
     def proto(self, name: str) -> AttributeProto | None:
         """The attribute as it stands in the file."""
-        return next((attribute for attribute in self.node.attribute if attribute.name == name), None)
+        # A node has few attributes: one that is read once need not pay for a dictionary.
+        found: AttributeProto
+        for found in self.node.attribute:
+            if found.name == name:
+                return found
+        return None
 
     def param(self, name: str) -> Param | None:
         """A tensor attribute as a constant that is not read yet."""
@@ -45,11 +50,15 @@ class Attributes(Mapping[str, Any]):
         return to_param(attribute.t, self._payloads.of(attribute.t))
 
     def __getitem__(self, name: str) -> Any:
-        # A node has few attributes: one that is read once need not pay for a dictionary.
-        for attribute in self.protos():
-            if attribute.name == name:
-                return self._decode(attribute)
-        raise KeyError(name)
+        attribute = self.proto(name)
+        if attribute is None or attribute.type in GRAPH_TYPES:
+            raise KeyError(name)
+        return self._decode(attribute)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of any Mapping, but faster where there is none: most attributes are left out."""
+        attribute = self.proto(name)
+        return default if attribute is None or attribute.type in GRAPH_TYPES else self._decode(attribute)
 
     def __iter__(self) -> Iterator[str]:
         return (attribute.name for attribute in self.protos())

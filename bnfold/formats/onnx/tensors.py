@@ -13,6 +13,7 @@ from onnx import TensorProto
 
 from bnfold.formats.onnx.payloads import Stored
 from bnfold.graph import Array, Param, ParamData
+from bnfold.graph.dtypes import is_float
 
 #: TensorProto's element types by number, as numpy knows them.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -200,7 +201,7 @@ def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = Non
 
 
 def _stored(tensor: TensorProto, payload: Stored, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ParamData:
-    if payload.storage.leaves_out(len(payload), len(shape)) and dtype.kind not in "iu":
+    if payload.storage.leaves_out(len(payload), len(shape)) and is_float(dtype):
         return Unread(dtype, shape)
     return Packed(payload, tensor) if tensor.data_type in _BITS else Raw(payload, dtype, shape)
 

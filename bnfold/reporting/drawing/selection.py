@@ -5,19 +5,19 @@ from __future__ import annotations
 import difflib
 
 from bnfold.errors import UsageError
-from bnfold.reporting.drawing.view import View, around
+from bnfold.reporting.drawing.view import View
 from bnfold.reporting.text import clean, cut
 
 
-def around_name(view: View, name: str, depth: int, model: str) -> View:
-    """What is within ``depth`` operators of the operator, layer or tensor of that name. Raises UsageError.
+def named(view: View, name: str, model: str) -> list[str]:
+    """The keys of the operators that have that name, or put out the tensor of that name. Raises UsageError.
 
     Layers and nodes need not have names of their own: all that share it are taken.
     """
     for names in (lambda node: (node.key,), lambda node: (node.label,), lambda node: node.outputs):
         found = [node.key for node in view.nodes if name in names(node)]
         if found:
-            return around(view, found, depth)
+            return found
     known = {text for node in view.nodes for text in (node.key, node.label) if len(text) <= 200}
     near = difflib.get_close_matches(name, sorted(known), n=1)
     hint = f"; did you mean {clean(near[0])!r}?" if near else ""

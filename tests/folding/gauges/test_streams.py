@@ -229,3 +229,13 @@ def test_weights_that_two_convolutions_share_are_copied_before_they_change():
     for number in range(2):
         x = net.op("Add", x, net.op("Conv", activated(net, x, f"bn{number}"), shared))
     gone(head(net, x))
+
+
+def test_a_neg_that_became_an_identity_writes_no_gauge():
+    """Two Negs in a row are an Identity: it has no weights to write the stream that the Add behind it wishes for."""
+    net = Net()
+    x = net.bn(net.op("Tanh", net.input("N", 6, 4, 2)), 6)
+    net.output(net.op("LeakyRelu", x), shape=["N", 6, 4, 2])
+    y = net.op("Add", net.op("Neg", x), net.draw(6, 4, 1))
+    y = net.op("Neg", net.op("Mean", net.draw(1, 1), y))
+    fold(net.build(net.op("Tanh", net.op("Concat", y, y, axis=2))))

@@ -12,7 +12,7 @@ from onnx_models import value
 from onnx_nets import Net
 
 import bnfold
-from bnfold.reporting.drawing.selection import around_name
+from bnfold.reporting.drawing.selection import named
 from bnfold.reporting.drawing.view import Picture, View, around, picture
 
 
@@ -124,9 +124,9 @@ class TestParts:
 
     def test_by_tensor_and_unknown(self, view: View) -> None:
         (tensor,) = view.by_key()["bn_1"].outputs
-        assert "bn_1" in around_name(view, tensor, 0, "m").by_key()
+        assert named(view, tensor, "m") == ["bn_1"]
         with pytest.raises(bnfold.UsageError, match=r"^m: there is no .* 'bn_3'; did you mean 'bn_[12]'\?$"):
-            around_name(view, "bn_3", 1, "m")
+            named(view, "bn_3", "m")
 
 
 def test_reports_travel_without_their_graphs(tmp_path: Path) -> None:

@@ -142,10 +142,10 @@ class TestGraph:
         page = visit("fold")
         page.drawn()
         page.page.get_by_role("button", name="Close all").click()
-        page.page.wait_for_function("document.querySelectorAll('.graph .node[data-group]').length > 0")
+        page.until("document.querySelectorAll('.graph .node[data-group]').length > 0")
         page.page.get_by_label("Search the graph").fill("/2/branches.1/branches.1.1/")
         page.page.get_by_label("Search the graph").press("Enter")
-        page.page.wait_for_function("document.querySelectorAll('.graph .node[data-selected]').length === 2")
+        page.until("document.querySelectorAll('.graph .node[data-selected]').length === 2")
         types = page.page.locator(".graph .node[data-selected] .type").all_text_contents()
         assert types == ["BatchNormalization", "Conv"]
         assert "/2/branches.1/branches.1.1/BatchNormalization" in page.page.locator(".about").text_content()
@@ -155,9 +155,7 @@ class TestGraph:
         page.drawn()
         after = page.page.locator(".graph .pane").nth(1)
         after.locator(".node[data-state='took it in']").first.press("Enter")
-        page.page.wait_for_function(
-            "document.querySelectorAll('.graph .pane:first-child .node[data-selected]').length === 2"
-        )
+        page.until("document.querySelectorAll('.graph .pane:first-child .node[data-selected]').length === 2")
         chosen = page.page.locator(".graph .pane").first.locator(".node[data-selected] .label").all_text_contents()
         assert sorted(chosen) == ["goes", "padded"]
 
@@ -187,7 +185,7 @@ class TestGraph:
         page = visit("large")
         page.page.locator(".graph").scroll_into_view_if_needed()
         page.page.wait_for_selector(".graph .pane[data-ready] >> nth=1")
-        page.page.wait_for_function("document.querySelector('.graph .pane').dataset.ready !== ''")
+        page.until("document.querySelector('.graph .pane').dataset.ready !== ''")
         page.page.get_by_role("button", name="Open all").click()
         page.page.wait_for_selector(".graph .pane[data-ready=asks] >> nth=1")
         assert page.page.get_by_role("button", name="Draw 1,702 operators").count() == 2
@@ -218,6 +216,8 @@ class TestLooks:
 
     def test_plots(self, visit: Any) -> None:
         page = visit("fold")
+        page.page.locator(".plot-area").scroll_into_view_if_needed()
+        page.page.wait_for_selector(".plot-area figure")
         assert page.page.locator(".plot-area figure").count() == 3
         assert page.page.locator(".plot-area .bar").count() > 20
         assert visit("verify").page.locator(".outputs-plot circle").count() >= 1
@@ -250,6 +250,6 @@ def test_strange_names_are_text(visit: Any) -> None:
     page.page.wait_for_selector(f".near .pane[data-ready=yes] >> nth={2 * len(hostile.NAMES) - 1}")
     page.page.get_by_label("Search the graph").fill("</script>")
     page.page.get_by_label("Search the graph").press("Enter")
-    page.page.wait_for_function("document.querySelectorAll('.graph .node[data-selected]').length > 0")
+    page.until("document.querySelectorAll('.graph .node[data-selected]').length > 0")
     assert page.page.locator("img").count() == 0
     assert page.page.evaluate("document.title") != "broken"

@@ -1,0 +1,175 @@
+"""``bnfold experiment``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from bnfold.cli import options
+
+if TYPE_CHECKING:
+    from bnfold.experiment.results import ExperimentResult
+
+
+def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    """``0.001,0.003``; ``own`` for the rate that the model was compiled with."""
+    if text is None:
+        return None
+    if text == "own":
+        return ()
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = ()
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise click.BadParameter(f"{text!r} is not a list of positive numbers such as 0.001,0.003, nor the word own")
+    return rates
+
+
+@click.command(cls=options.Command)
+@click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
+@click.option(
+    "--data", required=True, metavar="DATA", help="A .npz file, file.py:function or module:function; see above."
+)
+@click.option(
+    "--arms",
+    metavar="ARMS",
+    help="What to compare, with commas: none, before, after, original, a file.  [default: none,before,after]",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each arm and rate.")
+@click.option("--epochs", type=click.IntRange(min=1), required=True, help="Epochs of each run.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Examples a batch.")
+@click.option(
+    "--lr",
+    "rates",
+    callback=_numbers,
+    metavar="RATES",
+    help="Learning rates, with commas, or own for the model's.  [default: 0.001,0.003,0.01]",
+)
+@click.option("--metric", help="What to compare by, with :max or :min where the name does not say which is better.")
+@click.option("--optimizer", help="Keras's name of one, in place of the model's own.")
+@click.option("--loss", help="Keras's name of one, in place of the model's own.")
+@click.option(
+    "--early-stopping", type=click.IntRange(min=1), metavar="N", help="End a run after N epochs without a better one."
+)
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="The part of the training data that is split off where there are no validation data.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["fresh", "keep"]),
+    default="fresh",
+    show_default=True,
+    help="Begin anew, or go on from the model's weights.",
+)
+@click.option(
+    "--store",
+    type=options.OUTPUT,
+    default="bnfold-experiment.sqlite",
+    show_default=True,
+    help="Where results go; what is there is not done again.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Runs at a time.  [default: the machine's cores]")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of each run.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of this Dask cluster.")
+@click.option(
+    "--timeout",
+    "run_timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Give up a run after this time.",
+)
+@click.option(
+    "--memory",
+    "run_memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MB",
+    help="Give up a run that takes more memory.",
+)
+@click.option("--plot", type=options.OUTPUT, metavar="FILE", help="Draw the learning curves (.svg or .png).")
+@options.output_format("text", "json")
+@options.quiet("Print the result and no progress.")
+@options.allow_unsafe
+@click.pass_context
+def experiment(
+    context: click.Context,
+    models: Sequence[str],
+    data: str,
+    arms: str | None,
+    seeds: int,
+    epochs: int,
+    batch_size: int,
+    rates: tuple[float, ...] | None,
+    metric: str | None,
+    optimizer: str | None,
+    loss: str | None,
+    early_stopping: int | None,
+    validation: float,
+    weights: str,
+    store: str,
+    workers: int | None,
+    threads: int,
+    scheduler: str | None,
+    run_timeout: float | None,
+    run_memory: float | None,
+    plot: str | None,
+    output_format: str,
+    quiet: bool,
+    allow_unsafe: bool,
+) -> int:
+    """Train BN before the activations, after them and without it against each other, on your own data.
+
+    Every arm is trained with the same seeds, batches and learning rates; the rate is chosen on validation
+    data, test data are used once. What comes out is how much the arms differ, whether that is more than
+    chance, and what each costs when it is folded and shipped.
+
+    DATA holds x_train and y_train, and x_val, y_val, x_test and y_test where there are any. A function
+    returns them as a dict, as keras.datasets does, or as tf.data.Datasets or PyDatasets. An arm may say more than
+    the placement: before:on_input:momentum=0.9:only=conv*. Several MODELs are compared as they are.
+
+    With --scheduler the workers find DATA under the same name as this machine does.
+    """
+    from bnfold.experiment.conduct import conduct
+    from bnfold.experiment.plan import RATES, Settings, make_plan
+    from bnfold.jobs import JobLimits
+    from bnfold.reporting.curves import check_plot, draw
+    from bnfold.reporting.watching import Watching
+
+    if plot is not None:
+        check_plot(plot)
+    settings = Settings(
+        data=data, epochs=epochs, batch_size=batch_size, validation=validation, patience=early_stopping, metric=metric,
+        optimizer=optimizer, loss=loss, threads=threads, keep_weights=weights == "keep",
+        custom=options.custom_modules(context), allow_unsafe=allow_unsafe,
+    )  # fmt: skip
+    plan = make_plan(
+        models, [arm.strip() for arm in (arms or "").split(",") if arm.strip()], seeds=seeds,
+        rates=RATES if rates is None else rates, settings=settings,
+    )  # fmt: skip
+    limits = JobLimits(seconds=run_timeout, memory=None if run_memory is None else int(run_memory * 1e6))
+    with Watching() as watching:
+        result = conduct(
+            plan, store, workers=workers, scheduler=scheduler, limits=limits, watcher=None if quiet else watching
+        )
+    if plot is not None:
+        draw(result, plot)
+    _print(output_format, models, result)
+    return 0
+
+
+def _print(output_format: str, models: Sequence[str], result: ExperimentResult) -> None:
+    if output_format == "json":
+        from bnfold.reporting import as_json
+
+        click.echo(as_json.dump({**as_json.header(), "models": list(models), **result.to_dict()}))
+        return
+    from bnfold.reporting.console import make_console
+    from bnfold.reporting.experiment import print_experiment
+
+    print_experiment(make_console(), ", ".join(models), result)

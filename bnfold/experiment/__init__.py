@@ -1,0 +1,1 @@
+"""``bnfold experiment``: models that differ in their BN, trained against each other."""

@@ -1,0 +1,105 @@
+"""Results in a notebook: a table, and the picture of what happened around one operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from bnfold.analysis.report import Report
+from bnfold.errors import UsageError
+from bnfold.reporting.drawing.svg import side_by_side
+from bnfold.reporting.drawing.view import picture
+from bnfold.reporting.text import clean, cut
+from bnfold.results import FixResult, FoldResult
+
+if TYPE_CHECKING:
+    from bnfold.folding.pair import Pair
+
+#: So many rows are shown; ``--report`` has them all.
+_ROWS = 20
+_LONGEST = 300
+
+
+def html(result: Any) -> str:
+    """A fragment of HTML for a report, the result of a fold or fix, or a verification."""
+    if isinstance(result, Report):
+        return _report(result)
+    if isinstance(result, FoldResult):
+        return _fold(result)
+    if isinstance(result, FixResult):
+        rows = [(change.code, change.sentence) for change in result.changes]
+        return _page(repr(result), _table(("rule", "repair"), rows), _verdict(result))
+    return _page(result.sentence(), _outputs(result))
+
+
+def _report(report: Report) -> str:
+    rows = [
+        (item.name, item.channels or "?", item.pattern, item.placement.value, item.foldability.sentence())
+        for item in report.batchnorms
+    ]
+    found = [(finding.severity.value, finding.code, finding.message) for finding in report.findings]
+    shown = next((item for item in report.batchnorms if not item.foldability.folds), None)
+    shown = shown or next(iter(report.batchnorms), None)
+    centre = "" if shown is None else f"{shown.scope}/{shown.op}" if shown.scope else shown.op
+    return _page(
+        repr(report),
+        _table(("BN", "channels", "pattern", "placement", "folding"), rows),
+        _table(("", "rule", "finding"), found),
+        _picture(report.pair, centre, report),
+    )
+
+
+def _fold(result: FoldResult) -> str:
+    rows = [(step.label, step.kind.value, ", ".join(step.into), ", ".join(step.through)) for step in result.plan.steps]
+    left = [(item.label, item.backward.sentence, item.forward.sentence) for item in result.plan.remaining]
+    subjects = [item.subject for item in result.plan.remaining] + [step.subject for step in result.plan.steps]
+    return _page(
+        repr(result),
+        _verdict(result),
+        _table(("folded", "how", "into", "through"), rows),
+        _table(("stays", "backward", "forward"), left),
+        _picture(result.pair, subjects[0] if subjects else ""),
+    )
+
+
+def _verdict(result: FoldResult | FixResult) -> str:
+    return "" if result.verification is None else f"<p>{_cell(result.verification.sentence())}</p>"
+
+
+def _outputs(found: Any) -> str:
+    outputs = getattr(found, "outputs", ())
+    rows = [
+        (item.name, item.dtype, f"{item.max_abs:.2e}", f"{item.max_rel:.2e}", "equivalent" if item.ok else item.reason)
+        for item in outputs
+    ]
+    return _table(("output", "type", "largest difference", "of the range", "verdict"), rows)
+
+
+def _picture(pair: Pair | None, key: str, report: Report | None = None) -> str:
+    if pair is None or not key:
+        return ""
+    drawn = picture(pair, report)
+    if key not in drawn.before.by_key():
+        return ""
+    try:
+        return side_by_side(drawn, [key])
+    except UsageError:  # so many operators read one tensor that no picture holds them
+        return ""
+
+
+def _page(head: str, *parts: str) -> str:
+    return "\n".join(["<div>", f"<p><b>{_cell(head)}</b></p>", *filter(None, parts), "</div>"])
+
+
+def _table(columns: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
+    if not rows:
+        return ""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows[:_ROWS])
+    more = f"<p>and {len(rows) - _ROWS:,} more</p>" if len(rows) > _ROWS else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _cell(value: object) -> str:
+    return escape(clean(cut(str(value), _LONGEST)))

@@ -1,0 +1,265 @@
+"""One training: what arms share in the beginning, what they see, and how a run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from bnfold.errors import UsageError
+from bnfold.experiment import work
+from bnfold.experiment.arms import Built, build, open_arm
+from bnfold.experiment.initial import initialise
+from bnfold.experiment.plan import Arm, Plan, Settings, make_plan
+from bnfold.experiment.training import Trained, train, unpack
+
+pytestmark = pytest.mark.slow
+
+DIGITS = Path(__file__).parents[2] / "sample_models" / "digits.npz"
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(16, activation="relu", name="first"),
+            keras.layers.Dropout(0.2, name="drop"),
+            keras.layers.Dense(12, activation="relu", name="second"),
+            keras.layers.Dense(10, activation="softmax", name="last"),
+        ]
+    )
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    path = tmp_path_factory.mktemp("models") / "mlp.keras"
+    model.save(path)
+    return path
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**{"data": str(DIGITS), "epochs": 2, "batch_size": 128, **changes})
+
+
+def arms(model_file: Path, **changes: Any) -> dict[str, Built]:
+    plan = make_plan([str(model_file)], (), settings=settings(**changes))
+    return {arm.label: build(arm, plan.settings) for arm in plan.arms}
+
+
+def trained(
+    built: Built, seed: int = 0, rate: float | None = 0.003, **changes: Any
+) -> tuple[list[Mapping[str, Any]], Trained]:
+    rows: list[Mapping[str, Any]] = []
+    found = train(built, settings(**changes), seed, rate, rows.append)
+    return rows, found
+
+
+def without_times(rows: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+class TestBeginning:
+    def weights(self, built: Built, seed: int) -> dict[str, np.ndarray]:
+        model = open_arm(keras, built, settings())
+        initialise(keras, model, seed)
+        return {f"{layer.name}/{weight.name}": weight.numpy() for layer in model.layers for weight in layer.variables}
+
+    def test_arms_share_the_weights_of_the_layers_they_share(self, model_file: Path) -> None:
+        found = {label: self.weights(built, 5) for label, built in arms(model_file).items()}
+        for name in ("first/kernel", "second/kernel", "last/kernel", "drop/seed_generator_state"):
+            for label in ("before", "after"):
+                assert np.array_equal(found["none"][name], found[label][name]), name
+        assert "first_bn/gamma" in found["before"]
+        assert "first_bn/gamma" not in found["none"]
+
+    def test_seeds_differ(self, model_file: Path) -> None:
+        built = arms(model_file)["none"]
+        first, again, other = (self.weights(built, seed)["first/kernel"] for seed in (1, 1, 2))
+        assert np.array_equal(first, again)
+        assert not np.array_equal(first, other)
+
+    def test_two_layers_alike_differ(self) -> None:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4), keras.layers.Dense(4)])
+        initialise(keras, model, 0)
+        assert not np.array_equal(model.layers[0].kernel, model.layers[1].kernel)
+
+    def test_what_is_frozen_or_adapted_stays(self) -> None:
+        normal, frozen = keras.layers.Normalization(), keras.layers.Dense(4, trainable=False)
+        normal.adapt(np.arange(12.0).reshape(3, 4))
+        inner = keras.Sequential([keras.Input((4,)), frozen, keras.layers.Dense(2, name="free")])
+        model = keras.Sequential([keras.Input((4,)), normal, inner])
+        before = {weight.path: weight.numpy() for weight in model.weights}
+        initialise(keras, model, 3)
+        changed = {weight.path for weight in model.weights if not np.array_equal(weight, before[weight.path])}
+        assert [path.rpartition("/")[2] for path in changed] == ["kernel"]
+        assert all("free" in path for path in changed)
+
+    def test_weights_are_kept_where_that_is_asked_for(self, model_file: Path) -> None:
+        original = keras.models.load_model(model_file)
+        data = np.load(DIGITS)
+        expected = original.evaluate(data["x_train"], data["y_train"], verbose=0)[0]
+        rows, _ = trained(arms(model_file, keep_weights=True)["none"], rate=1e-9, epochs=1, keep_weights=True)
+        assert rows[0]["val_loss"] == pytest.approx(expected, rel=0.05)  # of the fifth that is split off
+
+
+class TestTraining:
+    def test_is_repeatable_and_follows_the_seed(self, model_file: Path) -> None:
+        built = arms(model_file)["before"]
+        first, again, other = (without_times(trained(built, seed)[0]) for seed in (1, 1, 2))
+        assert first == again
+        assert first != other
+        assert [row["epoch"] for row in first] == [1, 2]
+
+    def test_the_best_epoch_is_kept(self, model_file: Path) -> None:
+        built = arms(model_file)["none"]
+        rows, found = trained(built, epochs=4, rate=0.03)
+        scores = [row["val_score"] for row in rows]
+        assert found.val_score == max(scores)
+        assert found.best_epoch == scores.index(max(scores)) + 1
+        model = open_arm(keras, built, settings())
+        unpack(model, found.weights)
+        data = np.load(DIGITS)
+        order = np.random.default_rng([0, 1]).permutation(len(data["x_train"]))[: round(0.2 * len(data["x_train"]))]
+        right = model.predict(data["x_train"][order], verbose=0).argmax(-1) == data["y_train"][order]
+        assert right.mean() == pytest.approx(found.val_score)
+
+    def test_a_run_that_diverges_ends_there(self, model_file: Path) -> None:
+        built = arms(model_file, optimizer="sgd")["none"]
+        rows, found = trained(built, rate=1e30, epochs=5)
+        assert found.diverged
+        assert (found.weights, rows[-1]["diverged"]) == (b"", True)
+        assert len(rows) < 5
+
+    def test_early_stopping(self, model_file: Path) -> None:
+        rows, found = trained(arms(model_file)["none"], rate=1e-12, epochs=6, patience=2)
+        assert len(rows) == found.best_epoch + 2 == 3
+
+    def test_a_rate_takes_the_place_of_a_schedule(self, tmp_path: Path) -> None:
+        model = keras.Sequential([keras.Input((8, 8)), keras.layers.Flatten(), keras.layers.Dense(1)])
+        schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
+        model.compile(keras.optimizers.SGD(schedule), "mse")
+        model.save(tmp_path / "m.keras")
+        built = build(Arm("m", str(tmp_path / "m.keras")), settings())
+        still, _ = trained(built, rate=1e-12)
+        assert still[0]["val_loss"] == pytest.approx(still[1]["val_loss"])
+        moving, _ = trained(built, rate=None)
+        assert moving[0]["val_loss"] != pytest.approx(moving[1]["val_loss"])
+
+    @pytest.mark.parametrize("kind", ["tf", "keras"])
+    def test_datasets(self, model_file: Path, tmp_path: Path, kind: str) -> None:
+        script = tmp_path / "mine.py"
+        script.write_text(DATASETS.format(digits=str(DIGITS), kind=kind))
+        changes = {"data": f"{script}:load"}
+        built = arms(model_file)["before"]
+        first, again = (trained(built, **changes) for _ in range(2))
+        assert without_times(first[0]) == without_times(again[0])
+        assert first[1].val_score is not None
+        assert first[1].val_score > 0.2
+
+
+DATASETS = """
+import keras, numpy as np, tensorflow as tf
+
+class Batches(keras.utils.PyDataset):
+    def __init__(self, x, y):
+        super().__init__()
+        self.x, self.y = x, y
+    def __len__(self):
+        return len(self.x) // 64
+    def __getitem__(self, index):
+        part = slice(64 * index, 64 * index + 64)
+        return self.x[part], self.y[part]
+
+def load():
+    data = np.load({digits!r})
+    x, y = data["x_train"], data["y_train"]
+    if {kind!r} == "tf":
+        parts = (x[:900], y[:900]), (x[900:], y[900:])
+        return tuple(tf.data.Dataset.from_tensor_slices(part).shuffle(500).batch(64) for part in parts)
+    return {{"train": Batches(x[:900], y[:900]), "val": Batches(x[900:], y[900:])}}
+"""
+
+
+def plan_for(model_file: Path, *arms: str, **changes: Any) -> Plan:
+    return make_plan([str(model_file)], arms, seeds=2, rates=[0.003], settings=settings(**changes))
+
+
+class TestPreparing:
+    def test_what_it_finds(self, model_file: Path) -> None:
+        found = work.prepare(plan_for(model_file))
+        assert [arm.label for arm in found.arms] == ["none", "before", "after"]
+        assert (found.metric, found.higher_is_better, found.has_test) == ("accuracy", True, True)
+
+    @pytest.mark.parametrize(("batch_size", "said"), [(128, True), (2, False)])
+    def test_moving_statistics_that_have_not_come_to_move(self, model_file: Path, batch_size: int, said: bool) -> None:
+        """9 batches an epoch leave 0.99 to the power of 18 of them, 539 leave next to nothing."""
+        found = work.prepare(plan_for(model_file, "none", "before", batch_size=batch_size))
+        assert bool(found.notes) == said
+        if said:
+            assert "still 0.83 of what they began with" in found.notes[0]
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"optimizer": "adamm"}, "Keras has no optimizer adamm"),
+            ({"loss": "no_loss"}, "no_loss"),
+            ({"metric": "no_metric:max"}, "no_metric"),
+            ({"loss": "categorical_crossentropy"}, "cannot be trained on"),
+        ],
+    )
+    def test_settings_that_do_not_fit(self, model_file: Path, changes: dict[str, str], words: str) -> None:
+        with pytest.raises(UsageError, match=words):
+            work.prepare(plan_for(model_file, "original", "original", **changes))
+
+    def test_data_of_the_wrong_shape(self, model_file: Path, tmp_path: Path) -> None:
+        np.savez(tmp_path / "d.npz", x_train=np.ones((20, 7, 8)), y_train=np.ones(20))
+        with pytest.raises(UsageError, match=r"x_train has examples of shape \(7, 8\), and the model takes \(8, 8\)"):
+            work.prepare(plan_for(model_file, data=str(tmp_path / "d.npz")))
+
+    def test_a_model_that_is_not_compiled(self, tmp_path: Path) -> None:
+        model = keras.Sequential([keras.Input((8, 8)), keras.layers.Flatten(), keras.layers.Dense(10)])
+        model.save(tmp_path / "m.keras")
+        with pytest.raises(UsageError, match="was not compiled, so it has no loss: name one with --loss"):
+            work.prepare(plan_for(tmp_path / "m.keras"))
+
+    def test_an_arm_that_computes_nan(self, tmp_path: Path) -> None:
+        model = keras.Sequential([keras.Input((8, 8)), keras.layers.Flatten(), keras.layers.Rescaling(1e30)])
+        model.add(keras.layers.Rescaling(1e30))
+        model.add(keras.layers.Dense(10, activation="softmax"))
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.save(tmp_path / "m.keras")
+        with pytest.raises(UsageError, match="the arm none computes NaN or infinity before it is trained"):
+            work.prepare(plan_for(tmp_path / "m.keras"))
+
+    def test_a_model_without_anything_to_train(self, model_file: Path, tmp_path: Path) -> None:
+        model = keras.models.load_model(model_file)
+        model.trainable = False
+        model.save(tmp_path / "m.keras")
+        with pytest.raises(UsageError, match="nothing to train"):
+            work.prepare(plan_for(tmp_path / "m.keras"))
+
+    def test_an_onnx_model(self) -> None:
+        with pytest.raises(UsageError, match="is no Keras model"):
+            work.prepare(plan_for(DIGITS.parent / "digits_mlp.onnx"))
+
+
+class TestFinishing:
+    def test_scores_and_cost(self, model_file: Path) -> None:
+        built = arms(model_file)["before"]
+        runs = {seed: trained(built, seed)[1].weights for seed in (0, 1)}
+        plain, content = work.finish(built, settings(), runs)
+        data = np.load(DIGITS)
+        for seed, packed in runs.items():
+            model = open_arm(keras, built, settings())
+            unpack(model, packed)
+            right = model.predict(data["x_test"], verbose=0).argmax(-1) == data["y_test"]
+            assert plain["scores"][str(seed)] == pytest.approx(right.mean())
+        shipped = plain["shipped"]
+        assert (shipped["batchnorms"], shipped["batchnorms_left"], shipped["equivalent"]) == (2, 0, True)
+        assert shipped["parameters"] == 64 * 16 + 16 + 16 * 12 + 12 + 12 * 10 + 10
+        timed, _ = work.time_models({"a": content, "b": content}, threads=1)
+        assert timed["a"]["relative"] == 1.0
+        assert timed["b"]["milliseconds"] > 0
