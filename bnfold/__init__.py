@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
-    from bnfold.api import analyze, check, check_runtime, fix, fold, load, restyle, verify
+    from bnfold.api import analyze, check, check_runtime, equalize, fix, fold, load, restyle, verify
     from bnfold.errors import BnfoldError, BnfoldWarning, ModelFileError, OutputError, UsageError
-    from bnfold.pipeline import fix_file, fold_file, restyle_file
+    from bnfold.pipeline import equalize_file, fix_file, fold_file, int8_report, restyle_file
     from bnfold.restyling import Style
-    from bnfold.results import FixResult, FoldResult, RestyleResult
+    from bnfold.results import EqualizeResult, FixResult, FoldResult, RestyleResult
     from bnfold.scanning import scan
     from bnfold.verification.verify_options import VerifyOptions
 
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BnfoldError",
     "BnfoldWarning",
+    "EqualizeResult",
     "FixResult",
     "FoldResult",
     "ModelFileError",
@@ -44,10 +45,13 @@ __all__ = [
     "analyze",
     "check",
     "check_runtime",
+    "equalize",
+    "equalize_file",
     "fix",
     "fix_file",
     "fold",
     "fold_file",
+    "int8_report",
     "load",
     "restyle",
     "restyle_file",
@@ -60,6 +64,7 @@ __all__ = [
 _ELSEWHERE = {
     "BnfoldError": "errors",
     "BnfoldWarning": "errors",
+    "EqualizeResult": "results",
     "FixResult": "results",
     "FoldResult": "results",
     "ModelFileError": "errors",
@@ -69,8 +74,10 @@ _ELSEWHERE = {
     "Style": "restyling",
     "UsageError": "errors",
     "VerifyOptions": "verification.verify_options",
+    "equalize_file": "pipeline",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
+    "int8_report": "pipeline",
     "scan": "scanning.scanner",
     "restyle_file": "pipeline",
 }

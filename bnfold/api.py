@@ -1,4 +1,4 @@
-"""The public functions: load, analyze, check, fold, verify, fix and restyle. See the package's docstring for a tour."""
+"""The public functions: load, analyze, check, fold, equalize, verify, fix, restyle; the package has a tour of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnfold.folding.pair import Pair
 from bnfold.formats import load as _load
 from bnfold.graph import Model
 from bnfold.restyling import Style, restyle_graph, style_of
-from bnfold.results import Comparison, FixResult, FoldResult, RestyleResult
+from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     ModelLike = Model | Loadable
 
 __all__ = [
+    "EqualizeResult",
     "FixResult",
     "FoldResult",
     "RestyleResult",
     "analyze",
     "check",
     "check_runtime",
+    "equalize",
     "fix",
     "fold",
     "load",
@@ -103,6 +105,38 @@ def fold(
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, folded) if verify else None
     return FoldResult(folded, plan, summary, verification=verification, pair=Pair(source.graph, graph, plan))
+
+
+def equalize(
+    model: ModelLike,
+    *,
+    exact: bool = False,
+    branches: bool = True,
+    keep_overridable: bool = False,
+    verify: bool = False,
+    allow_unsafe: bool = False,
+) -> EqualizeResult:
+    """Fold, then give the channels between layers positive scales that make weight ranges alike, for int8.
+
+    The model computes the same: what writes a tensor and what reads it take the scales into their weights. They are
+    powers of two, which change no bit of a float output where nothing over- or underflows, or with ``exact`` what
+    levels best. ``branches``, ``keep_overridable`` and ``verify`` are those of :func:`fold`. A model that is
+    quantised already stays as it is, neither folded nor equalised. Raises what :func:`load` raises.
+    """
+    from bnfold.equalization import EqualizationPlan, equalize_graph, quantized_note
+
+    original = load(model, allow_unsafe=allow_unsafe)
+    source = original.inlined()
+    note = quantized_note(source.graph)
+    if note:
+        graph, folding, plan = source.graph, Plan(), EqualizationPlan(notes=(note,), exact=exact)
+    else:
+        graph, folding = fold_graph(source.graph, branches=branches, keep_overridable=keep_overridable)
+        graph, plan = equalize_graph(graph, exact=exact)
+    changed = source.with_graph(graph)
+    summary = Comparison(measure(source.graph), measure(graph))
+    verification = _verified(original, changed) if verify else None
+    return EqualizeResult(changed, folding, plan, summary, verification=verification)
 
 
 def fix(model: ModelLike, *, verify: bool = False, allow_unsafe: bool = False) -> FixResult:

@@ -1,4 +1,4 @@
-"""What ``fold``, ``fix`` and ``restyle`` return."""
+"""What ``fold``, ``equalize``, ``fix`` and ``restyle`` return."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bnfold.analysis.report import Finding
+    from bnfold.equalization import EqualizationPlan
     from bnfold.folding.pair import Pair
     from bnfold.graph import Model
     from bnfold.repair import Change
@@ -90,6 +91,36 @@ class FoldResult(Displayed):
             "culprits": [step.to_dict() for step in self.culprits],
             "dropped": [step.to_dict() for step in self.dropped],
             "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EqualizeResult:
+    """A folded model with level weight ranges, and how it came about.
+
+    ``folding`` is the plan of the fold that comes first. ``model`` is new; the one that was given is as it was.
+    ``verification`` is None where none was asked for, ``path`` where nothing was written.
+    """
+
+    model: Model
+    folding: Plan
+    plan: EqualizationPlan
+    summary: Comparison
+    _: KW_ONLY
+    verification: Verification | None = None
+    path: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"EqualizeResult({self.summary.sentence()}, {self.plan!r}{_verdict(self.verification)})"
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON: everything but the model."""
+        return {
+            "output": str(self.path) if self.path is not None else None,
+            "folding": self.folding.to_dict(),
+            "plan": self.plan.to_dict(),
+            "summary": self.summary.to_dict(),
+            "verification": self.verification.to_dict() if self.verification is not None else None,
         }
 
 

@@ -149,6 +149,93 @@ def digits_repvgg() -> torch.nn.Module:
     )
 
 
+def disturbed(channels: int) -> torch.nn.BatchNorm2d:
+    """A BN whose gamma begins at anything from 1/16 to 16: as far apart as large networks end up."""
+    import torch
+    from torch import nn
+
+    norm = nn.BatchNorm2d(channels)
+    with torch.no_grad():
+        norm.weight.copy_(torch.exp2(torch.empty(channels).uniform_(-4, 4)))
+    return norm
+
+
+def separable(channels_in: int, channels: int, size: int, stride: int, groups: int) -> list[torch.nn.Module]:
+    from torch import nn
+
+    convolution = nn.Conv2d(channels_in, channels, size, stride, size // 2, groups=groups, bias=False)
+    return [convolution, disturbed(channels)]
+
+
+def mobilenet_v1(activation: type[torch.nn.Module]) -> torch.nn.Module:
+    """MobileNetV1 in small: a convolution, then pairs of a depthwise and a pointwise one, with BN and activation."""
+    from torch import nn
+
+    layers = [*separable(1, 16, 3, 1, 1), activation()]
+    for before, behind, stride in ((16, 32, 1), (32, 32, 2), (32, 64, 1)):
+        layers += [*separable(before, before, 3, stride, before), activation()]
+        layers += [*separable(before, behind, 1, 1, 1), activation()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def mobilenet_v2(activation: type[torch.nn.Module]) -> torch.nn.Module:
+    """MobileNetV2 in small: inverted residuals with a linear end, which is what the next one adds to."""
+    from torch import nn
+
+    class Inverted(nn.Module):
+        def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+            super().__init__()
+            inner = 4 * channels_in
+            self.adds = channels_in == channels and stride == 1
+            self.body = nn.Sequential(
+                *separable(channels_in, inner, 1, 1, 1),
+                activation(),
+                *separable(inner, inner, 3, stride, inner),
+                activation(),
+                *separable(inner, channels, 1, 1, 1),
+            )
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.body(x) if self.adds else self.body(x)
+
+    return nn.Sequential(
+        *separable(1, 16, 3, 1, 1),
+        activation(),
+        Inverted(16, 16, 1),
+        Inverted(16, 24, 2),
+        Inverted(24, 24, 1),
+        *separable(24, 64, 1, 1, 1),
+        activation(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
+
+
+def mobilenet_v1_relu() -> torch.nn.Module:
+    from torch import nn
+
+    return mobilenet_v1(nn.ReLU)
+
+
+def mobilenet_v1_relu6() -> torch.nn.Module:
+    from torch import nn
+
+    return mobilenet_v1(nn.ReLU6)
+
+
+def mobilenet_v2_relu() -> torch.nn.Module:
+    from torch import nn
+
+    return mobilenet_v2(nn.ReLU)
+
+
+def mobilenet_v2_relu6() -> torch.nn.Module:
+    from torch import nn
+
+    return mobilenet_v2(nn.ReLU6)
+
+
 def train_torch(build: Callable[[], torch.nn.Module], digits: Digits, path: Path, epochs: int = 40) -> float:
     """Train, export with the BN still in place, and return the written file's accuracy on the test images."""
     import torch
@@ -378,9 +465,16 @@ def train_transfer(digits: Digits, path: Path) -> float:
     return save_keras(model, path, digits)
 
 
+def save_digits(digits: Digits, path: Path) -> float:
+    """The images held out from training, with their classes: for calibration and for measuring."""
+    np.savez_compressed(path, image=digits.test_images[:, None], label=digits.test_labels)
+    return 1.0
+
+
 # -- The command
 
-TORCH = (digits_cnn, digits_cnn_post, digits_mlp, digits_repvgg)
+MOBILE = (mobilenet_v1_relu, mobilenet_v1_relu6, mobilenet_v2_relu, mobilenet_v2_relu6)
+TORCH = (digits_cnn, digits_cnn_post, digits_mlp, digits_repvgg, *MOBILE)
 KERAS = (mlp_bn_before, mlp_bn_after, mlp_mixed, inception_post)
 
 #: File name → what trains it, writes it to a path and returns the accuracy of what was written.
@@ -391,6 +485,7 @@ SAMPLES: dict[str, Callable[[Digits, Path], float]] = {
     },
     "transfer.keras": train_transfer,
     "cnn_legacy.h5": lambda digits, path: train_keras(cnn_legacy, digits, path),
+    "digits_held_out.npz": save_digits,
 }
 
 

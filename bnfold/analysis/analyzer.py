@@ -33,7 +33,7 @@ def analyze_graph(
     are how many are trainable and how many are not, where the file format knows.
     """
     folded, plan = fold_graph(graph)
-    contexts = contexts_of(graph, plan)
+    contexts = contexts_of(graph, plan, folded)
     chosen = all_rules() if rules is None else rules
     found = [
         finding

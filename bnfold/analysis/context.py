@@ -10,11 +10,23 @@ from bnfold.analysis.flow import Flow, producer_behind, trace
 from bnfold.analysis.placement import Placement, classify
 from bnfold.analysis.report import Foldability
 from bnfold.analysis.sites import Site, find_sites
+from bnfold.equalization import equalize_graph
 from bnfold.folding.plan import Fates, FoldKind, FoldStep, Plan, Remaining
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, as_affine, role
 from bnfold.operators.patterns import channel_ranges
 from bnfold.refusal import Refusal
+
+
+@dataclass(frozen=True)
+class Levels:
+    """A folded graph, which is equalised when somebody asks for what that leaves."""
+
+    folded: ModelGraph
+
+    @cached_property
+    def spreads(self) -> dict[str, float]:
+        return {layer.key: layer.after for layer in equalize_graph(self.folded)[1].layers}
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,8 @@ class Context:
     scope: str = ""
     #: The contexts of the model's own graph and of all subgraphs, this one among them.
     everywhere: list[Context] = field(default_factory=list, repr=False)
+    #: By key how far a layer's ranges are apart when the model is folded and equalised; None where nobody folded it.
+    levels: Levels | None = None
     _ranges: dict[str, Vector] = field(default_factory=dict)
 
     @cached_property
@@ -74,6 +88,10 @@ class Context:
             self._ranges[op.name] = channel_ranges(self.flow.layouts[op.name])
         return self._ranges[op.name]
 
+    def spread_equalized(self, op: Op) -> float | None:
+        """How far, in bits, the weight ranges of a layer would be apart after folding and equalisation."""
+        return None if self.levels is None else self.levels.spreads.get(self.key(op))
+
     def is_role(self, op: Op, *roles: Role) -> bool:
         return self.flow.role(op) in roles
 
@@ -116,14 +134,18 @@ class Context:
         return None
 
 
-def contexts_of(graph: ModelGraph, plan: Plan) -> list[Context]:
-    """The graph and its subgraphs, outermost first, under the names that the plan gives them."""
+def contexts_of(graph: ModelGraph, plan: Plan, folded: ModelGraph | None = None) -> list[Context]:
+    """The graph and its subgraphs, outermost first, under the names that the plan gives them.
+
+    ``folded`` is what the plan made of the graph, for rules that ask what would become of it.
+    """
+    levels = None if folded is None else Levels(folded)
     fates = Fates(plan)
     contexts: list[Context] = []
     pending = [("", graph)]
     while pending:
         scope, inner = pending.pop()
-        contexts.append(Context(inner, plan, fates, scope, contexts))
+        contexts.append(Context(inner, plan, fates, scope, contexts, levels))
         bodies = [
             (f"{scope}/{op.name}/{key}" if scope else f"{op.name}/{key}", body)
             for op in inner.ops()

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.operators import BatchNorm
+from bnfold.operators.patterns import NEGLIGIBLE, spread_bits
 
 Mask = NDArray[np.bool_]
 
-#: A channel whose scale or weights are this part of the layer's largest is as good as a constant.
-NEGLIGIBLE = 1e-6
 #: A variance below this part of epsilon leaves the scale to epsilon.
 COLLAPSED_PART = 0.1
 
@@ -51,13 +50,6 @@ def collapsed_channels(bn: BatchNorm) -> Mask:
     """Channels whose variance is so far below epsilon that epsilon decides the scale; dead ones do not count."""
     small = (bn.variance >= 0) & (bn.variance < COLLAPSED_PART * bn.epsilon)
     return np.asarray(small & ~dead_channels(bn.affine))
-
-
-def spread_bits(ranges: Vector) -> float:
-    """By how many bits the largest per-channel weight range exceeds the smallest; dead channels do not count."""
-    finite = ranges[np.isfinite(ranges)]
-    alive = finite[finite > NEGLIGIBLE * finite.max(initial=0.0)]
-    return float(np.log2(alive.max() / alive.min())) if alive.size else 0.0
 
 
 def describe(affine: Affine | None, bn: BatchNorm | None, ranges: Vector | None) -> Mapping[str, Any]:

@@ -27,14 +27,13 @@ GROUPS = {
     },
     "Rewrite": {
         "fold": "Fold every BN that algebra can remove, verify, and write the model.",
+        "equalize": "Fold, level the weight ranges for int8, verify, and write the model.",
         "fix": "Repair what is wasteful without folding: the model stays trainable.",
         "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
     },
-    "Train": {
-        "experiment": "Train placements of BN against each other on your data, with honest statistics.",
-    },
     "Prove": {
         "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
+        "experiment": "Train placements of BN against each other on your data, with honest statistics.",
     },
 }
 COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}

@@ -15,6 +15,7 @@ from bnfold.reporting.renderers import FORMATS
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
+    from bnfold.quantization import Int8Report
     from bnfold.reporting.page.sheets import Sheet
 
 _SEVERITIES = ("error", "warning", "info", "never")
@@ -34,6 +35,7 @@ _SEVERITIES = ("error", "warning", "info", "never")
 @click.option("--statistics", "count_as_before", is_flag=True, hidden=True)  # what --count was called in 0.1
 @click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
 @click.option("-v", "--verbose", is_flag=True, help="Show every BN and every finding, also where many are alike.")
+@options.int8
 @options.report
 @options.quiet("Print the findings and nothing else.")
 @options.allow_unsafe
@@ -47,6 +49,7 @@ def analyze(
     count_as_before: bool,
     stats: bool,
     verbose: bool,
+    int8: str | None,
     report: str | None,
     quiet: bool,
     allow_unsafe: bool,
@@ -58,6 +61,8 @@ def analyze(
 
     Settings are read from bnfold.toml, or [tool.bnfold] in pyproject.toml, found upward from here.
     """
+    if int8 is not None and (output_format not in ("text", "json") or len(models) > 1):
+        raise click.UsageError("--int8 takes one model, and --format text or json.")
     from bnfold import api
     from bnfold.analysis.config import find_config
 
@@ -90,8 +95,13 @@ def analyze(
                 sheets.append(page.of_failure(model, failures[model]) if model in failures else page.of_report(found))
             if model not in failures:
                 reports.append(_printed(found, stats))
+        measured = None
+        if int8 is not None and reports:
+            from bnfold.pipeline import int8_report
+
+            measured = int8_report(models[0], int8, allow_unsafe=allow_unsafe, progress=progress)
     options.write_report(report, lambda page: sheets)
-    _print(output_format, reports, failures, counts=count or count_as_before, quiet=quiet, verbose=verbose)
+    _print(output_format, reports, failures, measured, counts=count or count_as_before, quiet=quiet, verbose=verbose)
     return worst_exit or int(_fails(reports, fail_on or config.fail_on))
 
 
@@ -119,6 +129,7 @@ def _print(
     output_format: str,
     reports: Sequence[Report],
     failures: Mapping[str, str],
+    int8: Int8Report | None,
     *,
     counts: bool,
     quiet: bool,
@@ -130,5 +141,15 @@ def _print(
         click.echo(renderers.failure_line(model, sentence), err=True)
     if output_format == "text":
         renderers.print_text(reports, failures, counts=counts, quiet=quiet, verbose=verbose)
+        if int8 is not None:
+            from bnfold.reporting.console import make_console
+            from bnfold.reporting.int8 import print_int8
+
+            print_int8(make_console(), int8)
+    elif int8 is not None:
+        from bnfold.reporting import as_json
+
+        counted = renderers.rule_counts(reports) if counts else None
+        click.echo(as_json.render(reports, failures, counts=counted, int8=int8.to_dict()))
     else:
         click.echo(renderers.render(output_format, reports, failures, counts=counts))

@@ -9,6 +9,7 @@ import click
 from bnfold.cli import options
 
 if TYPE_CHECKING:
+    from bnfold.quantization import Int8Report
     from bnfold.results import FoldResult
 
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--keep-going", is_flag=True, help="If outputs differ, leave out the steps at fault and write the rest.")
 @click.option("--latency", is_flag=True, help="Time both models in onnxruntime, its optimisations on.")
 @click.option("--external-data", is_flag=True, help="Put weights into a file of their own (automatic above 2 GB).")
+@options.int8
 @options.verification
 @options.report
 @options.output_format("text", "json")
@@ -37,6 +39,7 @@ def fold(
     keep_going: bool,
     latency: bool,
     external_data: bool,
+    int8: str | None,
     report: str | None,
     output_format: str,
     quiet: bool,
@@ -53,7 +56,7 @@ def fold(
     if no_verify and keep_going:
         raise click.UsageError("--keep-going needs the verification that --no-verify leaves out.")
     from bnfold import api
-    from bnfold.pipeline import fold_file
+    from bnfold.pipeline import fold_file, int8_report
 
     options.check_report(report, model, output)
 
@@ -77,20 +80,29 @@ def fold(
                 allow_unsafe=allow_unsafe,
                 progress=progress,
             )
+        measured = None
+        if int8 is not None:
+            measured = int8_report(model, int8, allow_unsafe=allow_unsafe, progress=progress)
     options.write_report(report, lambda sheets: [sheets.of_fold(model, result)])
     failed = result.verification is not None and not result.verification.equivalent
     if output_format == "json" or failed or not quiet:
-        _print(output_format, model, result)
+        _print(output_format, model, result, measured)
     return int(failed)
 
 
-def _print(output_format: str, model: str, result: FoldResult) -> None:
+def _print(output_format: str, model: str, result: FoldResult, int8: Int8Report | None) -> None:
     if output_format == "json":
         from bnfold.reporting import as_json
 
-        click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict()}))
+        measured = {} if int8 is None else {"int8": int8.to_dict()}
+        click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict(), **measured}))
         return
     from bnfold.reporting.console import make_console
     from bnfold.reporting.outcomes import print_fold
 
-    print_fold(make_console(), model, result)
+    console = make_console()
+    print_fold(console, model, result)
+    if int8 is not None:
+        from bnfold.reporting.int8 import print_int8
+
+        print_int8(console, int8)

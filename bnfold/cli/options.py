@@ -94,6 +94,12 @@ def output_format(*choices: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
+int8 = click.option(
+    "--int8", type=OUTPUT, metavar="DATA",
+    help="Quantise the model, folded and equalised too, and measure on these samples (.npz or .npy).",
+)  # fmt: skip
+
+
 def report(function: F) -> F:
     """--report, which puts the result into one HTML page as well."""
     return click.option("--report", type=OUTPUT, metavar="FILE", help="Write the result as an HTML page too.")(function)

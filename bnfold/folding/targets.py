@@ -53,6 +53,11 @@ class Folder:
         #: How many steps there were when shapes were inferred last.
         self._inferred_after = 0
 
+    @property
+    def context(self) -> Context:
+        """What searches over this graph walk on."""
+        return self._context
+
     def key(self, name: str) -> str:
         """How the plan calls an operator: unique over all subgraphs."""
         return f"{self.scope}/{name}" if self.scope else name

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.graph import ModelGraph, Op
+from bnfold.graph import ModelGraph, Op, walk
 from bnfold.operators import linear_bias
 from bnfold.operators.base import Combination, Crossing, Node, Role, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
+
+#: A channel whose scale or weights are this part of the layer's largest is as good as a constant.
+NEGLIGIBLE = 1e-6
+#: QuantizeLinear, DequantizeLinear, QLinearConv, QAttention, ConvInteger, MatMulIntegerToFloat and their like.
+_QUANTIZED = re.compile(r"[Qq]uantize|^QLinear|^Q[A-Z][a-z]|Integer")
 
 
 def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
@@ -39,6 +45,23 @@ def channel_ranges(layout: Layout) -> Vector:
         return np.asarray(table.max(axis=1, initial=0.0))
     grouped = table.reshape(table.shape[0], layout.groups, -1).max(axis=2, initial=0.0)
     return np.asarray(grouped.T.reshape(-1))
+
+
+def weight_name(op: Op, layout: Layout) -> str:
+    """The tensor that holds the weight of a linear operator."""
+    return op.input(layout.weight_slot)
+
+
+def spread_bits(ranges: Vector) -> float:
+    """By how many bits the largest per-channel weight range exceeds the smallest; dead channels do not count."""
+    finite = ranges[np.isfinite(ranges)]
+    alive = finite[finite > NEGLIGIBLE * finite.max(initial=0.0)]
+    return float(np.log2(alive.max() / alive.min())) if alive.size else 0.0
+
+
+def is_quantized(graph: ModelGraph) -> str:
+    """The name of an operator that quantises or dequantises, in the graph or a subgraph; empty where there is none."""
+    return next((op.display for inner in walk(graph) for op in inner.ops() if _QUANTIZED.search(op.type)), "")
 
 
 def passes_scale(graph: ModelGraph, op: Op) -> bool:

@@ -12,7 +12,11 @@ from bnfold.analysis import SCHEMA_VERSION, Report
 
 
 def render(
-    reports: Sequence[Report], failures: Mapping[str, str], *, counts: Sequence[tuple[int, str, str]] | None = None
+    reports: Sequence[Report],
+    failures: Mapping[str, str],
+    *,
+    counts: Sequence[tuple[int, str, str]] | None = None,
+    int8: Mapping[str, object] | None = None,
 ) -> str:
     """Every report under ``models``, every model that could not be read under ``errors``."""
     data: dict[str, Any] = {
@@ -23,6 +27,8 @@ def render(
     if counts is not None:
         data["counts"] = [{"code": code, "name": name, "count": count} for count, code, name in counts]
         data["statistics"] = data["counts"]  # the key of 0.1
+    if int8 is not None:
+        data["int8"] = int8
     return dump(data)
 
 

@@ -10,9 +10,10 @@ from bnfold.analysis.context import Context
 from bnfold.analysis.phrases import listed, plural, title
 from bnfold.analysis.report import Finding, Severity
 from bnfold.analysis.rule import Rule
-from bnfold.analysis.statistics import collapsed_channels, dead_channels, faults, is_untrained, spread_bits
+from bnfold.analysis.statistics import collapsed_channels, dead_channels, faults, is_untrained
 from bnfold.folding.plan import Remaining
 from bnfold.operators.dialect import dialect_of
+from bnfold.operators.patterns import spread_bits
 
 #: Bits of an 8-bit code that per-tensor quantisation may lose before BN305 speaks up.
 _SPREAD_LIMIT = 4.0
@@ -217,7 +218,8 @@ class RangeSpread(Rule):
     ```
 
     ## Fix
-    Quantise the folded weights per channel, or equalise the ranges across layers first.
+    Quantise the folded weights per channel, or let `bnfold equalize` level the ranges across layers. The finding says
+    how many bits that leaves.
 
     ## Reference
     Nagel et al. 2019, arXiv:1906.04721, sections 3 and 4.1.
@@ -228,7 +230,7 @@ class RangeSpread(Rule):
     severity = Severity.INFO
     message = (
         "folding {layer} spreads the weight ranges of {linear} over {after:.1f} bits ({before:.1f} before), which int8 "
-        "with one scale for the tensor would lose; quantise it per channel, or equalise the ranges."
+        "with one scale for the tensor would lose; quantise it per channel{cure}."
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
@@ -241,8 +243,15 @@ class RangeSpread(Rule):
                 continue
             before, after = spread_bits(ranges), spread_bits(ranges * np.abs(site.affine.scale))
             if after > max(_SPREAD_LIMIT, before):
-                values = {"linear": linear.display, "before": round(before, 2), "after": round(after, 2)}
-                yield self.finding(context, site.op, layer=site.label, values=values, linear=title(linear))
+                level = context.spread_equalized(linear)
+                values = {
+                    "linear": linear.display,
+                    "before": round(before, 2),
+                    "after": round(after, 2),
+                    "equalized": None if level is None else round(level, 2),
+                }
+                cure = "" if level is None or level >= after else f", or `bnfold equalize` leaves {level:.1f} bits"
+                yield self.finding(context, site.op, layer=site.label, values=values, linear=title(linear), cure=cure)
 
 
 class DtypeOverflow(Rule):

@@ -41,6 +41,10 @@ class Survey:
     def run(self, start: Candidate) -> Component:
         """What is tied to one of them."""
         self._candidate(start)
+        return self.walk()
+
+    def walk(self) -> Component:
+        """What is tied to the places that were reached."""
         while self.queue:
             self._look(self.queue.popleft())
         for name, why in self.blocked.items():

@@ -11,7 +11,7 @@ import numpy as np
 from bnfold.affine import Affine, Vector
 from bnfold.folding.gauges.component import Cells, Frame, Place, Rows
 from bnfold.graph import Op, Use
-from bnfold.operators import Node, facts_of
+from bnfold.operators import Node, dim_of, facts_of
 from bnfold.operators.base import Crossing, mapped
 from bnfold.refusal import Refusal
 
@@ -50,6 +50,10 @@ class Tie:
         known = np.concatenate(cells)
         ways = self.facts.lift(self.node, labels)
         done = self._from_lift(labels, known, ways) if isinstance(ways, list) else self._from_sink()
+        if not done and isinstance(ways, list) and self._flowing() == 1:
+            # Upward a Flatten tells every pixel from the next, downward it repeats a channel's label for each.
+            self.rows, self.touched = [], set()
+            done = self._from_sink()
         if done:
             self._pin_strangers()
             self.survey.found.rows += self.rows
@@ -73,6 +77,7 @@ class Tie:
                 continue
             sunk = self._sink(slot, frames[tensor])
             if isinstance(sunk, Refusal):
+                self._frame_alike(frames[tensor])
                 continue
             for index, affine in sunk.affines.items():
                 tensor = self.op.outputs[index]
@@ -80,6 +85,17 @@ class Tie:
                     return False
             break
         return bool(self._framed_outputs())
+
+    def _frame_alike(self, frame: Frame) -> None:
+        """Where a constant has to change along (a bound for each channel), the output may lie as the input does.
+
+        That is a guess: what is lifted from there says whether it is right.
+        """
+        (output, *others), axis = self.op.outputs, frame.axis
+        if others or frame.grid or axis is None or not any(map(self.graph.constant, self.op.inputs)):
+            return
+        if dim_of(self.graph, output, axis) == frame.size:
+            self.survey.reach(output, axis, frame.size)
 
     def _sink(self, slot: int, frame: Frame) -> Crossing | Refusal:
         """Labels on one input; on all that flow through, where one alone does not pass."""
@@ -89,6 +105,11 @@ class Tie:
             flowing = [s for s, t in enumerate(self.op.inputs) if t and self.graph.constant(t) is None]
             sunk = self.facts.sink(self.node, dict.fromkeys(flowing, label))
         return sunk
+
+    def _flowing(self) -> int:
+        """How many of its inputs are tensors whose values matter."""
+        slots = (s for s, t in enumerate(self.op.inputs) if t and self.graph.constant(t) is None)
+        return sum(1 for slot in slots if self.facts.reads_values(slot))
 
     def _lifted(self, affines: Mapping[int, Affine]) -> list[Crossing]:
         ways = self.facts.lift(self.node, affines)

@@ -1,8 +1,8 @@
 """A model elsewhere: its skeleton and the parameters that somebody asks for are fetched, its weights are not.
 
 Each tensor's header stands behind the payload of the last one, so that skipping a payload costs a round trip. The
-walk reads a window of what a round trip is worth (latency times bandwidth) at a time: payloads that end within it
-are read through, larger ones are skipped. That takes at most twice the time of the best choice for every payload.
+walk reads a window at a time, a part of what a round trip is worth (latency times bandwidth): payloads that end
+within it are read through, larger ones are skipped.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Window:
             raise IndexError(position)
         index = bisect_right(self._starts, position) - 1
         if index < 0 or position >= self._starts[index] + len(self._parts[index]):
-            stop = min(self._file.size, position + self._file.worth)
+            stop = min(self._file.size, position + self._file.window)
             if index + 1 < len(self._starts):
                 stop = min(stop, self._starts[index + 1])
             index = self._keep(position, self._file.fetch(position, stop))

@@ -135,6 +135,9 @@ class Clip(Homogeneous):
             return node.refuse("nonlinear", "is nonlinear")
         return super().allows(node, affine)
 
+    def blocks(self, node: Node) -> Refusal:
+        return node.refuse("nonlinear", "is nonlinear, and its bounds are the same for all channels")
+
     def value(self, node: Node, numbers: Vector) -> Vector | None:
         low, high = self._bound(node, 1, "min"), self._bound(node, 2, "max")
         if low is None or high is None:

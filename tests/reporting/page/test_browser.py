@@ -216,6 +216,8 @@ class TestLooks:
 
     def test_plots(self, visit: Any) -> None:
         page = visit("fold")
+        page.page.locator(".plot-area").scroll_into_view_if_needed()
+        page.page.wait_for_selector(".plot-area figure")
         assert page.page.locator(".plot-area figure").count() == 3
         assert page.page.locator(".plot-area .bar").count() > 20
         assert visit("verify").page.locator(".outputs-plot circle").count() >= 1

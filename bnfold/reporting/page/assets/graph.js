@@ -1,5 +1,5 @@
 // The whole graph: two panes, before and after, with boxes that open, and what is selected in one shown in the other.
-const ON_DEMAND = 1500, AT_ONCE = 120;
+const ON_DEMAND = 1500, AT_ONCE = 120, PIECE = 400;
 
 class Pane {
   constructor(graph, title, chosen) {
@@ -84,25 +84,36 @@ class Pane {
     const result = await layout({ nodes: nodes.map((item) => [WIDTH, HEIGHT, item.box]), edges: [...edges.values()], boxes: boxes.map((box) => box.around) });
     if (turn !== this.turn) return;
     this.size = [result.width, result.height];
-    const layer = document.createDocumentFragment();
-    boxes.forEach((box, place) => layer.append(this.drawBox(box.group, result.boxes[place])));
-    result.edges.forEach((points) => layer.append(drawEdge(points)));
+    this.stage.replaceChildren();
     this.places.clear();
-    nodes.forEach((item, place) => {
-      const element = drawNode(item.group === null ? boxOf(this.graph.nodes[item.id]) : this.closedBox(item), result.nodes[place]);
-      element.setAttribute("role", "button");
-      element.setAttribute("tabindex", nodes.length > 400 ? "-1" : "0");
-      const act = () => item.group === null ? this.chosen(this, item.id) : this.toggle(item.group);
-      element.addEventListener("click", (event) => { if (!this.moved) act(); event.stopPropagation(); });
-      element.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); event.stopPropagation(); act(); } });
-      item.members.forEach((number) => this.places.set(number, { element, spot: result.nodes[place] }));
-      layer.append(element);
-    });
-    this.stage.replaceChildren(layer);
+    const parts = [
+      ...boxes.map((box, place) => () => this.drawBox(box.group, result.boxes[place])),
+      ...result.edges.map((points) => () => drawEdge(points)),
+      ...nodes.map((item, place) => () => this.drawItem(item, result.nodes[place], nodes.length)),
+    ];
+    // A large graph comes in pieces, between which the page answers.
+    for (let at = 0; at < parts.length; at += PIECE) {
+      const layer = document.createDocumentFragment();
+      parts.slice(at, at + PIECE).forEach((part) => layer.append(part()));
+      this.stage.append(layer);
+      if (at + PIECE < parts.length) await new Promise((resolve) => setTimeout(resolve, 0));
+      if (turn !== this.turn) return;
+    }
     this.status.textContent = "";
     if (!this.drawn) { this.drawn = true; this.begin(); }
     this.mark();
     this.element.dataset.ready = "yes";
+  }
+
+  drawItem(item, spot, count) {
+    const element = drawNode(item.group === null ? boxOf(this.graph.nodes[item.id]) : this.closedBox(item), spot);
+    element.setAttribute("role", "button");
+    element.setAttribute("tabindex", count > 400 ? "-1" : "0");
+    const act = () => item.group === null ? this.chosen(this, item.id) : this.toggle(item.group);
+    element.addEventListener("click", (event) => { if (!this.moved) act(); event.stopPropagation(); });
+    element.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); event.stopPropagation(); act(); } });
+    item.members.forEach((number) => this.places.set(number, { element, spot }));
+    return element;
   }
 
   closedBox(item) {

@@ -22,20 +22,14 @@
   });
   openRule();
 
-  const started = new Map();
-  const start = (holder) => {
-    if (started.has(holder)) return;
-    started.set(holder, graphView(holder, DATA[Number(holder.dataset.number)]));
-  };
-  const watcher = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => start(entry.target)), { rootMargin: "300px" });
   for (const section of document.querySelectorAll("section[data-number]")) {
     const number = Number(section.dataset.number), data = DATA[number];
     bnTable(section, number, data);
     plots(section, data);
     const holder = section.querySelector(".graph");
     if (holder) {
-      holder.select = async (one) => { start(holder); await holder.select(one); };
-      watcher.observe(holder);
+      const start = whenNear(holder, () => graphView(holder, data));
+      holder.select = async (one) => { start(); await holder.select(one); };
     }
   }
   document.documentElement.dataset.ready = "yes";

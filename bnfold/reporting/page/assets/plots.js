@@ -1,5 +1,5 @@
 // Numbers as pictures: distributions by BN, weight ranges in bits, differences by output.
-const ROW = 16, LEFT = 150, RIGHT = 108, PLOT = 300;
+const ROW = 16, LEFT = 150, RIGHT = 108, PLOT = 300, AT_MOST = 300;
 
 function figure(caption, picture) {
   const element = html("figure"), scroll = html("div", { class: "scroll" });
@@ -119,18 +119,29 @@ function outputsPlot(outputs) {
   return drawn;
 }
 
+// The first so many BN; the others on request, as the drawing of thousands takes its time.
+function shownFirst(data, area) {
+  if (data.profiles.length <= AT_MOST) return data;
+  const button = html("button", { type: "button" }, `Show all ${data.profiles.length.toLocaleString("en")} BN`);
+  button.onclick = () => { area.replaceChildren(); drawPlots(data, area); };
+  area.before(button);
+  return { ...data, profiles: data.profiles.slice(0, AT_MOST), names: data.names.slice(0, AT_MOST) };
+}
+
 function plots(section, data) {
   const area = section.querySelector(".plot-area");
-  if (area && data.profiles) {
-    const drawn = [
-      distribution(data, "scale", "Scale of each BN by channel (absolute value)"),
-      distribution(data, "variance", "Variance of each BN by channel; the red line is epsilon"),
-      spread(data),
-    ].filter(Boolean);
-    if (drawn.length) area.append(...drawn);
-    else area.closest("details").remove();
-  }
+  if (area && data.profiles) whenNear(area, () => drawPlots(shownFirst(data, area), area));
   const holder = section.querySelector(".outputs-plot");
   const drawn = holder && data.outputs && data.outputs.length ? outputsPlot(data.outputs) : null;
   if (drawn) holder.append(drawn);
+}
+
+function drawPlots(data, area) {
+  const drawn = [
+    distribution(data, "scale", "Scale of each BN by channel (absolute value)"),
+    distribution(data, "variance", "Variance of each BN by channel; the red line is epsilon"),
+    spread(data),
+  ].filter(Boolean);
+  if (drawn.length) area.append(...drawn);
+  else area.closest("details").remove();
 }

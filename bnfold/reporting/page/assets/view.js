@@ -51,6 +51,16 @@ const layout = (() => {
   });
 })();
 
+// Does something once an element comes near the part of the page that is seen, or the page is printed.
+function whenNear(element, action) {
+  let done = false;
+  const once = () => { if (!done) { done = true; watcher.disconnect(); action(); } };
+  const watcher = new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) once(); }, { rootMargin: "300px" });
+  watcher.observe(element);
+  window.addEventListener("beforeprint", once);
+  return once;
+}
+
 function neighbours(graph) {
   if (!graph.ahead) {
     graph.ahead = graph.nodes.map(() => []);
