@@ -19,11 +19,11 @@ from bnfold.formats import load
 from bnfold.formats.atomic import resolve_target
 from bnfold.graph import Model
 from bnfold.isolation import Ended, Limits, call
-from bnfold.restyling import Style
 from bnfold.results import Agreement, EqualizeResult, FixResult, FoldResult, RestyleResult
 from bnfold.temporary import temporary_folder
 
 if TYPE_CHECKING:
+    from bnfold.restyling import Style
     from bnfold.verification import Verification, VerifyOptions
 
 __all__ = ["equalize_file", "fix_file", "fold_file", "restyle_file"]
