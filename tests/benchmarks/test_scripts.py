@@ -10,6 +10,7 @@ import compare
 import keras_table
 import networks
 import pytest
+import restyle_table
 import scaling
 from harness.count import count_file
 
@@ -85,3 +86,15 @@ def test_unknown_networks_are_refused(script: ModuleType, capsys: pytest.Capture
     with pytest.raises(SystemExit):
         script.main(["lenet"])
     assert "unknown networks: lenet" in capsys.readouterr().err
+
+
+@pytest.mark.keras
+def test_restyle_table_goes_the_whole_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(restyle_table, "WAYS", (("before", "none"),))
+    restyle_table.main(["mlp_mixed", "--json", str(tmp_path / "report.json")])
+    (row,) = json.loads((tmp_path / "report.json").read_text())["results"]
+    assert (row["style"], row["batchnorms"], row["folded"]) == ("none, then before", 2, 0)
+    assert (row["inexact"], row["written"], row["verdict_folded"]) == (0, True, "within rounding")
+    assert "none, then before" in capsys.readouterr().out
