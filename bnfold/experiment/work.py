@@ -87,7 +87,8 @@ def _length(dataset: Any) -> int:
 def _lagging(lag: float) -> str:
     return (
         f"BN's moving statistics are still {lag:.2g} of what they began with when training ends, so that arms with BN "
-        "look worse than they are: take more epochs, smaller batches, or a lower momentum (before:momentum=0.9)"
+        "look worse than they are: take more epochs, smaller batches, or, for BN that are new or moved, a lower "
+        "momentum (before:momentum=0.9)"
     )
 
 
