@@ -11,8 +11,8 @@ from bnfold.errors import BnfoldError, UsageError
 from bnfold.experiment.arms import Built, build, compile_arm, open_arm, start_keras, told_of_user_mistakes
 from bnfold.experiment.data import Examples, load_data
 from bnfold.experiment.initial import initialise, layers_of
-from bnfold.experiment.plan import Plan, Settings
 from bnfold.experiment.results import Shipped
+from bnfold.experiment.schedule import Plan, Settings
 from bnfold.experiment.training import evaluate, train, unpack
 from bnfold.jobs import emit
 from bnfold.temporary import temporary_folder

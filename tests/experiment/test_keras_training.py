@@ -14,7 +14,7 @@ from bnfold.errors import UsageError
 from bnfold.experiment import work
 from bnfold.experiment.arms import Built, build, open_arm
 from bnfold.experiment.initial import initialise
-from bnfold.experiment.plan import Arm, Plan, Settings, make_plan
+from bnfold.experiment.schedule import Arm, Plan, Settings, make_plan
 from bnfold.experiment.training import Trained, train, unpack
 
 pytestmark = pytest.mark.slow
