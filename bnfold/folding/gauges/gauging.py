@@ -128,7 +128,7 @@ class _Settlement:
         for head, clash in hopeless(component, self._live()).items():
             contradictions[head] = _contradiction(self.stuck[head], clash, self.stuck)
         for removal in list(component.removals):
-            if removal.head in contradictions:
+            if removal.head in contradictions or not _can_go(graph, removal.candidate):
                 component.removals.remove(removal)
                 component.held[removal.head] = None
         dtype = self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
@@ -152,9 +152,9 @@ class _Settlement:
         }
 
     def _names(self) -> dict[str, str]:
-        """What the model returns has one name: of the affines of a tensor one may give up the name of an output."""
+        """Where an affine that goes leaves its name to what it reads: only one of those of a tensor can."""
         found = (removal.candidate for removal in self.component.removals)
-        return {c.head: c.input for c in found if self.context.graph.is_output(c.output)}
+        return {c.head: c.input for c in found if _is_named(self.context.graph, c.output)}
 
     def _signs_pay(self) -> frozenset[str]:
         """Those of which a multiplication by signs is less than there is now."""
@@ -188,7 +188,7 @@ class _Settlement:
         changed = {tensor: None for tensor in (*change.move.changed, *emptied) if tensor not in vanished}
         told = {head: _told(graph, stuck[head], change) for head in choice.gone}
         origin = _origins(whole)
-        keep = {tensor: output for output, tensor in origin.items() if graph.is_output(output)}
+        keep = {tensor: output for output, tensor in origin.items() if _is_named(graph, output)}
         rename = renamed(graph, changed, keep)
         for candidate in whole:
             editor.drop(op.name for op in candidate.ops)
@@ -213,6 +213,18 @@ class _Settlement:
         self.editor.replace_affine(op, source, total, output)
         simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
         self.outcome.other_types |= simple and graph.op(first).type != op.type
+
+
+def _is_named(graph: ModelGraph, tensor: str) -> bool:
+    """Is it known by name: to the caller of the model, or to a subgraph?"""
+    return graph.is_output(tensor) or graph.captured(tensor) is not None
+
+
+def _can_go(graph: ModelGraph, candidate: Candidate) -> bool:
+    """Is there one name to keep at the most, and an operator to give it to?"""
+    if not _is_named(graph, candidate.output):
+        return True
+    return graph.producer(candidate.input) is not None and not _is_named(graph, candidate.input)
 
 
 def _origins(whole: Iterable[Candidate]) -> dict[str, str]:

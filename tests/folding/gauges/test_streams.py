@@ -239,3 +239,22 @@ def test_a_neg_that_became_an_identity_writes_no_gauge():
     y = net.op("Add", net.op("Neg", x), net.draw(6, 4, 1))
     y = net.op("Neg", net.op("Mean", net.draw(1, 1), y))
     fold(net.build(net.op("Tanh", net.op("Concat", y, y, axis=2))))
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_affine_that_a_subgraph_reads_leaves_its_name_to_the_stream(twice):
+    """The multiplication goes if the stream is scaled; of two, one gives the stream its name."""
+    net = Net()
+    x = stem(net)
+    seen = [net.op("Mul", x, np.full((C, 1, 1), 1.5, np.float32), name=f"mul{number}") for number in range(1 + twice)]
+    other = conv(net, x)
+    ends = []
+    for tensor in seen:
+        nodes = [helper.make_node("Identity", [tensor], [f"in_{tensor}"], name=f"inside_{tensor}")]
+        body = helper.make_graph(nodes, "body", [], [net.info(f"in_{tensor}", None)])
+        ends.append(net.op("If", net.const(np.array(True), dtype=np.bool_), then_branch=body, else_branch=body))
+    y = other
+    for end in ends:
+        y = net.op("Add", y, end)
+    folded = fold(head(net, y))
+    assert folded.count("Mul") == 0
