@@ -13,12 +13,12 @@ from bnfold.folding import Plan, fold_graph
 from bnfold.folding.pair import Pair
 from bnfold.formats import load as _load
 from bnfold.graph import Model
-from bnfold.restyling import Style, restyle_graph, style_of
 from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
     from bnfold.formats import Loadable
+    from bnfold.restyling import Style
     from bnfold.verification import RuntimeCheck, Verification, VerifyOptions
     from bnfold.verification.feeds.values import Inputs
 
@@ -206,6 +206,8 @@ def restyle(
     NotEquivalentError instead. Raises UsageError for arguments that make no sense, OutputError where Keras cannot
     build the model, and what :func:`load` raises.
     """
+    from bnfold.restyling import style_of
+
     style = style_of(
         norm, on_input=on_input, only=tuple(only), exempt=tuple(exempt), keep_bias=_bias_stays(bias),
         momentum=momentum, epsilon=epsilon,
@@ -249,6 +251,8 @@ def restyle_model(
     if fresh is not None and data is not None:
         raise UsageError("data are measured for weights that are kept, not for fresh ones")
     examples = keras_model.load_data(data) if data is not None else None
+    from bnfold.restyling import restyle_graph
+
     found = restyle_graph(original.graph, style, fresh=fresh is not None)
     result = RestyleResult(None, found.changes, found.left, found.before, found.after)
     if not build:

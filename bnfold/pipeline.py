@@ -19,15 +19,14 @@ from bnfold.formats import load
 from bnfold.formats.atomic import resolve_target
 from bnfold.graph import Model
 from bnfold.isolation import Ended, Limits, call
-from bnfold.restyling import Style
 from bnfold.results import Agreement, EqualizeResult, FixResult, FoldResult, RestyleResult
 from bnfold.temporary import temporary_folder
 
 if TYPE_CHECKING:
-    from bnfold.quantization import Int8Report, WeightOf
+    from bnfold.restyling import Style
     from bnfold.verification import Verification, VerifyOptions
 
-__all__ = ["equalize_file", "fix_file", "fold_file", "int8_report", "restyle_file"]
+__all__ = ["equalize_file", "fix_file", "fold_file", "restyle_file"]
 
 #: What a stage of the work is called while it runs.
 Progress = Callable[[str], None]
@@ -178,56 +177,6 @@ def equalize_file(
             staged.commit()
             result = replace(result, path=Path(output))
     return result
-
-
-def int8_report(
-    source: str | PathLike[str],
-    data: str | PathLike[str],
-    *,
-    exact: bool = False,
-    allow_unsafe: bool = False,
-    progress: Progress = _silent,
-) -> Int8Report:
-    """The model in ``source`` as it is, folded and equalised, each quantised to int8 and run on held-out ``data``.
-
-    ``data`` is a ``.npz`` or ``.npy`` of samples of the inputs: every second one calibrates, the others measure. A
-    Keras model is converted to ONNX first. Raises UsageError where the data do not fit, and what
-    :func:`bnfold.load` raises.
-    """
-    from bnfold.equalization import quantized_note
-    from bnfold.quantization import Int8Report, measure_int8
-
-    progress("reading the model")
-    loaded = api.load(source, allow_unsafe=allow_unsafe)
-    note = quantized_note(loaded.inlined().graph)
-    if note:
-        return Int8Report(notes=(note,))
-    with temporary_folder() as folder:
-        models = {"original": loaded.as_onnx(folder)}
-        original = load(models["original"])
-        progress("folding and equalising")
-        for name, model in (
-            ("folded", api.fold(original).model),
-            ("equalized", api.equalize(original, exact=exact).model),
-        ):
-            models[name] = folder / f"{name}.onnx"
-            model.save(models[name])
-        weights = {name: _weights(load(models[name])) for name in ("folded", "equalized")}
-        progress("quantising and measuring")
-        return measure_int8(models, data, weights)
-
-
-def _weights(model: Model) -> list[WeightOf]:
-    """The weights of a model's layers, with how far their ranges are apart."""
-    from bnfold.operators.patterns import channel_ranges, linear_layout, spread_bits, weight_name
-    from bnfold.quantization import WeightOf
-
-    pairs = ((op, linear_layout(model.graph, op)) for op in model.graph.ops())
-    return [
-        WeightOf(op.display, weight_name(op, layout), spread_bits(channel_ranges(layout)))
-        for op, layout in pairs
-        if layout is not None
-    ]
 
 
 def restyle_file(

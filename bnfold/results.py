@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 from bnfold.analysis.size import Size
 from bnfold.display import Displayed
 from bnfold.folding.plan import FoldStep, Plan, Remaining
-from bnfold.restyling import Change as StyleChange
-from bnfold.restyling import LeftAlone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from bnfold.folding.pair import Pair
     from bnfold.graph import Model
     from bnfold.repair import Change
+    from bnfold.restyling import Change as StyleChange
+    from bnfold.restyling import LeftAlone
     from bnfold.verification import Latency, Verification
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import io
 import os
@@ -137,6 +138,8 @@ def run(arguments: list[str]) -> int:
         error.show()
         return error.exit_code
     except BnfoldError as error:
+        if _starved(error):
+            return OUT_OF_MEMORY
         click.echo(f"bnfold: {error}", err=True)
         return error.exit_code
     except (BrokenPipeError, ReaderLeftError):
@@ -146,9 +149,9 @@ def run(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        return _unwritable(error)
-    except MemoryError:
-        if _limits_memory():
+        return OUT_OF_MEMORY if _starved(error) else _unwritable(error)
+    except MemoryError as error:
+        if _starved(error):
             return OUT_OF_MEMORY
         click.echo("bnfold: there is not enough memory for this model", err=True)
         return UNREADABLE
@@ -162,6 +165,15 @@ def run(arguments: list[str]) -> int:
 def _limits_memory() -> bool:
     supervision = sys.modules.get("bnfold.cli.supervision")  # imported only where something is limited
     return supervision is not None and supervision.limits_memory()
+
+
+def _starved(error: BaseException | None) -> bool:
+    """Did an allocation fail that the limit of memory forbade?"""
+    while error is not None and _limits_memory():
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _unwritable(error: OSError) -> int:

@@ -97,7 +97,7 @@ def analyze(
                 reports.append(_printed(found, stats))
         measured = None
         if int8 is not None and reports:
-            from bnfold.pipeline import int8_report
+            from bnfold.int8 import int8_report
 
             measured = int8_report(models[0], int8, allow_unsafe=allow_unsafe, progress=progress)
     options.write_report(report, lambda page: sheets)

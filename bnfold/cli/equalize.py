@@ -51,7 +51,7 @@ def equalize(
     if output is None and not dry_run:
         raise click.UsageError("Say where to write with -o OUT, or pass --dry-run to see the plan.")
     from bnfold import api
-    from bnfold.pipeline import equalize_file, int8_report
+    from bnfold.pipeline import equalize_file
 
     choices: dict[str, Any] = {
         "exact": exact_scale,
@@ -75,6 +75,8 @@ def equalize(
             )
         measured = None
         if int8 is not None:
+            from bnfold.int8 import int8_report
+
             measured = int8_report(model, int8, exact=exact_scale, allow_unsafe=allow_unsafe, progress=progress)
     failed = result.verification is not None and not result.verification.equivalent
     if output_format == "json" or failed or not quiet:

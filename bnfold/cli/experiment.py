@@ -136,7 +136,7 @@ def experiment(
     With --scheduler the workers find DATA under the same name as this machine does.
     """
     from bnfold.experiment.conduct import conduct
-    from bnfold.experiment.plan import RATES, Settings, make_plan
+    from bnfold.experiment.schedule import RATES, Settings, make_plan
     from bnfold.jobs import JobLimits
     from bnfold.reporting.curves import check_plot, draw
     from bnfold.reporting.watching import Watching

@@ -56,7 +56,7 @@ def fold(
     if no_verify and keep_going:
         raise click.UsageError("--keep-going needs the verification that --no-verify leaves out.")
     from bnfold import api
-    from bnfold.pipeline import fold_file, int8_report
+    from bnfold.pipeline import fold_file
 
     options.check_report(report, model, output)
 
@@ -82,6 +82,8 @@ def fold(
             )
         measured = None
         if int8 is not None:
+            from bnfold.int8 import int8_report
+
             measured = int8_report(model, int8, allow_unsafe=allow_unsafe, progress=progress)
     options.write_report(report, lambda sheets: [sheets.of_fold(model, result)])
     failed = result.verification is not None and not result.verification.equivalent

@@ -12,7 +12,7 @@ from typing import Any
 from bnfold import api
 from bnfold.errors import BnfoldError, UsageError, shortened
 from bnfold.experiment.initial import is_frozen, layers_of
-from bnfold.experiment.plan import Arm, Settings, is_better_higher
+from bnfold.experiment.schedule import Arm, Settings, is_better_higher
 from bnfold.formats.keras.backend import import_keras, quiet
 from bnfold.temporary import temporary_folder
 

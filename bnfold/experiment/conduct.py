@@ -14,10 +14,10 @@ from bnfold import __version__
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.experiment import work
 from bnfold.experiment.data import identity_of
-from bnfold.experiment.plan import Arm, Plan, Run, digest
+from bnfold.experiment.rates import best_rate, epochs_to_reach
 from bnfold.experiment.records import Records, exists
 from bnfold.experiment.results import ArmResult, ExperimentResult, RunResult, Shipped
-from bnfold.experiment.selection import best_rate, epochs_to_reach
+from bnfold.experiment.schedule import Arm, Plan, Run, digest
 from bnfold.experiment.statistics import compare, with_diverged
 from bnfold.jobs import Job, JobLimits, Outcome, Status
 from bnfold.jobs import run as run_jobs

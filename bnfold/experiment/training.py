@@ -14,7 +14,7 @@ import numpy as np
 from bnfold.experiment.arms import Built, compile_arm, open_arm, start_keras, told_of_user_mistakes
 from bnfold.experiment.data import Data, Examples, epoch_order, load_data
 from bnfold.experiment.initial import initialise
-from bnfold.experiment.plan import Settings
+from bnfold.experiment.schedule import Settings
 
 Emit = Callable[[Mapping[str, Any]], None]
 

@@ -11,8 +11,8 @@ from bnfold.errors import BnfoldError, UsageError
 from bnfold.experiment.arms import Built, build, compile_arm, open_arm, start_keras, told_of_user_mistakes
 from bnfold.experiment.data import Examples, load_data
 from bnfold.experiment.initial import initialise, layers_of
-from bnfold.experiment.plan import Plan, Settings
 from bnfold.experiment.results import Shipped
+from bnfold.experiment.schedule import Plan, Settings
 from bnfold.experiment.training import evaluate, train, unpack
 from bnfold.jobs import emit
 from bnfold.temporary import temporary_folder
@@ -87,7 +87,8 @@ def _length(dataset: Any) -> int:
 def _lagging(lag: float) -> str:
     return (
         f"BN's moving statistics are still {lag:.2g} of what they began with when training ends, so that arms with BN "
-        "look worse than they are: take more epochs, smaller batches, or a lower momentum (before:momentum=0.9)"
+        "look worse than they are: take more epochs, smaller batches, or, for BN that are new or moved, a lower "
+        "momentum (before:momentum=0.9)"
     )
 
 

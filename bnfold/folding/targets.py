@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from bnfold.folding.backward import backward
 from bnfold.folding.candidates import Candidate, CandidateFinder
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
-from bnfold.folding.gauges import Gone, gauge
 from bnfold.folding.moves import Blocked, Context, Move
 from bnfold.folding.plan import Contradiction, FoldKind, FoldStep, Remaining
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
@@ -21,6 +21,9 @@ from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
 from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
+
+if TYPE_CHECKING:
+    from bnfold.folding.gauges import Gone
 
 
 class Folder:
@@ -338,6 +341,8 @@ class Folder:
         blocked = [candidate for candidate in current if candidate is not None and candidate.head in self._blocked]
         if not blocked or len(self.steps) == self._steps_gauged:
             return False  # what a gauge leaves, another one leaves too
+        from bnfold.folding.gauges import gauge  # only what is blocked needs it
+
         outcome = gauge(self._context, self.editor, blocked, self._gauged)
         self._contradictions |= outcome.contradictions
         for gone in outcome.gone:

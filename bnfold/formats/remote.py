@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from bnfold.errors import BnfoldError, MissingExtraError, ModelFileError, UsageError, shortened
@@ -35,6 +36,13 @@ def is_remote(target: str) -> bool:
 
 def scheme_of(url: str) -> str:
     return url.partition("://")[0].lower()
+
+
+def client_modules(targets: Sequence[str]) -> tuple[str, ...]:
+    """What the clients of these URLs are imported from, as far as they are installed: for whoever imports ahead."""
+    schemes = {scheme_of(target) for target in targets if is_remote(target)}
+    modules = sorted({_CLIENTS[scheme] for scheme in schemes if scheme in _CLIENTS})
+    return tuple(module for module in modules if find_spec(module) is not None)
 
 
 def of_one_process(url: str) -> bool:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from bnfold.experiment.plan import Plan, Run
+from bnfold.experiment.schedule import Plan, Run
 from bnfold.reporting.console import cell, table
 from bnfold.reporting.experiment import number
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold import __version__
 from bnfold.errors import ModelFileError, OutputError
 from bnfold.formats.atomic import reason
-from bnfold.formats.remote import is_remote, of_one_process, open_filesystem, reported
+from bnfold.formats.remote import client_modules, is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
 from bnfold.scanning.records import ScanStore
 from bnfold.scanning.row import FINDINGS, FOLDED, Row
@@ -142,7 +142,8 @@ def scan_into(
     jobs = _jobs(store, targets, what, known, settings, limits)
     progress: list[Progress] = []
     done = run_jobs(
-        jobs, limits=what.limits, workers=workers, executor=executor, preload=what.modules,
+        jobs, limits=what.limits, workers=workers, executor=executor,
+        preload=(*what.modules, *client_modules([os.fspath(target) for target in targets])),
         on_progress=lambda now: progress.append(now),
     )  # fmt: skip
     for job, outcome in done:

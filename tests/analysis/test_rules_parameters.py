@@ -107,7 +107,7 @@ class TestSpread:
 
     def test_bits_before_and_after(self) -> None:
         finding = only(self.model([1, 1, 1, 64], [1, 2, 1, 1]), "BN305")
-        assert finding.values == {"linear": "conv", "before": 1.0, "after": 6.0}
+        assert finding.values == {"linear": "conv", "before": 1.0, "after": 6.0, "equalized": 6.0}
         assert finding.message.startswith(
             "folding bn spreads the weight ranges of conv over 6.0 bits (1.0 before), which int8"
         )

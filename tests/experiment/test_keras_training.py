@@ -14,7 +14,7 @@ from bnfold.errors import UsageError
 from bnfold.experiment import work
 from bnfold.experiment.arms import Built, build, open_arm
 from bnfold.experiment.initial import initialise
-from bnfold.experiment.plan import Arm, Plan, Settings, make_plan
+from bnfold.experiment.schedule import Arm, Plan, Settings, make_plan
 from bnfold.experiment.training import Trained, train, unpack
 
 pytestmark = pytest.mark.slow
@@ -263,3 +263,27 @@ class TestFinishing:
         timed, _ = work.time_models({"a": content, "b": content}, threads=1)
         assert timed["a"]["relative"] == 1.0
         assert timed["b"]["milliseconds"] > 0
+
+
+FRIEDMAN = """
+import numpy as np
+
+def load(seed):
+    x = np.random.default_rng(seed).uniform(size=(400, 5))
+    y = 10 * np.sin(np.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    return x, y
+"""
+
+
+def test_a_regression(tmp_path: Path) -> None:
+    """Friedman's first function (1991), where less of the score is better."""
+    (tmp_path / "mine.py").write_text(FRIEDMAN)
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(1)])
+    model.compile("adam", "mse", metrics=["mae"])
+    model.save(tmp_path / "m.keras")
+    changes = {"data": f"{tmp_path / 'mine.py'}:load", "batch_size": 32}
+    found = work.prepare(plan_for(tmp_path / "m.keras", "none", "before", **changes))
+    assert (found.metric, found.higher_is_better, found.has_test) == ("mae", False, False)
+    rows, result = trained(found.arms[0], rate=0.03, epochs=4, **changes)
+    scores = [row["val_score"] for row in rows]
+    assert result.val_score == min(scores) < scores[0]

@@ -19,7 +19,7 @@ from bnfold.errors import MissingExtraError, ModelFileError, UsageError
 from bnfold.formats.onnx import wire
 from bnfold.formats.onnx.ranges import Window
 from bnfold.formats.onnx.wire import split
-from bnfold.formats.remote import RemoteFile
+from bnfold.formats.remote import RemoteFile, client_modules
 
 
 @pytest.fixture
@@ -113,6 +113,10 @@ def test_external_data_outside_of_the_folder_is_refused(memory, tmp_path: Path) 
     data = (tmp_path / "a.onnx").read_bytes().replace(b"a.data", b"../a.d")
     with pytest.raises(ModelFileError, match="outside of the model's directory"):
         bnfold.load(put(memory, "folder/a.onnx", data))
+
+
+def test_clients_are_known_before_they_are_needed() -> None:
+    assert client_modules(["s3://a/b", "s3a://c", "nowhere://d", "folder", "memory://e"]) == ("s3fs",)
 
 
 class TestWorth:

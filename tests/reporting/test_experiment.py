@@ -10,7 +10,7 @@ import pytest
 from experiment_samples import arm, experiment
 
 from bnfold.errors import OutputError, UsageError
-from bnfold.experiment.plan import Plan, Settings, make_plan
+from bnfold.experiment.schedule import Plan, Settings, make_plan
 from bnfold.reporting import as_json
 from bnfold.reporting.console import make_console
 from bnfold.reporting.curves import check_plot, draw, mean_curve

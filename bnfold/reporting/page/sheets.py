@@ -192,9 +192,15 @@ def _checks(found: Verification | None) -> dict[str, Mapping[str, Any]]:
 
 def _plain(found: Verification) -> dict[str, Any]:
     """The verification as data, without the time that it took."""
-    data = found.to_dict()
-    data.pop("seconds", None)
-    return {**data, "sentence": _timeless(found.sentence())}
+    return {**_without_times(found.to_dict()), "sentence": _timeless(found.sentence())}
+
+
+def _without_times(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_times(value) if isinstance(value, Mapping) else value
+        for key, value in data.items()
+        if key != "seconds"
+    }
 
 
 def _timeless(sentence: str) -> str:

@@ -128,11 +128,12 @@ class TestContents:
 
 
 class TestFile:
-    @pytest.mark.parametrize("command", ["analyze", "verify"])
+    @pytest.mark.parametrize("command", ["analyze", "verify", "fold"])
     def test_the_same_bytes_every_time(self, tmp_path: Path, command: str) -> None:
-        written(tmp_path / "a.html", command, MLP)
+        arguments = [command, MLP, *(["-o", tmp_path / "o.onnx"] if command == "fold" else [])]
+        written(tmp_path / "a.html", *arguments)
         first = (tmp_path / "a.html").read_bytes()
-        written(tmp_path / "a.html", command, MLP)
+        written(tmp_path / "a.html", *arguments)
         assert (tmp_path / "a.html").read_bytes() == first
 
     def test_the_policy_allows_what_is_there_and_nothing_else(self, fold: Page) -> None:

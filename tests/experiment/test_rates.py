@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bnfold.experiment.selection import best_rate, best_so_far, epochs_to_reach
+from bnfold.experiment.rates import best_rate, best_so_far, epochs_to_reach
 
 
 class TestBestRate:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bnfold.errors import UsageError
-from bnfold.experiment.plan import Plan, Settings, is_better_higher, make_plan
+from bnfold.experiment.schedule import Plan, Settings, is_better_higher, make_plan
 
 SETTINGS = Settings(data="data.npz", epochs=2)
 
