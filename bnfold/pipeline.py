@@ -221,6 +221,8 @@ def restyle_file(
             progress("verifying")
             runs = _Runs(original, Path(source), allow_unsafe, options, limits)
             result = _with_exact_verified(result, runs, staged.path)
+            if data is not None and not result.inexact:
+                result = runs.with_agreement(result, staged.path)
         if result.equivalent:
             staged.commit()
             result = replace(result, path=Path(str(output)))
@@ -344,9 +346,13 @@ class _Runs:
             if found.verdict != "not verified" or self._limits:
                 return replace(result, verification=found)
             reason = found.sentence()
+        return self.with_agreement(replace(result, notes=(*result.notes, reason)), written)
+
+    def with_agreement(self, result: RestyleResult, written: Path) -> RestyleResult:
+        """The result with how far Keras's own predictions of the written file are from the original's."""
         original: Any = self._original
         agreement = Agreement(*original.prediction_difference(load(written, allow_unsafe=True)))
-        return replace(result, agreement=agreement, notes=(*result.notes, reason))
+        return replace(result, agreement=agreement)
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""

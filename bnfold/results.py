@@ -168,7 +168,7 @@ class Agreement:
         """``Keras's predictions agree to 3.1e-07 of the largest output``."""
         amount = f"{self.difference:.1e} of the largest output"
         if self.equivalent:
-            return f"Keras's predictions agree to {amount} (no ONNX could be made of the model)"
+            return f"Keras's predictions agree to {amount}"
         return f"not equivalent: Keras's predictions differ by {amount}, {self.allowed:.1e} is allowed"
 
     def to_dict(self) -> dict[str, object]:

@@ -39,7 +39,6 @@ class TestWritten:
         assert "exact bn_2 moves between dense_2 and elu_2 (elu)" in outcome.words
         assert "classes is left as it is: it is the last linear layer before an output" in outcome.words
         assert "verified in" in outcome.words
-        assert "within rounding" in outcome.words
         assert f"written to {path}" in outcome.out
 
     def test_the_file(self, written: tuple[Outcome, Path]) -> None:

@@ -152,10 +152,11 @@ def _set(layer: Any, mean: Array, variance: Array) -> None:
         shift = shift + np.asarray(layer.beta, np.float64)
     if layer.gamma is None or layer.beta is None:
         return  # without a scale or a shift of its own it could not stay what it is
-    layer.moving_mean.assign(mean)
-    layer.moving_variance.assign(variance)
+    # The variance follows from gamma as that is rounded, beta from the mean: what is left of rounding is one step less.
     layer.gamma.assign(np.sqrt(variance + layer.epsilon))
-    layer.beta.assign(mean + shift)
+    layer.moving_variance.assign(np.maximum(np.asarray(layer.gamma, np.float64) ** 2 - layer.epsilon, 0))
+    layer.moving_mean.assign(mean)
+    layer.beta.assign(np.asarray(layer.moving_mean, np.float64) + shift)
 
 
 def load_data(reading: Reading, path: Path) -> dict[str, Array]:
