@@ -81,8 +81,9 @@ def _drop_bias(graph: ModelGraph, linear: Op, bias: Bias, behind: Site) -> None:
         return
     inputs = ["" if name == bias.param.name else name for name in linear.inputs]
     attributes = dict(linear.attributes)
-    if "use_bias" in attributes:
-        attributes["use_bias"] = False
+    without = {"use_bias": False, "bias_axes": None}
+    if attributes.keys() & without.keys():
+        attributes |= {name: value for name, value in without.items() if name in attributes}
         graph.put(replace(linear, inputs=tuple(inputs), attributes=attributes, record=None))
         return
     while not inputs[-1]:

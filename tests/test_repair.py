@@ -198,6 +198,18 @@ class TestKeras:
             np.testing.assert_allclose(old, new, atol=1e-5)
         assert not repaired.get_layer("dense").use_bias
 
+    def test_the_bias_of_an_einsum_dense_goes(self) -> None:
+        import keras
+        from keras import layers
+
+        x = keras.Input((7, 3))
+        y = layers.EinsumDense("abc,cd->abd", (7, 5), bias_axes="d", bias_initializer="ones", name="dense")(x)
+        model = keras.Model(x, layers.ReLU()(layers.BatchNormalization(name="bn")(y)))
+        repaired = bnfold.fix(model).model.keras_model  # type: ignore[attr-defined]
+        assert repaired.get_layer("dense").bias is None
+        feed = np.random.default_rng(0).normal(size=(2, 7, 3)).astype(np.float32)
+        np.testing.assert_allclose(model(feed), repaired(feed), atol=1e-5)
+
     def test_a_bn_that_does_nothing_goes(self) -> None:
         model = self.build()
         bn = model.get_layer("bn")
