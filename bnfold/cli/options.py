@@ -113,7 +113,7 @@ def check_report(report: str | None, *others: str | None) -> None:
 
     target = resolve_target(report)
     if any(other is not None and resolved(other) == target for other in others):
-        raise UsageError(f"{report} is a model of this call; give the report another name")
+        raise UsageError(f"{report} is a file of this call; give the report another name")
 
 
 def resolved(path: str) -> Path:

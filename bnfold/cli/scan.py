@@ -46,6 +46,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     "--skip-from", type=_POSITIVE, metavar="KB", help="What a round trip is worth in remote reads.  [default: measured]"
 )
 @click.option("--export", "export_to", metavar="FILE", help="Write a table of all models (.parquet or .csv).")
+@options.report
 @options.output_format(*_FORMATS)
 @options.quiet("Print nothing but what failed.")
 @click.option("--allow-unsafe", is_flag=True, help="Let Keras files run the Python code they bring along.")
@@ -58,12 +59,17 @@ def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format:
     Exit codes: 0 done; 1 a finding at --fail-on or above, or a model that failed; 2 wrong usage.
     """
     from bnfold.analysis.config import find_config
+    from bnfold.errors import UsageError
     from bnfold.scanning.export import check_export, export
     from bnfold.scanning.records import ScanStore
     from bnfold.scanning.scanner import Scan, scan_into
+    from bnfold.scanning.targets import SUFFIXES
 
     config = find_config(Path.cwd())
-    export_to = given["export_to"]
+    export_to, report = given["export_to"], given["report"]
+    options.check_report(report, *targets, store, export_to)
+    if report is not None and report.lower().endswith(SUFFIXES):
+        raise UsageError(f"{report}: a page does not get the name of a model; call it .html")
     if export_to is not None:
         check_export(export_to)
     select, ignore = _codes(given["select"]), _codes(given["ignore"])
@@ -79,6 +85,7 @@ def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format:
                 pass
         if export_to is not None:
             export(opened, export_to)
+        options.write_report(report, lambda sheets: [sheets.of_scan(opened)])
         _print(output_format, opened, quiet)
         return int(_fails(opened, fail_on or config.fail_on))
 

@@ -24,7 +24,7 @@ from bnfold.reporting.text import cut
 if TYPE_CHECKING:
     from bnfold.reporting.page.sheets import Sheet
 
-_SCRIPTS = ("view.js", "graph.js", "plots.js", "table.js", "main.js")
+_SCRIPTS = ("view.js", "graph.js", "plots.js", "table.js", "grid.js", "main.js")
 #: Names are shown up to this length; the whole name is in the tooltip.
 _SHOWN, _TOOLTIP = 160, 12_000
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -41,7 +41,6 @@ def page(command: str, sheets: Sequence[Sheet], settings: Mapping[str, Any]) -> 
     text = _template().render(
         command=command,
         sheets=sheets,
-        codes=sorted({finding.code for sheet in sheets if sheet.report for finding in sheet.report.findings}),
         rules=_rules(sheets),
         settings={
             key: ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
@@ -112,6 +111,7 @@ def _cell(value: object) -> str:
 def _rules(sheets: Sequence[Sheet]) -> dict[str, Any]:
     """The rules that found something, by code: the text that explains a finding stands in its class."""
     codes = {finding.code for sheet in sheets if sheet.report is not None for finding in sheet.report.findings}
+    codes = codes.union(*(sheet.codes for sheet in sheets))
     if not codes:
         return {}
     from bnfold.analysis import all_rules

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bnfold.folding.pair import Pair
     from bnfold.folding.plan import Plan
     from bnfold.results import Comparison, FixResult, FoldResult
+    from bnfold.scanning import ScanStore
     from bnfold.verification import RuntimeCheck, Verification
 
 GOOD, BAD, CAUTION, PLAIN = "good", "bad", "caution", "plain"
@@ -34,6 +35,31 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a grid: ``value`` is what it is sorted by where that is a number, ``details`` unfold below it."""
+
+    text: str
+    value: float | None = None
+    tone: str = ""
+    #: Pairs of a rule's code, empty where there is none, and a sentence.
+    details: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table to sort and filter. The first column holds names; ``choose`` is the column that a list filters by."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    choose: int | None = None
+
+    @property
+    def choices(self) -> list[str]:
+        return [] if self.choose is None else list(dict.fromkeys(row[self.choose].text for row in self.rows))
+
+
+@dataclass(frozen=True, slots=True)
 class Sheet:
     """One model, or one comparison. What does not apply is empty or None and is not shown."""
 
@@ -46,6 +72,9 @@ class Sheet:
     checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     error: str = ""
+    grids: tuple[Grid, ...] = ()
+    #: The rules whose text is shown besides those of the report.
+    codes: frozenset[str] = frozenset()
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -131,6 +160,13 @@ def of_runtime_check(model: str, check: RuntimeCheck) -> Sheet:
     )
     levels = {f"optimisation level {name}": _plain(level) for name, level in check.levels.items()}
     return Sheet(model, (card,), checks=levels)
+
+
+def of_scan(store: ScanStore) -> Sheet:
+    """What a scan's store says of all its models."""
+    from bnfold.reporting.page.scanned import sheet
+
+    return sheet(store)
 
 
 def _lines(check: RuntimeCheck) -> tuple[str, ...]:

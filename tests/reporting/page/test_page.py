@@ -168,7 +168,7 @@ class TestFile:
         for arguments in (["analyze", model], ["fold", model, "-o", tmp_path / "o.onnx"], ["verify", CNN, model]):
             outcome = bnfold(*arguments, "--report", model)
             assert (outcome.code, outcome.out) == (2, "")
-            assert "is a model of this call; give the report another name" in outcome.err
+            assert "is a file of this call; give the report another name" in outcome.err
         assert model.read_bytes() == CNN.read_bytes()
 
     def test_a_page_that_cannot_be_written_ends_the_call_before_any_work(self, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@
   for (const section of document.querySelectorAll("section[data-number]")) {
     const number = Number(section.dataset.number), data = DATA[number];
     bnTable(section, number, data);
+    section.querySelectorAll(".grid").forEach((holder) => gridTable(holder, number));
     plots(section, data);
     const holder = section.querySelector(".graph");
     if (holder) {

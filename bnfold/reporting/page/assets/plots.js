@@ -128,7 +128,20 @@ function shownFirst(data, area) {
   return { ...data, profiles: data.profiles.slice(0, AT_MOST), names: data.names.slice(0, AT_MOST) };
 }
 
+// Counts as bars, one a row.
+function barsPlot(item) {
+  const canvas = chart(item.bars.length, item.title), most = Math.max(1, ...item.bars.map(([, count]) => count));
+  item.bars.forEach(([label, count], at) => {
+    rowName(canvas, label, at);
+    canvas.append(svg("rect", { class: "bar", x: LEFT, y: 20 + at * ROW + 2, width: (count / most * PLOT).toFixed(1), height: ROW - 4 }));
+    canvas.append(svg("text", { class: "soft", x: (LEFT + count / most * PLOT + 6).toFixed(1), y: 20 + at * ROW + 12 }, count.toLocaleString("en")));
+  });
+  return figure(item.title, canvas);
+}
+
 function plots(section, data) {
+  const rows = section.querySelector(".bars-plot");
+  if (rows) rows.append(...data.bars.filter((item) => item.bars.length).map(barsPlot));
   const area = section.querySelector(".plot-area");
   if (area && data.profiles) whenNear(area, () => drawPlots(shownFirst(data, area), area));
   const holder = section.querySelector(".outputs-plot");

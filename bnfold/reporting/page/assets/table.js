@@ -18,7 +18,7 @@ function writeState(number, state) {
 }
 
 function bnTable(section, number, data) {
-  const table = section.querySelector("table.bns"), form = section.querySelector("form.filters");
+  const table = section.querySelector("table.bns"), form = section.querySelector("form.filters:not(.grid > form)");
   if (!table) return;
   const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells], output = form.querySelector("output");
   const original = new Map(rows.map((row, at) => [row, at]));

@@ -1,0 +1,98 @@
+"""Pages of tables: ``scan``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hostile
+import onnx
+import pytest
+from browser import Visit, chromium
+from command_line import bnfold
+from onnx_models import conv_bn
+from onnx_nets import Net
+from test_page import Page, written
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with BN, one without, one of strange names, and a damaged one whose own name is strange."""
+    folder = tmp_path_factory.mktemp("models")
+    onnx.save(conv_bn(), folder / "a.onnx")
+    net = Net()
+    onnx.save(net.build(net.act("relu", net.conv("conv", net.start(), 3, 4, bias=True))), folder / "plain.onnx")
+    onnx.save(hostile.model(), folder / "strange.onnx")
+    (folder / "<img src=x onerror=alert(1)>.onnx").write_bytes(b"no model")
+    return folder
+
+
+def rows(page: Page) -> list[str]:
+    """The rows of the first table, its head included."""
+    start = next(at for at, (tag, attrs) in enumerate(page.tags) if attrs.get("data-grid") == "0")
+    end = next(at for at, (tag, attrs) in enumerate(page.tags) if attrs.get("data-grid") == "1")
+    return [tag for tag, _ in page.tags[start:end] if tag == "tr"]
+
+
+@pytest.fixture(scope="module")
+def scan(models: Path) -> Path:
+    path = models.parent / f"{models.name}.html"
+    store = models.parent / f"{models.name}.sqlite"
+    written(path, "scan", models, "--store", store, "--fail-on", "never", "--workers", "2", code=1)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="fork servers are Linux's")
+class TestScan:
+    def test_every_model_with_its_findings(self, scan: Path) -> None:
+        page = Page(scan.read_text(encoding="utf-8"))
+        words = page.words
+        assert words.index("3 of 4 models went well") < words.index("What needs attention") < words.index("Models")
+        assert len(rows(page)) == 1 + 4
+        for text in ("a.onnx", "plain.onnx", "strange.onnx", "1 failed", "BN110 info: ", "not an ONNX model"):
+            assert text in words, text
+        assert words.index("onerror=alert(1)>.onnx") < words.index("a.onnx")  # what went wrong is first
+        assert "The rules behind the findings" in words
+
+    def test_counts_as_bars(self, scan: Path) -> None:
+        (data,) = Page(scan.read_text(encoding="utf-8")).data
+        assert [item["title"].split(" by ")[1] for item in data["bars"]] == [
+            "status", "size of the file", "the time that they took"
+        ]  # fmt: skip
+        assert ["failed", 1] in data["bars"][0]["bars"]
+        assert all(sum(count for _, count in item["bars"]) == 4 for item in data["bars"])
+
+    def test_names_are_text(self, scan: Path) -> None:
+        page = Page(scan.read_text(encoding="utf-8"))
+        assert not any(tag == "img" for tag, _ in page.tags)
+        assert len(page.text("script")) == 3
+        assert not any(name.startswith("on") or name in ("src", "style") for _, attrs in page.tags for name in attrs)
+
+    def test_no_model_is_replaced(self, models: Path) -> None:
+        outcome = bnfold("scan", models, "--report", models / "a.onnx")
+        assert outcome.code == 2
+        assert "a page does not get the name of a model" in outcome.err
+        assert onnx.load(models / "a.onnx").graph.node
+
+    @pytest.mark.browser
+    def test_sorting_and_filters_in_a_browser(self, scan: Path) -> None:
+        with chromium() as browser:
+            visit = Visit(browser, scan)
+            grid = visit.page.locator(".grid").first
+            grid.get_by_label("Filter", exact=True).fill("plain")
+            assert grid.locator("tbody tr:visible").count() == 1
+            assert "m0.t0.q=plain" in visit.page.url
+            grid.locator("tbody summary:visible").click()
+            assert "BN110" in grid.inner_text()
+            grid.get_by_label("Filter", exact=True).fill("")
+            grid.get_by_label("status").select_option("failed")
+            assert grid.locator("tbody tr:visible").count() == 1
+            grid.get_by_label("status").select_option("")
+            for order in ("ascending", "descending"):
+                grid.get_by_role("button", name="size").click()
+                sizes = [float(td.get_attribute("data-value")) for td in grid.locator("tbody td:nth-child(3)").all()]
+                assert sizes == sorted(sizes, reverse=order == "descending")
+                assert grid.locator("th").nth(2).get_attribute("aria-sort") == order
+            assert visit.page.locator(".bars-plot figure").count() == 3
+            visit.check()
