@@ -136,7 +136,8 @@ def equalize(
     changed = source.with_graph(graph)
     summary = Comparison(measure(source.graph), measure(graph))
     verification = _verified(original, changed) if verify else None
-    return EqualizeResult(changed, folding, plan, summary, verification=verification)
+    pair = Pair(source.graph, graph, folding)
+    return EqualizeResult(changed, folding, plan, summary, verification=verification, pair=pair)
 
 
 def fix(model: ModelLike, *, verify: bool = False, allow_unsafe: bool = False) -> FixResult:

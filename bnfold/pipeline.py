@@ -166,7 +166,7 @@ def equalize_file(
     if original.converts_to(target):
         with temporary_folder() as folder:
             again = api.equalize(load(result.model.as_onnx(folder)), exact=exact)
-        result = replace(again, folding=result.folding, plan=result.plan)
+        result = replace(result, model=again.model, summary=replace(result.summary, after=again.summary.after))
     progress("writing")
     with result.model.stage(target, external_data=external_data) as staged:
         if verify:

@@ -109,6 +109,8 @@ class EqualizeResult:
     _: KW_ONLY
     verification: Verification | None = None
     path: Path | None = None
+    #: The graph before and after, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         return f"EqualizeResult({self.summary.sentence()}, {self.plan!r}{_verdict(self.verification)})"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @click.option("--keep-overridable", is_flag=True, help="Leave weights alone that are inputs of the model too.")
 @click.option("--external-data", is_flag=True, help="Put weights into a file of their own (automatic above 2 GB).")
 @options.int8
+@options.report
 @options.verification
 @options.output_format("text", "json")
 @options.quiet("Print nothing unless something is wrong.")
@@ -37,6 +38,7 @@ def equalize(
     keep_overridable: bool,
     external_data: bool,
     int8: str | None,
+    report: str | None,
     output_format: str,
     quiet: bool,
     allow_unsafe: bool,
@@ -53,6 +55,7 @@ def equalize(
     from bnfold import api
     from bnfold.pipeline import equalize_file
 
+    options.check_report(report, model, output, int8, verification["inputs"])
     choices: dict[str, Any] = {
         "exact": exact_scale,
         "branches": not no_branches,
@@ -78,6 +81,7 @@ def equalize(
             from bnfold.int8 import int8_report
 
             measured = int8_report(model, int8, exact=exact_scale, allow_unsafe=allow_unsafe, progress=progress)
+    options.write_report(report, lambda sheets: [sheets.of_equalize(model, result)])
     failed = result.verification is not None and not result.verification.equivalent
     if output_format == "json" or failed or not quiet:
         _print(output_format, model, result, measured)

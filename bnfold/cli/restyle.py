@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     "--data", type=options.OUTPUT, metavar="FILE",
     help="Start new BN with the statistics of these examples (.npz or .npy) instead of 0 and 1.",
 )  # fmt: skip
+@options.report
 @click.option("--exact", is_flag=True, help="Write nothing if a change needs training; exit code 1.")
 @click.option("--dry-run", is_flag=True, help="Print the change of the layer list and write nothing.")
 @click.option("--no-verify", is_flag=True, help="Do not compare what is exact with the original.")
@@ -56,6 +57,7 @@ def restyle(
     momentum: float | None,
     epsilon: float | None,
     data: str | None,
+    report: str | None,
     exact: bool,
     dry_run: bool,
     no_verify: bool,
@@ -76,6 +78,7 @@ def restyle(
     from bnfold.pipeline import restyle_file
     from bnfold.restyling import style_of
 
+    options.check_report(report, model, output, data, verification["inputs"])
     style = style_of(
         norm, on_input=on_input, only=tuple(only), exempt=tuple(exempt), keep_bias=bias == "keep",
         momentum=momentum, epsilon=epsilon,
@@ -93,6 +96,7 @@ def restyle(
             allow_unsafe=allow_unsafe,
             progress=progress,
         )
+    options.write_report(report, lambda sheets: [sheets.of_restyle(model, result)])
     failed = bool(result.refused) or not result.equivalent
     _print(model, result, output_format, quiet and not failed, dry_run)
     return int(failed)

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from bnfold.analysis.report import Report
     from bnfold.folding.pair import Pair
     from bnfold.folding.plan import Plan
-    from bnfold.results import Comparison, FixResult, FoldResult
+    from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
     from bnfold.scanning import ScanStore
     from bnfold.verification import RuntimeCheck, Verification
 
 GOOD, BAD, CAUTION, PLAIN = "good", "bad", "caution", "plain"
+_MARKS = {"+": "comes", "-": "goes", " ": "stays"}
 #: How long verification took is another number every time: not in a page that is the same for the same models.
 _DURATION = re.compile(r",? in \d+(?:\.\d+)? s\b")
 
@@ -147,6 +148,75 @@ def of_fix(model: str, result: FixResult) -> Sheet:
     )  # fmt: skip
 
 
+def of_equalize(model: str, result: EqualizeResult) -> Sheet:
+    """What ``equalize`` folded and scaled, with what the rules say of the model as it was."""
+    report = _analyzed(result.pair, model)
+    plan = result.plan
+    answer = f"{plural(len(plan.scaled), 'tensor')} scaled" if plan.scaled else "nothing to equalise"
+    details = [f"by {'exact scales' if plan.exact else 'powers of two'}", result.summary.sentence()]
+    done = Card("What was done", answer, GOOD, (*details, *_written(result.path, result.verification)))
+    grids = (
+        Grid(
+            "Weight ranges: spread between channels in bits", ("layer", "type", "before", "after"),
+            tuple(
+                (Cell(each.layer), Cell(each.type), *(Cell(f"{bits:.1f}", bits) for bits in (each.before, each.after)))
+                for each in plan.layers
+            ),
+        ),
+        Grid(
+            "What keeps its scale, and why", ("output of", "channels", "because"),
+            tuple((Cell(each.layer), Cell(f"{each.channels:,}", each.channels), Cell(each.reason))
+                  for each in plan.unscaled),
+        ),
+    )  # fmt: skip
+    cards = (done, _same(result.verification), _buys(result.summary, ()), _attention(report))
+    return Sheet(
+        model, cards, report, result.folding, checks=_checks(result.verification),
+        notes=(*result.folding.notes, *plan.notes), grids=grids, data=_drawn(result.pair, report, result.verification),
+    )  # fmt: skip
+
+
+def of_restyle(model: str, result: RestyleResult) -> Sheet:
+    """What ``restyle`` changed, what it left alone, and the layers before and after."""
+    from bnfold.restyling import difference
+
+    answer = plural(len(result.changes), "change") if result.changes else "nothing to change"
+    written = _written(result.path, None if result.equivalent else result)
+    if result.refused:
+        written = (f"nothing was written: {result.refused}",)
+    training = len(result.inexact)
+    attention = f"{plural(training, 'change needs', 'changes need')} training" if training else "nothing"
+    cards = (
+        Card("What was done", answer, BAD if result.refused else GOOD, written),
+        _same_style(result),
+        Card("What needs attention", attention, CAUTION if training else GOOD),
+    )
+    kinds = {True: Cell("exact", tone=GOOD), False: Cell("needs training", tone=CAUTION)}
+    grids = (
+        Grid(
+            "Changes", ("layer", "class", "change", "why"),
+            tuple((Cell(each.layer), kinds[each.exact], Cell(each.sentence), Cell(each.reason))
+                  for each in result.changes), choose=1,
+        ),
+        Grid(
+            "What is left as it is, and why", ("layer", "because"),
+            tuple((Cell(each.layer), Cell(each.reason)) for each in result.left),
+        ),
+        Grid(
+            "Layers before and after", ("layer", "", "what it is"),
+            tuple(
+                (Cell(name), Cell(_MARKS[mark]), Cell(words.strip()))
+                for mark, row in difference(result.before, result.after) for name, _, words in [row.partition("  ")]
+            ),
+            choose=1,
+        ),
+    )  # fmt: skip
+    return Sheet(
+        model, cards, checks=_checks(result.verification), notes=result.notes, grids=grids,
+        data=_drawn(None, None, result.verification),
+    )  # fmt: skip
+
+
 def of_verification(first: str, second: str, found: Verification) -> Sheet:
     """What ``verify`` found about two models."""
     return Sheet(f"{first} and {second}", (_same(found),), checks=_checks(found), data=_drawn(None, None, found))
@@ -193,6 +263,19 @@ def _plain_output(output: Mapping[str, Any]) -> dict[str, Any]:
 
 
 # -- cards ----------------------------------------------------------------------------------------------
+
+
+def _written(path: object, attempted: object) -> tuple[str, ...]:
+    """Where the model is now; that it is nowhere, where there was an attempt to write it."""
+    return (f"written to {path}",) if path is not None else ("nothing was written",) if attempted is not None else ()
+
+
+def _same_style(result: RestyleResult) -> Card:
+    """Verified in onnxruntime, or by Keras's own predictions where no ONNX can be made of the model."""
+    found = result.agreement
+    if found is None or result.verification is not None:
+        return _same(result.verification)
+    return Card("Is it the same?", found.sentence(), GOOD if found.equivalent else BAD)
 
 
 def _same(found: Verification | None) -> Card:

@@ -1,15 +1,18 @@
-"""Pages of tables: ``scan``."""
+"""Pages of tables: ``scan``, ``equalize``."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import helpers
 import hostile
+import numpy as np
 import onnx
 import pytest
 from browser import Visit, chromium
-from command_line import bnfold
+from command_line import SAMPLES, bnfold
+from level_nets import C, unlevel
 from onnx_models import conv_bn
 from onnx_nets import Net
 from test_page import Page, written
@@ -96,3 +99,46 @@ class TestScan:
                 assert grid.locator("th").nth(2).get_attribute("aria-sort") == order
             assert visit.page.locator(".bars-plot figure").count() == 3
             visit.check()
+
+
+class TestEqualize:
+    @pytest.fixture(scope="class")
+    def page(self, tmp_path_factory: pytest.TempPathFactory) -> Page:
+        folder = tmp_path_factory.mktemp("equalize")
+        net = helpers.Net(seed=1)
+        x = net.op("Conv", net.input("N", C, 4, 4, name="x"), unlevel(net, C, C, 3, 3), name=hostile.SCRIPT)
+        x = net.op("Relu", net.exact_bn(x, [1.0, 16.0, 0.5, 4.0], np.ones(C), name="bn"), name="relu")
+        x = net.op("Sigmoid", net.op("Conv", x, net.draw(2, C, 1, 1), name="second"), name="sigmoid")
+        onnx.save(net.build(x), folder / "m.onnx")
+        return written(folder / "a.html", "equalize", folder / "m.onnx", "-o", folder / "o.onnx")
+
+    def test_what_was_scaled_and_the_graphs(self, page: Page) -> None:
+        words = page.words
+        order = [
+            words.index(text) for text in ("2 tensors scaled", "Is it the same?", "Weight ranges", "keeps its scale")
+        ]
+        assert order == sorted(order)
+        assert "sigmoid" in words[order[-1] :]
+        (data,) = page.data
+        assert [len([n for n in data[side]["nodes"] if n[3] == "operator"]) for side in ("before", "after")] == [5, 4]
+        assert data["names"] == ["bn"]
+
+    def test_ranges_are_more_level_after(self, page: Page) -> None:
+        bits = [float(attrs["data-value"] or 0) for tag, attrs in page.tags if tag == "td" and "data-value" in attrs]
+        assert bits[1] < bits[0]
+
+    def test_names_are_text(self, page: Page) -> None:
+        assert not any(tag == "img" for tag, _ in page.tags)
+        assert len(page.text("script")) == 3
+
+    def test_a_dry_run_has_a_page_too(self, tmp_path: Path) -> None:
+        words = written(tmp_path / "a.html", "equalize", SAMPLES / "digits_cnn.onnx", "--dry-run").words
+        assert "not verified" in words
+        assert "nothing was written" not in words
+
+    def test_the_data_are_not_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "d.npz").write_bytes(b"")
+        outcome = bnfold("equalize", SAMPLES / "digits_cnn.onnx", "--dry-run", "--int8", tmp_path / "d.npz", "--report",
+                         tmp_path / "d.npz")  # fmt: skip
+        assert outcome.code == 2
+        assert "is a file of this call" in outcome.err

@@ -1,0 +1,43 @@
+"""Pages of Keras models: ``restyle``, and ``equalize`` into another format."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from command_line import SAMPLES, bnfold
+from test_page import written
+
+MIXED, INCEPTION = (SAMPLES / f"{name}.keras" for name in ("mlp_mixed", "inception_post"))
+
+
+def test_changes_layers_and_what_is_left(tmp_path: Path) -> None:
+    page = written(tmp_path / "a.html", "restyle", MIXED, "-o", tmp_path / "o.keras")
+    words = page.words
+    order = [words.index(text) for text in ("What was done", "Is it the same?", "Changes", "What is left as it is")]
+    assert order == sorted(order)
+    assert f"written to {tmp_path / 'o.keras'}" in words
+    assert "bn_2 moves between dense_2 and elu_2 (elu)" in words
+    assert "it is the last linear layer before an output" in words
+    assert words.index("Layers before and after") < words.index("How this was made")
+    assert {output["ok"] for output in page.data[0]["outputs"]} == {True}
+
+
+def test_what_is_not_exact_and_refused(tmp_path: Path) -> None:
+    page = written(tmp_path / "a.html", "restyle", INCEPTION, "-o", tmp_path / "o.keras", "--exact", code=1)
+    assert "nothing was written: 1 of 8 changes are not exact" in page.words
+    assert "1 change needs training" in page.words
+    assert not (tmp_path / "o.keras").exists()
+
+
+def test_the_model_is_not_replaced() -> None:
+    outcome = bnfold("restyle", MIXED, "--dry-run", "--report", MIXED)
+    assert outcome.code == 2
+    assert "is a file of this call" in outcome.err
+
+
+def test_equalised_as_onnx_it_is_compared_with_the_keras_model(tmp_path: Path) -> None:
+    page = written(tmp_path / "a.html", "equalize", INCEPTION, "-o", tmp_path / "o.onnx")
+    found = page.data[0]["names"]
+    assert found
+    assert re.search(rf" {len(found)} → \d+ BN ", page.words)
