@@ -93,6 +93,7 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
     help="Give up a run that takes more memory.",
 )
 @click.option("--plot", type=options.OUTPUT, metavar="FILE", help="Draw the learning curves (.svg or .png).")
+@options.report
 @options.output_format("text", "json")
 @options.quiet("Print the result and no progress.")
 @options.allow_unsafe
@@ -119,6 +120,7 @@ def experiment(
     run_timeout: float | None,
     run_memory: float | None,
     plot: str | None,
+    report: str | None,
     output_format: str,
     quiet: bool,
     allow_unsafe: bool,
@@ -141,6 +143,8 @@ def experiment(
     from bnfold.reporting.curves import check_plot, draw
     from bnfold.reporting.watching import Watching
 
+    named = [arm.strip() for arm in (arms or "").split(",") if arm.strip()]
+    options.check_report(report, *models, *named, data, data.rpartition(":")[0], store, plot)
     if plot is not None:
         check_plot(plot)
     settings = Settings(
@@ -149,7 +153,7 @@ def experiment(
         custom=options.custom_modules(context), allow_unsafe=allow_unsafe,
     )  # fmt: skip
     plan = make_plan(
-        models, [arm.strip() for arm in (arms or "").split(",") if arm.strip()], seeds=seeds,
+        models, named, seeds=seeds,
         rates=RATES if rates is None else rates, settings=settings,
     )  # fmt: skip
     limits = JobLimits(seconds=run_timeout, memory=None if run_memory is None else int(run_memory * 1e6))
@@ -159,6 +163,7 @@ def experiment(
         )
     if plot is not None:
         draw(result, plot)
+    options.write_report(report, lambda sheets: [sheets.of_experiment(models, result)])
     _print(output_format, models, result)
     return 0
 

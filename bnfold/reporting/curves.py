@@ -46,6 +46,11 @@ def draw(result: ExperimentResult, path: str | PathLike[str]) -> None:
         staged.commit()
 
 
+def svg(result: ExperimentResult) -> bytes:
+    """The same curves as the content of an SVG file. matplotlib has to be installed."""
+    return _drawn(result, "svg")
+
+
 def _drawn(result: ExperimentResult, suffix: str) -> bytes:
     import io
 
@@ -60,7 +65,7 @@ def _drawn(result: ExperimentResult, suffix: str) -> bytes:
         for panel, part, title in zip(panels, ("score", "val_score"), ("training", "validation"), strict=True):
             _panel(panel, result, part)
             panel.set_title(title)
-        panels[0].set_ylabel(result.metric)
+        panels[0].set_ylabel(_plain(result.metric))
         panels[1].legend(frameon=False)
         out = io.BytesIO()
         metadata = {"Date": None} if suffix == "svg" else {"Software": None}
@@ -86,7 +91,12 @@ def _panel(panel: Axes, result: ExperimentResult, part: str) -> None:
 def _label(arm: ArmResult) -> str:
     rate = "" if arm.rate is None else f", rate {arm.rate:g}"
     lost = f", {arm.diverged} diverged" if arm.diverged else ""
-    return f"{arm.label}{rate}{lost}"
+    return f"{_plain(arm.label)}{rate}{lost}"
+
+
+def _plain(name: str) -> str:
+    """A name in which matplotlib finds no formula, which would have to be a correct one, and which it does not hide."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _curve(epochs: Sequence[Epoch], part: str) -> tuple[list[int], list[float]]:

@@ -13,6 +13,7 @@ from bnfold.reporting.text import file_size
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
+    from bnfold.experiment.results import ExperimentResult
     from bnfold.folding.pair import Pair
     from bnfold.folding.plan import Plan
     from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
@@ -74,6 +75,9 @@ class Sheet:
     notes: tuple[str, ...] = ()
     error: str = ""
     grids: tuple[Grid, ...] = ()
+    #: What :mod:`bnfold.reporting.page.picture` made of a drawing, with its caption.
+    picture: str = ""
+    caption: str = ""
     #: The rules whose text is shown besides those of the report.
     codes: frozenset[str] = frozenset()
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -230,6 +234,13 @@ def of_runtime_check(model: str, check: RuntimeCheck) -> Sheet:
     )
     levels = {f"optimisation level {name}": _plain(level) for name, level in check.levels.items()}
     return Sheet(model, (card,), checks=levels)
+
+
+def of_experiment(models: Sequence[str], result: ExperimentResult) -> Sheet:
+    """What an experiment found."""
+    from bnfold.reporting.page.trained import sheet
+
+    return sheet(", ".join(models), result)
 
 
 def of_scan(store: ScanStore) -> Sheet:

@@ -1,4 +1,4 @@
-"""Pages of tables: ``scan``, ``equalize``."""
+"""Pages of tables: ``scan``, ``equalize`` and ``experiment``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ import onnx
 import pytest
 from browser import Visit, chromium
 from command_line import SAMPLES, bnfold
+from experiment_samples import arm, experiment
 from level_nets import C, unlevel
 from onnx_models import conv_bn
 from onnx_nets import Net
 from test_page import Page, written
+
+from bnfold.experiment.results import ArmResult
+from bnfold.reporting.page import render, sheets
+from bnfold.reporting.page.picture import picture
+from bnfold.reporting.page.render import visible
 
 
 @pytest.fixture(scope="module")
@@ -140,5 +146,58 @@ class TestEqualize:
         (tmp_path / "d.npz").write_bytes(b"")
         outcome = bnfold("equalize", SAMPLES / "digits_cnn.onnx", "--dry-run", "--int8", tmp_path / "d.npz", "--report",
                          tmp_path / "d.npz")  # fmt: skip
+        assert outcome.code == 2
+        assert "is a file of this call" in outcome.err
+
+
+class TestExperiment:
+    @staticmethod
+    def page(*arms: ArmResult) -> Page:
+        made = sheets.of_experiment(["m.keras"], experiment(*arms))
+        return Page(render.page("experiment", [made], {}).decode())
+
+    def test_verdict_tables_and_curves(self) -> None:
+        page = self.page()
+        words = page.words
+        order = [
+            words.index(text) for text in ("no clear difference in accuracy", "with 3 seeds p can", "Arms", "none −")
+        ]
+        assert order == sorted(order)
+        for text in ("seed 0: 0.7000, best epoch 3", "seed 1: diverged", "3 of 6", "-0.2167", "is equivalent", "1,234"):
+            assert text in words, text
+        assert {"training", "validation", "none, rate 0.01, 1 diverged"} <= set(page.text("text"))
+        paths = [attrs for tag, attrs in page.tags if tag == "path" and attrs.get("stroke") == "#0072B2".lower()]
+        assert len(paths) >= 2 * 4  # in each panel three seeds and their mean
+
+    def test_the_policy_allows_the_curves(self) -> None:
+        page = self.page()
+        assert not any(name in ("style", "src") or name.startswith("on") for _, attrs in page.tags for name in attrs)
+        assert [tag for tag, _ in page.tags].count("style") == 1
+        ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+        assert len(ids) == len(set(ids))
+        used = [attrs["href"] for tag, attrs in page.tags if tag == "use"]
+        assert used
+        assert {str(one)[1:] for one in used} <= set(ids)
+
+    @pytest.mark.parametrize("name", [*hostile.NAMES, "$x^{", "_hidden"])
+    def test_names_are_text(self, name: str) -> None:
+        page = self.page(arm(name, 0.7, 0.6, 0.5), arm("before", 0.9, 0.8, 0.85))
+        assert not any(tag == "img" for tag, _ in page.tags)
+        assert len(page.text("script")) == 3
+        assert any(text.strip().startswith(visible(name)[:10]) for text in page.text("text"))
+
+    def test_nothing_unknown_is_taken_over(self) -> None:
+        found = picture(
+            b'<svg xmlns="http://www.w3.org/2000/svg" onload="x()"><script>x()</script><g onclick="x()"><a href="http://x">'
+            b'</a><path d="M0 0" style="fill: url(http://x); stroke: #000000"/><text>a&lt;b</text></g></svg>', "curves"
+        )  # fmt: skip
+        assert found == (
+            '<svg role="img" aria-label="curves" stroke-linejoin="round"><g><path d="M0 0" stroke="currentColor" />'
+            "<text>a&lt;b</text></g></svg>"
+        )
+
+    def test_the_store_is_not_replaced(self, tmp_path: Path) -> None:
+        outcome = bnfold("experiment", "m.keras", "--data", "d.py:load", "--epochs", "1", "--store", tmp_path / "s",
+                         "--report", tmp_path / "s")  # fmt: skip
         assert outcome.code == 2
         assert "is a file of this call" in outcome.err
