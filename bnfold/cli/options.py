@@ -53,7 +53,7 @@ class Command(click.Command):
 
         if not supervision.supervised():
             return supervision.supervise(ctx.find_root().obj, Limits(seconds=seconds, memory=memory))
-        supervision.keep_within_memory()
+        supervision.begin()
         return super().invoke(ctx)
 
 

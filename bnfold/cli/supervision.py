@@ -17,11 +17,11 @@ from collections.abc import Sequence
 import click
 
 from bnfold.errors import LimitError
-from bnfold.isolation import Cause, Ended, Limits, limit_memory, search_path
+from bnfold.isolation import Cause, Ended, Limits, end_with, limit_memory, search_path
 
 #: Verification that ran out of time has this long to say so, in seconds, and a command that is told to end to do it.
 _GRACE, _PATIENCE = 2.0, 10.0
-_MEMORY = "BNFOLD_SUPERVISED_MEMORY"
+_MEMORY, _PARENT = "BNFOLD_SUPERVISED_MEMORY", "BNFOLD_SUPERVISED_BY"
 _CHILD = (
     "import json, sys\n"
     "sys.path[:] = json.loads(sys.argv.pop(1))\n"
@@ -40,8 +40,9 @@ def limits_memory() -> bool:
     return bool(os.environ.get(_MEMORY))
 
 
-def keep_within_memory() -> None:
-    """In the process that does the work: take no more address space than is allowed."""
+def begin() -> None:
+    """In the process that does the work: end with its supervisor, and take no more memory than is allowed."""
+    end_with(int(os.environ[_PARENT]), signal.SIGTERM)
     if limits_memory():
         limit_memory(int(os.environ[_MEMORY]))
 
@@ -51,7 +52,11 @@ def supervise(arguments: Sequence[str], limits: Limits) -> int:
     shared = _has_descriptors()
     with subprocess.Popen(
         [sys.executable, "-I", "-c", _CHILD, json.dumps(search_path()), *arguments],
-        env={**os.environ, _MEMORY: "" if limits.memory is None else str(limits.memory)},
+        env={
+            **os.environ,
+            _MEMORY: "" if limits.memory is None else str(limits.memory),
+            _PARENT: str(os.getpid()),
+        },
         stdout=None if shared else subprocess.PIPE,
         stderr=None if shared else subprocess.PIPE,
         text=True,

@@ -7,8 +7,8 @@ import numpy as np
 from bnfold.affine import Affine, Vector
 from bnfold.equalization.levelling import Problem, level
 from bnfold.equalization.plan import EqualizationPlan, LayerRanges, ScaledTensor, UnscaledTensor
-from bnfold.equalization.ranges import Link, Table, channel_table
 from bnfold.equalization.variables import Variables, variables_of
+from bnfold.equalization.weight_ranges import Link, Table, channel_table
 from bnfold.folding.gauges.carrying import Carrier, Change
 from bnfold.folding.gauges.component import Cells, Component, Place, Rows
 from bnfold.folding.gauges.solution import Choice

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bnfold.affine import Vector
-from bnfold.equalization.ranges import Link
+from bnfold.equalization.weight_ranges import Link
 from bnfold.folding.gauges.component import Cells
 
 #: A channel's scale rises no further than to where its bias is this many times the largest weight that reads it.

@@ -18,7 +18,7 @@ from bnfold.experiment.rates import best_rate, epochs_to_reach
 from bnfold.experiment.records import Records, exists
 from bnfold.experiment.results import ArmResult, ExperimentResult, RunResult, Shipped
 from bnfold.experiment.schedule import Arm, Plan, Run, digest
-from bnfold.experiment.statistics import compare, with_diverged
+from bnfold.experiment.significance import compare, with_diverged
 from bnfold.jobs import Job, JobLimits, Outcome, Status
 from bnfold.jobs import run as run_jobs
 from bnfold.jobs.outcome import UNLIMITED

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
-from bnfold.experiment.statistics import LEVEL, Difference, lowest_p, seeds_needed
+from bnfold.experiment.significance import LEVEL, Difference, lowest_p, seeds_needed
 from bnfold.experiment.training import Epoch
 
 NO_DIFFERENCE = "no clear difference"

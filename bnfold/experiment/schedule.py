@@ -11,7 +11,7 @@ from typing import Any
 
 from bnfold.errors import UsageError
 from bnfold.experiment.data import identity_of
-from bnfold.experiment.statistics import MOST_SEEDS
+from bnfold.experiment.significance import MOST_SEEDS
 
 #: The arms of ``bnfold experiment MODEL`` where none are named.
 ARMS = ("none", "before", "after")

@@ -17,9 +17,9 @@ from bnfold.errors import ModelFileError, OutputError
 from bnfold.formats.atomic import reason
 from bnfold.formats.remote import client_modules, is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
+from bnfold.scanning.discovery import Target, find_targets
 from bnfold.scanning.records import ScanStore
 from bnfold.scanning.row import FINDINGS, FOLDED, Row
-from bnfold.scanning.targets import Target, find_targets
 from bnfold.scanning.work import PRELOAD, PRELOAD_FOLDING, Task, work
 
 if TYPE_CHECKING:

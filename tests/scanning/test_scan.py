@@ -30,7 +30,7 @@ from process import bnfold as bnfold_process
 from bnfold import scan
 from bnfold.errors import ModelFileError, UsageError
 from bnfold.scanning import ScanStore
-from bnfold.scanning.targets import find_targets
+from bnfold.scanning.discovery import find_targets
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="fork servers are Linux's")]
 #: A module that jobs find imported: models with these names do harm when they are read.

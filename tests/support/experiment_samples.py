@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bnfold.experiment.results import ArmResult, ExperimentResult, RunResult, Shipped
-from bnfold.experiment.statistics import compare
+from bnfold.experiment.significance import compare
 from bnfold.experiment.training import Epoch
 
 _SHIPPED = Shipped(
