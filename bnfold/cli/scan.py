@@ -60,10 +60,10 @@ def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format:
     """
     from bnfold.analysis.config import find_config
     from bnfold.errors import UsageError
+    from bnfold.scanning.discovery import SUFFIXES
     from bnfold.scanning.export import check_export, export
     from bnfold.scanning.records import ScanStore
     from bnfold.scanning.scanner import Scan, scan_into
-    from bnfold.scanning.targets import SUFFIXES
 
     config = find_config(Path.cwd())
     export_to, report = given["export_to"], given["report"]
