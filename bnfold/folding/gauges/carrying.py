@@ -13,7 +13,7 @@ from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice
 from bnfold.folding.moves import Context, Move, unsound
 from bnfold.graph import Op, Param, Use
-from bnfold.operators import Node, Rewrite, facts_of
+from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewAffine, NewWeights, mapped
 from bnfold.refusal import Refusal
 
@@ -206,8 +206,17 @@ class Carrier:
                 return price
             if price + 1 > len(candidate.ops):
                 return Node(self.graph, op).refuse("no-gain", "would need another operator")
+            if self._trades(candidate, total):
+                return Node(self.graph, op).refuse(
+                    "no-gain", "would become a BatchNormalization in the place of another"
+                )
         self.change.staying[candidate.head] = total
         return None
+
+    def _trades(self, candidate: Candidate, total: Affine) -> bool:
+        """Where no operator goes, and one only becomes simpler, another must not become what that one was."""
+        simple = len(candidate.ops) == 1 and facts_of(candidate.ops[0]).role is not Role.BATCHNORM
+        return simple and not (total.is_scale or total.is_shift) and WHOLE not in self.choice.gone.values()
 
 
 def _wide(first: Affine, second: Affine) -> Affine:

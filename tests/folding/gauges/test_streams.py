@@ -258,3 +258,13 @@ def test_an_affine_that_a_subgraph_reads_leaves_its_name_to_the_stream(twice):
         y = net.op("Add", y, end)
     folded = fold(head(net, y))
     assert folded.count("Mul") == 0
+
+
+def test_two_multiplications_by_signs_do_not_take_turns():
+    """Of two BN with signs on either side of a ReLU one becomes a multiplication; the other one then stays what it is."""
+    net = Net()
+    signs = np.array([-1.0, 1.0, -1.0, 1.0, 1.0, 1.0])
+    x = net.exact_bn(net.input("N", C, 4, 4), signs * net.positive(C), net.draw(C))
+    y = net.op("Max", x, net.const(np.zeros(()), dtype=np.float32))
+    folded = fold(net.build(net.exact_bn(y, signs[::-1] * net.positive(C), net.draw(C))))
+    assert folded.count("BatchNormalization", "Mul") == 2
