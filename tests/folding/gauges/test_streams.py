@@ -261,7 +261,7 @@ def test_an_affine_that_a_subgraph_reads_leaves_its_name_to_the_stream(twice):
 
 
 def test_two_multiplications_by_signs_do_not_take_turns():
-    """Of two BN with signs on either side of a ReLU one becomes a multiplication; the other one then stays what it is."""
+    """Of two BN with signs on either side of a ReLU one becomes a multiplication; the other stays what it is."""
     net = Net()
     signs = np.array([-1.0, 1.0, -1.0, 1.0, 1.0, 1.0])
     x = net.exact_bn(net.input("N", C, 4, 4), signs * net.positive(C), net.draw(C))
