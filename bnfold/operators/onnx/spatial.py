@@ -97,23 +97,33 @@ class Pad(Facts):
         return NewWeights({2: Param.of(name, np.asarray(value, dtype=np.float64), kind)})
 
 
-@register("Resize", "Upsample")
-class Resize(Facts):
-    """Every output element is an average of input elements, with weights that sum to one."""
+class Sampling(Facts):
+    """Puts out elements of its data, or averages of them, in other places; its other inputs say where."""
 
-    conditions = Conditions(cross="not along a resized axis, nor with a constant outside (tf_crop_and_resize)")
+    conditions = Conditions(cross="along an axis that stays as it is, or uniform")
     role = Role.SHAPE
-    keeps_axes = True
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        """What stands in the way of an affine."""
+        raise AssertionError("every operator has its own conditions")
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
+        return self.allows(node, affines[0]) or [Crossing({0: affines[0]})]
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         if set(affines) != {0}:
             return node.refuse("parameter", "gets the affine in an input that is not its data")
-        return self._allows(node, affines[0]) or Crossing({0: affines[0]})
+        return self.allows(node, affines[0]) or Crossing({0: affines[0]})
 
-    def _allows(self, node: Node, affine: Affine) -> Refusal | None:
+
+@register("Resize", "Upsample")
+class Resize(Sampling):
+    """Every output element is an average of input elements, with weights that sum to one."""
+
+    conditions = Conditions(cross="not along a resized axis, nor with a constant outside (tf_crop_and_resize)")
+    keeps_axes = True
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if node.text("coordinate_transformation_mode", "") == "tf_crop_and_resize":
             return node.refuse("extrapolation", "fills what lies outside with a constant (tf_crop_and_resize)")
         if affine.axis is not None and not self._untouched(node, affine.axis):
@@ -147,24 +157,14 @@ def _scales(node: Node) -> list[float]:
 
 
 @register("GridSample")
-class GridSample(Facts):
+class GridSample(Sampling):
     """Interpolates between elements, with weights that sum to one; what lies outside of the image is padding."""
 
     conditions = Conditions(
         cross="along batch or channels, or uniform; a shift only where the border is repeated or mirrored",
     )
-    role = Role.SHAPE
 
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        if set(affines) != {0}:
-            return node.refuse("parameter", "gets the affine in an input that is not its data")
-        return self._allows(node, affines[0]) or Crossing({0: affines[0]})
-
-    @staticmethod
-    def _allows(node: Node, affine: Affine) -> Refusal | None:
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if affine.axis is not None and affine.axis > 1:
             return node.refuse("resized-axis", "samples along the affine's axis")
         if not affine.is_scale and node.text("padding_mode", "zeros") == "zeros":
@@ -173,22 +173,12 @@ class GridSample(Facts):
 
 
 @register("CenterCropPad")
-class CenterCropPad(Facts):
+class CenterCropPad(Sampling):
     """Crops axes, or pads them with zeros."""
 
     conditions = Conditions(cross="not along an axis whose size changes; a shift only where nothing is padded")
-    role = Role.SHAPE
 
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        if set(affines) != {0}:
-            return node.refuse("parameter", "gets the affine in an input that is not its data")
-        return self._allows(node, affines[0]) or Crossing({0: affines[0]})
-
-    @staticmethod
-    def _allows(node: Node, affine: Affine) -> Refusal | None:
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
         rank, wanted = node.rank(0), node.const_ints(1)
         if rank is None or wanted is None:
             return node.refuse("dynamic-range", "crops or pads to a size that is not known")
@@ -206,22 +196,12 @@ class CenterCropPad(Facts):
 
 
 @register("RoiAlign")
-class RoiAlign(Facts):
+class RoiAlign(Sampling):
     """Averages, or takes the largest, of interpolated elements of one image a region; zeros outside of it."""
 
     conditions = Conditions(cross="along channels, or uniform; a scale, not negative for maxima")
-    role = Role.SHAPE
 
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return self._allows(node, affines[0]) or [Crossing({0: affines[0]})]
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        if set(affines) != {0}:
-            return node.refuse("parameter", "gets the affine in an input that is not its data")
-        return self._allows(node, affines[0]) or Crossing({0: affines[0]})
-
-    @staticmethod
-    def _allows(node: Node, affine: Affine) -> Refusal | None:
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
         if affine.axis not in (None, 1):
             return node.refuse("resized-axis", "takes regions along the affine's axis")
         if not affine.is_scale:
