@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bnfold import api
 from bnfold.analysis.size import Size
@@ -30,6 +30,7 @@ __all__ = ["equalize_file", "fix_file", "fold_file", "restyle_file"]
 
 #: What a stage of the work is called while it runs.
 Progress = Callable[[str], None]
+_Result = TypeVar("_Result", FixResult, EqualizeResult)
 
 #: tf2onnx may stray from Keras by this part of the largest output before it is worth a remark.
 _CONVERSION_LIMIT = 1e-4
@@ -126,16 +127,8 @@ def fix_file(
     original.check_target(target)
     progress("repairing")
     result = api.fix(original)
-    progress("writing")
-    with result.model.stage(target, external_data=external_data) as staged:
-        if verify:
-            progress("verifying")
-            runs = _Runs(original, Path(source), allow_unsafe, options, limits)
-            result = replace(result, verification=runs.verdict(result.model, staged.path))
-        if result.verification is None or result.verification.equivalent:
-            staged.commit()
-            result = replace(result, path=Path(output))
-    return result
+    runs = _Runs(original, Path(source), allow_unsafe, options, limits) if verify else None
+    return _written(result, output, target, runs, external_data, progress)
 
 
 def equalize_file(
@@ -167,16 +160,8 @@ def equalize_file(
         with temporary_folder() as folder:
             again = api.equalize(load(result.model.as_onnx(folder)), exact=exact)
         result = replace(result, model=again.model, summary=replace(result.summary, after=again.summary.after))
-    progress("writing")
-    with result.model.stage(target, external_data=external_data) as staged:
-        if verify:
-            progress("verifying")
-            runs = _Runs(original, Path(source), allow_unsafe, options, limits)
-            result = replace(result, verification=runs.verdict(result.model, staged.path))
-        if result.verification is None or result.verification.equivalent:
-            staged.commit()
-            result = replace(result, path=Path(output))
-    return result
+    runs = _Runs(original, Path(source), allow_unsafe, options, limits) if verify else None
+    return _written(result, output, target, runs, external_data, progress)
 
 
 def restyle_file(
@@ -237,6 +222,26 @@ def _with_exact_verified(result: RestyleResult, runs: _Runs, written: Path) -> R
         path = folder / "exact.keras"
         result.exact_part.save(path)
         return runs.agreed(result, result.exact_part, path)
+
+
+def _written(
+    result: _Result,
+    output: str | PathLike[str],
+    target: Path,
+    runs: _Runs | None,
+    external_data: bool | None,
+    progress: Progress,
+) -> _Result:
+    """Stage the model of a result, let ``runs`` verify it, and give the file its name if nothing speaks against it."""
+    progress("writing")
+    with result.model.stage(target, external_data=external_data) as staged:
+        if runs is not None:
+            progress("verifying")
+            result = replace(result, verification=runs.verdict(result.model, staged.path))
+        if result.verification is None or result.verification.equivalent:
+            staged.commit()
+            result = replace(result, path=Path(output))
+    return result
 
 
 # -- before ------------------------------------------------------------------------------------------
