@@ -35,10 +35,18 @@ def s3_server() -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.1)
+        _forget_clients()
         yield address
     finally:
         process.kill()
         process.wait()
+
+
+def _forget_clients() -> None:
+    """fsspec keeps a client for a protocol, and with it the address of a server that is gone."""
+    import fsspec
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def environment(address: str) -> dict[str, str]:
