@@ -4,8 +4,8 @@
 >>> outcome.value if isinstance(outcome, Returned) else outcome.sentence()
 
 * **Start.** A new Python interpreter, never a fork: no lock, thread or mapped file of this process is inherited.
-  It gets the environment, the working directory and ``sys.path`` (without the entry that stands for the working
-  directory of the moment). Its standard input brings the request, its standard output takes the reply, and
+  It gets the environment, the working directory and ``sys.path`` (without the entries that are
+  relative to the working directory of the moment). Its standard input brings the request, its standard output takes the reply, and
   what libraries print goes to a file that is shown only where the function has a mistake.
 * **Request and reply** are pickled: the function by its name, so that it must stand at the top of a module that
   can be imported, and its arguments and what it returns by value. A :class:`~bnfold.errors.BnfoldError` is raised
@@ -156,9 +156,9 @@ def run(function: Callable[P, T], limits: Limits, /, *args: P.args, **kwargs: P.
 
 
 def search_path() -> list[str]:
-    """Where this process finds modules, and this package; not the working directory of the moment."""
+    """Where this process finds modules, and this package; nothing relative to the working directory of the moment."""
     root = str(Path(__file__).resolve().parents[1])
-    found = [entry for entry in sys.path if entry]
+    found = [entry for entry in sys.path if os.path.isabs(entry)]
     return found if root in found else [root, *found]
 
 

@@ -6,7 +6,6 @@ A set of examples is arrays (or dicts and tuples of them, as Keras takes them), 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.errors import UsageError, shortened
+from bnfold.usercode import import_user_module
 
 #: What a function may return, said where it returned something else.
 _FORMS = (
@@ -151,9 +151,8 @@ def _imported(name: str, spec: str) -> ModuleType:
     if not name.endswith(".py"):
 
         def load() -> ModuleType:
-            return importlib.import_module(name)
+            return import_user_module(name)
 
-        sys.path[:] = [".", *sys.path] if not {"", "."} & set(sys.path) else sys.path
     else:
         if not Path(name).is_file():
             raise UsageError(f"there is no file {name}")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from bnfold.formats.keras.inspection import Inspected, layer_name
 from bnfold.formats.keras.keras1 import convert_weights
 from bnfold.formats.keras.legacy import major, modernise
 from bnfold.temporary import temporary_folder
+from bnfold.usercode import import_user_module
 
 #: Everything that a configuration or weights of a stranger's making have led Keras to raise.
 LOAD_ERRORS = (
@@ -127,10 +126,8 @@ def import_custom(module: str) -> None:
     Those that it does not register itself are known by their names. Raises UsageError where it cannot be imported.
     """
     keras = import_keras()
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
-        found = importlib.import_module(module)
+        found = import_user_module(module)
     except Exception as error:  # it is the caller's own code, which may raise anything
         raise UsageError(f"--custom {module} cannot be imported: {type(error).__name__}: {error}") from error
     known = keras.saving.get_custom_objects()
