@@ -4,9 +4,9 @@
 >>> outcome.value if isinstance(outcome, Returned) else outcome.sentence()
 
 * **Start.** A new Python interpreter, never a fork: no lock, thread or mapped file of this process is inherited.
-  It gets the environment, the working directory and ``sys.path`` (without the entries that are
-  relative to the working directory of the moment). Its standard input brings the request, its standard output takes the reply, and
-  what libraries print goes to a file that is shown only where the function has a mistake.
+  It gets the environment, the working directory and ``sys.path`` (without the entries that are relative to the
+  working directory of the moment). Its standard input brings the request, its standard output takes the reply,
+  and what libraries print goes to a file that is shown only where the function has a mistake.
 * **Request and reply** are pickled: the function by its name, so that it must stand at the top of a module that
   can be imported, and its arguments and what it returns by value. A :class:`~bnfold.errors.BnfoldError` is raised
   again here; any other exception is a mistake in the function and becomes a RuntimeError with its traceback, but
