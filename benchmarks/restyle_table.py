@@ -29,10 +29,10 @@ from bnfold.restyling import Norm
 
 SAMPLES = sorted(path for path in (ROOT / "sample_models").iterdir() if path.suffix in (".keras", ".h5"))
 #: Networks of keras.applications and the size of their pictures here.
-APPLICATIONS = {"MobileNetV2": 64, "ResNet50": 64, "InceptionV3": 96}
+APPLICATIONS = {"MobileNetV2": 32, "ResNet50": 32, "InceptionV3": 75}
 #: A style, and the one that the model is brought to before.
 WAYS = (("before", ""), ("after", ""), ("none", ""), ("before", "none"))
-EXAMPLES, CLASSES, EPOCHS = 16, 10, 2
+EXAMPLES, CLASSES, EPOCHS = 8, 10, 2
 HEADERS = ("model", "style", "exact", "needs training", "verified", "BN", "loss", "BN left", "after folding")
 
 
@@ -102,7 +102,7 @@ def train(source: Path, target: Path) -> tuple[int, float]:
     random = np.random.default_rng(0)
     images = random.random((EXAMPLES, *model.input_shape[1:]), np.float32)
     labels = random.integers(0, model.output_shape[-1], EXAMPLES)
-    history = model.fit(images, labels, batch_size=8, epochs=EPOCHS, verbose=0)
+    history = model.fit(images, labels, batch_size=4, epochs=EPOCHS, verbose=0)
     model.save(target)
     norms = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
     return len(norms), float(history.history["loss"][-1])

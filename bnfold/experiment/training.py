@@ -60,7 +60,23 @@ def train(built: Built, settings: Settings, seed: int, rate: float | None, emit:
     compile_arm(keras, model, built, rate)
     keras.utils.set_random_seed(seed)
     with told_of_user_mistakes(f"the arm {built.label} cannot be trained on {settings.data}"):
+        _make_variables(model, data.train)
         return _epochs(keras, model, built, settings, data, seed, emit)
+
+
+def _make_variables(model: Any, train: Examples) -> None:
+    """Make the variables of optimizer and metrics before the first step is traced.
+
+    TensorFlow traces a function in which variables are made a second time, which is half of what a short run costs.
+    """
+    model.optimizer.build(model.trainable_variables)
+    if train.is_dataset:
+        return  # to read a batch of it may change what comes next
+    one = train.take(slice(0, 1))
+    predicted = model(one.x, training=False)
+    model.compute_loss(one.x, one.y, predicted, training=False)
+    model.compute_metrics(one.x, one.y, predicted)
+    model.reset_metrics()
 
 
 def _epochs(keras: Any, model: Any, built: Built, settings: Settings, data: Data, seed: int, emit: Emit) -> Trained:
