@@ -261,10 +261,12 @@ def restyle_model(
     model, remark = keras_model.retrainable(found.graph, fresh=fresh)
     if examples is not None:
         model.measure(found.norms, examples)
-    # Statistics that were measured cost a rounding of their own: what is compared bit by bit is the model without them.
-    part = found.graph if examples is not None and found.exact_part is None else found.exact_part
-    exact_part = original.with_graph(part) if part is not None else None
-    return replace(result, model=model, exact_part=exact_part, notes=(remark,) if remark else ())
+    exact_part = original.with_graph(found.exact_part) if found.exact_part is not None else None
+    unmeasured = original.with_graph(found.graph) if examples is not None else None
+    return replace(
+        result, model=model, exact_part=exact_part, unmeasured=unmeasured, norms=found.norms,
+        notes=(remark,) if remark else (),
+    )  # fmt: skip
 
 
 def verify(

@@ -206,8 +206,10 @@ def restyle_file(
             progress("verifying")
             runs = _Runs(original, Path(source), allow_unsafe, options, limits)
             result = _with_exact_verified(result, runs, staged.path)
-            if data is not None and not result.inexact:
-                result = runs.with_agreement(result, staged.path)
+            if result.unmeasured is not None:
+                from bnfold.restyling.measured import rounding_of
+
+                result = replace(result, rounding=rounding_of(result.unmeasured, staged.path, result.norms))
         if result.equivalent:
             staged.commit()
             result = replace(result, path=Path(str(output)))
@@ -215,13 +217,14 @@ def restyle_file(
 
 
 def _with_exact_verified(result: RestyleResult, runs: _Runs, written: Path) -> RestyleResult:
-    """The result with the verdict on what is exact: the written file, or the model before the rest was changed."""
-    if result.exact_part is None:
+    """The result with the verdict on what is exact; a BN of measured statistics rounds by its mean, so without these."""
+    part = result.exact_part or result.unmeasured
+    if part is None:
         return runs.agreed(result, result.model, written)
     with temporary_folder() as folder:
         path = folder / "exact.keras"
-        result.exact_part.save(path)
-        return runs.agreed(result, result.exact_part, path)
+        part.save(path)
+        return runs.agreed(result, part, path)
 
 
 def _written(
@@ -351,13 +354,9 @@ class _Runs:
             if found.verdict != "not verified" or self._limits:
                 return replace(result, verification=found)
             reason = found.sentence()
-        return self.with_agreement(replace(result, notes=(*result.notes, reason)), written)
-
-    def with_agreement(self, result: RestyleResult, written: Path) -> RestyleResult:
-        """The result with how far Keras's own predictions of the written file are from the original's."""
         original: Any = self._original
         agreement = Agreement(*original.prediction_difference(load(written, allow_unsafe=True)))
-        return replace(result, agreement=agreement)
+        return replace(result, agreement=agreement, notes=(*result.notes, reason))
 
     def verified(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""

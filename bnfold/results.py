@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bnfold.repair import Change
     from bnfold.restyling import Change as StyleChange
     from bnfold.restyling import LeftAlone
+    from bnfold.restyling.measured import Rounding
     from bnfold.verification import Latency, Verification
 
 
@@ -188,8 +189,9 @@ class RestyleResult:
     """A model in another style: what was changed, which layers were left alone, and the lists of layers.
 
     ``model`` is None for a dry run. ``verification`` (or ``agreement``, where no ONNX can be made of the model) is
-    about the exact changes; None where nothing is exact or none was asked for. ``path`` is None where nothing was
-    written; ``refused`` says why, where that was asked for.
+    about the exact changes; None where nothing is exact or none was asked for. Statistics that were measured are put
+    into a model that was verified without them, ``unmeasured``; ``rounding`` is what they change in its new BN,
+    ``norms``. ``path`` is None where nothing was written; ``refused`` says why, where that was asked for.
     """
 
     model: Model | None
@@ -201,6 +203,9 @@ class RestyleResult:
     exact_part: Model | None = None
     verification: Verification | None = None
     agreement: Agreement | None = None
+    unmeasured: Model | None = None
+    norms: tuple[str, ...] = ()
+    rounding: Rounding | None = None
     path: Path | None = None
     refused: str = ""
     notes: tuple[str, ...] = ()
@@ -213,7 +218,8 @@ class RestyleResult:
     @property
     def equivalent(self) -> bool:
         """Do the exact changes leave the outputs as they are, as far as that was asked?"""
-        return all(check is None or check.equivalent for check in (self.verification, self.agreement))
+        checks = (self.verification, self.agreement, self.rounding)
+        return all(check is None or check.equivalent for check in checks)
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
@@ -224,6 +230,7 @@ class RestyleResult:
             "layers": {"before": list(self.before), "after": list(self.after)},
             "verification": self.verification.to_dict() if self.verification is not None else None,
             "agreement": self.agreement.to_dict() if self.agreement is not None else None,
+            "rounding": self.rounding.to_dict() if self.rounding is not None else None,
             "refused": self.refused,
             "notes": list(self.notes),
         }

@@ -59,8 +59,9 @@ def _print_layers(console: Console, result: RestyleResult) -> None:
 def _print_end(console: Console, result: RestyleResult) -> None:
     if result.verification is not None:
         print_verdict(console, result.verification)
-    if result.agreement is not None:
-        line(console, (result.agreement.sentence(), _GOOD if result.agreement.equivalent else _BAD), indent=2)
+    for check in (result.agreement, result.rounding):
+        if check is not None:
+            line(console, (check.sentence(), _GOOD if check.equivalent else _BAD), indent=2)
     if result.path is not None:
         line(console, ("written to ", ""), (str(result.path), "bold"), indent=2)
     elif result.refused:

@@ -117,6 +117,8 @@ class TestData:
         outcome = run("restyle", MIXED, "-o", out, "--norm", "before", "--data", tmp_path / "data.npz")
         assert (outcome.code, outcome.err) == (0, "")
         assert np.asarray(keras.models.load_model(out).get_layer("bn_2").moving_mean).any()
+        assert "verified in" in outcome.words
+        assert "with the measured statistics the new BN compute the same, to 0." in outcome.words
 
     @pytest.mark.parametrize(
         ("arrays", "words"),

@@ -19,6 +19,8 @@ from bnfold.formats.keras.read import Reading
 from bnfold.graph import Array
 
 _BATCH = 256
+#: How far gamma may be from the measured deviation so that it rounds well, and how many numbers are tried.
+_STRAY, _CANDIDATES = 5e-5, 801
 
 
 def compile_settings(model: Any, path: Path | None) -> Mapping[str, Any] | None:
@@ -152,11 +154,31 @@ def _set(layer: Any, mean: Array, variance: Array) -> None:
         shift = shift + np.asarray(layer.beta, np.float64)
     if layer.gamma is None or layer.beta is None:
         return  # without a scale or a shift of its own it could not stay what it is
-    # The variance follows from gamma as that is rounded, beta from the mean: what is left of rounding is one step less.
-    layer.gamma.assign(np.sqrt(variance + layer.epsilon))
-    layer.moving_variance.assign(np.maximum(np.asarray(layer.gamma, np.float64) ** 2 - layer.epsilon, 0))
+    gamma, variance = _identity(variance, layer.epsilon, np.asarray(layer.gamma).dtype)
+    layer.gamma.assign(gamma)
+    layer.moving_variance.assign(variance)
     layer.moving_mean.assign(mean)
     layer.beta.assign(np.asarray(layer.moving_mean, np.float64) + shift)
+
+
+def _identity(variance: Array, epsilon: float, dtype: np.dtype[Any]) -> tuple[Array, Array]:
+    """A gamma and a variance for each channel with ``gamma / √(variance + epsilon)`` as near to 1 as numbers get.
+
+    Rounded each by itself they leave a rounding of 1, and that times the mean is a shift, which is large beside an
+    input that is small. So gamma is looked for within 5e-5 of what it would be, which changes nothing for training:
+    where the quotient is 1 in ``dtype``, by a root and by TensorFlow's reciprocal root, and nearest to it in float64.
+    """
+    import keras
+
+    stray = 1 + np.linspace(-_STRAY, _STRAY, _CANDIDATES)
+    gamma = (np.sqrt(variance + epsilon) * stray[:, None]).astype(dtype)
+    rest = np.maximum(gamma.astype(np.float64) ** 2 - epsilon, 0).astype(dtype)
+    off = np.abs(gamma.astype(np.float64) / np.sqrt(rest.astype(np.float64) + epsilon) - 1)
+    one, spread = np.ones((), dtype), rest + dtype.type(epsilon)
+    for reciprocal in (one / np.sqrt(spread), np.asarray(keras.ops.rsqrt(spread))):
+        off += reciprocal * gamma != one
+    best = off.argmin(axis=0)[None]
+    return np.take_along_axis(gamma, best, 0)[0], np.take_along_axis(rest, best, 0)[0]
 
 
 def load_data(reading: Reading, path: Path) -> dict[str, Array]:
