@@ -217,7 +217,7 @@ def restyle_file(
 
 
 def _with_exact_verified(result: RestyleResult, runs: _Runs, written: Path) -> RestyleResult:
-    """The result with the verdict on what is exact; a BN of measured statistics rounds by its mean, so without these."""
+    """The result with the verdict on what is exact, without measured statistics: such a BN rounds by its mean."""
     part = result.exact_part or result.unmeasured
     if part is None:
         return runs.agreed(result, result.model, written)
