@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,10 @@ from bnfold.cli import options
 
 if TYPE_CHECKING:
     from bnfold.experiment.results import ExperimentResult
+    from bnfold.experiment.schedule import Plan
+
+_COUNT = click.IntRange(min=1)
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 def _numbers(context: click.Context, parameter: click.Parameter, text: str | None) -> tuple[float, ...] | None:
@@ -28,6 +32,51 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
     return rates
 
 
+#: By the names of :class:`bnfold.experiment.schedule.Settings`.
+_TRAINING = (
+    click.option("--epochs", type=_COUNT, required=True, help="Epochs of each run."),
+    click.option("--batch-size", type=_COUNT, default=32, show_default=True, help="Examples a batch."),
+    click.option("--metric", help="What to compare by, with :max or :min where the name does not say which is better."),
+    click.option("--optimizer", help="Keras's name of one, in place of the model's own."),
+    click.option("--loss", help="Keras's name of one, in place of the model's own."),
+    click.option(
+        "--early-stopping", "patience", type=_COUNT, metavar="N", help="End a run after N epochs without a better one."
+    ),
+    click.option(
+        "--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2, show_default=True,
+        help="The part of the training data that is split off where there are no validation data.",
+    ),
+    click.option(
+        "--weights", "keep_weights", type=click.Choice(["fresh", "keep"]), default="fresh", show_default=True,
+        callback=lambda context, parameter, word: word == "keep",
+        help="Begin anew, or go on from the model's weights.",
+    ),
+    click.option("--threads", type=_COUNT, default=1, show_default=True, help="Threads of each run."),
+)  # fmt: skip
+#: By the names of :func:`bnfold.experiment.conduct.conduct`, and the limits of each run.
+_PLACE = (
+    click.option(
+        "--store", type=options.OUTPUT, default="bnfold-experiment.sqlite", show_default=True,
+        help="Where results go; what is there is not done again.",
+    ),
+    click.option("--workers", type=_COUNT, help="Runs at a time.  [default: the machine's cores]"),
+    click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of this Dask cluster."),
+    click.option("--timeout", "run_timeout", type=_POSITIVE, metavar="SECONDS", help="Give up a run after this time."),
+    click.option("--memory", "run_memory", type=_POSITIVE, metavar="MB", help="Give up a run that takes more memory."),
+)  # fmt: skip
+
+
+def _all(given: Sequence[Callable[[options.F], options.F]]) -> Callable[[options.F], options.F]:
+    """Options as one decorator."""
+
+    def decorate(function: options.F) -> options.F:
+        for option in reversed(given):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 @click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @click.option(
@@ -35,12 +84,11 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 )
 @click.option(
     "--arms",
+    default="",
     metavar="ARMS",
     help="What to compare, with commas: none, before, after, original, a file.  [default: none,before,after]",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Runs of each arm and rate.")
-@click.option("--epochs", type=click.IntRange(min=1), required=True, help="Epochs of each run.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Examples a batch.")
+@click.option("--seeds", type=_COUNT, default=5, show_default=True, help="Runs of each arm and rate.")
 @click.option(
     "--lr",
     "rates",
@@ -48,50 +96,8 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
     metavar="RATES",
     help="Learning rates, with commas, or own for the model's.  [default: 0.001,0.003,0.01]",
 )
-@click.option("--metric", help="What to compare by, with :max or :min where the name does not say which is better.")
-@click.option("--optimizer", help="Keras's name of one, in place of the model's own.")
-@click.option("--loss", help="Keras's name of one, in place of the model's own.")
-@click.option(
-    "--early-stopping", type=click.IntRange(min=1), metavar="N", help="End a run after N epochs without a better one."
-)
-@click.option(
-    "--validation",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.2,
-    show_default=True,
-    help="The part of the training data that is split off where there are no validation data.",
-)
-@click.option(
-    "--weights",
-    type=click.Choice(["fresh", "keep"]),
-    default="fresh",
-    show_default=True,
-    help="Begin anew, or go on from the model's weights.",
-)
-@click.option(
-    "--store",
-    type=options.OUTPUT,
-    default="bnfold-experiment.sqlite",
-    show_default=True,
-    help="Where results go; what is there is not done again.",
-)
-@click.option("--workers", type=click.IntRange(min=1), help="Runs at a time.  [default: the machine's cores]")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of each run.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of this Dask cluster.")
-@click.option(
-    "--timeout",
-    "run_timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="SECONDS",
-    help="Give up a run after this time.",
-)
-@click.option(
-    "--memory",
-    "run_memory",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="MB",
-    help="Give up a run that takes more memory.",
-)
+@_all(_TRAINING)
+@_all(_PLACE)
 @click.option("--plot", type=options.OUTPUT, metavar="FILE", help="Draw the learning curves (.svg or .png).")
 @options.report
 @options.output_format("text", "json")
@@ -100,30 +106,18 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 @click.pass_context
 def experiment(
     context: click.Context,
+    /,
     models: Sequence[str],
     data: str,
-    arms: str | None,
+    arms: str,
     seeds: int,
-    epochs: int,
-    batch_size: int,
     rates: tuple[float, ...] | None,
-    metric: str | None,
-    optimizer: str | None,
-    loss: str | None,
-    early_stopping: int | None,
-    validation: float,
-    weights: str,
-    store: str,
-    workers: int | None,
-    threads: int,
-    scheduler: str | None,
-    run_timeout: float | None,
-    run_memory: float | None,
     plot: str | None,
     report: str | None,
     output_format: str,
     quiet: bool,
     allow_unsafe: bool,
+    **given: Any,
 ) -> int:
     """Train BN before the activations, after them and without it against each other, on your own data.
 
@@ -137,35 +131,35 @@ def experiment(
 
     With --scheduler the workers find DATA under the same name as this machine does.
     """
-    from bnfold.experiment.conduct import conduct
     from bnfold.experiment.schedule import RATES, Settings, make_plan
-    from bnfold.jobs import JobLimits
     from bnfold.reporting.curves import check_plot, draw
-    from bnfold.reporting.watching import Watching
 
-    named = [arm.strip() for arm in (arms or "").split(",") if arm.strip()]
-    options.check_report(report, *models, *named, data, data.rpartition(":")[0], store, plot)
+    place = {name: given.pop(name) for name in ("store", "workers", "scheduler", "run_timeout", "run_memory")}
+    named = [arm.strip() for arm in arms.split(",") if arm.strip()]
+    options.check_report(report, *models, *named, data, data.rpartition(":")[0], place["store"], plot)
     if plot is not None:
         check_plot(plot)
-    settings = Settings(
-        data=data, epochs=epochs, batch_size=batch_size, validation=validation, patience=early_stopping, metric=metric,
-        optimizer=optimizer, loss=loss, threads=threads, keep_weights=weights == "keep",
-        custom=options.custom_modules(context), allow_unsafe=allow_unsafe,
-    )  # fmt: skip
-    plan = make_plan(
-        models, named, seeds=seeds,
-        rates=RATES if rates is None else rates, settings=settings,
-    )  # fmt: skip
-    limits = JobLimits(seconds=run_timeout, memory=None if run_memory is None else int(run_memory * 1e6))
-    with Watching() as watching:
-        result = conduct(
-            plan, store, workers=workers, scheduler=scheduler, limits=limits, watcher=None if quiet else watching
-        )
+    settings = Settings(data=data, custom=options.custom_modules(context), allow_unsafe=allow_unsafe, **given)
+    plan = make_plan(models, named, seeds=seeds, rates=RATES if rates is None else rates, settings=settings)
+    result = _conducted(plan, quiet, **place)
     if plot is not None:
         draw(result, plot)
     options.write_report(report, lambda sheets: [sheets.of_experiment(models, result)])
     _print(output_format, models, result)
     return 0
+
+
+def _conducted(
+    plan: Plan, quiet: bool, *, store: str, run_timeout: float | None, run_memory: float | None, **where: Any
+) -> ExperimentResult:
+    """What comes of a plan, with a line an arm on a terminal while it is done."""
+    from bnfold.experiment.conduct import conduct
+    from bnfold.jobs import JobLimits
+    from bnfold.reporting.watching import Watching
+
+    limits = JobLimits(seconds=run_timeout, memory=None if run_memory is None else int(run_memory * 1e6))
+    with Watching() as watching:
+        return conduct(plan, store, limits=limits, watcher=None if quiet else watching, **where)
 
 
 def _print(output_format: str, models: Sequence[str], result: ExperimentResult) -> None:

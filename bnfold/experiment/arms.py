@@ -76,7 +76,7 @@ def _optimizer(keras: Any, settings: Settings, compiled: Mapping[str, Any]) -> A
     try:
         return keras.optimizers.serialize(keras.optimizers.get(given))
     except (TypeError, ValueError) as error:
-        raise UsageError(f"Keras has no optimizer {_name(given)}: {shortened(error)}") from error
+        raise UsageError(f"Keras has no optimizer {name_of(given)}: {shortened(error)}") from error
 
 
 def _loss(arm: Arm, settings: Settings, compiled: Mapping[str, Any]) -> Any:
@@ -92,10 +92,10 @@ def _metric(keras: Any, settings: Settings, compiled: Mapping[str, Any], loss: A
     if settings.metric is not None:
         return is_better_higher(settings.metric)
     if own:
-        name = _name(own[0])
+        name = name_of(own[0])
         return own[0], is_better_higher(name)[1]
     kinds = _flat(loss)
-    if len(kinds) == 1 and "crossentropy" in _name(kinds[0]).lower().replace("_", ""):
+    if len(kinds) == 1 and "crossentropy" in name_of(kinds[0]).lower().replace("_", ""):
         return "accuracy", True
     return "loss", False
 
@@ -109,7 +109,8 @@ def _flat(value: Any) -> list[Any]:
     return [value] if value else []
 
 
-def _name(value: Any) -> str:
+def name_of(value: Any) -> str:
+    """The name of a loss, metric or optimizer as Keras writes it down."""
     if isinstance(value, Mapping):
         config = value.get("config")
         return str(config.get("name") if isinstance(config, Mapping) else config)

@@ -138,7 +138,7 @@ class _Conductor:
         if outcome.status is Status.OK:
             self.prepared = outcome.value
             return
-        _fail("the experiment cannot begin", outcome)
+        _fail("the experiment cannot begin", outcome, stored=False)
 
     def _facts(self, records: Records) -> _Facts:
         if (found := self.prepared) is not None:
@@ -309,13 +309,13 @@ def _rate(rate: float | None) -> str:
     return "the model's own" if rate is None else f"{rate:g}"
 
 
-def _fail(what: str, outcome: Outcome) -> None:
+def _fail(what: str, outcome: Outcome, *, stored: bool = True) -> None:
     """Raise what a job's end means for the experiment."""
     if outcome.status is Status.FAILED and not outcome.detail:
         raise UsageError(outcome.sentence)  # the job's own words on what a user gave it
     if outcome.status is Status.FAILED:
         raise RuntimeError(f"{what}: {outcome.detail}")
-    raise RunError(f"{what}: {outcome.sentence}; what is done is in the store")
+    raise RunError(f"{what}: {outcome.sentence}{'; what is done is in the store' if stored else ''}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,10 +114,15 @@ def _digest(path: Path) -> str:
 
 def _read_npz(spec: str) -> dict[str, Any]:
     try:
+        with open(spec, "rb") as file:
+            if not zipfile.is_zipfile(file):
+                raise UsageError(f"{spec} is no .npz file: that is a zip archive of arrays, as numpy.savez writes it")
         with np.load(spec, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         why = getattr(error, "strerror", None) or shortened(error)
+        if "allow_pickle" in why:
+            why = "it holds an array of Python objects, and to read one may run any code"
         raise UsageError(f"{spec} cannot be read as data: {why[:1].lower()}{why[1:]}") from error
 
 
@@ -180,6 +186,8 @@ def _guarded(spec: str, action: Callable[[], Any]) -> Any:
     """Whatever code of the user's raises is a sentence about it."""
     try:
         return action()
+    except SystemExit as error:
+        raise UsageError(f"{spec} ended the process, with code {error.code}") from error
     except Exception as error:  # it is not bnfold's code
         raise UsageError(f"{spec} raised {type(error).__name__}: {shortened(error)}") from error
 
@@ -193,6 +201,10 @@ def _from_returned(spec: str, returned: Any) -> Data:
         parts = [_examples(spec, returned.get(part)) for part in _PARTS]
     elif isinstance(returned, tuple) and returned:
         parts = _from_tuple(spec, returned)
+    elif _is_dataset(returned):
+        raise UsageError(
+            f"{spec} returned one dataset, which cannot be split: return (train, val), or a test set with it"
+        )
     else:
         parts = [None]
     if parts[0] is None:
@@ -234,7 +246,10 @@ def _is_array(value: Any) -> bool:
 def _kind(value: Any) -> str:
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}" if value is not None else "nothing"
+    if value is None:
+        return "nothing"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
 
 
 # -- structures of arrays --------------------------------------------------------------------------

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.experiment.arms import Built, build, compile_arm, open_arm, start_keras, told_of_user_mistakes
 from bnfold.experiment.data import Examples, load_data
+from bnfold.experiment.fitting import check_fit
 from bnfold.experiment.initial import initialise, layers_of
 from bnfold.experiment.results import Shipped
 from bnfold.experiment.schedule import Plan, Settings
@@ -54,9 +55,7 @@ def prepare(plan: Plan) -> Prepared:
     lag = 0.0
     for arm in arms:
         model = open_arm(keras, arm, settings)
-        for part, examples in (("train", split.train), ("val", split.val), ("test", split.test)):
-            if examples is not None:
-                _check_shape(settings.data, f"x_{part}", examples, model)
+        check_fit(settings.data, split, model, arm.compiled["loss"])
         if not settings.keep_weights:
             initialise(keras, model, plan.seeds[0])
         compile_arm(keras, model, arm, plan.rates[0], eagerly=True)
@@ -102,21 +101,6 @@ def _few(examples: Examples) -> Examples:
     if not examples.is_dataset:
         return examples.take(slice(0, _PROBE))
     return Examples(examples.x.take(1)) if hasattr(examples.x, "take") else Examples(*examples.x[0][:2])
-
-
-def _check_shape(spec: str, name: str, examples: Examples, model: Any) -> None:
-    """One array for a model of one input: Keras's own words on that are about a layer inside."""
-    shape = model.input_shape
-    if not isinstance(shape, tuple) or not hasattr(examples.x, "shape"):
-        return
-    given, wanted = tuple(examples.x.shape[1:]), shape[1:]
-    fits = [wanted, *([wanted[:-1]] if wanted and wanted[-1] == 1 else []), (*wanted, 1)]  # Keras adds or drops a 1
-    if not any(_matches(given, each) for each in fits):
-        raise UsageError(f"{spec}: {name} has examples of shape {given}, and the model takes {wanted}")
-
-
-def _matches(given: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return len(given) == len(wanted) and all(b in (None, a) for a, b in zip(given, wanted, strict=True))
 
 
 def do_run(built: Built, settings: Settings, seed: int, rate: float | None) -> Value:

@@ -1,4 +1,7 @@
-"""``bnfold experiment`` from end to end: on digits, killed and resumed, on a cluster, and with everything wrong."""
+"""``bnfold experiment`` from end to end: on digits, killed and resumed, on a cluster, and with everything wrong.
+
+The size is that of an experiment in earnest, 3 arms × 3 rates × 5 seeds; the net and its data are tiny.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,19 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
 from dask_cluster import cluster
-from process import SAMPLES, assert_one_sentence, command, environment
+from process import SAMPLES, bnfold, command, environment
 
 pytestmark = pytest.mark.slow
 
 DIGITS = SAMPLES / "digits.npz"
-
-
-def bnfold(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """A whole bnfold process, with the time that TensorFlow takes on a busy machine."""
-    return subprocess.run(
-        command(*arguments), env=environment(), capture_output=True, text=True, check=False, timeout=600
-    )  # fmt: skip
+ARMS, RATES, SEEDS = ["none", "before", "after"], [0.01, 0.03, 0.1], 5
+RUNS = len(ARMS) * len(RATES) * SEEDS
+#: TensorFlow takes its time on a busy machine.
+SECONDS = 600
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +37,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
-            layers.Conv2D(4, 3, padding="same", activation="relu", name="conv"),
-            layers.Conv2D(4, 3, padding="same", activation="relu", name="conv2"),
+            layers.Conv2D(2, 3, padding="same", activation="relu", name="conv"),
+            layers.Conv2D(2, 3, padding="same", activation="relu", name="conv2"),
             layers.Flatten(),
             layers.Dense(10, activation="softmax", name="last"),
         ]
     )
-    net.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    net.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     path = tmp_path_factory.mktemp("model") / "cnn.keras"
     net.save(path)
     return path
 
 
-def arguments(model: Path, store: Path, *more: str, data: Path | str = DIGITS) -> list[str]:
-    """Two arms, two seeds, one rate; what comes later takes the place of what came before."""
-    return ["experiment", str(model), "--data", str(data), "--arms", "none,after", "--seeds", "2", "--lr", "0.01",
-            "--epochs", "2", "--batch-size", "128", "--format", "json", "--store", str(store), *more]  # fmt: skip
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A part of the digits, as training takes no time then."""
+    digits = np.load(DIGITS)
+    path = tmp_path_factory.mktemp("data") / "few.npz"
+    np.savez(path, **{name: digits[name][:320] for name in ("x_train", "y_train", "x_test", "y_test")})
+    return path
+
+
+def arguments(model: Path, data: Path | str, store: Path, *more: str) -> list[str]:
+    """The full size; what comes later takes the place of what came before."""
+    return ["experiment", str(model), "--data", str(data), "--arms", ",".join(ARMS), "--seeds", str(SEEDS), "--lr",
+            ",".join(map(str, RATES)), "--epochs", "1", "--batch-size", "32", "--format", "json", "--store", str(store),
+            *more]  # fmt: skip
 
 
 def lasting(result: dict[str, Any]) -> dict[str, Any]:
@@ -73,11 +84,23 @@ def finished(store: Path) -> dict[str, float]:
     return {}
 
 
+def begun(store: Path, line: list[str], enough: int) -> subprocess.Popen[str]:
+    """A bnfold process that has ``enough`` jobs behind it."""
+    process = subprocess.Popen(
+        command(*line), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not store.exists() or len(finished(store)) < enough:
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process
+
+
 @pytest.fixture(scope="module")
-def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The store and the result of an experiment on one worker."""
+def done(model: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The store and the result of the experiment on one worker."""
     store = tmp_path_factory.mktemp("store") / "s.sqlite"
-    outcome = bnfold(*arguments(model, store, "--workers", "1", "--plot", str(store.with_name("p.svg"))))
+    plot = str(store.with_name("p.svg"))
+    outcome = bnfold(*arguments(model, few, store, "--workers", "1", "--plot", plot), seconds=SECONDS)
     assert outcome.returncode == 0, outcome.stderr
     return store, json.loads(outcome.stdout)
 
@@ -86,72 +109,82 @@ class TestResult:
     def test_table(self, done: tuple[Path, dict[str, Any]]) -> None:
         result = done[1]
         assert (result["metric"], result["judged_on"]) == ("accuracy", "test")
-        assert [arm["arm"] for arm in result["arms"]] == ["none", "after"]
-        assert all(len(run["epochs"]) == 2 for arm in result["arms"] for run in arm["runs"])
-        assert all(0.2 < score < 1 for arm in result["arms"] for score in arm["scores"])
+        assert [arm["arm"] for arm in result["arms"]] == ARMS
+        for arm in result["arms"]:
+            assert len(arm["runs"]) == SEEDS
+            assert [rate["learning_rate"] for rate in arm["validation_by_rate"]] == RATES
+            assert all(len(rate["scores"]) == SEEDS for rate in arm["validation_by_rate"])
+            assert all(0 < score < 1 for score in arm["scores"])
         assert "no clear difference" in result["verdict"]
-        assert result["lowest_p"] == 0.5
-        assert "learning curves" not in result["verdict"]
+        assert (result["lowest_p"], result["lowest_p_holm"]) == (0.0625, 0.1875)
         assert b"<svg" in done[0].with_name("p.svg").read_bytes()
 
     def test_what_it_costs_to_ship(self, done: tuple[Path, dict[str, Any]]) -> None:
         """Before a zero-padded convolution a BN behind the activation stays; the other goes into the Dense."""
-        none, after = (arm["shipped"] for arm in done[1]["arms"])
+        none, before, after = (arm["shipped"] for arm in done[1]["arms"])
         assert (none["batchnorms"], none["batchnorms_left"]) == (0, 0)
+        assert (before["batchnorms"], before["batchnorms_left"]) == (2, 0)
         assert (after["batchnorms"], after["batchnorms_left"]) == (2, 1)
-        assert after["parameters"] > none["parameters"]
-        assert none["equivalent"]
-        assert after["equivalent"]
+        assert before["parameters"] == none["parameters"] < after["parameters"]
+        assert all(shipped["equivalent"] for shipped in (none, before, after))
         assert after["relative"] > 0
 
-    def test_nothing_is_done_twice(self, model: Path, done: tuple[Path, dict[str, Any]]) -> None:
+    def test_nothing_is_done_twice(self, model: Path, few: Path, done: tuple[Path, dict[str, Any]]) -> None:
         store, result = done
         before = finished(store)
-        again = bnfold(*arguments(model, store))
-        assert json.loads(again.stdout) == result
+        assert len(before) == RUNS + len(ARMS) + 1
+        again = command_line.bnfold(*arguments(model, few, store))
+        assert json.loads(again.out) == result
         assert finished(store) == before
 
-    def test_another_experiment_does_not_take_the_store(self, model: Path, done: tuple[Path, dict[str, Any]]) -> None:
+    def test_another_experiment_does_not_take_the_store(
+        self, model: Path, few: Path, done: tuple[Path, dict[str, Any]]
+    ) -> None:
         store, _ = done
         before = finished(store)
-        outcome = bnfold(*arguments(model, store, "--epochs", "3"))
-        assert outcome.returncode == 2
-        assert "is the store of another experiment, with other epochs (2 there, 3 here)" in outcome.stderr
+        outcome = command_line.bnfold(*arguments(model, few, store, "--epochs", "3"))
+        assert outcome.code == 2
+        assert "is the store of another experiment, with other epochs (1 there, 3 here)" in outcome.err
         assert finished(store) == before
 
 
-def test_killed_and_resumed(model: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """With kill -9 once one run is done: the next call trains the rest, on two workers, and gives the same."""
+def test_killed_and_resumed(model: Path, few: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """With kill -9 in the middle: the next call trains the rest, and two workers give the same as one."""
     store = tmp_path / "s.sqlite"
-    line = command(*arguments(model, store, "--workers", "2"))
-    process = subprocess.Popen(line, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (store.exists() and finished(store)):
-        assert process.poll() is None
-        time.sleep(0.05)
+    line = arguments(model, few, store, "--workers", "2")
+    process = begun(store, line, RUNS // 2)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     before = finished(store)
-    outcome = bnfold(*arguments(model, store, "--workers", "2"))
+    assert RUNS // 2 <= len(before) < RUNS
+    outcome = bnfold(*line, seconds=SECONDS)
     assert outcome.returncode == 0, outcome.stderr
     after = finished(store)
-    assert len(after) == 4 + 2 + 1
+    assert len(after) == RUNS + len(ARMS) + 1
     assert all(after[key] == when for key, when in before.items())
     assert lasting(json.loads(outcome.stdout)) == lasting(done[1])
 
 
-def test_on_a_cluster(model: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """A real Dask scheduler with two workers as processes, one of which is killed on the way."""
+def test_on_a_cluster(model: Path, few: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """A real Dask scheduler with two workers as processes, one of which is killed on the way and replaced."""
     store = tmp_path / "s.sqlite"
     with cluster(tmp_path) as dask:
-        line = command(*arguments(model, store, "--scheduler", dask.address))
-        process = subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while not (store.exists() and finished(store)):
-            assert process.poll() is None
-            time.sleep(0.05)
+        process = begun(store, arguments(model, few, store, "--scheduler", dask.address), RUNS // 4)
         dask.workers[0].kill()
-        out, err = process.communicate(timeout=600)
+        dask.workers.append(dask.add_worker())
+        out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
     assert lasting(json.loads(out)) == lasting(done[1])
+
+
+def assert_sentence(line: list[str], *words: str) -> None:
+    """In this process, whose fork server has TensorFlow from the first of these tests on."""
+    outcome = command_line.bnfold(*line)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.startswith("bnfold: ")
+    assert outcome.err.count("\n") == 1
+    for word in words:
+        assert word in outcome.err
 
 
 class TestMistakes:
@@ -161,9 +194,8 @@ class TestMistakes:
     def refused(self, model: Path, tmp_path: Path) -> Any:
         store = tmp_path / "s.sqlite"
 
-        def check(*words: str, more: tuple[str, ...] = (), data: Path | str = DIGITS) -> None:
-            line = arguments(model, store, "--format", "text", *more, data=data)
-            assert_one_sentence(bnfold(*line), *words)
+        def check(*words: str, more: tuple[str, ...] = (), data: Path | str = DIGITS, model: Path = model) -> None:
+            assert_sentence(arguments(model, data, store, "--format", "text", *more), *words)
             assert not store.exists()
 
         return check
@@ -177,24 +209,59 @@ class TestMistakes:
         refused("mine.py:load raised RuntimeError: no data today", data=f"{tmp_path / 'mine.py'}:load")
 
     def test_a_loss_that_does_not_fit(self, refused: Any) -> None:
-        refused("cannot be trained on", more=("--loss", "categorical_crossentropy"))
+        refused("y_train is not one-hot over 10 classes", more=("--loss", "categorical_crossentropy"))
+
+    def test_one_hot_labels_for_a_sparse_loss(self, refused: Any, tmp_path: Path) -> None:
+        np.savez(tmp_path / "d.npz", x_train=np.ones((20, 8, 8)), y_train=np.eye(10)[np.arange(20) % 10])
+        refused("y_train is one-hot", data=tmp_path / "d.npz")
+
+    def test_a_missing_key(self, refused: Any, tmp_path: Path) -> None:
+        np.savez(tmp_path / "d.npz", images=np.ones((20, 8, 8)), y_train=np.ones(20))
+        refused("has no x_train: it holds images, y_train", data=tmp_path / "d.npz")
+
+    def test_too_few_examples_to_validate(self, refused: Any, tmp_path: Path) -> None:
+        np.savez(tmp_path / "d.npz", x_train=np.ones((2, 8, 8)), y_train=np.ones(2))
+        refused("2 examples are too few to split 20% of them off", data=tmp_path / "d.npz")
+
+    @pytest.mark.parametrize("words", ["some words", "PK"])
+    def test_a_text_file(self, refused: Any, tmp_path: Path, words: str) -> None:
+        (tmp_path / "d.npz").write_text(words)
+        refused("d.npz is no .npz file", data=tmp_path / "d.npz")
+
+    def test_pickled_objects(self, refused: Any, tmp_path: Path) -> None:
+        np.savez(tmp_path / "d.npz", x_train=np.array([{}] * 20, object), y_train=np.ones(20))
+        refused("an array of Python objects", data=tmp_path / "d.npz")
+
+    def test_a_function_that_ends_the_process(self, refused: Any, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text("import os\n\n\ndef load():\n    os._exit(4)\n")
+        refused("the process ended with code 4 and no answer", data=f"{tmp_path / 'mine.py'}:load")
+
+    @pytest.mark.parametrize(("compiled", "words"), [(False, "was not compiled"), (True, "computes NaN or infinity")])
+    def test_models(self, refused: Any, tmp_path: Path, compiled: bool, words: str) -> None:
+        import keras
+
+        layers = keras.layers
+        scaled = [layers.Flatten(), layers.Rescaling(1e30), layers.Rescaling(1e30), layers.Dense(10)]
+        net = keras.Sequential([keras.Input((8, 8)), *scaled])
+        if compiled:
+            net.compile("sgd", "sparse_categorical_crossentropy")
+        net.save(tmp_path / "m.keras")
+        refused(words, model=tmp_path / "m.keras")
 
     def test_no_scheduler(self, model: Path, tmp_path: Path) -> None:
-        outcome = bnfold(
-            *arguments(model, tmp_path / "s.sqlite", "--format", "text", "--scheduler", "tcp://127.0.0.1:9")
-        )
-        assert_one_sentence(outcome, "there is no Dask scheduler at tcp://127.0.0.1:9")
+        line = arguments(model, DIGITS, tmp_path / "s.sqlite", "--format", "text", "--scheduler", "tcp://127.0.0.1:9")
+        assert_sentence(line, "there is no Dask scheduler at tcp://127.0.0.1:9")
 
     def test_every_run_diverges(self, model: Path, tmp_path: Path) -> None:
-        more = ("--format", "text", "--lr", "1e30", "--optimizer", "sgd", "--seeds", "1", "--arms", "none,none")
+        more = ("--format", "text", "--lr", "1e30", "--seeds", "1", "--arms", "none,none")
         store = tmp_path / "s.sqlite"
-        assert_one_sentence(bnfold(*arguments(model, store, *more)), "every run of the arm none diverged")
+        assert_sentence(arguments(model, DIGITS, store, *more), "every run of the arm none diverged")
         assert len(finished(store)) == 2
 
     def test_a_run_that_takes_too_long(self, model: Path, tmp_path: Path) -> None:
         store = tmp_path / "s.sqlite"
-        outcome = bnfold(*arguments(model, store, "--format", "text", "--timeout", "0.01"))
-        assert_one_sentence(outcome, "the time limit of 0.01 s was reached")
+        line = arguments(model, DIGITS, store, "--format", "text", "--timeout", "0.01")
+        assert_sentence(line, "the time limit of 0.01 s was reached")
 
     @pytest.mark.parametrize(
         ("more", "words"),
@@ -206,12 +273,12 @@ class TestMistakes:
         ],
     )
     def test_arguments(self, model: Path, tmp_path: Path, more: tuple[str, ...], words: str) -> None:
-        outcome = bnfold(*arguments(model, tmp_path / "s.sqlite", "--format", "text", *more))
-        assert outcome.returncode == 2
-        assert words in " ".join(outcome.stderr.split())
+        outcome = command_line.bnfold(*arguments(model, DIGITS, tmp_path / "s.sqlite", "--format", "text", *more))
+        assert outcome.code == 2
+        assert words in " ".join(outcome.err.split())
 
     def test_a_file_that_is_no_store(self, model: Path, tmp_path: Path) -> None:
         store = tmp_path / "s.sqlite"
         store.write_text("something else")
-        assert_one_sentence(bnfold(*arguments(model, store, "--format", "text")), "is not a store")
+        assert_sentence(arguments(model, DIGITS, store, "--format", "text"), "is not a store")
         assert store.read_text() == "something else"

@@ -56,12 +56,25 @@ class TestNpz:
         with pytest.raises(UsageError, match=r"nothing\.npz cannot be read as data: no such file"):
             load_data(str(tmp_path / "nothing.npz"))
         damaged = tmp_path / "damaged.npz"
-        damaged.write_bytes(b"PK\x03\x04 and no more")
-        with pytest.raises(UsageError, match="cannot be read as data"):
+        for content in (b"PK\x03\x04 and no more", b"", b"some words"):
+            damaged.write_bytes(content)
+            with pytest.raises(UsageError, match=r"damaged\.npz is no \.npz file"):
+                load_data(str(damaged))
+        np.savez(damaged, x_train=X, y_train=Y)
+        content = bytearray(damaged.read_bytes())
+        content[150] ^= 255  # in the numbers of the first array
+        damaged.write_bytes(content)
+        with pytest.raises(UsageError, match="cannot be read as data: bad CRC"):
             load_data(str(damaged))
 
+    def test_a_single_array_under_the_name_of_an_archive(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "one.npy", X)
+        path = (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+        with pytest.raises(UsageError, match=r"is no \.npz file"):
+            load_data(str(path))
+
     def test_pickled_objects_are_not_loaded(self, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="cannot be read as data"):
+        with pytest.raises(UsageError, match="an array of Python objects, and to read one may run any code"):
             load_data(npz(tmp_path, x_train=np.array([{}], object), y_train=Y))
 
 
@@ -97,12 +110,14 @@ class TestFunctions:
         [
             ("def load():\n    raise KeyError('x')", "mine.py:load raised KeyError: 'x'"),
             ("def other():\n    pass", "mine.py has no function load"),
-            ("def load():\n    return 3", "returned a int; it should return a dict with x_train"),
+            ("def load():\n    return 3", "returned an int; it should return a dict with x_train"),
             ("def load():\n    return None", "returned nothing; it should return"),
             ("def load():\n    return X, Y, X, Y", "returned a tuple of 4; it should return"),
             ("def load():\n    return {'train': (X, Y), 'vall': (X, Y)}", "returned vall, which are none of"),
-            ("def load():\n    return {'train': 3}", "returned a int for a set of examples"),
+            ("def load():\n    return {'train': 3}", "returned an int for a set of examples"),
             ("def load(:", "mine.py:load raised SyntaxError"),
+            ("def load():\n    raise SystemExit(3)", "mine.py:load ended the process, with code 3"),
+            ("def load(needed):\n    pass", "raised TypeError: load"),
         ],
     )
     def test_what_is_wrong_is_said(self, tmp_path: Path, body: str, words: str) -> None:

@@ -38,6 +38,13 @@ def test_every_block(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert commands == guide.read_text(encoding="utf-8").count("$ bnfold ")
 
 
+def test_the_table_of_the_experiment_is_that_of_the_readme() -> None:
+    """It takes minutes to make: it is not made anew."""
+    (table,) = re.findall(r"^```text\n(.*?)^```$", GUIDES[0].read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert table in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "with 7 seeds p can at best be 0.0156" in table
+
+
 def test_what_is_not_printed_is_noticed() -> None:
     assert shown("a  b\n…\nc").search("a b\nx\nc")
     assert not shown("a  b\n…\nc").search("a x\nb c")

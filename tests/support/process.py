@@ -25,12 +25,12 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def bnfold(
-    *arguments: str | Path, before: Callable[[], None] | None = None, **changes: str
+    *arguments: str | Path, before: Callable[[], None] | None = None, seconds: float = 120, **changes: str
 ) -> subprocess.CompletedProcess[str]:
     """A whole bnfold process; ``before`` runs in it first, ``changes`` are to its environment."""
     return subprocess.run(
         command(*arguments), env=environment(**changes), capture_output=True, text=True, check=False,
-        preexec_fn=before, timeout=120,
+        preexec_fn=before, timeout=seconds,
     )  # fmt: skip
 
 
