@@ -15,6 +15,7 @@ from bnfold.experiment import work
 from bnfold.experiment.arms import Built, build, open_arm
 from bnfold.experiment.initial import initialise
 from bnfold.experiment.schedule import Arm, Plan, Settings, make_plan
+from bnfold.experiment.significance import compare
 from bnfold.experiment.training import Trained, train, unpack
 
 pytestmark = pytest.mark.slow
@@ -207,7 +208,8 @@ class TestPreparing:
             ({"optimizer": "adamm"}, "Keras has no optimizer adamm"),
             ({"loss": "no_loss"}, "no_loss"),
             ({"metric": "no_metric:max"}, "no_metric"),
-            ({"loss": "categorical_crossentropy"}, "cannot be trained on"),
+            ({"loss": "categorical_crossentropy"}, "y_train is not one-hot over 10 classes"),
+            ({"loss": "binary_crossentropy"}, "cannot be trained on"),
         ],
     )
     def test_settings_that_do_not_fit(self, model_file: Path, changes: dict[str, str], words: str) -> None:
@@ -263,6 +265,33 @@ class TestFinishing:
         timed, _ = work.time_models({"a": content, "b": content}, threads=1)
         assert timed["a"]["relative"] == 1.0
         assert timed["b"]["milliseconds"] > 0
+
+
+class TestControls:
+    """The whole way from training to the sentence about the difference."""
+
+    def scores(self, built: Built, seeds: int) -> list[float]:
+        found = [trained(built, seed, 0.01, epochs=1)[1].val_score for seed in range(seeds)]
+        return [score for score in found if score is not None]
+
+    def test_identical_arms_do_not_differ_at_all(self, model_file: Path) -> None:
+        plan = make_plan([str(model_file)], ("before", "before"), settings=settings())
+        scores = {arm.label: self.scores(build(arm, plan.settings), 2) for arm in plan.arms}
+        (found,) = compare(scores)
+        assert len(set(scores["before"])) == 2
+        assert (found.differences, found.clear) == ((0.0, 0.0), False)
+
+    def test_a_planted_effect_is_found(self, model_file: Path, tmp_path: Path) -> None:
+        """One arm has a layer of a single unit, and six seeds are the fewest that can tell."""
+        narrow = keras.models.load_model(model_file)
+        layers = [keras.layers.Dense(1, name="second") if layer.name == "second" else layer for layer in narrow.layers]
+        narrow = keras.Sequential([keras.Input((8, 8)), *layers])
+        narrow.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        narrow.save(tmp_path / "narrow.keras")
+        plan = make_plan([str(model_file), str(tmp_path / "narrow.keras")], (), settings=settings())
+        (found,) = compare({arm.label: self.scores(build(arm, plan.settings), 6) for arm in plan.arms})
+        assert found.mean > 0
+        assert (found.p, found.clear) == (2.0**-5, True)
 
 
 FRIEDMAN = """
