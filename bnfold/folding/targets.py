@@ -351,7 +351,7 @@ class Folder:
             for op in rest:
                 self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
             self._record_gauge(first, gone)
-        self._steps_gauged = -1 if outcome.other_types else len(self.steps)
+        self._steps_gauged = -1 if outcome.again else len(self.steps)
         return bool(outcome.gone)
 
     # -- the record ------------------------------------------------------------------------------

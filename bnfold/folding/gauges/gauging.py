@@ -13,7 +13,7 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
-from bnfold.folding.gauges.component import Component
+from bnfold.folding.gauges.component import Component, Grid
 from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
 from bnfold.folding.gauges.survey import Survey
@@ -49,8 +49,8 @@ class Outcome:
 
     gone: list[Gone] = field(default_factory=list)
     contradictions: dict[str, Contradiction] = field(default_factory=dict)
-    #: Has an affine that stays become an operator of another type? That may allow more.
-    other_types: bool = False
+    #: May another look find more? Where an affine that stays became another operator, or one is still to be looked at.
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,7 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     """Look for gauges under which blocked affines vanish, and carry them out.
 
     ``tried`` holds those that were looked at before, in vain: only what is tied to another one is looked at.
+    A component whose affines do not all work along the same axes is looked at along the axes of each.
     """
     outcome, stuck = Outcome(), {candidate.head: candidate for candidate in blocked}
     prepared: dict[str, Prepared] = {}
@@ -83,11 +84,26 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     tried |= stuck
     members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
     while waiting:
-        component = Survey(context, members).run(stuck[next(iter(waiting))])
+        start = next(iter(waiting))
+        component = Survey(context, members).run(stuck[start])
+        axes = _axes(stuck[start])
+        other = [head for head in component.heads if component.is_askew and _axes(stuck[head]) != axes]
         for head in component.heads:
-            waiting.pop(head, None)
+            if head not in other:
+                waiting.pop(head, None)
+            if head in prepared:
+                outcome.contradictions.pop(head, None)  # from a look along other axes
+        before = len(outcome.gone)
         _Settlement(context, editor, component, stuck, prepared, outcome).run()
+        if len(outcome.gone) > before:  # they have other neighbours now
+            for head in [head for head in other if head in waiting]:
+                del waiting[head], tried[head]
+                outcome.again = True
     return outcome
+
+
+def _axes(candidate: Candidate) -> tuple[int | None, Grid]:
+    return candidate.total.axis, candidate.total.grid
 
 
 def _prepared(context: Context, editor: Editor, candidate: Candidate) -> Prepared | Contradiction:
@@ -212,7 +228,7 @@ class _Settlement:
         self.editor.drop(rest)
         self.editor.replace_affine(op, source, total, output)
         simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
-        self.outcome.other_types |= simple and graph.op(first).type != op.type
+        self.outcome.again |= simple and graph.op(first).type != op.type
 
 
 def _is_named(graph: ModelGraph, tensor: str) -> bool:
