@@ -13,6 +13,7 @@ from bnfold.folding.candidates import Candidate, CandidateFinder
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.moves import Blocked, Context, Move
+from bnfold.folding.narrowing import narrowing_fault
 from bnfold.folding.plan import Contradiction, FoldKind, FoldStep, Remaining
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
@@ -142,10 +143,18 @@ class Folder:
         self._block(candidate, back, ahead, bias=bias)
 
     def _backward(self, candidate: Candidate, affine: Affine) -> Move | Blocked:
-        return backward(self._context, candidate.reader, candidate.input, affine)
+        found = backward(self._context, candidate.reader, candidate.input, affine)
+        return self._unless_narrowed(candidate, affine, found, ahead=False)
 
     def _forward(self, candidate: Candidate, affine: Affine) -> Move | Blocked:
-        return forward(self._context, candidate.output, affine)
+        found = forward(self._context, candidate.output, affine)
+        return self._unless_narrowed(candidate, affine, found, ahead=True)
+
+    def _unless_narrowed(
+        self, candidate: Candidate, affine: Affine, found: Move | Blocked, *, ahead: bool
+    ) -> Move | Blocked:
+        fault = narrowing_fault(self.graph, candidate, affine, found, ahead=ahead) if isinstance(found, Move) else None
+        return found if fault is None else Blocked(fault, frozenset(found.asked))
 
     def _is_identity(self, candidate: Candidate) -> bool:
         if candidate.total.is_identity:

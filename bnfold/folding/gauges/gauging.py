@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
 from bnfold.folding.gauges.survey import Survey
 from bnfold.folding.moves import Blocked, Context, Move
+from bnfold.folding.narrowing import keeps_precision, narrowest
 from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
 from bnfold.operators import Node, Role, facts_of
@@ -143,11 +145,14 @@ class _Settlement:
         graph, component, contradictions = self.context.graph, self.component, self.outcome.contradictions
         for head, clash in hopeless(component, self._live()).items():
             contradictions[head] = _contradiction(self.stuck[head], clash, self.stuck)
+        narrow = narrowest(graph, (place for place in component.frames if isinstance(place, str)))
+        if narrow is not None:
+            self._spare(narrow)
         for removal in list(component.removals):
             if removal.head in contradictions or not _can_go(graph, removal.candidate):
                 component.removals.remove(removal)
                 component.held[removal.head] = None
-        dtype = self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
+        dtype = narrow or self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
         for _ in range(_MAX_FAULTS if component.removals else 0):
             choice = Solver(component, self._live(), self._signs_pay(), self._names(), reach_of(dtype)).solve()
             for head, clash in choice.clashes.items():
@@ -158,6 +163,22 @@ class _Settlement:
                     self._carry_out(choice)
                 return
             component.pin(graph, change.op, change.refusal.sentence)
+
+    def _spare(self, narrow: np.dtype[Any]) -> None:
+        """Leave alone what would shift tensors of a narrower type."""
+        for removal in self.component.removals:
+            label = removal.candidate.ops[0].display
+            if not keeps_precision(self.context.graph, removal.candidate, narrow):
+                self.outcome.contradictions.setdefault(
+                    removal.head,
+                    Contradiction(
+                        sentence=f"{label} would shift tensors that are rounded to {narrow.name}, "
+                        "at the cost of their precision",
+                        of="precision",
+                        tensor=removal.candidate.input,
+                        constraints=(label,),
+                    ),
+                )
 
     def _live(self) -> dict[str, NDArray[np.bool_]]:
         """For each removal the channels that demand anything."""
