@@ -222,6 +222,8 @@ class Folder:
         if isinstance(form, Refusal):
             return False
         simpler = batchnorm and len(form) == len(candidate.ops) == 1 and form[0].type != first.type
+        if simpler and self._rounds_to_nothing(candidate.total, first):
+            return False
         if len(form) >= len(candidate.ops) and not simpler:
             return False
         self.editor.drop(op.name for op in rest)
@@ -231,6 +233,11 @@ class Folder:
         if self.graph.op(first.name).type != first.type:
             self._record(first, FoldKind.CHEAPER, into=self._labels([first.name]), holders=[first.name])
         return True
+
+    def _rounds_to_nothing(self, affine: Affine, op: Op) -> bool:
+        """A BN's parameters may tell a scale from 1 where its own type cannot."""
+        dtype = self.editor.dtype_of(op)
+        return bool((affine.scale.astype(dtype) == 1).all() and (affine.shift.astype(dtype) == 0).all())
 
     def _remove_identity(self, candidate: Candidate) -> None:
         graph, output, source = self.graph, candidate.output, candidate.input
