@@ -210,6 +210,8 @@ class Folder:
             if isinstance(back, Move) and isinstance(ahead, Move) and self._pays(candidate, [back, ahead]):
                 self._apply(candidate, [back, ahead], FoldKind.SPLIT)
                 return True
+            for found in (back, ahead):
+                self._worklist.depend(candidate.head, found.asked)
         return False
 
     def _simplify(self, candidate: Candidate) -> bool:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 FOUND = sorted((Path(__file__).parent / "graphs").glob("*.onnx"))
 
 
-@pytest.mark.parametrize("batch", range(8))
+@pytest.mark.parametrize("batch", range(4))
 def test_folds_of_every_opset_and_number_format_are_accepted(batch: int) -> None:
     for index in range(50 * batch, 50 * batch + 50):
         kind, model = model_of(index)
