@@ -76,8 +76,8 @@ def activations_of_every_kind() -> Model:
 
 def einsum_with_two_bias_axes() -> Model:
     x = Input((5, 6), name="x")
-    y = layers.EinsumDense("abc,cd->abd", (None, 8), bias_axes="d", activation="relu", name="e")(x)
-    y = layers.EinsumDense("abc,cde->abde", (None, 2, 3), bias_axes="de", activation="relu", name="f")(y)
+    y = layers.EinsumDense("abc,cd->abd", (5, 8), bias_axes="d", activation="relu", name="e")(x)
+    y = layers.EinsumDense("abc,cde->abde", (5, 2, 3), bias_axes="de", activation="relu", name="f")(y)
     return Model(x, layers.Dense(2)(layers.Flatten()(y)))
 
 
