@@ -12,6 +12,8 @@ from bnfold.experiment.arms import name_of
 from bnfold.experiment.data import Data, Examples
 
 _SPARSE, _ONE_HOT = "sparse_categorical_crossentropy", "categorical_crossentropy"
+#: Losses of one number for each output, where Keras would repeat what is too short.
+_EACH = ("mse", "mae", "meansquarederror", "meanabsoluteerror", "binarycrossentropy", "huber", "logcosh")
 
 
 def check_fit(spec: str, data: Data, model: Any, loss: Any) -> None:
@@ -66,7 +68,11 @@ def _matches(given: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
 def _check_labels(what: str, labels: Any, model: Any, loss: Any) -> None:
     """Numbers of classes, or one-hot, as the loss takes them."""
     shape, name = model.output_shape, name_of(loss).lower().replace("_", "")
-    if not isinstance(shape, tuple) or name not in (_SPARSE.replace("_", ""), _ONE_HOT.replace("_", "")):
+    if not isinstance(shape, tuple):
+        return
+    if name in _EACH and labels.ndim == len(shape) and not _matches(labels.shape[1:], shape[1:]):
+        raise UsageError(f"{what} has rows of shape {labels.shape[1:]}, and the model puts out {shape[1:]}")
+    if name not in (_SPARSE.replace("_", ""), _ONE_HOT.replace("_", "")):
         return
     classes = shape[-1]
     is_one_hot = labels.ndim == len(shape) and labels.shape[-1] == classes > 1

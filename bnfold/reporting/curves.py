@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold.errors import MissingExtraError, UsageError
 from bnfold.experiment.results import ArmResult, ExperimentResult
 from bnfold.experiment.training import Epoch
-from bnfold.formats.atomic import staged_file
+from bnfold.formats.atomic import resolve_target, staged_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,11 +25,12 @@ _STYLE: Any = {"svg.hashsalt": "bnfold", "svg.fonttype": "none", "font.family": 
 
 
 def check_plot(path: str | PathLike[str]) -> None:
-    """Raise UsageError for a suffix that is not drawn, MissingExtraError where matplotlib is not installed."""
+    """Before any work: UsageError for a suffix that is not drawn, MissingExtraError, OutputError for a missing folder."""
     if Path(path).suffix.lower() not in _FORMATS:
         raise UsageError(f"{path}: a plot is written as {' or '.join(_FORMATS)}; the suffix decides")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError('--plot needs matplotlib, not installed here: pip install "bnfold[experiment]"')
+    resolve_target(path)
 
 
 def draw(result: ExperimentResult, path: str | PathLike[str]) -> None:

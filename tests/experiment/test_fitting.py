@@ -81,6 +81,8 @@ def test_shapes(given: tuple[int, ...], wanted: tuple[int | None, ...], fits: bo
         (Y - 1, SPARSE, "y_train holds the class -1"),
         (Y + 0.5, SPARSE, "y_train holds numbers that are not whole"),
         (Y + 0.5, "mse", ""),
+        (np.eye(3)[Y], "mse", ""),
+        (np.eye(3)[Y][:, :1], "mse", "y_train has rows of shape (1,), and the model puts out (3,)"),
         (Y + 1, {"class_name": "SparseCategoricalCrossentropy", "config": {"name": SPARSE}}, "the class 3"),
         (Y - 1, {"class_name": "", "config": {"name": SPARSE, "ignore_class": -1}}, ""),
     ],

@@ -283,6 +283,8 @@ def _written(path: object, attempted: object) -> tuple[str, ...]:
 
 def _same_style(result: RestyleResult) -> Card:
     """Verified in onnxruntime, or by Keras's own predictions where no ONNX can be made of the model."""
+    if result.rounding is not None and not result.rounding.equivalent:
+        return Card("Is it the same?", result.rounding.sentence(), BAD)
     found = result.agreement
     if found is None or result.verification is not None:
         return _same(result.verification)
