@@ -25,7 +25,7 @@ _STYLE: Any = {"svg.hashsalt": "bnfold", "svg.fonttype": "none", "font.family": 
 
 
 def check_plot(path: str | PathLike[str]) -> None:
-    """Before any work: UsageError for a suffix that is not drawn, MissingExtraError, OutputError for a missing folder."""
+    """Before any work: UsageError for a suffix that is not drawn, MissingExtraError, OutputError for no folder."""
     if Path(path).suffix.lower() not in _FORMATS:
         raise UsageError(f"{path}: a plot is written as {' or '.join(_FORMATS)}; the suffix decides")
     if importlib.util.find_spec("matplotlib") is None:

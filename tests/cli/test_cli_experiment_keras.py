@@ -269,7 +269,7 @@ class TestMistakes:
             (("--lr", "fast"), "is not a list of positive numbers"),
             (("--arms", "behind,none"), "not 'behind'"),
             (("--plot", "a.pdf"), ".svg or .png"),
-            (("--plot", "no_such_folder/a.svg"), "there is no folder no_such_folder"),
+            (("--plot", "no_such_folder/a.svg"), "cannot be written: there is no folder"),
             (("--seeds", "41"), "1 to 40 seeds"),
         ],
     )
