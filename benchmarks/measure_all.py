@@ -14,6 +14,7 @@ from pathlib import Path
 
 import keras_table
 import networks
+import restyle_table
 import scaling
 from compare import chosen_tools, progress, tool_arguments
 from harness.build import build_onnx
@@ -61,6 +62,11 @@ def measure_keras(arguments: argparse.Namespace) -> None:
     replace_section("keras", f"{keras_table.where()}.\n\n{keras_table.table(results).markdown()}")
 
 
+def measure_restyle(arguments: argparse.Namespace) -> None:
+    rows = restyle_table.measure((), RESULTS / "restyle.json")
+    replace_section("restyle", f"{restyle_table.where()}.\n\n{restyle_table.table(rows).markdown()}")
+
+
 def measure_scaling(arguments: argparse.Namespace) -> None:
     sizes = [("nodes", size) for size in scaling.NODES] + [("bytes", size) for size in scaling.BYTES]
     results = [scaling.measure(kind, size, 3, arguments.timeout) for kind, size in sizes]
@@ -73,6 +79,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], None]] = {
     "compare": measure_compare,
     "networks": measure_networks,
     "keras": measure_keras,
+    "restyle": measure_restyle,
     "scaling": measure_scaling,
 }
 

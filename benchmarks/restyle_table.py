@@ -1,6 +1,6 @@
 """Restyle, train for two epochs, fold and verify: the sample models and three networks of keras.applications.
 
-    python benchmarks/restyle_table.py                    # all of them, about half an hour on two cores
+    python benchmarks/restyle_table.py                    # all of them: some twenty minutes of one core
     python benchmarks/restyle_table.py mlp_mixed --json report.json
 
 Each model is restyled to every style, and from ``none`` back to ``before``. The restyled model is trained on random
@@ -132,6 +132,19 @@ def where() -> str:
     return setting([f"bnfold {own_version()}", *(f"{name} {version}" for name, version in versions.items())])
 
 
+def measure(names: Sequence[str], report: Path | None = None) -> list[dict[str, Any]]:
+    """Every way of the models asked for; ``report`` is written after each, should the rest take too long."""
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        for path in sources(names, Path(name)):
+            for norm, via in WAYS:
+                rows.append(way(path, norm, via, Path(name)))
+                if report is not None:
+                    write_json(report, where(), rows)
+    progress("")
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="*", help="sample models and networks, by name; default: all")
@@ -140,14 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known = {*(path.stem for path in SAMPLES), *APPLICATIONS}
     if not set(options.models) <= known:
         parser.error(f"unknown models; there are {', '.join(sorted(known))}")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        rows = [way(path, norm, via, folder) for path in sources(options.models, folder) for norm, via in WAYS]
-    progress("")
+    rows = measure(options.models, options.json)
     print(where())
     table(rows).print()
-    if options.json:
-        write_json(options.json, where(), rows)
 
 
 if __name__ == "__main__":
