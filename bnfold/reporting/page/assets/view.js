@@ -101,7 +101,7 @@ function drawNode(box, place) {
 
 // From the bottom of one box to the top of another, by the points between, as a smooth line.
 function drawEdge(points) {
-  const group = document.createDocumentFragment(), [x, y] = points[points.length - 1];
+  const group = svg("g"), [x, y] = points[points.length - 1];
   let path = `M${points[0].map(Math.round)}`;
   for (let at = 1; at < points.length; at += 1) {
     const [a, b] = points[at - 1], [c, d] = points[at], half = Math.round((b + d) / 2);
