@@ -13,6 +13,7 @@ import networkx
 import onnx
 import pytest
 from command_line import SAMPLES, bnfold
+from onnx_nets import Net
 
 CNN, REPVGG = SAMPLES / "digits_cnn.onnx", SAMPLES / "digits_repvgg.onnx"
 
@@ -151,11 +152,27 @@ class TestModelExplorer:
         assert nodes["/0/branches.0/branches.0.1/BatchNormalization"]["namespace"] == "0/branches.0/branches.0.1"
 
     def test_overlays_lie_on_the_original_file(self, files: dict[str, Any]) -> None:
-        tensors = {name for node in onnx.load(REPVGG).graph.node for name in node.output}
+        nodes = onnx.load(REPVGG).graph.node
         for part in ("steps", "placements", "findings", "spread"):
             results = files[f"m.{part}.json"]["results"]
-            assert set(results) <= tensors
-        assert len(files["m.placements.json"]["results"]) == 10
+            found = [node for node in nodes if node.name in results]
+            assert set(results) == {name for node in found for name in (node.name, node.output[0])}
+            assert all(results[node.name] == results[node.output[0]] for node in found)
+        batchnorms = [node.name for node in nodes if node.op_type == "BatchNormalization"]
+        assert set(batchnorms) == set(files["m.placements.json"]["results"]) & {node.name for node in nodes}
+
+    def test_a_tensor_named_like_another_operator_lays_nothing_on_it(self, tmp_path: Path) -> None:
+        net = Net()
+        x = net.norm("first", net.conv("conv", net.start(), 3, 4), 4)
+        model = net.build(net.act("second", x, "Softmax", axis=1))
+        renamed = {x: "second"}
+        for node in model.graph.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        onnx.save(model, tmp_path / "m.onnx")
+        assert bnfold("graph", tmp_path / "m.onnx", "-o", tmp_path / "m.json", "--format", "model-explorer").code == 0
+        results = json.loads((tmp_path / "m.placements.json").read_text())["results"]
+        assert list(results) == ["first"]
 
     def test_a_node_is_in_one_entry_of_the_navigation_alone(self, files: dict[str, Any]) -> None:
         entries = files["m.navigation.json"]["mappingEntries"]
