@@ -11,7 +11,10 @@ RIGHT_TO_LEFT = "שכבה/مرحبا\u202eabc"
 EMOJI = "👩‍🔬🔥"
 DOT = 'quote" -> "b\\" [label=<b>] \\'
 CONTROL = "bell\x07\x1b[31m\nnext"
-NAMES = (SCRIPT, LONG, RIGHT_TO_LEFT, EMOJI, DOT, CONTROL)
+HTML = "<b>bold</b> &lt;port:n"
+COMMAND = "::error file=a::%0Atext"
+TABLE = "| a | `b` | [c](d) |"
+NAMES = (SCRIPT, LONG, RIGHT_TO_LEFT, EMOJI, DOT, CONTROL, HTML, COMMAND, TABLE)
 
 
 def model() -> ModelProto:
