@@ -107,8 +107,9 @@ class Pane {
     this.painter.take(this.scene);
     this.status.textContent = "";
     this.mark();
-    if (this.drawn) this.place();
-    else { this.drawn = true; this.begin(); }
+    if (this.painter.sees(this.view) && this.drawn) this.place();
+    else this.begin();
+    this.drawn = true;
     this.painter.now();
     this.element.dataset.ready = "yes";
   }
@@ -153,13 +154,12 @@ class Pane {
 
   // Opens or closes a group, whose corner stays where it is, and the focus with it.
   async toggle(group) {
-    const focused = this.frame.contains(document.activeElement), before = this.corner(group);
+    const focused = this.frame.contains(document.activeElement), before = this.corner(group), { x, y, scale } = this.view;
     if (!this.open.delete(group)) this.open.add(group);
     await this.draw();
     const after = this.corner(group);
     if (before && after) {
-      this.view.x += (before[0] - after[0]) * this.view.scale;
-      this.view.y += (before[1] - after[1]) * this.view.scale;
+      this.view = { x: x + (before[0] - after[0]) * scale, y: y + (before[1] - after[1]) * scale, scale };
       this.place();
       this.painter.now();
     }

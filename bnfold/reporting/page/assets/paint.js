@@ -164,14 +164,21 @@ class Painter {
     this.waiting = 0;
     if (!this.view) return;
     const { x, y, scale } = this.view, { width, height } = this.element.getBoundingClientRect();
-    const seen = [(-x - BEYOND) / scale, (-y - BEYOND) / scale, (width - x + BEYOND) / scale, (height - y + BEYOND) / scale];
-    const rest = this.elements(seen);
+    const rest = this.elements(this.part(this.view, BEYOND));
     const ratio = window.devicePixelRatio || 1;
     this.under.hidden = !rest;
     if (!rest) return;
     this.size(Math.round(width * ratio), Math.round(height * ratio));
     paint(this.under, this.scene, rest, [x, y, scale], ratio, this.marks);
   }
+
+  // What of the layout lies in view, and so many pixels beyond.
+  part({ x, y, scale }, beyond) {
+    const { width, height } = this.element.getBoundingClientRect();
+    return [(-x - beyond) / scale, (-y - beyond) / scale, (width - x + beyond) / scale, (height - y + beyond) / scale];
+  }
+
+  sees(view) { return within(this.scene.nodeBounds, this.part(view, 0)).length > 0; }
 
   // Elements for what is in a rectangle; what is too much for that is returned, or null.
   elements(seen) {
