@@ -12,7 +12,7 @@ EMOJI = "👩‍🔬🔥"
 DOT = 'quote" -> "b\\" [label=<b>] \\'
 CONTROL = "bell\x07\x1b[31m\nnext"
 HTML = "<b>bold</b> &lt;port:n"
-COMMAND = "::error file=a::%0Atext"
+COMMAND = "::error file=a::%0Atext ##[warning]\x9b1m"
 TABLE = "| a | `b` | [c](d) |"
 NAMES = (SCRIPT, LONG, RIGHT_TO_LEFT, EMOJI, DOT, CONTROL, HTML, COMMAND, TABLE)
 
