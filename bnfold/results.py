@@ -204,6 +204,8 @@ class RestyleResult(Displayed):
     path: Path | None = None
     refused: str = ""
     notes: tuple[str, ...] = ()
+    #: Both graphs, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         changes = f"{len(self.changes)} changes, {len(self.inexact)} of them need training"

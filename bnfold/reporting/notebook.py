@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: So many rows are shown; ``--report`` has them all.
 _ROWS = 20
 _LONGEST = 300
+#: Notebooks set cells to the right, as suits numbers; these are words.
+_LEFT = ' style="text-align:left"'
 
 
 def html(result: Any) -> str:
@@ -113,8 +115,8 @@ def _page(head: str, *parts: str) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
     if not rows:
         return ""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows[:_ROWS])
+    head = "".join(f"<th{_LEFT}>{escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td{_LEFT}>{_cell(value)}</td>' for value in row)}</tr>" for row in rows[:_ROWS])
     more = f"<p>and {len(rows) - _ROWS:,} more</p>" if len(rows) > _ROWS else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 

@@ -75,7 +75,7 @@ def test_equalised() -> None:
 
 def test_a_check_of_the_runtime() -> None:
     text = bnfold.check_runtime(CNN)._repr_html_()
-    assert all(f"<td>{level}</td>" in text for level in ("basic", "extended", "all"))
+    assert all(f">{level}</td>" in text for level in ("basic", "extended", "all"))
     assert tags(text).count("tr") == 1 + 3
 
 

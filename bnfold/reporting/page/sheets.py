@@ -217,7 +217,7 @@ def of_restyle(model: str, result: RestyleResult) -> Sheet:
     )  # fmt: skip
     return Sheet(
         model, cards, checks=_checks(result.verification), notes=result.notes, grids=grids,
-        data=_drawn(None, None, result.verification),
+        data=_drawn(result.pair, None, result.verification),
     )  # fmt: skip
 
 
