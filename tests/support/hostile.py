@@ -22,7 +22,7 @@ def model() -> ModelProto:
     net = Net()
     x, channels = net.start(), 3
     for number, name in enumerate(NAMES):
-        x = net.conv(f"conv_{number}", x, channels, 4)
+        x = net.conv(f"conv_{number}", x, channels, 4, k=1)
         x = net.act(f"act {name}", net.norm(name, x, 4))
         channels = 4
     return net.build(x)

@@ -375,3 +375,28 @@ def test_strange_names_are_text(visit: Any) -> None:
     page.until("document.querySelectorAll('.graph .node[data-selected]').length > 0")
     assert page.page.locator("img").count() == 0
     assert page.page.evaluate("document.title") != "broken"
+
+
+@pytest.mark.parametrize("kind", ["fold", "fix", "verify", "equalize"])
+def test_strange_names_are_text_in_every_kind_of_page(visit: Any, pages: Path, kind: str) -> None:
+    model = hostile.model()
+    old, new = model.graph.output[0].name, hostile.SCRIPT
+    model.graph.output[0].name = new
+    for node in model.graph.node:
+        node.output[:] = [new if name == old else name for name in node.output]
+    source, result = pages / f"{new[-9:-1]} <b>.onnx", pages / f"{kind}.onnx"
+    onnx.save(model, source)
+    target = [source] if kind == "verify" else ["-o", result]
+    assert bnfold(kind, source, *target, "--report", pages / f"{kind}_strange.html").code == 0
+    page = visit(f"{kind}_strange")
+    if kind != "verify":
+        page.drawn()
+        page.page.get_by_role("button", name="Open all").click()
+        page.until("document.querySelector('.graph .pane').dataset.ready === 'yes'")
+        page.page.get_by_role("button", name="Show all").click()
+    page.page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+    assert page.page.locator("img").count() == 0
+    assert page.page.locator("main b", has_text="bold").count() == 0
+    assert page.page.title().startswith(f"bnfold {kind}")
+    if kind in ("fold", "fix", "verify"):
+        assert hostile.SCRIPT in page.page.locator("main").text_content()

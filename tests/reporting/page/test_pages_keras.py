@@ -6,6 +6,7 @@ import html
 import re
 from pathlib import Path
 
+import keras
 from command_line import SAMPLES, bnfold
 from test_page import written
 
@@ -36,6 +37,24 @@ def test_what_is_not_exact_and_refused(tmp_path: Path) -> None:
     assert "nothing was written: 1 of 8 changes are not exact" in page.words
     assert "1 change needs training" in page.words
     assert not (tmp_path / "o.keras").exists()
+
+
+def test_names_of_layers_are_text(tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    inner = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3, name=name),
+            keras.layers.Activation("relu"),
+            keras.layers.Dense(2, name="classes"),
+        ]
+    )
+    inner.save(tmp_path / "m.keras")
+    # TensorFlow itself runs no layer of such a name.
+    page = written(tmp_path / "a.html", "restyle", tmp_path / "m.keras", "-o", tmp_path / "o.keras", "--no-verify")
+    assert not any(tag == "img" for tag, _ in page.tags)
+    assert name in page.words
+    assert name in [node[0] for node in page.data[0]["before"]["nodes"]]
 
 
 def test_a_notebook_shows_the_changes(tmp_path: Path) -> None:
