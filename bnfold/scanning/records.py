@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
+from bnfold.formats.remote import is_remote
 from bnfold.jobs import Outcome
-from bnfold.jobs.store import Store
-from bnfold.scanning.row import Row
+from bnfold.jobs.store import Store, StoreError
+from bnfold.scanning.row import UNAVAILABLE, Row
 
 KIND, VERSION = "scan", 1
 _SCHEMA = """
@@ -52,8 +53,12 @@ create view models as
 class ScanStore(Store):
     """The store of a scan."""
 
+    again = frozenset({*Store.again, UNAVAILABLE})
+
     def __init__(self, path: str | PathLike[str]) -> None:
         """Open or make it. Raises StoreError."""
+        if is_remote(str(path)):
+            raise StoreError(f"{path}: a store is a file of this machine, and not a URL")
         super().__init__(path, kind=KIND, version=VERSION, schema=_SCHEMA)
 
     def put(self, row: Row, settings: str, limits: str, outcome: Outcome) -> None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: The statuses of a row besides those of :class:`bnfold.jobs.Status`: "ok" is a model without findings.
-FINDINGS, FOLDED = "findings", "folded"
+FINDINGS, FOLDED, UNAVAILABLE = "findings", "folded", "unavailable"
 #: In the order in which summaries name them, with what they mean.
 STATUSES = {
     "ok": "nothing was found",
     FINDINGS: "something was found",
-    FOLDED: "folded, verified and written",
+    FOLDED: "verified and written",
     "failed": "cannot be read, or the folded model is not equivalent",
+    UNAVAILABLE: "could not be read or written this time; the next scan tries again",
     "crashed": "its process died, twice",
     "timeout": "took longer than --timeout",
     "out of memory": "needed more than --memory",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 
+from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from bnfold.formats.atomic import reason
@@ -14,9 +15,9 @@ from bnfold.formats.onnx.attributes import attribute_tensors, bodies
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.payloads import Stored
 from bnfold.formats.onnx.ranges import RemoteStorage
-from bnfold.formats.onnx.storage import DetachedStorage, Storage, UnusableFileError, open_beneath
+from bnfold.formats.onnx.storage import DetachedStorage, Storage, UnusableFileError, open_beneath, open_file
 from bnfold.formats.onnx.tensors import DTYPES, raw_bytes
-from bnfold.formats.onnx.wire import RAW_DATA, bytes_field
+from bnfold.formats.onnx.wire import RAW_DATA, WireError, bytes_field, split
 from bnfold.formats.remote import RemoteFile
 
 #: So many data files are kept open; what a process may open is often limited to 1024.
@@ -41,6 +42,23 @@ def attach_external(context: Context, data: bytes, directory: Path | RemoteFile 
             files.attach(tensor)
             found = True
     return found
+
+
+def locations(path: Path) -> list[str]:
+    """The data files that a model names, as far as they lie beside it or below; none for what is no model."""
+    try:
+        storage = open_file(path)
+        model = ModelProto.FromString(split(storage.data, storage.size, storage.release).data)
+    except (UnusableFileError, WireError, DecodeError, OSError):
+        return []  # loading it says what is wrong
+    entries = [entry for tensor in tensors(model) for entry in tensor.external_data]
+    found = sorted({entry.value for entry in entries if entry.key == "location"})
+    return [location for location in found if _is_below(location)]
+
+
+def _is_below(location: str) -> bool:
+    windows = PureWindowsPath(location)
+    return not (location.startswith(("/", "\\")) or windows.drive or ".." in windows.parts)
 
 
 def tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -142,8 +160,7 @@ class _DataFiles:
     def _check_location(self, tensor: TensorProto, location: str) -> None:
         if not location or "\0" in location:
             self._fail(tensor, "has external data without a location")
-        windows = PureWindowsPath(location)
-        if location.startswith(("/", "\\")) or windows.drive or ".." in windows.parts:
+        if not _is_below(location):
             self._fail(tensor, f"has its data at {location!r}, outside of the model's directory")
 
     def _fail(self, tensor: TensorProto, fault: str) -> NoReturn:
