@@ -22,11 +22,6 @@ from bnfold.errors import (
 
 #: What a request is taken to be worth, in bytes, before anything has been measured, and within which bounds after.
 _WORTH, _LEAST_WORTH, _MOST_WORTH = 1 << 18, 1 << 14, 1 << 23
-#: So many windows are worth a round trip. On a ResNet50 that takes the time of the best size within a sixth, and a
-#: quarter of its bytes (docs/scale.md).
-_WINDOWS = 8
-#: What ``spare_bytes`` reads at once while it looks for the next tensor: some headers, and little too much.
-_SPARING = 1 << 12
 
 #: What brings the client of a protocol, where fsspec itself does not name it.
 _CLIENTS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "https": "aiohttp",
@@ -193,14 +188,6 @@ class RemoteFile:
         latency = min(seconds for _, seconds in self._measured)
         rates = [size / (seconds - latency) for size, seconds in self._measured if seconds > 1.5 * latency]
         return int(min(_MOST_WORTH, max(_LEAST_WORTH, latency * max(rates)))) if rates else _WORTH
-
-    @property
-    def window(self) -> int:
-        """How many bytes are read at once while the next tensor is looked for; a payload beyond is skipped.
-
-        Larger ones save few requests, since most payloads are either far smaller or far larger, and cost many bytes.
-        """
-        return _SPARING if self.spare_bytes else max(_SPARING, self.worth // _WINDOWS)
 
     def fetch(self, start: int, stop: int) -> bytes:
         """The bytes ``[start, stop)``, in one request."""

@@ -39,7 +39,7 @@ def put(files: fsspec.AbstractFileSystem, name: str, model: onnx.ModelProto | by
 def test_the_skeleton_is_that_of_the_whole_file(memory, monkeypatch: pytest.MonkeyPatch, worth: int) -> None:
     data = resnet50(0.125).SerializeToString()
     url = put(memory, "a.onnx", data)
-    monkeypatch.setattr("bnfold.formats.remote._SPARING", worth)
+    monkeypatch.setattr("bnfold.formats.onnx.ranges._LEAST", worth)
     monkeypatch.setattr(wire.os, "urandom", lambda count: bytes(count))
     file = RemoteFile(url, skip_from=8 * worth)
     window = Window(file)
@@ -119,6 +119,37 @@ def test_clients_are_known_before_they_are_needed() -> None:
     assert client_modules(["s3://a/b", "s3a://c", "nowhere://d", "folder", "memory://e"]) == ("s3fs",)
 
 
+class TestWindows:
+    """What is read from where on: the requests of a walk that is given the places it goes to."""
+
+    @staticmethod
+    def requests(monkeypatch: pytest.MonkeyPatch, files, places: list[int], **options: bool) -> list[tuple[int, int]]:
+        file = RemoteFile(put(files, "a.onnx", bytes(1 << 20)), skip_from=64_000, **options)
+        found: list[tuple[int, int]] = []
+        real = file.fetch
+        monkeypatch.setattr(file, "fetch", lambda start, stop: found.append((start, stop - start)) or real(start, stop))
+        window = Window(file)
+        for place in places:
+            assert window[place] == 0
+        return found
+
+    def test_payloads_worth_less_than_a_round_trip_make_windows_grow_up_to_that(self, memory, monkeypatch) -> None:
+        places = [0, 7_999, 8_000, 40_000, 103_999, 104_000 + 63_999]
+        assert self.requests(monkeypatch, memory, places) == [
+            (0, 8_000), (8_000, 32_000), (40_000, 64_000), (167_999, 64_000),
+        ]  # fmt: skip
+
+    def test_after_one_worth_as_much_it_is_small_again(self, memory, monkeypatch) -> None:
+        places = [0, 8_000, 40_000 + 64_000, 112_000 + 63_999]
+        assert self.requests(monkeypatch, memory, places) == [
+            (0, 8_000), (8_000, 32_000), (104_000, 8_000), (175_999, 32_000),
+        ]  # fmt: skip
+
+    def test_who_spares_bytes_reads_little_wherever(self, memory, monkeypatch) -> None:
+        found = self.requests(monkeypatch, memory, [0, 4_096, 500_000], spare_bytes=True)
+        assert found == [(0, 4_096), (4_096, 4_096), (500_000, 4_096)]
+
+
 class TestWorth:
     def test_a_round_trip_is_worth_what_is_read_in_its_time(self, memory) -> None:
         file = RemoteFile(put(memory, "a.onnx", b"x"))
@@ -176,7 +207,7 @@ def test_a_resnet50_of_100_mb_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
         files.mkdir("models")
         files.pipe_file("models/resnet50.onnx", data)
         local = bnfold.analyze(data)
-        for options, share, most in (({"spare_bytes": True}, 0.03, 1000), ({"skip_from": 2_000_000}, 0.15, 60)):
+        for options, share, most in (({"spare_bytes": True}, 0.03, 1000), ({"skip_from": 2_000_000}, 0.35, 30)):
             file = RemoteFile("s3://models/resnet50.onnx", weights=False, **options)
             report = bnfold.analyze(file)
             print(options, file.traffic())
