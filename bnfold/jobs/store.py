@@ -16,7 +16,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,19 +76,20 @@ class Store:
             raise StoreError(
                 f"{os.fspath(path)!r} cannot be a store: it is {'a folder' if path else 'no name of a file'}"
             )
-        self._lock = _Lock(self.path)
-        self._new = not self.path.exists()
-        try:
+        with ExitStack() as undo:
+            self._lock = _Lock(self.path)
+            undo.callback(self._lock.release)
+            self._new = not self.path.exists()
+            if self._new:
+                undo.callback(self._remove)
             with self._reported():
-                self._database = self._connected()
+                self._database = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
+                undo.callback(self._database.close)
+                self._set_up()
                 if not self._tables():
                     self._make(kind, version, schema)
             self._check(kind, version)
-        except BaseException:
-            if self._new:
-                self._remove()
-            self._lock.release()
-            raise
+            undo.pop_all()
 
     def close(self) -> None:
         self._database.close()
@@ -193,12 +194,10 @@ class Store:
 
     # -- opening ------------------------------------------------------------------------------------
 
-    def _connected(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
-        database.execute("pragma foreign_keys = on")
-        database.execute("pragma journal_mode = wal")
-        database.execute("pragma synchronous = normal")  # a power cut may cost the last jobs, never the file
-        return database
+    def _set_up(self) -> None:
+        self._database.execute("pragma foreign_keys = on")
+        self._database.execute("pragma journal_mode = wal")
+        self._database.execute("pragma synchronous = normal")  # a power cut may cost the last jobs, never the file
 
     def _tables(self) -> set[str]:
         return {name for (name,) in self._database.execute("select name from sqlite_master where type = 'table'")}

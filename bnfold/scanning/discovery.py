@@ -45,6 +45,8 @@ def find_targets(targets: Iterable[str | os.PathLike[str]], without: str | None 
     """
     seen: set[str] = set()
     for target in [os.fspath(each) for each in targets]:
+        if not target:
+            raise UsageError("a target is an empty text; it should be a file, a folder, a glob or a URL")
         for found in _remote(target, without) if is_remote(target) else _local(target, without):
             if found.path not in seen:
                 seen.add(found.path)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from bnfold.errors import OutputError, UsageError
 from bnfold.formats.atomic import reason
-from bnfold.formats.remote import is_remote, of_one_process, open_filesystem, reported
+from bnfold.formats.remote import is_http, is_remote, of_one_process, open_filesystem, reported
 from bnfold.scanning.discovery import SUFFIXES, Target
 from bnfold.temporary import temporary_name
 
@@ -26,6 +26,8 @@ def check_place(folder: str) -> None:
         raise UsageError("--fold-to needs the name of a folder")
     if of_one_process(folder):
         raise UsageError(f"{folder}: what the processes of the models put there, no other would see")
+    if is_http(folder):
+        raise UsageError(f"{folder}: over HTTP models can be read, and not written")
     if not is_remote(folder):
         _check_folder(folder)
         return
