@@ -195,7 +195,7 @@ class RemoteFile:
             return self._whole[start:stop]
         started = time.monotonic()
         with reported(self.url):
-            data = bytes(self._file_system.cat_file(self._path, start=start, end=stop))
+            data = self._range(start, stop)
         seconds = time.monotonic() - started
         self._count(1, len(data), seconds)
         self._measured.append((len(data), seconds))
@@ -217,12 +217,20 @@ class RemoteFile:
         started = time.monotonic()
         starts, stops = [start for start, _ in ranges], [stop for _, stop in ranges]
         with reported(self.url):
-            found = self._file_system.cat_ranges([self._path] * len(ranges), starts, stops, on_error="raise")
+            if self._file_system.async_impl:
+                found = self._file_system.cat_ranges([self._path] * len(ranges), starts, stops, on_error="raise")
+            else:
+                found = [self._range(start, stop) for start, stop in ranges]
         parts = [bytes(part) for part in found]
         self._count(len(parts), sum(map(len, parts)), time.monotonic() - started)
         if any(len(part) != stop - start for part, (start, stop) in zip(parts, ranges, strict=True)):
             raise UnavailableError(f"{self.url} was cut short while it was being read")
         return parts
+
+    def _range(self, start: int, stop: int) -> bytes:
+        # Clients that are not asynchronous open a file for it, which would read megabytes ahead.
+        options = {} if self._file_system.async_impl else {"cache_type": "none"}
+        return bytes(self._file_system.cat_file(self._path, start=start, end=stop, **options))
 
     def traffic(self) -> dict[str, Any]:
         """``bytes``, ``requests`` and ``seconds`` of everything so far."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
 import onnx
 import pytest
 import s3
+from fsspec.spec import AbstractBufferedFile
 from onnx_models import conv_bn
 from resnet import resnet50
 
@@ -117,6 +119,37 @@ def test_external_data_outside_of_the_folder_is_refused(memory, tmp_path: Path) 
 
 def test_clients_are_known_before_they_are_needed() -> None:
     assert client_modules(["s3://a/b", "s3a://c", "nowhere://d", "folder", "memory://e"]) == ("s3fs",)
+
+
+class _Buffered(fsspec.AbstractFileSystem):
+    """A client that reads as Hugging Face's does: through files that fetch blocks ahead."""
+
+    protocol = "buffered"
+    data = b""
+    fetched: ClassVar[list[int]] = []
+
+    def info(self, path: str, **options: object) -> dict[str, object]:
+        return {"name": path, "size": len(self.data), "type": "file"}
+
+    def _open(self, path: str, mode: str = "rb", **options: object) -> AbstractBufferedFile:
+        options = {name: options[name] for name in ("cache_type", "block_size") if options.get(name) is not None}
+        file = AbstractBufferedFile(self, path, mode, size=len(self.data), **options)
+
+        def fetch(start: int, stop: int) -> bytes:
+            self.fetched.append(min(stop, len(self.data)) - start)
+            return self.data[start:stop]
+
+        file.cache.fetcher = file._fetch_range = fetch
+        return file
+
+
+def test_no_client_reads_more_than_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("buffered", _Buffered, clobber=True)
+    monkeypatch.setattr(_Buffered, "data", resnet50(0.125).SerializeToString())
+    file = RemoteFile("buffered://a.onnx", weights=False, skip_from=20_000)
+    report = bnfold.analyze(file)
+    assert replace(report, model="") == replace(bnfold.analyze(_Buffered.data), model="")
+    assert sum(_Buffered.fetched) == file.bytes_read < 0.5 * len(_Buffered.data)
 
 
 class TestWindows:

@@ -1,4 +1,7 @@
-"""An HTTP server that answers as its paths say: with ranges or without, by a detour, too short, not at all."""
+"""An HTTP server that answers as its paths say: with ranges or without, by a detour, too short, not at all.
+
+All but "unsized" say which version they send (ETag).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 #: The first part of a path: how the file after it is served.
-KINDS = ("ranges", "whole", "redirect", "loop", "gzip", "unsized", "short", "dies", "403", "404", "500", "502-once")
+KINDS = ("ranges", "whole", "redirect", "loop", "gzip", "unsized", "short", "dies", "403", "404", "500", "dies-once")
 
 
 class Server(ThreadingHTTPServer):
@@ -50,9 +53,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.command, self.path, wanted))
         kind, _, name = self.path.lstrip("/").partition("/")
         data = self.server.files.get(name)
-        if kind == "502-once":
-            failed = sum(path == self.path for _, path, _ in self.server.requests) > 2
-            kind = "ranges" if failed else "502"
+        if kind == "dies-once":
+            first = sum(method == "GET" and path == self.path for method, path, _ in self.server.requests) == 1
+            kind = "dies" if first else "ranges"
         if kind.isdigit() or data is None:
             return self._end(int(kind) if kind.isdigit() else 404, b"", with_body)
         if kind in ("redirect", "loop"):
@@ -75,6 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if kind not in ("whole", "gzip"):
             self.send_header("Accept-Ranges", "bytes")
+        if kind != "unsized" and body:
+            self.send_header("ETag", f'"{hash(self.server.files[self.path.partition("/")[2].partition("/")[2]])}"')
         if kind == "unsized":
             self.send_header("Connection", "close")
             self.close_connection = True
