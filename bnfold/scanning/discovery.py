@@ -6,7 +6,7 @@ import glob
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -120,6 +120,22 @@ def _identity(status: os.stat_result) -> str:
     return f"{status.st_size} mtime={times[0]} ctime={times[1]}{note}"
 
 
+def identity_beside(model: str, names: Sequence[str]) -> str:
+    """What changes when one of a model's data files does; ``names`` are relative to its folder. Empty for none.
+
+    A file that is not there changes whenever it is looked at. Raises what :func:`reported` raises.
+    """
+    marks = []
+    for name in names:
+        if is_remote(model):
+            file_system, path = open_filesystem(f"{model.rpartition('/')[0]}/{name}")
+            with reported(model):
+                marks.append(identity_of(file_system.info(path)))
+        else:
+            marks.append(_identity(os.stat(os.path.join(os.path.dirname(model), name))))
+    return f" beside={_digest(marks)}" if marks else ""
+
+
 def _saved_model(folder: str, name: str) -> Target:
     """One identity of all its files."""
     parts, total = [], 0
@@ -128,8 +144,11 @@ def _saved_model(folder: str, name: str) -> Target:
             status = path.stat()
             total += status.st_size
             parts.append(f"{path.relative_to(folder)} {_identity(status)}")
-    digest = hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-    return Target(folder, total, f"{total} files={digest}", name)
+    return Target(folder, total, f"{total} files={_digest(parts)}", name)
+
+
+def _digest(marks: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(marks).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _remote(url: str, without: str | None) -> Iterator[Target]:
@@ -174,8 +193,8 @@ def _below(file_system: Any, root: str, excluded: str | None) -> Iterator[Target
         if _SAVED_MODEL in files:
             folders.clear()
             size = sum(int(info.get("size") or 0) for info in files.values())
-            marks = " ".join(f"{name}:{identity_of(files[name])}" for name in sorted(files))
-            identity = f"{size} files={hashlib.sha256(marks.encode()).hexdigest()}"
+            marks = [f"{name}:{identity_of(files[name])}" for name in sorted(files)]
+            identity = f"{size} files={_digest(marks)}"
             name = folder.removeprefix(root).strip("/") or PurePosixPath(root).name
             yield Target(file_system.unstrip_protocol(folder), size, identity, name)
             continue

@@ -30,7 +30,7 @@ class Row:
     ``report`` is :meth:`bnfold.Report.to_dict`, None where the model could not be analyzed. ``fold`` is what
     folding did (output, verdict, sizes), None where there was nothing to fold or folding was not asked for. ``read``
     counts bytes, requests and seconds of what was fetched from elsewhere. ``seconds`` and ``peak`` (bytes) are those
-    of the model's process.
+    of the model's process. ``data_files`` is where an ONNX model has its external data, relative to its folder.
     """
 
     path: str
@@ -44,6 +44,7 @@ class Row:
     report: Mapping[str, Any] | None = field(default=None, repr=False)
     fold: Mapping[str, Any] | None = None
     read: Mapping[str, Any] | None = None
+    data_files: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:

@@ -15,7 +15,7 @@ from bnfold import __version__
 from bnfold.errors import ModelFileError
 from bnfold.formats.remote import client_modules, is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
-from bnfold.scanning.discovery import Target, find_targets
+from bnfold.scanning.discovery import Target, find_targets, identity_beside
 from bnfold.scanning.places import check_place, place_of
 from bnfold.scanning.records import ScanStore
 from bnfold.scanning.row import FINDINGS, FOLDED, UNAVAILABLE, Row
@@ -178,7 +178,11 @@ def _jobs(
 
 def _is_done(store: ScanStore, target: Target, settings: str, limits: str) -> bool:
     """Is the model in the store as it is now, and its folded file, if there was one, still there?"""
-    if not store.is_done(target.path, target.identity, settings, limits):
+    try:
+        beside = identity_beside(target.path, store.data_files(target.path))
+    except (OSError, ModelFileError):
+        return False  # a data file has gone
+    if not store.is_done(target.path, target.identity + beside, settings, limits):
         return False
     found = store.query(
         "select output from folds join jobs on jobs.id = folds.job where jobs.key = ?", target.path
@@ -207,8 +211,9 @@ def _row(target: Target, outcome: Outcome) -> Row:
     elif found.get("report") and found["report"]["findings"]:
         status = FINDINGS
     return Row(
-        target.path, status, sentence, target.size, target.identity, outcome.seconds, outcome.peak, outcome.attempts,
-        found.get("report"), fold, found.get("read"),
+        target.path, status, sentence, target.size, target.identity + found.get("beside", ""), outcome.seconds,
+        outcome.peak, outcome.attempts, found.get("report"), fold, found.get("read"),
+        tuple(found.get("data_files", ())),
     )  # fmt: skip
 
 

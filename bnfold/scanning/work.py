@@ -12,6 +12,8 @@ from typing import Any
 from bnfold.errors import OutputError, UnavailableError
 from bnfold.formats.fetching import called, fetched
 from bnfold.formats.remote import RemoteFile, is_remote, name_of
+from bnfold.graph import Model
+from bnfold.scanning.discovery import identity_beside
 from bnfold.scanning.places import upload
 from bnfold.temporary import temporary_folder
 
@@ -46,10 +48,15 @@ def work(task: Task) -> dict[str, Any]:
 
     ``unavailable`` says why it could not be read or written this time, where another time may do.
     """
+    from bnfold import api
+
     found: dict[str, Any] = {"report": None, "fold": None, "read": None, "unavailable": None}
     try:
         with _local(task) as (source, read):
-            report = _analyzed(task, source)
+            model = api.load(source, allow_unsafe=task.allow_unsafe)
+            found["data_files"] = files = list(getattr(model, "data_files", ()))
+            found["beside"] = identity_beside(task.path, files)
+            report = _analyzed(task, model)
             found["report"] = _plain(report)
             if task.output is not None and report.summary.size != report.summary.folded:
                 found["fold"] = _folded(task, source, task.output)
@@ -59,10 +66,10 @@ def work(task: Task) -> dict[str, Any]:
     return found
 
 
-def _analyzed(task: Task, source: Any) -> Any:
+def _analyzed(task: Task, model: Model) -> Any:
     from bnfold import api
 
-    report = api.analyze(source, select=task.select, ignore=task.ignore, allow_unsafe=task.allow_unsafe)
+    report = api.analyze(model, select=task.select, ignore=task.ignore)
     report = replace(report, model=task.path)
     return report if task.config is None else task.config.without_ignored(report)
 

@@ -140,7 +140,7 @@ class TestStores:
         database.close()
         assert_refused(
             ["scan", "models", "--store", "s.sqlite"],
-            "s.sqlite is a store of version 7.1, and this bnfold writes 1.1: name another file with --store",
+            "s.sqlite is a store of version 7.1, and this bnfold writes 2.1: name another file with --store",
             [*models, "s.sqlite"],
         )
 
