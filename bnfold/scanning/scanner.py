@@ -207,7 +207,9 @@ def _row(target: Target, outcome: Outcome) -> Row:
     if found.get("unavailable"):
         status, sentence = UNAVAILABLE, found["unavailable"]
     elif fold is not None:
-        status, sentence = (FOLDED, "") if fold["written"] else ("failed", f"not folded: {fold['sentence']}")
+        status, sentence = (
+            (FOLDED, "") if fold["written"] else ("failed", f"the folded model was not written: {fold['sentence']}")
+        )
     elif found.get("report") and found["report"]["findings"]:
         status = FINDINGS
     return Row(

@@ -209,7 +209,7 @@ class TestCommand:
         assert done.code == 1
         assert "4 models" in done.words
         assert "2 folded verified and written" in done.words
-        assert "2 of 2 BN fold" in done.words
+        assert "2 of 2 BN fold, which takes " in done.words
         assert "damaged.onnx is damaged" in done.words
         assert "4 of them unchanged" in bnfold("scan", models, "--fold-to", "out").words
 
