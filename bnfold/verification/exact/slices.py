@@ -78,5 +78,4 @@ def slices(reference: Array, difference: Array) -> Slices:
     size = np.sqrt(signal / count)
     along = np.divide(product, np.sqrt(signal * count), out=np.zeros_like(product), where=signal > 0)
     rms = np.sqrt(noise / count)
-    mean = np.clip(total / count, -rms, rms)  # it is no larger, unless squares vanish that are tiny beside the peak
-    return Slices(np.concatenate(kind), count, size * unit, rms * unit, mean * unit, along * unit)
+    return Slices(np.concatenate(kind), count, size * unit, rms * unit, total / count * unit, along * unit)

@@ -38,14 +38,6 @@ def test_squares_neither_overflow_nor_vanish(size):
     assert np.allclose(found.rms / size, 0.5)
 
 
-def test_a_slice_whose_squares_vanish_beside_the_others_is_no_difference():
-    """As a class to which softmax gives no probability: 1e-200 with a rounding of its own."""
-    reference = np.array([[1.0, 1e-200], [1.0, 3e-200]])
-    found = slices(reference, np.array([[0.0, 1e-204], [0.0, 1e-204]]))
-    assert found.place(4) == "index 1 of axis 1"
-    assert (found.size[4], found.rms[4], found.mean[4]) == (0.0, 0.0, 0.0)
-
-
 def test_what_is_not_finite_does_not_count():
     reference, difference = np.array([[1.0, np.inf], [np.nan, 1.0]]), np.array([[0.5, 0.0], [0.0, np.nan]])
     found = slices(reference, difference)
