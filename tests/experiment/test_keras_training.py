@@ -283,9 +283,10 @@ class TestControls:
 
     def test_a_planted_effect_is_found(self, model_file: Path, tmp_path: Path) -> None:
         """One arm has a layer of a single unit, and six seeds are the fewest that can tell."""
-        narrow = keras.models.load_model(model_file)
-        layers = [keras.layers.Dense(1, name="second") if layer.name == "second" else layer for layer in narrow.layers]
-        narrow = keras.Sequential([keras.Input((8, 8)), *layers])
+        layers = keras.layers
+        hidden = layers.Dense(1, activation="relu", name="first")
+        last = layers.Dense(10, activation="softmax", name="last")
+        narrow = keras.Sequential([keras.Input((8, 8)), layers.Flatten(), hidden, last])
         narrow.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
         narrow.save(tmp_path / "narrow.keras")
         plan = make_plan([str(model_file), str(tmp_path / "narrow.keras")], (), settings=settings())
