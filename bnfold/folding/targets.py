@@ -46,7 +46,7 @@ class Folder:
         )
         self._candidates = CandidateFinder(graph, self.frozen | idioms)
         self._worklist = Worklist(graph, self.order)
-        self._worklist.add(self.order)
+        self._worklist.add(op.name for op in graph.ops() if facts_of(op).answers("as_affine"))
         #: Candidates that found no target, by their head, with the reasons of both sides.
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
         #: Those that no gauge could remove.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.graph.dtypes import Array, is_float
+from bnfold.records import record
 
 #: Weights are read, checked and written in pieces of about this many bytes. They are computed in
 #: float64: pieces for which the system need not be asked for memory each time take a third of the time.
@@ -72,7 +73,7 @@ def _cast(values: Array, dtype: np.dtype[Any]) -> Array:
         return values.astype(dtype)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@record
 class Param:
     """A constant: name, dtype and shape are known, its values are read only when asked for.
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, Param, Shape
 from bnfold.operators.convolution import Convolution
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 
@@ -46,7 +47,8 @@ class Combination(str, Enum):
     CONCATENATION = "concatenation"
 
 
-class Node(NamedTuple):
+@record
+class Node:
     """An operator in its graph, with the questions that facts keep asking."""
 
     graph: ModelGraph
