@@ -218,10 +218,12 @@ class ModelGraph:
             self.parent.complete_shapes()
         if self._inferred:
             return
-        names = (name for op in self._ops.values() for name in op.outputs if name)
-        known = (self._tensors.get(name) for name in names)
-        if any(tensor is None or tensor.shape is None or tensor.dtype is None for tensor in known):
-            self._run_inference()
+        for op in self._ops.values():
+            for name in op.outputs:
+                known = self._tensors.get(name) if name else None
+                if name and (known is None or known.shape is None or known.dtype is None):
+                    self._run_inference()
+                    return
         self._inferred = True
 
     def infer_again(self) -> bool:
@@ -448,12 +450,13 @@ class ModelGraph:
             values: Sequence[Param] | None = None
             if self._evaluate is not None and not op.captures:
                 # Without the first, no operator has a value.
-                first, *others = op.inputs or ("",)
+                first = op.inputs[0] if op.inputs else ""
                 if self._pending(first):
                     stack.append(first)
                     continue
-                inputs = [self.constant(first)]
-                if inputs[0] is not None or not first:
+                head = self.constant(first)
+                if head is not None or not first:
+                    inputs, others = [head], op.inputs[1:]
                     waiting = [tensor for tensor in others if self._pending(tensor)]
                     if waiting:
                         stack += waiting

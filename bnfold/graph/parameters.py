@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -96,10 +97,7 @@ class Param:
     @property
     def size(self) -> int:
         """The number of elements."""
-        count = 1
-        for dim in self.shape:
-            count *= dim
-        return count
+        return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -129,7 +127,10 @@ class Param:
         """The values in float64, without the rounding to :attr:`dtype` where folding computed them."""
         if isinstance(self.data, Memory):
             return np.asarray(self.data.values, dtype=np.float64)
-        return self.exact_rows(0, self.shape[0]) if self.shape else np.asarray(self.array(), dtype=np.float64)
+        if isinstance(self.data, Derived):
+            return self.data.exact(0, self.shape[0])
+        whole = len(self.shape) < 2  # of what is large, a map of the file is not to stay in memory
+        return np.asarray(self.data.read() if whole else self.data.rows(0, self.shape[0]), dtype=np.float64)
 
     def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
         """:meth:`exact`, only ``[start:stop]`` along the first axis."""
