@@ -289,6 +289,8 @@ class Editor:
 
 def _merged(first: Tensor, second: Tensor) -> Tensor:
     """What either knows of one tensor."""
+    if first.shape == second.shape:
+        return first
     if first.shape is None or second.shape is None:
         return Tensor(first.name, first.dtype, first.shape or second.shape)
     pairs = zip(first.shape, second.shape, strict=True)

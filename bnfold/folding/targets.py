@@ -38,7 +38,7 @@ class Folder:
         self.steps: list[FoldStep] = []
         self.order = dataflow_order(graph)
         self.editor = Editor(graph, self.order)
-        self.frozen = frozenset(op.name for op in graph.ops() if self.key(op.name) in skip)
+        self.frozen = frozenset([op.name for op in graph.ops() if self.key(op.name) in skip])
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
         idioms = dialect_of(graph).composites(graph)
         self._context = Context(
@@ -217,10 +217,11 @@ class Folder:
             return False
         self.editor.drop(op.name for op in rest)
         self.editor.replace_affine(first, candidate.input, candidate.total, candidate.output)
+        into, keys = self._labels([first.name]), self._keys([first.name])
         for op in rest:
-            self._record(op, FoldKind.COMPOSED, into=self._labels([first.name]), holders=[first.name])
+            self._record(op, FoldKind.COMPOSED, into=into, holders=keys)
         if self.graph.op(first.name).type != first.type:
-            self._record(first, FoldKind.CHEAPER, into=self._labels([first.name]), holders=[first.name])
+            self._record(first, FoldKind.CHEAPER, into=into, holders=keys)
         return True
 
     def _remove_identity(self, candidate: Candidate) -> None:
@@ -274,13 +275,13 @@ class Folder:
             through = [name for name in through if name not in holders]
         elif not constants and all(move.only_affines for move in moves):
             kind = FoldKind.COMPOSED
-        into, past = self._labels(holders), self._labels(through)
+        into, past, keys = self._labels(holders), self._labels(through), self._keys(holders)
         self.editor.drop(op.name for op in candidate.ops)
         if not keep or candidate.input not in rename:
             self.editor.redirect(candidate.output, candidate.input)
         self.editor.carry_out(moves, rename)
         for op in candidate.ops:
-            self._record(op, kind, into=(*into, *constants), through=past, changed=rename, holders=holders)
+            self._record(op, kind, into=(*into, *constants), through=past, changed=rename, holders=keys)
 
     def _block(self, candidate: Candidate, back: Move | Blocked, ahead: Move | Blocked, *, bias: bool) -> None:
         """Keep the reasons, and look again when something that was asked changes."""
@@ -329,9 +330,9 @@ class Folder:
         self.editor.carry_out([Move(rewrites={op.name: behind})], {})
         last = self.graph.producer(output)
         holders = [last.name] if last is not None else []
+        into, past, keys = self._labels(holders), self._labels([op.name]), self._keys(holders)
         for part in ops:
-            into, past = self._labels(holders), self._labels([op.name])
-            self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=holders)
+            self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=keys)
         return True
 
     def gauge_blocked(self) -> bool:
@@ -349,7 +350,7 @@ class Folder:
             del self._blocked[gone.candidate.head]
             first, *rest = gone.candidate.ops
             for op in rest:
-                self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
+                self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=self._keys([first.name]))
             self._record_gauge(first, gone)
         self._steps_gauged = -1 if outcome.other_types else len(self.steps)
         return bool(outcome.gone)
@@ -357,7 +358,10 @@ class Folder:
     # -- the record ------------------------------------------------------------------------------
 
     def _labels(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(self.graph.op(name).display for name in names)
+        return tuple([self.graph.op(name).display for name in names])
+
+    def _keys(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple([self.key(name) for name in names])
 
     def _record(
         self,
@@ -367,7 +371,7 @@ class Folder:
         into: tuple[str, ...] = (),
         through: tuple[str, ...] = (),
         changed: Mapping[str, str] | None = None,
-        holders: Iterable[str] = (),
+        holders: tuple[str, ...] = (),
     ) -> None:
         step = FoldStep(
             subject=self.key(op.name),
@@ -378,7 +382,7 @@ class Folder:
             through=through,
             changed=changed or {},
             scope=self.scope,
-            holders=tuple(self.key(name) for name in holders),
+            holders=holders,
         )
         self.steps.append(step)
 
@@ -393,7 +397,7 @@ class Folder:
             into=(made,) if made else self._labels(gone.into),
             changed=gone.rename,
             scope=self.scope,
-            holders=tuple(self.key(name) for name in ([op.name] if made else gone.into)),
+            holders=self._keys([op.name] if made else gone.into),
             stream=gone.stream,
             repaid=self._labels(gone.repaid),
         )

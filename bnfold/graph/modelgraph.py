@@ -358,9 +358,9 @@ class ModelGraph:
         self._drop_outputs(op)
         for slot, tensor in enumerate(op.inputs):
             if tensor:
-                self._uses.drop(tensor, Use(op.name, slot))
+                self._uses.drop(tensor, (op.name, slot))
         for tensor in op.captures:
-            self._uses.drop(tensor, Use(op.name, None))
+            self._uses.drop(tensor, (op.name, None))
 
     def _drop_outputs(self, op: Op) -> None:
         for tensor in op.outputs:

@@ -51,11 +51,11 @@ class Uses:
         elif found != use:
             self._of[tensor] = {found: None, use: None}  # type: ignore[dict-item]
 
-    def drop(self, tensor: str, use: Use) -> None:
-        """Take a read out. Raises KeyError where nobody reads the tensor."""
+    def drop(self, tensor: str, use: tuple[str, int | None]) -> None:
+        """Take a read out, any tuple like the :class:`Use`. Raises KeyError where nobody reads the tensor."""
         found = self._of[tensor]
         if type(found) is dict:
-            found.pop(use, None)
+            found.pop(Use(*use), None)
             if not found:
                 del self._of[tensor]
         elif found == use:
