@@ -4,9 +4,9 @@
     python synthetic.py affines 100000 OUT.onnx
     python synthetic.py bytes 4000000000 OUT.onnx
 
-``nodes`` and ``bytes`` are blocks of ``Conv → BN → Relu``, every third with a shortcut; ``affines`` is a row of Mul, each
-by a vector of its own. Above one gigabyte the weights go into a
-file of their own beside the model. Run as a process of its own, whose memory goes with it.
+``nodes`` and ``bytes`` are blocks of ``Conv → BN → Relu``, every third with a shortcut; ``affines`` is a row of Mul,
+each by a vector of its own. Above one gigabyte the weights go into a file of their own beside the model. Run as a
+process of its own, whose memory goes with it.
 """
 
 from __future__ import annotations
@@ -113,4 +113,5 @@ def _write_external(weight: TensorProto, payload: bytes, file: BinaryIO) -> None
 
 
 if __name__ == "__main__":
-    {"nodes": with_nodes, "affines": with_affines, "bytes": with_bytes}[sys.argv[1]](int(float(sys.argv[2])), Path(sys.argv[3]))
+    make = {"nodes": with_nodes, "affines": with_affines, "bytes": with_bytes}[sys.argv[1]]
+    make(int(float(sys.argv[2])), Path(sys.argv[3]))

@@ -270,6 +270,10 @@ class Facts:
         """Take affines that precede, by input slot, into the weights."""
         return node.refuse("no-weights", "has no weights that could take it")
 
+    def would_absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
+        """:meth:`absorb_input` for who asks whether and in which form alone: its numbers need not be right."""
+        return self.absorb_input(node, affines)
+
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         """What the affines on the outputs (by index) are on the inputs."""
         return self.blocks(node)

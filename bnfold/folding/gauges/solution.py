@@ -263,8 +263,7 @@ class Solver:
                 (negative, systems.sign.values()),
                 (shifts, systems.shift.values()),
             ):
-                for position, value in found.items():
-                    target[variables[:, position]] = value
+                target[variables] = np.stack([found[position] for position in range(variables.shape[1])], axis=1)
         logs[np.abs(logs) < 1e-12] = 0.0
         logs, negative, shifts = (found[self.variables.of] for found in (logs, negative, shifts))
         sizes = np.exp(logs[snapped(self.component, "size")])
