@@ -139,9 +139,11 @@ class Carrier:
         if not before and not behind:
             return None
         node, facts = Node(self.graph, op), facts_of(op)
+        if not before:
+            return self._lift(node, before, behind)
         sunk = facts.sink(node, before)
         if isinstance(sunk, Refusal):
-            return self._lift(node, before, behind) and sunk
+            return sunk if not behind else self._lift(node, before, behind) and sunk
         wanted = {index: gauge.inverse() for index, gauge in behind.items()}
         outputs = [index for index, tensor in enumerate(op.outputs) if tensor and node.used(index)]
         if not all(_alike(sunk.affines.get(i), wanted.get(i)) for i in outputs):

@@ -38,6 +38,10 @@ class Frame:
     def cells(self) -> Cells:
         return np.arange(self.first, self.first + self.size)
 
+    def fits(self, affine: Affine) -> bool:
+        """Is that one number, or one for each of these channels?"""
+        return affine.axis is None or (affine.axis, affine.size, affine.grid) == (self.axis, self.size, self.grid)
+
     def affine(self, scale: Vector | float, shift: Vector | float) -> Affine:
         """A map along these channels."""
         a, b = np.empty(self.size), np.empty(self.size)
@@ -93,6 +97,8 @@ class Component:
     #: All blocked candidates of it, and those that have to stay.
     heads: dict[str, None] = field(default_factory=dict)
     held: dict[str, None] = field(default_factory=dict)
+    #: Is there an affine that works along other axes than those its tensors were reached along?
+    is_askew: bool = False
     size: int = 0
     #: What :func:`bnfold.folding.gauges.strands.alike` found out once the walk was done: pins change nothing about it.
     alike: tuple[Cells, set[int]] | None = None

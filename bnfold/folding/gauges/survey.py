@@ -181,6 +181,7 @@ class Survey:
         inside = self.reach(candidate.input, axis, size, grid)
         behind = self.reach(candidate.output, axis, size, grid)
         if inside is None or behind is None:
+            self.found.is_askew = True
             for op in candidate.ops:
                 self._block(op, "works along other axes")
             return
@@ -199,7 +200,8 @@ class Survey:
         assert known is not None, "it was reached from one of the two"
         axis, size, grid = known.axis, known.size, known.grid
         inside, behind = self.reach(source, axis, size, grid), self.reach(output, axis, size, grid)
-        fits = own.axis is None or (own.axis, own.size, own.grid) == (axis, size, grid)
+        fits = known.fits(own)
+        self.found.is_askew |= not fits
         if inside is None or behind is None or not fits or op.name in self.context.idioms:
             self._block(op, "is an affine along other axes, or part of a function that runtimes recognise")
             return
