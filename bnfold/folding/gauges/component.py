@@ -97,8 +97,10 @@ class Component:
     #: All blocked candidates of it, and those that have to stay.
     heads: dict[str, None] = field(default_factory=dict)
     held: dict[str, None] = field(default_factory=dict)
-    #: Is there an affine that works along other axes than those its tensors were reached along?
+    #: Is there an affine that does not fit the axes that its tensors were reached along?
     is_askew: bool = False
+    #: Candidates that alone would be looked at along other axes.
+    askew: dict[str, None] = field(default_factory=dict)
     size: int = 0
     #: What :func:`bnfold.folding.gauges.strands.alike` found out once the walk was done: pins change nothing about it.
     alike: tuple[Cells, set[int]] | None = None

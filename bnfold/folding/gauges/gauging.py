@@ -14,10 +14,10 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
-from bnfold.folding.gauges.component import Component, Grid
+from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
-from bnfold.folding.gauges.survey import Survey
+from bnfold.folding.gauges.survey import Survey, own_axes
 from bnfold.folding.moves import Blocked, Context, Move
 from bnfold.folding.narrowing import keeps_precision, narrowest
 from bnfold.folding.plan import Contradiction
@@ -89,24 +89,20 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     while waiting:
         start = next(iter(waiting))
         component = Survey(context, members).run(stuck[start])
-        axes = _axes(stuck[start])
-        other = [head for head in component.heads if component.is_askew and _axes(stuck[head]) != axes]
+        axes = own_axes(context.graph, stuck[start])
         for head in component.heads:
-            if head not in other:
+            alike = not component.is_askew or own_axes(context.graph, stuck[head]) == axes
+            if head == start or (alike and head not in component.askew):
                 waiting.pop(head, None)
             if head in prepared:
                 outcome.contradictions.pop(head, None)  # from a look along other axes
         before = len(outcome.gone)
         _Settlement(context, editor, component, stuck, prepared, outcome).run()
         if len(outcome.gone) > before:  # they have other neighbours now
-            for head in [head for head in other if head in waiting]:
+            for head in [head for head in component.heads if head in waiting]:
                 del waiting[head], tried[head]
                 outcome.again = True
     return outcome
-
-
-def _axes(candidate: Candidate) -> tuple[int | None, Grid]:
-    return candidate.total.axis, candidate.total.grid
 
 
 def _prepared(context: Context, editor: Editor, candidate: Candidate) -> Prepared | Contradiction:
