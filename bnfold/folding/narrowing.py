@@ -51,8 +51,11 @@ def narrowing_fault(
 
 def narrowest(graph: ModelGraph, tensors: Iterable[str]) -> np.dtype[Any] | None:
     """The floating-point type with the fewest bits among those of some tensors, if they have more than one."""
-    found = {graph.tensor(tensor).dtype for tensor in tensors} - {None}
-    if len(found) < 2:  # the rule
+    dtypes = [graph.tensor(tensor).dtype for tensor in tensors]
+    if all(dtype is dtypes[0] for dtype in dtypes):  # the rule
+        return None
+    found = set(dtypes) - {None}
+    if len(found) < 2:
         return None
     floats = [dtype for dtype in found if dtype is not None and is_float(dtype)]
     return max(floats, key=lambda dtype: float_limits(dtype).eps, default=None)
