@@ -168,13 +168,14 @@ class KerasModel:
         return self._skeleton
 
     def as_onnx(self, directory: Path) -> Path:
-        """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open.
+        """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open, its weights in another one.
 
         The conversion is done once. Raises OutputError where tf2onnx cannot convert it, MissingExtraError where
         it is not installed.
         """
         target = directory / temporary_name(".onnx")
-        with self._converted().stage(target) as staged:
+        # Weights of their own file need not be in memory to read the model, or to run it.
+        with self._converted().stage(target, True) as staged:
             staged.commit()
         return target
 

@@ -223,7 +223,7 @@ class PlanChecker:
         with np.errstate(invalid="ignore"):
             difference = np.where(finite, theirs - mine, 0.0)
         measured = slices(mine, difference)
-        if (measured.rms > EXACT * measured.size).any():
+        if (measured.rms > self.tolerance * measured.size).any():
             found.suspects[name] = _Suspect(*node, measured, difference)
         else:
             found.worst = max(found.worst, measured.worst(measured.size)[0])
