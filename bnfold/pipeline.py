@@ -331,6 +331,7 @@ class _Runs:
     def verdict(self, model: Model, written: Path) -> Verification:
         """The verdict on the file as it was written."""
         from bnfold.verification import verify
+        from bnfold.verification.runtime.onnx_file import store_arrays
         from bnfold.verification.verifier import verification_of
 
         options = self._options_for(model)
@@ -338,7 +339,12 @@ class _Runs:
             return verify(self._original, written, options, self._limits, model)
         started = time.perf_counter()
         options = replace(options, timeout=None, memory=None)  # what they limit is the whole call
-        found = call(_keras_verdict, self._limits, self._readable, self._allow_unsafe, written, options)
+        with temporary_folder() as folder:
+            exact = model.unrounded() if hasattr(model, "unrounded") else {}
+            if self._limits:
+                store_arrays(exact, folder / "unrounded.npz")
+                exact = folder / "unrounded.npz"
+            found = call(_keras_verdict, self._limits, self._readable, self._allow_unsafe, written, exact, options)
         return verification_of(found, time.perf_counter() - started)
 
     def agreed(self, result: RestyleResult, model: Any, written: Path) -> RestyleResult:
@@ -412,18 +418,29 @@ def _as_written(model: Model, written: Path) -> Model | Path:
     return written if as_it_lies else load(written, allow_unsafe=True)
 
 
-def _keras_verdict(source: Model | Path, allow_unsafe: bool, written: Path, options: VerifyOptions) -> Verification:
-    """The verdict on a Keras model's file; what is a Keras model is converted first."""
-    from bnfold.verification import verify
-    from bnfold.verification.runtime.onnx_file import OnnxFile
+def _keras_verdict(
+    source: Model | Path, allow_unsafe: bool, written: Path, exact: Any, options: VerifyOptions
+) -> Verification:
+    """The verdict on a Keras model's file; what is a Keras model is converted first.
 
-    original = api.load(source, allow_unsafe=allow_unsafe)
+    ``exact`` are the unrounded weights by their fingerprints, or the file that holds them.
+    """
+    from bnfold.verification import verify
+    from bnfold.verification.runtime.onnx_file import OnnxFile, read_arrays
+
+    original: Any = api.load(source, allow_unsafe=allow_unsafe)
     with temporary_folder() as folder:
+        first = OnnxFile.of(original, folder, "the original")
+        first.converted = True
         file: Any = written
         if written.suffix.lower() != ".onnx":
-            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
+            folded: Any = load(written, allow_unsafe=True)
+            file = OnnxFile.of(folded, folder, "the folded model")
+            known = read_arrays(exact) if isinstance(exact, Path) else exact
+            file.unrounded = folded.unrounded_in_onnx(original, known)
+            del folded
             gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
-        return verify(original, file, options)
+        return verify(first, file, options)
 
 
 def _guilty(

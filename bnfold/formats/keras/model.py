@@ -20,7 +20,7 @@ from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading, read
 from bnfold.formats.keras.rebuild import rebuild
-from bnfold.formats.keras.skeleton import Skeleton
+from bnfold.formats.keras.skeleton import Exact, Skeleton, fingerprint
 from bnfold.graph import Array, ModelGraph, ParameterAccount
 from bnfold.operators.keras import KERAS
 from bnfold.temporary import temporary_folder, temporary_name
@@ -178,6 +178,26 @@ class KerasModel:
         with self._converted().stage(target, True) as staged:
             staged.commit()
         return target
+
+    def unrounded(self) -> dict[str, Exact]:
+        """The weights that folding computed, before they are rounded, by the fingerprint of what they are rounded to."""
+        found: dict[str, Exact] = {}
+        twice = set()
+        for param in self._graph.params.values():
+            if param.is_float and param.is_rounded:
+                key = fingerprint(param.array())
+                if key in found:
+                    twice.add(key)
+                found[key] = param.exact
+        return {key: exact for key, exact in found.items() if key not in twice}
+
+    def unrounded_in_onnx(self, original: KerasModel, known: Mapping[str, Exact]) -> dict[str, Exact]:
+        """The weights of :meth:`as_onnx`'s file before they were rounded, by name; ``known`` is as :meth:`unrounded`.
+
+        None where TensorFlow has computed other constants than in the original's file: they are rounded in both.
+        """
+        mine, theirs = self._converted(), original._converted()
+        return mine.unrounded(known) if mine.computed() == theirs.computed() else {}
 
     def parameter_account(self) -> ParameterAccount:
         """How many parameters there are and of which kind. Rebuilds the model if its graph was changed."""

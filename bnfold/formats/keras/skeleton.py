@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.formats.atomic import Sink, StagedFile
@@ -26,6 +28,10 @@ from bnfold.formats.onnx.wire import RAW_DATA, Payload
 from bnfold.formats.onnx.writer import staged_model
 from bnfold.graph import Array
 
+#: Gives values as they were before they were rounded.
+Exact: TypeAlias = "Callable[[], NDArray[np.float64]]"
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 #: TensorFlow's operations that may get a weight as an argument, with the slots it may stand in.
 _READERS: Mapping[str, tuple[int, ...]] = {
     "BatchMatMulV2": (0, 1),
@@ -72,6 +78,43 @@ class Skeleton:
     def is_current(self) -> bool:
         """Have the variables that are constants in it kept their values? The others are read when it is written."""
         return self.digest == _digest(self.constants)
+
+    def unrounded(self, known: Mapping[str, Exact]) -> dict[str, Exact]:
+        """Initializers of the staged file as they were before they were rounded, by name.
+
+        ``known`` gives that for variables, by the :func:`fingerprint` of what they hold.
+        """
+        values = self._moved()
+        found = {}
+        for name in values.names():
+            exact = known.get(fingerprint(np.asarray(values.variable(name))))
+            if exact is not None and not values.is_cast(name):
+                found[name] = partial(values.array, name, exact)
+        for tensor in self.model.graph.initializer:
+            exact = known.get(fingerprint(numpy_helper.to_array(tensor)))
+            if exact is not None:
+                found[tensor.name] = partial(_shaped, exact, tuple(tensor.dims))
+        return found
+
+    def computed(self) -> set[str]:
+        """The fingerprints of the float constants that are no variable of Keras's, but made of some by TensorFlow."""
+        held = {fingerprint(np.asarray(variable)) for variable in self.constants}
+        graphs = [self.model.graph]
+        found = set()
+        while graphs:
+            graph = graphs.pop()
+            tensors = list(graph.initializer)
+            for attribute in (attribute for node in graph.node for attribute in node.attribute):
+                graphs += [attribute.g] if attribute.HasField("g") else []
+                tensors += [attribute.t] if attribute.HasField("t") else []
+            found |= {fingerprint(numpy_helper.to_array(item)) for item in tensors if item.data_type in _FLOATS}
+        return found - held
+
+    def _moved(self) -> _Values:
+        values = _Values(self.weights, self.model.graph.initializer, self.model.opset_import)
+        for node in self.model.graph.node:
+            values.take(node)
+        return values
 
     @contextmanager
     def stage(self, path: Path, external_data: bool | None = None) -> Iterator[StagedFile]:
@@ -121,12 +164,22 @@ class _Values:
         self._nodes[node.output[0]] = node
         return True
 
-    def array(self, name: str) -> Array:
+    def variable(self, name: str) -> Any:
+        """The Keras variable that is moved."""
+        return self._weights[name] if name in self._weights else self.variable(self._nodes[name].input[0])
+
+    def is_cast(self, name: str) -> bool:
+        """Is it rounded on the way?"""
+        node = self._nodes.get(name)
+        return node is not None and (node.op_type == "Cast" or self.is_cast(node.input[0]))
+
+    def array(self, name: str, exact: Exact | None = None) -> Array:
+        """The values; with ``exact`` in place of what the variable holds."""
         if name in self._weights:
-            return np.asarray(self._weights[name])
+            return np.asarray(self._weights[name]) if exact is None else exact()
         node = self._nodes[name]
         first, *others = node.input
-        feeds = {first: self.array(first)}
+        feeds = {first: self.array(first, exact)}
         feeds |= {other: numpy_helper.to_array(self._constants[other]) for other in others}
         return np.asarray(_run(node, feeds, self._opsets))
 
@@ -155,6 +208,17 @@ class _Weight(Payload):
 
     def write(self, out: Sink) -> None:
         out.write(np.ascontiguousarray(self.values.array(self.name)).reshape(-1).view(np.uint8).data)
+
+
+def _shaped(exact: Exact, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    return exact().reshape(shape)
+
+
+def fingerprint(values: Array) -> str:
+    """The same for arrays of one dtype that hold the same in the same order, whatever their shapes."""
+    digest = hashlib.blake2b(repr((values.dtype.str, values.size)).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def _digest(variables: Sequence[Any]) -> bytes:

@@ -7,7 +7,8 @@ last digits of what it is computed from. :class:`Rounded` moves constants within
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -16,7 +17,7 @@ import numpy as np
 from bnfold.graph import Array
 from bnfold.verification.float64 import Call
 from bnfold.verification.float64.registry import Value, is_real
-from bnfold.verification.float64.tensors import REALS
+from bnfold.verification.float64.tensors import REALS, tensor_values
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
@@ -112,16 +113,20 @@ def spacing(values: Array, dtype: str) -> Array:
     return np.where(values == 0.0, 0.0, gap)
 
 
-def changed_constants(first: ModelProto, second: ModelProto) -> tuple[dict[str, str], set[str]]:
-    """The float constants of the second model that the first does not have like that, with their types.
+def changed_constants(
+    first: ModelProto, second: ModelProto, folders: tuple[str, str], known: Container[str]
+) -> tuple[dict[str, str], set[str]]:
+    """The float constants of the second model that are none of the first, with their types; not the ``known`` ones.
 
-    And the outputs of operators with a float attribute that is another in the first model.
+    And the outputs of operators with a float attribute that is another in the first model. ``folders`` are where
+    external data lie. Raises NotEvaluatedError where these cannot be read.
     """
     mine, theirs = _constants(first.graph), _constants(second.graph)
+    theirs = {name: tensor for name, tensor in theirs.items() if name not in known and tensor.data_type in REALS}
+    kinds = {_kind(tensor) for tensor in theirs.values()}
+    held = {_content(tensor, folders[0]) for tensor in mine.values() if _kind(tensor) in kinds}
     stored = {
-        name: REALS[tensor.data_type]
-        for name, tensor in theirs.items()
-        if tensor.data_type in REALS and not _same(mine.get(name), tensor)
+        name: REALS[tensor.data_type] for name, tensor in theirs.items() if _content(tensor, folders[1]) not in held
     }
     attributes = {name: value for node in first.graph.node for name, value in _floats(node)}
     settings = {
@@ -147,10 +152,11 @@ def _constants(graph: GraphProto) -> dict[str, TensorProto]:
     return found
 
 
-def _same(mine: TensorProto | None, theirs: TensorProto) -> bool:
-    """Bit for bit; constants outside of the files are the same if they lie in the same place of the same file."""
-    if mine is None or mine.data_type != theirs.data_type or list(mine.dims) != list(theirs.dims):
-        return False
-    if mine.external_data or theirs.external_data:
-        return False
-    return bool(mine.SerializeToString() == theirs.SerializeToString())
+def _kind(tensor: TensorProto) -> tuple[int, ...]:
+    return (tensor.data_type, *tensor.dims)
+
+
+def _content(tensor: TensorProto, folder: str) -> tuple[int | bytes, ...]:
+    """What is equal in constants that hold the same, whatever their names."""
+    values = np.ascontiguousarray(tensor_values(tensor, folder))
+    return (*_kind(tensor), hashlib.blake2b(values.view(np.uint8), digest_size=16).digest())

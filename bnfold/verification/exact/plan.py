@@ -107,22 +107,21 @@ class PlanChecker:
         self, first: OnnxFile, second: OnnxFile, exact: Mapping[str, Callable[[], Any]], same_names: bool, seed: int
     ) -> None:
         self._files = (first.load(external=False), second.load(external=False))
-        self.first = Evaluator(self._files[0], str(first.path.parent))
-        self._folder = str(second.path.parent)
-        self._second = Evaluator(self._files[1], self._folder)
+        self._folders = (str(first.path.parent), str(second.path.parent))
+        self.first, self._second = (Evaluator(*pair) for pair in zip(self._files, self._folders, strict=True))
         self._exact, self._same_names, self._seed = exact, same_names, seed
+        self._converted = first.converted
         self._shared = self.first.computed & self._second.computed
 
     @cached_property
     def _rounded(self) -> tuple[dict[str, str], set[str]]:
         """What of the second model is rounded and not known before that."""
-        stored, settings = changed_constants(*self._files)
-        return {name: dtype for name, dtype in stored.items() if name not in self._exact}, settings
+        return changed_constants(*self._files, self._folders, self._exact)
 
     @property
     def tolerance(self) -> float:
         """What a slice may differ by, as part of its own size, apart from what rounding is seen to do."""
-        return COMPUTED_IN_FLOAT32 if any(self._rounded) else EXACT
+        return COMPUTED_IN_FLOAT32 if self._converted or any(self._rounded) else EXACT
 
     def wrongly_rounded(self) -> list[str]:
         """The initializers of the second model that are not what their unrounded values round to."""
@@ -132,7 +131,7 @@ class PlanChecker:
         for tensor in self._files[1].graph.initializer:
             if tensor.name in self._exact:
                 exact = np.asarray(self._exact[tensor.name](), np.float64)
-                stored = tensor_values(tensor, self._folder)
+                stored = tensor_values(tensor, self._folders[1])
                 with np.errstate(all="ignore"):
                     due = exact.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).astype(np.float64)
                 if not np.array_equal(stored, due.reshape(stored.shape), equal_nan=True):
@@ -170,7 +169,8 @@ class PlanChecker:
             return self._compared(found, name, call, mine, theirs) and name not in apart
 
         started = time.perf_counter()
-        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES)
+        # Where nothing is rounded there is hardly anything to evaluate again.
+        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES if any(self._rounded) else 0)
         found.truth, theirs = lockstep(original, self._second, feeds[1], self._shared, examine, Exact(self._exact))
         found.seconds = time.perf_counter() - started
         found.recorded = original.recorded

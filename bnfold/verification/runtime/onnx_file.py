@@ -38,17 +38,16 @@ class OnnxFile:
         self.unrounded: Mapping[str, Callable[[], NDArray[np.float64]]] = {}
         #: Whether operators draw at random: such a model is loaded anew for every run, to draw the same again.
         self.draws = False
+        #: Whether it was made of a model of another format, by a program that computes in float32.
+        self.converted = False
         self._stored = unrounded
         if unrounded is not None:
-            archive = np.load(unrounded)
-            names = archive["names"]
-            self.unrounded = {name: partial(archive.get, str(index)) for index, name in enumerate(names)}
+            self.unrounded = read_arrays(unrounded)
 
     def store_unrounded(self, path: Path) -> None:
         """Put the unrounded weights into a file (``.npz``), for another process."""
         if self.unrounded:
-            values = {str(index): read() for index, read in enumerate(self.unrounded.values())}
-            np.savez(path, names=np.array(list(self.unrounded)), **values)  # type: ignore[arg-type]
+            store_arrays(self.unrounded, path)
             self._stored = path
 
     def __reduce__(self) -> tuple[type[OnnxFile], tuple[Path, str, Path | None]]:
@@ -152,6 +151,18 @@ def unrounded_weights(model: Any) -> dict[str, Callable[[], NDArray[np.float64]]
         for name, param in scope.params.items()
         if param.is_float and param.is_rounded
     }
+
+
+def store_arrays(values: Mapping[str, Callable[[], NDArray[np.float64]]], path: Path) -> None:
+    """Write arrays into a file (``.npz``) for :func:`read_arrays` in another process."""
+    members = {str(index): read() for index, read in enumerate(values.values())}
+    np.savez(path, names=np.array(list(values)), **members)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, Callable[[], NDArray[np.float64]]]:
+    """Functions that read the arrays, by name."""
+    archive = np.load(path)
+    return {str(name): partial(archive.get, str(index)) for index, name in enumerate(archive["names"])}
 
 
 def decode_error() -> type[Exception]:
