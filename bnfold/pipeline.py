@@ -431,13 +431,13 @@ def _keras_verdict(
     original: Any = api.load(source, allow_unsafe=allow_unsafe)
     with temporary_folder() as folder:
         first = OnnxFile.of(original, folder, "the original")
-        first.converted = True
+        first.computed = original.computed_in_onnx()
         file: Any = written
         if written.suffix.lower() != ".onnx":
             folded: Any = load(written, allow_unsafe=True)
             file = OnnxFile.of(folded, folder, "the folded model")
             known = read_arrays(exact) if isinstance(exact, Path) else exact
-            file.unrounded = folded.unrounded_in_onnx(original, known)
+            file.unrounded = folded.unrounded_in_onnx(known)
             del folded
             gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
         return verify(first, file, options)

@@ -191,13 +191,13 @@ class KerasModel:
                 found[key] = param.exact
         return {key: exact for key, exact in found.items() if key not in twice}
 
-    def unrounded_in_onnx(self, original: KerasModel, known: Mapping[str, Exact]) -> dict[str, Exact]:
-        """The weights of :meth:`as_onnx`'s file before they were rounded, by name; ``known`` is as :meth:`unrounded`.
+    def unrounded_in_onnx(self, known: Mapping[str, Exact]) -> dict[str, Exact]:
+        """The weights of :meth:`as_onnx`'s file before they were rounded, by name; ``known`` is as :meth:`unrounded`."""
+        return self._converted().unrounded(known)
 
-        None where TensorFlow has computed other constants than in the original's file: they are rounded in both.
-        """
-        mine, theirs = self._converted(), original._converted()
-        return mine.unrounded(known) if mine.computed() == theirs.computed() else {}
+    def computed_in_onnx(self) -> frozenset[str]:
+        """The float constants of :meth:`as_onnx`'s file that TensorFlow has computed, in float32."""
+        return self._converted().computed()
 
     def parameter_account(self) -> ParameterAccount:
         """How many parameters there are and of which kind. Rebuilds the model if its graph was changed."""

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.formats.atomic import Sink, StagedFile
 from bnfold.formats.onnx.payloads import Payloads
@@ -96,19 +96,14 @@ class Skeleton:
                 found[tensor.name] = partial(_shaped, exact, tuple(tensor.dims))
         return found
 
-    def computed(self) -> set[str]:
-        """The fingerprints of the float constants that are no variable of Keras's, but made of some by TensorFlow."""
+    def computed(self) -> frozenset[str]:
+        """The float constants of the staged file that are no variable of Keras's, but made of some by TensorFlow."""
         held = {fingerprint(np.asarray(variable)) for variable in self.constants}
-        graphs = [self.model.graph]
-        found = set()
-        while graphs:
-            graph = graphs.pop()
-            tensors = list(graph.initializer)
-            for attribute in (attribute for node in graph.node for attribute in node.attribute):
-                graphs += [attribute.g] if attribute.HasField("g") else []
-                tensors += [attribute.t] if attribute.HasField("t") else []
-            found |= {fingerprint(numpy_helper.to_array(item)) for item in tensors if item.data_type in _FLOATS}
-        return found - held
+        return frozenset(
+            name
+            for name, tensor in _constants(self.model.graph)
+            if tensor.data_type in _FLOATS and fingerprint(numpy_helper.to_array(tensor)) not in held
+        )
 
     def _moved(self) -> _Values:
         values = _Values(self.weights, self.model.graph.initializer, self.model.opset_import)
@@ -182,6 +177,18 @@ class _Values:
         feeds = {first: self.array(first, exact)}
         feeds |= {other: numpy_helper.to_array(self._constants[other]) for other in others}
         return np.asarray(_run(node, feeds, self._opsets))
+
+
+def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """Constants by name, in subgraphs too."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t") and node.op_type == "Constant":
+                yield node.output[0], attribute.t
+            if attribute.HasField("g"):
+                yield from _constants(attribute.g)
 
 
 def _run(node: NodeProto, feeds: Mapping[str, Array], opsets: Any) -> Array:

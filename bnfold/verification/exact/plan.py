@@ -13,11 +13,11 @@ import numpy as np
 from bnfold.graph import Array
 from bnfold.verification.exact.decisions import on_edge
 from bnfold.verification.exact.lockstep import Evaluated, Original, Recorded, lockstep
-from bnfold.verification.exact.perturbation import Exact, Perturbed, Rounded, changed_constants
+from bnfold.verification.exact.perturbation import Exact, Perturbed, Rounded, blocks, changed_settings, own_constants
 from bnfold.verification.exact.slices import Slices, Vector, slices
 from bnfold.verification.float64 import Call, Evaluator
 from bnfold.verification.float64.registry import Value
-from bnfold.verification.float64.tensors import tensor_values
+from bnfold.verification.float64.tensors import stored_values
 from bnfold.verification.runtime.onnx_file import OnnxFile
 
 #: A right plan agrees to so much of a slice's own size: some million times the rounding of float64.
@@ -76,6 +76,7 @@ class _Suspect:
     difference: Array
     perturbed: list[Slices] = field(default_factory=list)
     rounded: list[Slices] = field(default_factory=list)
+    rounded_before: list[Slices] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -110,18 +111,30 @@ class PlanChecker:
         self._folders = (str(first.path.parent), str(second.path.parent))
         self.first, self._second = (Evaluator(*pair) for pair in zip(self._files, self._folders, strict=True))
         self._exact, self._same_names, self._seed = exact, same_names, seed
-        self._converted = first.converted
+        self._computed = first.computed
         self._shared = self.first.computed & self._second.computed
 
     @cached_property
     def _rounded(self) -> tuple[dict[str, str], set[str]]:
         """What of the second model is rounded and not known before that."""
-        return changed_constants(*self._files, self._folders, self._exact)
+        stored = own_constants(*self._files[::-1], self._folders[::-1], lambda name: name not in self._exact)
+        return stored, changed_settings(*self._files)
+
+    @cached_property
+    def _rounded_before(self) -> dict[str, str]:
+        """What of the original is: what its converter computed and the second model does not have."""
+        return own_constants(*self._files, self._folders, self._computed.__contains__) if self._computed else {}
+
+    @property
+    def _blurred(self) -> bool:
+        """Whether anything is to be moved within its rounding."""
+        return any(self._rounded) or bool(self._rounded_before)
 
     @property
     def tolerance(self) -> float:
         """What a slice may differ by, as part of its own size, apart from what rounding is seen to do."""
-        return COMPUTED_IN_FLOAT32 if self._converted or any(self._rounded) else EXACT
+        converted = self._computed is not None
+        return COMPUTED_IN_FLOAT32 if converted or any(self._rounded) else EXACT
 
     def wrongly_rounded(self) -> list[str]:
         """The initializers of the second model that are not what their unrounded values round to."""
@@ -130,28 +143,31 @@ class PlanChecker:
         wrong = []
         for tensor in self._files[1].graph.initializer:
             if tensor.name in self._exact:
-                exact = np.asarray(self._exact[tensor.name](), np.float64)
-                stored = tensor_values(tensor, self._folders[1])
-                with np.errstate(all="ignore"):
-                    due = exact.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).astype(np.float64)
-                if not np.array_equal(stored, due.reshape(stored.shape), equal_nan=True):
+                exact = np.asarray(self._exact[tensor.name](), np.float64).reshape(-1)
+                stored = stored_values(tensor, self._folders[1]).reshape(-1)
+                dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                if any(_differ(stored[part], exact[part], dtype) for part in blocks(stored.size)):
                     wrong.append(tensor.name)
         return wrong
 
     def check(self, feeds: tuple[Mapping[str, Any], Mapping[str, Any]], outputs: Mapping[str, str]) -> PlanCheck:
         """One feed, as each of the models takes it. ``outputs`` maps the original's outputs to the second model's."""
         found = self._pass(feeds, outputs, set())
-        self._settle(found, feeds, outputs, set())
-        if not self._same_names and (found.faults or found.apart):
-            # Names may mean other things in a model of another maker: what counts are the outputs.
-            apart = found.apart | set(found.faults)
-            earlier = found.faults
-            found = self._pass(feeds, outputs, apart)
-            self._settle(found, feeds, outputs, apart)
-            wrong = [fault for name, fault in found.faults.items() if name in outputs]
-            inner = [fault for name, fault in earlier.items() if name not in outputs] if wrong else []
-            return self._checked(found, (*inner, *wrong), apart)
-        return self._checked(found, tuple(found.faults.values()), found.apart)
+        if self._same_names or not found.apart:
+            self._settle(found, feeds, outputs, set())
+        if self._same_names or not (found.faults or found.apart):
+            return self._checked(found, tuple(found.faults.values()), found.apart)
+        # Names may mean other things in a model of another maker: what counts are the outputs.
+        earlier, apart = found, found.apart | set(found.faults)
+        earlier.recorded = None
+        found = self._pass(feeds, outputs, apart)
+        found.suspects = {name: item for name, item in found.suspects.items() if name in outputs}
+        self._settle(found, feeds, outputs, apart)
+        wrong = [fault for name, fault in found.faults.items() if name in outputs]
+        if wrong:
+            self._settle(earlier, feeds, outputs, set())
+        inner = [fault for name, fault in earlier.faults.items() if name not in outputs] if wrong else []
+        return self._checked(found, (*inner, *wrong), apart)
 
     def _checked(self, found: _Pass, faults: tuple[Fault, ...], apart: set[str]) -> PlanCheck:
         agreeing = frozenset(self._shared - apart - {fault.tensor for fault in faults})
@@ -170,7 +186,7 @@ class PlanChecker:
 
         started = time.perf_counter()
         # Where nothing is rounded there is hardly anything to evaluate again.
-        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES if any(self._rounded) else 0)
+        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES if self._blurred else 0)
         found.truth, theirs = lockstep(original, self._second, feeds[1], self._shared, examine, Exact(self._exact))
         found.seconds = time.perf_counter() - started
         found.recorded = original.recorded
@@ -244,9 +260,13 @@ class PlanChecker:
         few, many = _SAMPLES
         samples = many if found.seconds < _CHEAP else few
         self._sample(found, feeds, outputs, apart, Perturbed(ETA, self._seed), "perturbed")
-        self._perturb_original(found, feeds[0], outputs)
-        for sample in range(samples if rounded or settings else 0):
-            self._sample(found, feeds, outputs, apart, Rounded(rounded, settings, self._seed + sample), "rounded")
+        self._sample_original(found, feeds[0], outputs, Perturbed(ETA, self._seed), "perturbed")
+        for seed in range(self._seed, self._seed + samples):
+            if rounded or settings:
+                self._sample(found, feeds, outputs, apart, Rounded(rounded, settings, seed), "rounded")
+            if self._rounded_before:
+                hook = Rounded(self._rounded_before, (), seed)
+                self._sample_original(found, feeds[0], outputs, hook, "rounded_before")
         for name, suspect in found.suspects.items():
             fault = self._judged(name, suspect)
             if fault is None:
@@ -279,7 +299,9 @@ class PlanChecker:
             if name in found.suspects and (name != other or name not in self._shared):
                 examine(name, None, truth[name], theirs[other])
 
-    def _perturb_original(self, found: _Pass, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+    def _sample_original(
+        self, found: _Pass, feed: Mapping[str, Any], outputs: Mapping[str, str], change: Any, kind: str
+    ) -> None:
         """The original's own sensitivity: what it cancels the second model may not even compute."""
 
         def examine(name: str, _: Call | None, mine: Value, theirs: Value) -> bool:
@@ -287,11 +309,11 @@ class PlanChecker:
             if suspect is not None:
                 with np.errstate(invalid="ignore"):
                     effect = np.where(np.isfinite(mine), theirs - mine, 0.0)
-                suspect.perturbed.append(slices(mine, effect))
+                getattr(suspect, kind).append(slices(mine, effect))
             return True
 
         original: Original = Evaluated(self.first, feed, self._shared)
-        truth, theirs = lockstep(original, self.first, feed, self._shared, examine, Perturbed(ETA, self._seed))
+        truth, theirs = lockstep(original, self.first, feed, self._shared, examine, change)
         for name in outputs.keys() - self._shared:
             if name in found.suspects:
                 examine(name, None, truth[name], theirs[name])
@@ -303,7 +325,8 @@ class PlanChecker:
         base = unit * item.size + factor * _pooled(item, suspect.perturbed, "rms")
         worst, at, kind = 0.0, 0, ""
         for measure in ("rms", "along", "mean"):
-            allowed = base + _ROUNDED_FACTOR * _pooled(item, suspect.rounded, measure)
+            rounding = _pooled(item, suspect.rounded, measure) + _pooled(item, suspect.rounded_before, measure)
+            allowed = base + _ROUNDED_FACTOR * rounding
             amount = np.abs(getattr(item, measure))
             ratio = np.divide(amount, allowed, out=np.where(amount > 0, np.inf, 0.0), where=allowed > 0)
             if ratio.max() > worst:
@@ -314,6 +337,12 @@ class PlanChecker:
         amount = float(abs(getattr(item, kind)[at])) / size if size else np.inf
         words = f"{name} is off by {amount:.1e} of its own size in {item.place(at)}"
         return Fault(name, suspect.node, suspect.op_type, amount, words)
+
+
+def _differ(stored: Array, exact: Array, dtype: Any) -> bool:
+    with np.errstate(all="ignore"):
+        due = exact.astype(dtype)
+    return not np.array_equal(stored.astype(np.float64), due.astype(np.float64), equal_nan=True)
 
 
 def _pooled(item: Slices, samples: list[Slices], measure: str) -> Vector:
