@@ -85,7 +85,7 @@ class Skeleton:
         ``known`` gives that for variables, by the :func:`fingerprint` of what they hold.
         """
         values = self._moved()
-        found = {}
+        found: dict[str, Exact] = {}
         for name in values.names():
             exact = known.get(fingerprint(np.asarray(values.variable(name))))
             if exact is not None and not values.is_cast(name):
@@ -224,7 +224,7 @@ def _shaped(exact: Exact, shape: tuple[int, ...]) -> NDArray[np.float64]:
 def fingerprint(values: Array) -> str:
     """The same for arrays of one dtype that hold the same in the same order, whatever their shapes."""
     digest = hashlib.blake2b(repr((values.dtype.str, values.size)).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

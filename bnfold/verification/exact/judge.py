@@ -12,7 +12,7 @@ import numpy as np
 
 from bnfold.graph import Array
 from bnfold.verification.exact.accuracy import MEANINGLESS, Declared, Error, declared_types, error, parts
-from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker
+from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker, whole
 from bnfold.verification.exact.slices import slices
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
@@ -193,6 +193,8 @@ class _Case:
         """Every rewritten part by itself. Empty where they cannot be run."""
         skeletons = self._reference.model.skeleton, self._second.skeleton
         names = [name for name in telling_tensors(*skeletons) if name in plan.agreeing]
+        if not names:
+            return []
         try:
             found = parts(
                 self._reference.model,
@@ -221,7 +223,7 @@ class _Case:
         errors: Mapping[str, Error],
     ) -> tuple[str, str, FirstDifference | None]:
         if fault is not None:
-            faults = [item for item in plans[feed].faults if item.tensor in self._naming]
+            faults = [item for item in plans[feed].faults if whole(item.tensor) in self._naming]
             words = faults[0].words if faults else f"the outputs agree on these feeds, but inside {fault.words}"
             return DIFFERENT, words, self._difference(fault, feed)
         bad = [check.reason for check in checks if not check.ok]

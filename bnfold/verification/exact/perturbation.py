@@ -8,7 +8,7 @@ last digits of what it is computed from. :class:`Rounded` moves constants within
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -130,22 +130,20 @@ def spacing(values: Array, dtype: str) -> Array:
     return np.where(values == 0.0, 0.0, gap)
 
 
-def own_constants(
-    model: ModelProto, other: ModelProto, folders: tuple[str, str], asked: Callable[[str], bool]
-) -> dict[str, str]:
-    """The float constants of a model that are none of the other's, whatever their names, with their types.
+def own_constants(model: ModelProto, other: ModelProto, folders: tuple[str, str]) -> dict[str, TensorProto]:
+    """The float constants of a model that are none of the other's, whatever their names.
 
-    Only those that are ``asked`` for by name. ``folders`` are where the external data of each lie.
-    Raises NotEvaluatedError where these cannot be read.
+    ``folders`` are where the external data of each lie. Raises NotEvaluatedError where these cannot be read.
     """
-    mine = {
-        name: tensor
-        for name, tensor in _constants(model.graph).items()
-        if tensor.data_type in REALS and asked(name)
-    }
-    kinds = {_kind(tensor) for tensor in mine.values()}
-    held = {_content(tensor, folders[1]) for tensor in _constants(other.graph).values() if _kind(tensor) in kinds}
-    return {name: REALS[tensor.data_type] for name, tensor in mine.items() if _content(tensor, folders[0]) not in held}
+    mine = {name: tensor for name, tensor in _constants(model.graph).items() if tensor.data_type in REALS}
+    kinds = {kind(tensor) for tensor in mine.values()}
+    held = {_content(tensor, folders[1]) for tensor in _constants(other.graph).values() if kind(tensor) in kinds}
+    return {name: tensor for name, tensor in mine.items() if _content(tensor, folders[0]) not in held}
+
+
+def types_of(constants: Mapping[str, TensorProto]) -> dict[str, str]:
+    """Their types by name."""
+    return {name: REALS[tensor.data_type] for name, tensor in constants.items()}
 
 
 def changed_settings(first: ModelProto, second: ModelProto) -> set[str]:
@@ -171,11 +169,12 @@ def _constants(graph: GraphProto) -> dict[str, TensorProto]:
     return found
 
 
-def _kind(tensor: TensorProto) -> tuple[int, ...]:
+def kind(tensor: TensorProto) -> tuple[int, ...]:
+    """Type and shape."""
     return (tensor.data_type, *tensor.dims)
 
 
 def _content(tensor: TensorProto, folder: str) -> tuple[int | bytes, ...]:
     """What is equal in constants that hold the same, whatever their names."""
     values = np.ascontiguousarray(stored_values(tensor, folder)).reshape(-1)
-    return (*_kind(tensor), hashlib.blake2b(values.view(np.uint8), digest_size=16).digest())
+    return (*kind(tensor), hashlib.blake2b(values.view(np.uint8).data, digest_size=16).digest())

@@ -6,19 +6,31 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.exact.decisions import on_edge
+from bnfold.verification.exact.decisions import DECISIONS, on_edge
 from bnfold.verification.exact.lockstep import Evaluated, Original, Recorded, lockstep
-from bnfold.verification.exact.perturbation import Exact, Perturbed, Rounded, blocks, changed_settings, own_constants
+from bnfold.verification.exact.perturbation import (
+    Exact,
+    Perturbed,
+    Rounded,
+    blocks,
+    changed_settings,
+    kind,
+    own_constants,
+    types_of,
+)
 from bnfold.verification.exact.slices import Slices, Vector, slices
 from bnfold.verification.float64 import Call, Evaluator
 from bnfold.verification.float64.registry import Value
 from bnfold.verification.float64.tensors import stored_values
 from bnfold.verification.runtime.onnx_file import OnnxFile
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
 
 #: A right plan agrees to so much of a slice's own size: some million times the rounding of float64.
 EXACT = 1e-10
@@ -92,6 +104,8 @@ class _Pass:
     near: float = _NEAR
     #: Tensors that are farther from each other.
     apart: set[str] = field(default_factory=set)
+    #: Tensors that are not of real numbers.
+    discrete: set[str] = field(default_factory=set)
     truth: dict[str, Value] = field(default_factory=dict)
     recorded: Mapping[str, Value] | None = None
     seconds: float = 0.0
@@ -115,15 +129,31 @@ class PlanChecker:
         self._shared = self.first.computed & self._second.computed
 
     @cached_property
+    def _own(self) -> tuple[dict[str, TensorProto], dict[str, TensorProto]]:
+        """The float constants of each of the models that the other does not have."""
+        return own_constants(*self._files, self._folders), own_constants(*self._files[::-1], self._folders[::-1])
+
+    @cached_property
     def _rounded(self) -> tuple[dict[str, str], set[str]]:
-        """What of the second model is rounded and not known before that."""
-        stored = own_constants(*self._files[::-1], self._folders[::-1], lambda name: name not in self._exact)
-        return stored, changed_settings(*self._files)
+        """What of the second model is rounded and not known before that, with its types; and settings."""
+        found = {name: tensor for name, tensor in self._own[1].items() if name not in self._exact}
+        return types_of(found), changed_settings(*self._files)
 
     @cached_property
     def _rounded_before(self) -> dict[str, str]:
-        """What of the original is: what its converter computed and the second model does not have."""
-        return own_constants(*self._files, self._folders, self._computed.__contains__) if self._computed else {}
+        """What of the original is: what its converter computed.
+
+        For other people's models that is what is in float32 and has no counterpart, as the root of 2 of an operator
+        written out: that it was rounded there says nothing about a fault of a size that matters.
+        """
+        mine, theirs = self._own
+        if self._computed is not None:
+            return types_of({name: tensor for name, tensor in mine.items() if name in self._computed})
+        if self._same_names:
+            return {}
+        kinds = {kind(tensor) for tensor in theirs.values()}
+        gone = {name: tensor for name, tensor in mine.items() if kind(tensor) not in kinds}
+        return {name: dtype for name, dtype in types_of(gone).items() if dtype in ("float32", "float64")}
 
     @property
     def _blurred(self) -> bool:
@@ -133,8 +163,7 @@ class PlanChecker:
     @property
     def tolerance(self) -> float:
         """What a slice may differ by, as part of its own size, apart from what rounding is seen to do."""
-        converted = self._computed is not None
-        return COMPUTED_IN_FLOAT32 if converted or any(self._rounded) else EXACT
+        return EXACT if self._same_names and not any(self._rounded) else COMPUTED_IN_FLOAT32
 
     def wrongly_rounded(self) -> list[str]:
         """The initializers of the second model that are not what their unrounded values round to."""
@@ -161,17 +190,37 @@ class PlanChecker:
         earlier, apart = found, found.apart | set(found.faults)
         earlier.recorded = None
         found = self._pass(feeds, outputs, apart)
-        found.suspects = {name: item for name, item in found.suspects.items() if name in outputs}
+        counted = outputs.keys() | self._decisive(outputs, found.discrete)
+        found.suspects = {name: item for name, item in found.suspects.items() if whole(name) in counted}
         self._settle(found, feeds, outputs, apart)
-        wrong = [fault for name, fault in found.faults.items() if name in outputs]
+        wrong = [fault for name, fault in found.faults.items() if whole(name) in counted]
         if wrong:
             self._settle(earlier, feeds, outputs, set())
-        inner = [fault for name, fault in earlier.faults.items() if name not in outputs] if wrong else []
+        inner = [fault for name, fault in earlier.faults.items() if whole(name) not in counted] if wrong else []
         return self._checked(found, (*inner, *wrong), apart)
+
+    def _decisive(self, outputs: Mapping[str, str], discrete: set[str]) -> set[str]:
+        """The tensors by which discrete outputs are decided in both models: what an ArgMax reads."""
+        mine, theirs = ({name: node for node in file.graph.node for name in node.output} for file in self._files)
+        waiting = [name for name, other in outputs.items() if name == other and name in discrete]
+        seen, found = set(waiting), set()
+        for name in waiting:
+            node, other = mine.get(name), theirs.get(name)
+            if node is None or other is None or (node.op_type, node.input) != (other.op_type, other.input):
+                continue
+            fresh = {read for read in node.input if read in discrete} - seen
+            seen |= fresh
+            waiting.extend(fresh)
+            if node.op_type in DECISIONS:
+                found |= set(node.input) & self._shared - discrete
+        return found
 
     def _checked(self, found: _Pass, faults: tuple[Fault, ...], apart: set[str]) -> PlanCheck:
         agreeing = frozenset(self._shared - apart - {fault.tensor for fault in faults})
-        return PlanCheck(found.tensors, found.worst, found.flips, faults, found.truth, agreeing)
+        names = [name for node in self._files[0].graph.node for name in node.output]
+        order = {name: place for place, name in enumerate(names)}
+        first_ones = tuple(sorted(faults, key=lambda fault: order.get(whole(fault.tensor), len(order))))
+        return PlanCheck(found.tensors, found.worst, found.flips, first_ones, found.truth, agreeing)
 
     # -- comparing -------------------------------------------------------------------------------
 
@@ -201,6 +250,8 @@ class PlanChecker:
             return self._lists(found, name, call, mine, theirs)
         node, op_type = (call.node, call.op_type) if call else ("", "")
         found.tensors += 1
+        if mine.dtype.kind != "f":
+            found.discrete.add(name)
         words = _mismatch(mine, theirs)
         if not words:
             if np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f"):
@@ -360,6 +411,11 @@ def _pooled(item: Slices, samples: list[Slices], measure: str) -> Vector:
         if moved.size:
             own[here] = np.maximum(own[here], np.median(moved) * item.size[here])
     return np.asarray(own, np.float64)
+
+
+def whole(name: str) -> str:
+    """The sequence that a member is of; any other tensor itself."""
+    return name.partition("[")[0] if name.endswith("]") else name
 
 
 def _mismatch(mine: Array, theirs: Array) -> str:
