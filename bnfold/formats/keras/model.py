@@ -168,7 +168,7 @@ class KerasModel:
         return self._skeleton
 
     def as_onnx(self, directory: Path) -> Path:
-        """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open, its weights in another one.
+        """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open; the weights lie beside it.
 
         The conversion is done once. Raises OutputError where tf2onnx cannot convert it, MissingExtraError where
         it is not installed.
@@ -180,7 +180,7 @@ class KerasModel:
         return target
 
     def unrounded(self) -> dict[str, Exact]:
-        """The weights that folding computed, before they are rounded, by the fingerprint of what they are rounded to."""
+        """The weights that folding computed, before they are rounded, by the fingerprint of what they round to."""
         found: dict[str, Exact] = {}
         twice = set()
         for param in self._graph.params.values():
@@ -192,7 +192,7 @@ class KerasModel:
         return {key: exact for key, exact in found.items() if key not in twice}
 
     def unrounded_in_onnx(self, known: Mapping[str, Exact]) -> dict[str, Exact]:
-        """The weights of :meth:`as_onnx`'s file before they were rounded, by name; ``known`` is as :meth:`unrounded`."""
+        """The weights of :meth:`as_onnx`'s file before they were rounded, by name; ``known`` as :meth:`unrounded`."""
         return self._converted().unrounded(known)
 
     def computed_in_onnx(self) -> frozenset[str]:

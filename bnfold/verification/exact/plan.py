@@ -122,7 +122,7 @@ class PlanChecker:
         self, first: OnnxFile, second: OnnxFile, exact: Mapping[str, Callable[[], Any]], same_names: bool, seed: int
     ) -> None:
         self._files = (first.load(external=False), second.load(external=False))
-        self._folders = (str(first.path.parent), str(second.path.parent))
+        self._folders = (str(first.folder), str(second.folder))
         self.first, self._second = (Evaluator(*pair) for pair in zip(self._files, self._folders, strict=True))
         self._exact, self._same_names, self._seed = exact, same_names, seed
         self._computed = first.computed

@@ -209,12 +209,12 @@ def _fitted(value: Any, spec: ValueSpec, origin: str) -> Any:
 # -- the model's test data -----------------------------------------------------------------------
 
 
-def stored_feeds(model: Path, specs: Sequence[ValueSpec]) -> Iterator[Feed]:
-    """The ``test_data_set_*`` folders beside the file, as the ONNX model zoo ships them.
+def stored_feeds(place: Path, specs: Sequence[ValueSpec]) -> Iterator[Feed]:
+    """The ``test_data_set_*`` folders beside a model's file, as the ONNX model zoo ships them.
 
     A folder that does not fit the model's inputs is skipped.
     """
-    for folder in sorted(model.parent.glob("test_data_set_*")):
+    for folder in sorted(place.glob("test_data_set_*")):
         inputs = _tensors(folder, "input")
         if inputs is None or len(inputs) != len(specs):
             continue

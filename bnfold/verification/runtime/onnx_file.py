@@ -81,9 +81,14 @@ class OnnxFile:
         return cls(path, role if path.is_relative_to(directory) else str(path))
 
     @cached_property
+    def folder(self) -> Path:
+        """Where its external data lie, and its test data."""
+        return self.path.parent
+
+    @cached_property
     def size(self) -> int:
         """Bytes on disk, external data included."""
-        external = {self.path.parent / location for location in self._external_locations()}
+        external = {self.folder / location for location in self._external_locations()}
         return self.path.stat().st_size + sum(path.stat().st_size for path in external if path.is_file())
 
     @cached_property
@@ -111,11 +116,14 @@ class OnnxFile:
         import onnx
 
         try:
-            return onnx.load(self.path, load_external_data=external)
+            model = onnx.load(self.path, load_external_data=False)
+            if external:
+                onnx.load_external_data_for_model(model, str(self.folder))
         except decode_error() as error:
             raise ModelFileError(f"{self.name} is not an ONNX model, or it is damaged") from error
         except (OSError, onnx.checker.ValidationError) as error:
             raise ModelFileError(f"{self.name} cannot be read: {error}") from error
+        return model
 
     def with_outputs(self, names: Iterable[str], content: bytes | None = None) -> bytes:
         """The file's bytes (or ``content``, a variant of them) with the named tensors added to the graph's outputs.
