@@ -84,9 +84,9 @@ class Skeleton:
 
         ``known`` gives that for variables, by the :func:`fingerprint` of what they hold.
         """
-        values = self._moved()
+        values, _ = self._moved()
         found: dict[str, Exact] = {}
-        for name in values.names():
+        for name in values.names:
             exact = known.get(fingerprint(np.asarray(values.variable(name))))
             if exact is not None and not values.is_cast(name):
                 found[name] = partial(values.array, name, exact)
@@ -105,11 +105,15 @@ class Skeleton:
             if tensor.data_type in _FLOATS and fingerprint(numpy_helper.to_array(tensor)) not in held
         )
 
-    def _moved(self) -> _Values:
-        values = _Values(self.weights, self.model.graph.initializer, self.model.opset_import)
-        for node in self.model.graph.node:
-            values.take(node)
-        return values
+    def _moved(self) -> tuple[_Values, list[NodeProto]]:
+        """The weights as they are attached, and the nodes that do more than to move one."""
+        graph = self.model.graph
+        values = _Values(self.weights, graph.initializer, self.model.opset_import)
+        nodes = [node for node in graph.node if not values.take(node)]
+        # No weight is read in a loop's body: one that a loop of TensorFlow's reads is a constant.
+        read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+        values.names = [name for name in values.names if name in read]
+        return values, nodes
 
     @contextmanager
     def stage(self, path: Path, external_data: bool | None = None) -> Iterator[StagedFile]:
@@ -117,18 +121,14 @@ class Skeleton:
         model = ModelProto()
         model.CopyFrom(self.model)
         graph = model.graph
-        values = _Values(self.weights, graph.initializer, model.opset_import)
-        nodes = [node for node in graph.node if not values.take(node)]
-        # No weight is read in a loop's body: one that a loop of TensorFlow's reads is a constant.
-        read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+        values, nodes = self._moved()
         payloads = Payloads(os.urandom(8).hex(), [])
-        for name in values.names():
-            if name in read:
-                array = values.array(name)
-                dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
-                header = TensorProto(name=name, data_type=dtype, dims=array.shape)
-                payloads.put(header, _Weight(values, name, array.nbytes))
-                graph.initializer.append(header)
+        for name in values.names:
+            array = values.array(name)
+            dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+            header = TensorProto(name=name, data_type=dtype, dims=array.shape)
+            payloads.put(header, _Weight(values, name, array.nbytes))
+            graph.initializer.append(header)
         inputs = [value for value in graph.input if value.name not in self.weights]
         for field, kept in ((graph.node, nodes), (graph.input, inputs)):
             kept = [type(item).FromString(item.SerializeToString()) for item in kept]
@@ -146,9 +146,7 @@ class _Values:
         self._constants = {tensor.name: tensor for tensor in initializers}
         self._opsets = opsets
         self._nodes: dict[str, NodeProto] = {}
-
-    def names(self) -> list[str]:
-        return [*self._weights, *self._nodes]
+        self.names = list(weights)
 
     def take(self, node: NodeProto) -> bool:
         """Note a node that does nothing but move a weight; False for any other."""
@@ -157,6 +155,7 @@ class _Values:
         if not known or node.op_type not in _MOVES or not all(name in self._constants for name in others):
             return False
         self._nodes[node.output[0]] = node
+        self.names.append(node.output[0])
         return True
 
     def variable(self, name: str) -> Any:
