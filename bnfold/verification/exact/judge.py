@@ -173,15 +173,15 @@ class _Case:
         found: dict[str, Error] = {}
         sizes: dict[str, float] = {}
         for plan in plans.values():
-            for name, truth in _flat(plan.truth).items():
+            for name, truth in flat(plan.truth).items():
                 if truth.dtype.kind == "f":
                     sizes[name] = max(sizes.get(name, 0.0), float(slices(truth, truth).size[0]))
         hook = Declared(declared_types(self._reference.model)) if declared else None
         for index, plan in plans.items():
             if index < 0:
                 continue
-            rounded = {} if hook is None else _flat(checker.first.run(self._exact_feeds(index)[0], hook))
-            for name, truth in _flat(plan.truth).items():
+            rounded = {} if hook is None else flat(checker.first.run(self._exact_feeds(index)[0], hook))
+            for name, truth in flat(plan.truth).items():
                 mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
                 if mine is None or theirs is None:
                     continue
@@ -274,16 +274,7 @@ class _Case:
         fault = any(item.fault for item in items.values())
         if not fault and not tolerance.strict:
             check = replace(check, ok=True, reason="")
-        if measured is None:
-            return check
-        span = measured.span
-        return replace(
-            check,
-            original_error=measured.original / span if span else None,
-            result_error=measured.result / span if span else None,
-            factor=measured.factor,
-            flips=measured.flips,
-        )
+        return with_errors(check, measured)
 
 
 def summary(plans: Sequence[PlanCheck], unrounded: bool, parts: int, seconds: float) -> Exactness:
@@ -299,6 +290,20 @@ def summary(plans: Sequence[PlanCheck], unrounded: bool, parts: int, seconds: fl
     )
 
 
+def with_errors(check: OutputCheck, measured: Error | None) -> OutputCheck:
+    """The check with how far both models are from exact, as far as that was measured."""
+    if measured is None:
+        return check
+    span = measured.span
+    return replace(
+        check,
+        original_error=measured.original / span if span else None,
+        result_error=measured.result / span if span else None,
+        factor=measured.factor,
+        flips=measured.flips,
+    )
+
+
 def difference(fault: Fault, feed: str) -> FirstDifference | None:
     """A fault as a report shows it; None where no operator of the second model computes the tensor."""
     if not fault.op_type:
@@ -306,12 +311,12 @@ def difference(fault: Fault, feed: str) -> FirstDifference | None:
     return FirstDifference(fault.tensor, fault.node or fault.tensor, fault.op_type, fault.amount, feed)
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Array]:
+def flat(values: Mapping[str, Any]) -> dict[str, Array]:
     """Members of sequences by the names that they have among the runtime's outputs."""
     found: dict[str, Array] = {}
     for name, value in values.items():
         if isinstance(value, list):
-            found.update(_flat({f"{name}[{index}]": item for index, item in enumerate(value)}))
+            found.update(flat({f"{name}[{index}]": item for index, item in enumerate(value)}))
         elif value is not None:
             found[name] = value
     return found
