@@ -68,8 +68,8 @@ class FoldStep:
         """``bn_3 (BatchNormalization): folded backward into conv_3 through relu_3``."""
         did = self.kind.did if self.into else self.kind.did.removesuffix(" into")
         text = f"{self.label} ({self.type}): {did} {', '.join(self.into)}".rstrip()
-        if self.stream:
-            text += f"; {self.stream} changes, which {', '.join(self.repaid) or 'nothing else'} makes up for"
+        if self.repaid:
+            text += f"; {self.stream} changes, which {', '.join(self.repaid)} makes up for"
         return f"{text} through {', '.join(self.through)}" if self.through else text
 
     def to_dict(self) -> dict[str, object]:

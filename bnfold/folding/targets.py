@@ -13,6 +13,7 @@ from bnfold.folding.candidates import Candidate, CandidateFinder
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.moves import Blocked, Context, Move
+from bnfold.folding.narrowing import narrowing_fault
 from bnfold.folding.plan import Contradiction, FoldKind, FoldStep, Remaining
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
@@ -142,10 +143,18 @@ class Folder:
         self._block(candidate, back, ahead, bias=bias)
 
     def _backward(self, candidate: Candidate, affine: Affine) -> Move | Blocked:
-        return backward(self._context, candidate.reader, candidate.input, affine)
+        found = backward(self._context, candidate.reader, candidate.input, affine)
+        return self._unless_narrowed(candidate, affine, found, ahead=False)
 
     def _forward(self, candidate: Candidate, affine: Affine) -> Move | Blocked:
-        return forward(self._context, candidate.output, affine)
+        found = forward(self._context, candidate.output, affine)
+        return self._unless_narrowed(candidate, affine, found, ahead=True)
+
+    def _unless_narrowed(
+        self, candidate: Candidate, affine: Affine, found: Move | Blocked, *, ahead: bool
+    ) -> Move | Blocked:
+        fault = narrowing_fault(self.graph, candidate, affine, found, ahead=ahead) if isinstance(found, Move) else None
+        return found if fault is None else Blocked(fault, frozenset(found.asked))
 
     def _is_identity(self, candidate: Candidate) -> bool:
         if candidate.total.is_identity:
@@ -201,6 +210,8 @@ class Folder:
             if isinstance(back, Move) and isinstance(ahead, Move) and self._pays(candidate, [back, ahead]):
                 self._apply(candidate, [back, ahead], FoldKind.SPLIT)
                 return True
+            for found in (back, ahead):
+                self._worklist.depend(candidate.head, found.asked)
         return False
 
     def _simplify(self, candidate: Candidate) -> bool:
@@ -213,6 +224,8 @@ class Folder:
         if isinstance(form, Refusal):
             return False
         simpler = batchnorm and len(form) == len(candidate.ops) == 1 and form[0].type != first.type
+        if simpler and self._rounds_to_nothing(candidate.total, first):
+            return False
         if len(form) >= len(candidate.ops) and not simpler:
             return False
         self.editor.drop(op.name for op in rest)
@@ -222,6 +235,11 @@ class Folder:
         if self.graph.op(first.name).type != first.type:
             self._record(first, FoldKind.CHEAPER, into=self._labels([first.name]), holders=[first.name])
         return True
+
+    def _rounds_to_nothing(self, affine: Affine, op: Op) -> bool:
+        """A BN's parameters may tell a scale from 1 where its own type cannot."""
+        dtype = self.editor.dtype_of(op)
+        return bool((affine.scale.astype(dtype) == 1).all() and (affine.shift.astype(dtype) == 0).all())
 
     def _remove_identity(self, candidate: Candidate) -> None:
         graph, output, source = self.graph, candidate.output, candidate.input
@@ -351,7 +369,7 @@ class Folder:
             for op in rest:
                 self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
             self._record_gauge(first, gone)
-        self._steps_gauged = -1 if outcome.other_types else len(self.steps)
+        self._steps_gauged = -1 if outcome.again else len(self.steps)
         return bool(outcome.gone)
 
     # -- the record ------------------------------------------------------------------------------

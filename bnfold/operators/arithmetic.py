@@ -188,9 +188,9 @@ class Arithmetic(AffineFacts):
         first = rank - len(param.shape)
         return rank, {first + axis: size for axis, size in enumerate(param.shape) if size > 1}
 
-    def keeps_shape(self, node: Node) -> bool:
+    def broadcast_with(self, node: Node) -> tuple[int, ...] | None:
         param = node.const(1 - self.data_slot(node))
-        return param is not None and not param.shape
+        return None if param is None or _old_broadcasting(node) is not None else param.shape
 
 
 class Additive(Arithmetic):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -296,9 +297,12 @@ class Facts:
         """
         return None, {}
 
-    def keeps_shape(self, node: Node) -> bool:
-        """Has the first output the shape of the data input?"""
-        return False
+    def broadcast_with(self, node: Node) -> tuple[int, ...] | None:
+        """Of what shape is the constant that the data input is broadcast with to give the shape of the first output?
+
+        () where both have the same shape, None where the output's is another one.
+        """
+        return None
 
 
 _REGISTRY: dict[tuple[str, str], Facts] = {}
@@ -365,25 +369,45 @@ def _shapes(graph: ModelGraph, tensor: str) -> Iterator[tuple[int | None, Mappin
     Models may come without input shapes, and inference loses what is computed: a convolution's
     weights still tell rank and channels.
     """
+    constant: tuple[int, ...] = ()
     for _ in range(_MAX_WALK):
         shape = graph.tensor(tensor).shape
         if shape is not None:
-            yield len(shape), {axis: size for axis, size in enumerate(shape) if isinstance(size, int)}
+            sizes = {axis: size for axis, size in enumerate(shape) if isinstance(size, int)}
+            yield _broadcast(len(shape), sizes, constant)
         op = graph.producer(tensor)
         if op is None or op.outputs[0] != tensor:
             return
-        facts = facts_of(op)
-        yield facts.output_shape(Node(graph, op))
-        if not facts.keeps_shape(Node(graph, op)):
+        facts, node = facts_of(op), Node(graph, op)
+        yield _broadcast(*facts.output_shape(node), constant)
+        other = facts.broadcast_with(node)
+        if other is None:
             return
-        tensor = op.input(facts.data_slot(Node(graph, op)))
+        if other:
+            pairs = zip_longest(reversed(constant), reversed(other), fillvalue=1)
+            constant = tuple(reversed([max(pair) for pair in pairs]))
+        tensor = op.input(facts.data_slot(node))
+
+
+def _broadcast(
+    rank: int | None, sizes: Mapping[int, int], constant: tuple[int, ...]
+) -> tuple[int | None, Mapping[int, int]]:
+    """Rank and sizes of a tensor when it has been broadcast with a constant of that shape."""
+    if not constant:
+        return rank, sizes
+    if rank is None:
+        return None, {}
+    total = max(rank, len(constant))
+    first = total - len(constant)
+    larger = {first + axis: size for axis, size in enumerate(constant) if size > 1}
+    return total, {axis + total - rank: size for axis, size in sizes.items()} | larger
 
 
 class KeepsShape(Facts):
     """Operators whose first output has the shape of their data input."""
 
-    def keeps_shape(self, node: Node) -> bool:
-        return True
+    def broadcast_with(self, node: Node) -> tuple[int, ...] | None:
+        return ()
 
 
 def channels_fit(node: Node, affine: Affine, axis: int | None, channels: int) -> Refusal | None:

@@ -111,9 +111,10 @@ class BatchNormFacts(AffineFacts, KeepsShape):
         numbers = self.batchnorm(node)
         if isinstance(numbers, Refusal):
             return False
-        # The data may be finer than the statistics: then it is they that must not change.
+        # The data may be finer than the statistics: then it is they that must not change. Where both are coarse,
+        # many a BN with unit variance comes near, and is one all the same.
         data = node.graph.tensor(node.op.input(self.data_slot(node))).dtype
-        dtypes = [numbers.dtype] if data is None or not is_float(data) else [numbers.dtype, data]
+        dtypes = [numbers.dtype, np.dtype(np.float32), *([data] if data is not None and is_float(data) else [])]
         return numbers.is_identity(min(float_limits(dtype).eps for dtype in dtypes))
 
     def as_affine(self, node: Node) -> Affine | Refusal:

@@ -683,6 +683,6 @@ def conditional(growth: Growth, x: str) -> str | None:
 
 
 def _inner_net(outer: Net, prefix: str) -> Net:
-    inner = Net(opset=outer.opset, dtype=outer.dtype)
+    inner = type(outer)(opset=outer.opset, dtype=outer.dtype)
     inner.prefix, inner.rng = prefix, outer.rng
     return inner

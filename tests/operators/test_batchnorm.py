@@ -504,15 +504,16 @@ def test_is_test_decides_before_opset_7():
         assert isinstance(batchnorm(loaded, loaded.op("bn")), Refusal) is not bool(flag)
 
 
-@pytest.mark.parametrize(("dtype", "stays"), [(np.float32, True), (np.float16, False)])
-def test_what_does_nothing_is_judged_by_the_finer_of_data_and_statistics(dtype, stays):
-    """From opset 15 on the statistics may be float16 where the data are float32."""
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize(("variance", "stays"), [(0.9993, True), (1.0, False)])
+def test_what_does_nothing_is_judged_as_in_float32(dtype, variance, stays):
+    """From opset 15 on the statistics may be float16 where the data are float32. No gamma is nearer to the root."""
     net = Net(opset=15, dtype=dtype)
-    half = [net.const(np.full(4, value), dtype=np.float16) for value in (1.0, 0.0, 0.0, 0.9993)]
+    half = [net.const(np.full(4, value), dtype=np.float16) for value in (1.0, 0.0, 0.0, variance)]
     x = net.op("Relu", net.input("N", 4, 5))
     folded = fold_unrun(net.build(net.op("BatchNormalization", x, *half, epsilon=0.0)))
     assert len(folded.after.graph.node) == 1 + stays
-    if stays:  # onnxruntime has no kernel for it
+    if stays and dtype == np.float32:  # onnxruntime has no kernel for it
         feed = {folded.before.graph.input[0].name: net.draw(2, 4, 5)}
         before, after = (onnx.reference.ReferenceEvaluator(m).run(None, feed)[0] for m in (folded.before, folded.after))
         np.testing.assert_allclose(after, before, rtol=1e-6)

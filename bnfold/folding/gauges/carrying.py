@@ -58,7 +58,8 @@ class Carrier:
     def run(self) -> Change | Fault:
         for names, act in ((self.component.rim, self._weigh), (self.component.ties, self._pass)):
             for name in names:
-                refusal = act(self.graph.op(name))
+                op = self.graph.op(name)
+                refusal = self._several_axes(op) or act(op)
                 if refusal is not None:
                     return Fault(name, refusal)
         for candidate in self._kept():
@@ -78,6 +79,13 @@ class Carrier:
             if tensor and tensor in self.gauges:
                 behind[index] = self.gauges[tensor]
         return before, behind
+
+    def _several_axes(self, op: Op) -> Refusal | None:
+        """An operator that was surveyed when none of its tensors had several axes may have got one since."""
+        affines = [affine for side in self._carried(op) for affine in side.values()]
+        if facts_of(op).grids or not any(affine.grid for affine in affines):
+            return None
+        return Node(self.graph, op).refuse("several-axes", "would get an affine that runs over several axes")
 
     # -- operators with weights ------------------------------------------------------------------
 
@@ -138,9 +146,11 @@ class Carrier:
         if not before and not behind:
             return None
         node, facts = Node(self.graph, op), facts_of(op)
+        if not before:
+            return self._lift(node, before, behind)
         sunk = facts.sink(node, before)
         if isinstance(sunk, Refusal):
-            return self._lift(node, before, behind) and sunk
+            return sunk if not behind else self._lift(node, before, behind) and sunk
         wanted = {index: gauge.inverse() for index, gauge in behind.items()}
         outputs = [index for index, tensor in enumerate(op.outputs) if tensor and node.used(index)]
         if not all(_alike(sunk.affines.get(i), wanted.get(i)) for i in outputs):

@@ -37,6 +37,10 @@ class Frame:
     def cells(self) -> Cells:
         return np.arange(self.first, self.first + self.size)
 
+    def fits(self, affine: Affine) -> bool:
+        """Is that one number, or one for each of these channels?"""
+        return affine.axis is None or (affine.axis, affine.size, affine.grid) == (self.axis, self.size, self.grid)
+
     def affine(self, scale: Vector | float, shift: Vector | float) -> Affine:
         """A map along these channels."""
         a, b = (np.broadcast_to(np.asarray(vector, np.float64), (self.size,)).copy() for vector in (scale, shift))
@@ -91,6 +95,10 @@ class Component:
     #: All blocked candidates of it, and those that have to stay.
     heads: dict[str, None] = field(default_factory=dict)
     held: dict[str, None] = field(default_factory=dict)
+    #: Is there an affine that does not fit the axes that its tensors were reached along?
+    is_askew: bool = False
+    #: Candidates that alone would be looked at along other axes.
+    askew: dict[str, None] = field(default_factory=dict)
     size: int = 0
 
     def pin(self, graph: ModelGraph, name: str, why: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,9 @@ from bnfold.folding.gauges.carrying import Carrier, Change, Fault
 from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
-from bnfold.folding.gauges.survey import Survey
+from bnfold.folding.gauges.survey import Survey, own_axes
 from bnfold.folding.moves import Blocked, Context, Move
+from bnfold.folding.narrowing import keeps_precision, narrowest
 from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
 from bnfold.operators import Node, Role, facts_of
@@ -49,8 +51,8 @@ class Outcome:
 
     gone: list[Gone] = field(default_factory=list)
     contradictions: dict[str, Contradiction] = field(default_factory=dict)
-    #: Has an affine that stays become an operator of another type? That may allow more.
-    other_types: bool = False
+    #: May another look find more? Where an affine that stays became another operator, or one is still to be looked at.
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     """Look for gauges under which blocked affines vanish, and carry them out.
 
     ``tried`` holds those that were looked at before, in vain: only what is tied to another one is looked at.
+    A component whose affines do not all work along the same axes is looked at along the axes of each.
     """
     outcome, stuck = Outcome(), {candidate.head: candidate for candidate in blocked}
     prepared: dict[str, Prepared] = {}
@@ -83,10 +86,21 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     tried |= stuck
     members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
     while waiting:
-        component = Survey(context, members).run(stuck[next(iter(waiting))])
+        start = next(iter(waiting))
+        component = Survey(context, members).run(stuck[start])
+        axes = own_axes(context.graph, stuck[start])
         for head in component.heads:
-            waiting.pop(head, None)
+            alike = not component.is_askew or own_axes(context.graph, stuck[head]) == axes
+            if head == start or (alike and head not in component.askew):
+                waiting.pop(head, None)
+            if head in prepared:
+                outcome.contradictions.pop(head, None)  # from a look along other axes
+        before = len(outcome.gone)
         _Settlement(context, editor, component, stuck, prepared, outcome).run()
+        if len(outcome.gone) > before:  # they have other neighbours now
+            for head in [head for head in component.heads if head in waiting]:
+                del waiting[head], tried[head]
+                outcome.again = True
     return outcome
 
 
@@ -127,11 +141,14 @@ class _Settlement:
         graph, component, contradictions = self.context.graph, self.component, self.outcome.contradictions
         for head, clash in hopeless(component, self._live()).items():
             contradictions[head] = _contradiction(self.stuck[head], clash, self.stuck)
+        narrow = narrowest(graph, (place for place in component.frames if isinstance(place, str)))
+        if narrow is not None:
+            self._spare(narrow)
         for removal in list(component.removals):
             if removal.head in contradictions or not _can_go(graph, removal.candidate):
                 component.removals.remove(removal)
                 component.held[removal.head] = None
-        dtype = self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
+        dtype = narrow or self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
         for _ in range(_MAX_FAULTS if component.removals else 0):
             choice = Solver(component, self._live(), self._signs_pay(), self._names(), reach_of(dtype)).solve()
             for head, clash in choice.clashes.items():
@@ -142,6 +159,22 @@ class _Settlement:
                     self._carry_out(choice)
                 return
             component.pin(graph, change.op, change.refusal.sentence)
+
+    def _spare(self, narrow: np.dtype[Any]) -> None:
+        """Leave alone what would shift tensors of a narrower type."""
+        for removal in self.component.removals:
+            label = removal.candidate.ops[0].display
+            if not keeps_precision(self.context.graph, removal.candidate, narrow):
+                self.outcome.contradictions.setdefault(
+                    removal.head,
+                    Contradiction(
+                        sentence=f"{label} would shift tensors that are rounded to {narrow.name}, "
+                        "at the cost of their precision",
+                        of="precision",
+                        tensor=removal.candidate.input,
+                        constraints=(label,),
+                    ),
+                )
 
     def _live(self) -> dict[str, NDArray[np.bool_]]:
         """For each removal the channels that demand anything."""
@@ -212,7 +245,7 @@ class _Settlement:
         self.editor.drop(rest)
         self.editor.replace_affine(op, source, total, output)
         simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
-        self.outcome.other_types |= simple and graph.op(first).type != op.type
+        self.outcome.again |= simple and graph.op(first).type != op.type
 
 
 def _is_named(graph: ModelGraph, tensor: str) -> bool:

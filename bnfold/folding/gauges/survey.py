@@ -13,7 +13,7 @@ from bnfold.folding.gauges.component import Cells, Component, Frame, Grid, Place
 from bnfold.folding.gauges.ties import Tie
 from bnfold.folding.moves import Context
 from bnfold.folding.observers import output_phrase, reader_phrase
-from bnfold.graph import Op
+from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_readers
 from bnfold.operators.base import NewWeights, WithResidual
 from bnfold.refusal import Refusal
@@ -171,16 +171,16 @@ class Survey:
             return
         self.found.heads[candidate.head] = None
         total = candidate.total
-        axis, size, grid = total.axis, total.size, total.grid
-        if axis is None:
-            known = self.found.frames.get(candidate.input) or self.found.frames.get(candidate.output)
-            if known is not None:
-                axis, size, grid = known.axis, known.size, known.grid
-            else:
-                axis, size = self._channels(candidate.input)
+        own = axis, size, grid = own_axes(self.graph, candidate)
+        known = self.found.frames.get(candidate.input) or self.found.frames.get(candidate.output)
+        if total.axis is None and known is not None:
+            axis, size, grid = known.axis, known.size, known.grid
         inside = self.reach(candidate.input, axis, size, grid)
         behind = self.reach(candidate.output, axis, size, grid)
+        if inside is None or behind is None or (axis, size, grid) != own:
+            self.found.askew[candidate.head] = None
         if inside is None or behind is None:
+            self.found.is_askew = True
             for op in candidate.ops:
                 self._block(op, "works along other axes")
             return
@@ -188,18 +188,13 @@ class Survey:
         self.found.removals.append(Removal(candidate, inside.cells, behind.cells, scale, shift))
         self._hold(candidate.ops, scale, shift, inside, behind)
 
-    def _channels(self, tensor: str) -> tuple[int | None, int]:
-        """The channel axis of a tensor, for an affine that is the same everywhere."""
-        rank = rank_of(self.graph, tensor)
-        size = dim_of(self.graph, tensor, 1) if rank is not None and rank > 1 else None
-        return (1, size) if size else (None, 1)
-
     def _staying(self, op: Op, own: Affine, source: str, output: str) -> None:
         known = self.found.frames.get(source) or self.found.frames.get(output)
         assert known is not None, "it was reached from one of the two"
         axis, size, grid = known.axis, known.size, known.grid
         inside, behind = self.reach(source, axis, size, grid), self.reach(output, axis, size, grid)
-        fits = own.axis is None or (own.axis, own.size, own.grid) == (axis, size, grid)
+        fits = known.fits(own)
+        self.found.is_askew |= not fits
         if inside is None or behind is None or not fits or op.name in self.context.idioms:
             self._block(op, "is an affine along other axes, or part of a function that runtimes recognise")
             return
@@ -239,3 +234,13 @@ class Survey:
             self._block(op, facts.blocks(node).sentence.removeprefix(f"{op.display} ({op.type}) "))
             return
         self.found.ties[op.name] = None
+
+
+def own_axes(graph: ModelGraph, candidate: Candidate) -> tuple[int | None, int, Grid]:
+    """Axis, channels and grid along which an affine is looked at; one that is the same everywhere by channels."""
+    total = candidate.total
+    if total.axis is not None:
+        return total.axis, total.size, total.grid
+    rank = rank_of(graph, candidate.input)
+    size = dim_of(graph, candidate.input, 1) if rank is not None and rank > 1 else None
+    return (1, size, ()) if size else (None, 1, ())

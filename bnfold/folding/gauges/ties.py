@@ -258,7 +258,7 @@ class Tie:
                 continue
             behind = self._framed_outputs().get(index)
             before = _labelled(affine.scale, frame.size)
-            if behind is None or before is None:
+            if behind is None or before is None or not behind.fits(affine):
                 return False
             cells = np.broadcast_to(frame.cells[before], (behind.size,))
             same = not isinstance(moved, Refusal) and np.array_equal(moved.affines[index].shift, affine.scale)

@@ -1,0 +1,119 @@
+"""May an affine move into a narrower floating-point type, past a Cast? Its numbers are rounded there, and must fit.
+
+Let z be the tensor that an affine y = s z + t reads, and N the narrower type on the other side of the Cast. Moved
+backward, y is rounded to N where z was: its error is |y| eps where that of the original is |s z| eps. Moved forward, z
+is rounded where y was. Either costs precision if the number that is rounded now is the larger one, and it may be too
+large or too small for N. How large it is the model does not tell: even a BN's statistics may be those of other data.
+
+Nothing is lost where y goes on into N anyway (moved backward: a BN that is computed in float32 between two Casts), or
+where z came out of it (moved forward). Elsewhere no shift moves, and a scale by some of the bits of N's exponent: the
+eighth root of its largest number upward, the square root of its smallest one downward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from bnfold.affine import Affine
+from bnfold.folding.candidates import Candidate
+from bnfold.folding.moves import Move
+from bnfold.graph import Limits, ModelGraph, float_limits, is_float
+from bnfold.operators import Node, facts_of
+from bnfold.refusal import Refusal
+
+#: How many operators are looked at on the way to the next Cast.
+_STEPS = 8
+
+
+def narrowing_fault(
+    graph: ModelGraph, candidate: Candidate, affine: Affine, move: Move, *, ahead: bool
+) -> Refusal | None:
+    """Why ``affine``, of ``candidate`` or a part of it, must not move so: what it costs in a narrower type."""
+    narrow = narrowest(graph, (candidate.output, *move.changed))
+    if narrow is None or narrow == graph.tensor(candidate.output).dtype:
+        return None
+    limits, tensor = float_limits(narrow), candidate.input if ahead else candidate.output
+    if (_came_from if ahead else _goes_into)(graph, tensor, limits):
+        return None
+    if not affine.is_scale:
+        return Refusal("narrow-float", f"{tensor} would be rounded to {narrow.name}, and its shift may blur it there")
+    if not _fits_scaled(affine, limits, ahead=ahead):
+        return Refusal("narrow-float", f"{tensor} would be rounded to {narrow.name}, where it may not fit")
+    return None
+
+
+def narrowest(graph: ModelGraph, tensors: Iterable[str]) -> np.dtype[Any] | None:
+    """The floating-point type with the fewest bits among those of some tensors, if they have more than one."""
+    found = {graph.tensor(tensor).dtype for tensor in tensors} - {None}
+    if len(found) < 2:  # the rule
+        return None
+    floats = [dtype for dtype in found if dtype is not None and is_float(dtype)]
+    return max(floats, key=lambda dtype: float_limits(dtype).eps, default=None)
+
+
+def keeps_precision(graph: ModelGraph, candidate: Candidate, narrow: np.dtype[Any]) -> bool:
+    """May what a candidate reads become what it makes, or the reverse, in tensors of that type among others?"""
+    limits, total = float_limits(narrow), candidate.total
+    if total.is_scale and all(_fits_scaled(total, limits, ahead=ahead) for ahead in (False, True)):
+        return True
+    return _goes_into(graph, candidate.output, limits) and _came_from(graph, candidate.input, limits)
+
+
+def _fits_scaled(affine: Affine, limits: Limits, *, ahead: bool) -> bool:
+    sizes = np.abs(affine.scale[affine.scale != 0])
+    growth = np.log2(1.0 / sizes if ahead else sizes)
+    up, down = np.rint(np.log2(limits.largest)) / 8, np.log2(limits.smallest_normal) / 2
+    return bool((growth <= up).all() and (growth >= down).all())
+
+
+def _is_narrow(graph: ModelGraph, tensor: str, limits: Limits) -> bool:
+    """Has the type of a tensor no more bits and no larger range?"""
+    dtype = graph.tensor(tensor).dtype
+    if dtype is None or not is_float(dtype):
+        return False
+    own = float_limits(dtype)
+    return own.eps >= limits.eps and own.largest <= limits.largest
+
+
+def _goes_into(graph: ModelGraph, tensor: str, limits: Limits) -> bool:
+    """Is all that becomes of a tensor rounded to such a type, and only scaled or rectified before?"""
+    waiting = [tensor]
+    for _ in range(_STEPS):
+        if not waiting:
+            return True
+        tensor = waiting.pop()
+        if _is_narrow(graph, tensor, limits):
+            continue
+        if graph.is_output(tensor) or graph.captured(tensor) is not None:
+            return False
+        for use in graph.consumers(tensor):
+            op = graph.op(use.op)
+            if use.slot is None or isinstance(facts_of(op).sink(Node(graph, op), {use.slot: _TWICE}), Refusal):
+                return False
+            waiting += op.outputs
+    return not waiting
+
+
+def _came_from(graph: ModelGraph, tensor: str, limits: Limits) -> bool:
+    """Was a tensor rounded to such a type, and only scaled or rectified since?"""
+    for _ in range(_STEPS):
+        if _is_narrow(graph, tensor, limits):
+            return True
+        op = graph.producer(tensor)
+        if op is None or op.outputs[0] != tensor:
+            return False
+        node, facts = Node(graph, op), facts_of(op)
+        if isinstance(facts.lift(node, {0: _TWICE}), Refusal) or _joins(graph, op.inputs):
+            return False
+        tensor = op.input(facts.data_slot(node))
+    return False
+
+
+def _joins(graph: ModelGraph, inputs: tuple[str, ...]) -> bool:
+    return sum(1 for tensor in inputs if tensor and graph.constant(tensor) is None) > 1
+
+
+_TWICE = Affine.of(2.0, 0.0, None)
