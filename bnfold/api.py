@@ -255,7 +255,8 @@ def restyle_model(
     from bnfold.restyling import restyle_graph
 
     found = restyle_graph(original.graph, style, fresh=fresh is not None)
-    result = RestyleResult(None, found.changes, found.left, found.before, found.after)
+    pair = Pair(original.graph, found.graph, Plan())
+    result = RestyleResult(None, found.changes, found.left, found.before, found.after, pair=pair)
     if not build:
         return result
     model, remark = keras_model.retrainable(found.graph, fresh=fresh)

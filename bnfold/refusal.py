@@ -11,10 +11,12 @@ class Refusal:
 
     The sentence names the operator and the fact: ``conv2d_7 pads with zeros, so the shift would be
     lost at the border``. It has no full stop, so that it can be joined into a longer one.
+    ``op`` is the operator that refuses, by its unique name in its graph; empty where none does, as at a model's input.
     """
 
     code: str
     sentence: str
+    op: str = ""
 
     def to_dict(self) -> dict[str, str]:
         return {"code": self.code, "sentence": self.sentence}

@@ -95,7 +95,7 @@ class FoldResult(Displayed):
 
 
 @dataclass(frozen=True, slots=True)
-class EqualizeResult:
+class EqualizeResult(Displayed):
     """A folded model with level weight ranges, and how it came about.
 
     ``folding`` is the plan of the fold that comes first. ``model`` is new; the one that was given is as it was.
@@ -184,7 +184,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class RestyleResult:
+class RestyleResult(Displayed):
     """A model in another style: what was changed, which layers were left alone, and the lists of layers.
 
     ``model`` is None for a dry run. ``verification`` (or ``agreement``, where no ONNX can be made of the model) is
@@ -204,6 +204,12 @@ class RestyleResult:
     path: Path | None = None
     refused: str = ""
     notes: tuple[str, ...] = ()
+    #: Both graphs, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        changes = f"{len(self.changes)} changes, {len(self.inexact)} of them need training"
+        return f"RestyleResult({changes}, {len(self.left)} layers left alone{_verdict(self.verification)})"
 
     @property
     def inexact(self) -> tuple[StyleChange, ...]:

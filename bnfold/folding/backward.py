@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bnfold.affine import Affine
 from bnfold.folding.moves import Blocked, Context, Move, Search, more_telling, unsound
@@ -80,7 +80,9 @@ class _Backward(Search):
             asked = sum(Use(reader.name, slot) in wanted.get(name, ()) for slot, name in enumerate(reader.inputs))
             if asked > 1:
                 joined = f"{reader.display} ({reader.type})"
-                return Refusal(refusal.code, f"{refusal.sentence}, and every input of {joined} has to take its part")
+                return replace(
+                    refusal, sentence=f"{refusal.sentence}, and every input of {joined} has to take its part"
+                )
             readers = [use for tensor in reader.outputs for use in wanted.get(tensor, ())]
         return refusal
 
@@ -104,7 +106,7 @@ class _Backward(Search):
         return [taken] if isinstance(lifts, Refusal) else [*lifts, taken]
 
     def _choose(self, state: _State, op: Op, ways: list[Way]) -> Move | Refusal:
-        last: Refusal = Refusal("no-way", f"{op.display} ({op.type}) has no input that could take it")
+        last: Refusal = Refusal("no-way", f"{op.display} ({op.type}) has no input that could take it", op.name)
         best: Move | None = None
         for way in ways:
             self.choices += 1
@@ -170,10 +172,12 @@ class _Backward(Search):
                 continue
             observer = self._observer(state.move, tensor, requests)
             if observer is not None:
-                return Refusal("observed", f"the output of {op.display} ({op.type}) is also seen by {observer}")
+                return Refusal(
+                    "observed", f"the output of {op.display} ({op.type}) is also seen by {observer}", op.name
+                )
             first, *others = requests.values()
             if any(not first.same_as(other) for other in others):
-                return Refusal("unequal-readers", f"the readers of {tensor} would need different maps")
+                return Refusal("unequal-readers", f"the readers of {tensor} would need different maps", op.name)
             affines[index] = first
             state.move.changed[tensor] = None
         return affines

@@ -32,7 +32,7 @@ class _Forward(Search):
         for use in value_readers(self.graph, tensor):
             if use.slot is None:
                 self.move.asked.add(use.op)
-                return Refusal("observed", f"{tensor} is also seen by {reader_phrase(self.graph, use)}")
+                return Refusal("observed", f"{tensor} is also seen by {reader_phrase(self.graph, use)}", use.op)
             if use.op not in self.carried:
                 self.carried[use.op] = {}
                 heapq.heappush(self.queue, (self.order[use.op], use.op))

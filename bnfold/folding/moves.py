@@ -93,7 +93,7 @@ class Search:
         move.asked.add(op.name)
         self.visits += 1
         if op.name in self.context.frozen:
-            return Refusal("skipped", f"{op.display} ({op.type}) was asked to stay as it is")
+            return Refusal("skipped", f"{op.display} ({op.type}) was asked to stay as it is", op.name)
         if self.visits > MAX_VISITS:
             return Refusal("search-limit", f"the search gave up after {MAX_VISITS} operators")
         return None
@@ -101,7 +101,7 @@ class Search:
     def enter(self, move: Move, op: Op, rewrite: Rewrite) -> Refusal | None:
         """Make a rewrite part of a move, unless what it adds cannot be built."""
         if isinstance(rewrite, NewAffine) and op.name in self.context.idioms:
-            return Refusal("idiom", f"{op.display} ({op.type}) is part of a function that runtimes recognise")
+            return Refusal("idiom", f"{op.display} ({op.type}) is part of a function that runtimes recognise", op.name)
         added = self.context.cost(op, rewrite)
         if isinstance(added, Refusal):
             return added

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -186,13 +187,13 @@ class Folder:
         dtype = self.editor.dtype_of(op)
         form = cheapest_form(self.graph, tensor, affine, dtype)
         if isinstance(form, Refusal):
-            return form
+            return replace(form, op=op.name)
         params = [part for new in form for part in new.inputs if isinstance(part, Param)]
         faults = [scale_fault(affine.scale, dtype), *map(rounding_fault, params)]
         fault = next((fault for fault in faults if fault), None)
         if fault is None:
             return form
-        return Refusal(overflow_code(dtype), f"{op.display} ({op.type}) cannot take it: {fault}")
+        return Refusal(overflow_code(dtype), f"{op.display} ({op.type}) cannot take it: {fault}", op.name)
 
     def _split(self, candidate: Candidate) -> bool:
         """Scale one way and shift the other, where both find a target."""

@@ -111,7 +111,7 @@ class Node(NamedTuple):
 
     def refuse(self, code: str, sentence: str) -> Refusal:
         """A refusal whose sentence begins with this operator: ``conv_3 pads with zeros, …``."""
-        return Refusal(code, f"{self.name} ({self.op.type}) {sentence}")
+        return Refusal(code, f"{self.name} ({self.op.type}) {sentence}", self.op.name)
 
 
 class Placeholder(Enum):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnfold import __version__
 from bnfold.analysis import SCHEMA_VERSION, Report
+
+_UNUSUAL = re.compile(r"[^\n\x20-\x7e]")
 
 
 def render(
@@ -38,8 +41,12 @@ def header() -> dict[str, Any]:
 
 
 def dump(data: Any) -> str:
-    """JSON for people and programs: indented, with NaN and infinity as the strings that verification uses too."""
-    return json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    """JSON for people and programs: indented, with NaN and infinity as the strings that verification uses too.
+
+    What a terminal would obey (C1 control characters, marks of direction) is escaped, as JSON itself does with C0.
+    """
+    text = json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    return _UNUSUAL.sub(lambda found: found[0] if found[0].isprintable() else json.dumps(found[0])[1:-1], text)
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from typing import IO
@@ -20,7 +21,13 @@ _FILE_WIDTH = 160
 _UNLIMITED = 100_000
 #: Columns between two columns of a table.
 _GAP = 2
+#: What GitHub's runner obeys in a log: ``##[``, and ``::command::`` at the beginning of a line, which wrapping moves.
+_COMMAND = re.compile(r"(?<!\S)::(?=\w)|##(?=\[)")
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+def _obeyed_by_none(text: str) -> str:
+    return _COMMAND.sub(lambda found: f"\\x{ord(found[0][0]):02x}{found[0][1]}", clean(text))
 
 
 class _Console(Console):
@@ -48,8 +55,8 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
 
 
 def cell(value: object, style: str = "") -> Text:
-    """A cell of a table: the text as it is, with nothing in it taken for markup or obeyed by a terminal."""
-    return Text(clean(str(value)), style=style)
+    """A cell of a table: the text as it is, with nothing in it taken for markup or obeyed by a terminal or a log."""
+    return Text(_obeyed_by_none(str(value)), style=style)
 
 
 def line(console: Console, *parts: str | tuple[str, str], indent: int = 0) -> None:
@@ -57,7 +64,7 @@ def line(console: Console, *parts: str | tuple[str, str], indent: int = 0) -> No
     text = Text(" " * indent if not console.is_terminal else "")
     for part in parts:
         words, style = (part, "") if isinstance(part, str) else part
-        text.append(clean(words), style=style)
+        text.append(_obeyed_by_none(words), style=style)
     if console.is_terminal:
         console.print(Padding(text, (0, 0, 0, indent), expand=False))
     else:

@@ -11,7 +11,8 @@ from bnfold.errors import UsageError
 from bnfold.reporting.drawing.svg import side_by_side
 from bnfold.reporting.drawing.view import picture
 from bnfold.reporting.text import clean, cut
-from bnfold.results import FixResult, FoldResult
+from bnfold.results import EqualizeResult, FixResult, FoldResult, RestyleResult
+from bnfold.verification import RuntimeCheck, Verification
 
 if TYPE_CHECKING:
     from bnfold.folding.pair import Pair
@@ -19,17 +20,27 @@ if TYPE_CHECKING:
 #: So many rows are shown; ``--report`` has them all.
 _ROWS = 20
 _LONGEST = 300
+#: Notebooks set cells to the right, as suits numbers; these are words.
+_LEFT = ' style="text-align:left"'
 
 
 def html(result: Any) -> str:
-    """A fragment of HTML for a report, the result of a fold or fix, or a verification."""
+    """A fragment of HTML for a report, the result of a command, or a verification."""
     if isinstance(result, Report):
         return _report(result)
     if isinstance(result, FoldResult):
         return _fold(result)
     if isinstance(result, FixResult):
         rows = [(change.code, change.sentence) for change in result.changes]
-        return _page(repr(result), _table(("rule", "repair"), rows), _verdict(result))
+        return _page(repr(result), _verdict(result), _table(("rule", "repair"), rows))
+    if isinstance(result, EqualizeResult):
+        bits = [(each.layer, each.type, f"{each.before:.1f}", f"{each.after:.1f}") for each in result.plan.layers]
+        return _page(repr(result), _verdict(result), _table(("layer", "type", "spread in bits", "after"), bits))
+    if isinstance(result, RestyleResult):
+        return _restyle(result)
+    if isinstance(result, RuntimeCheck):
+        levels = [(name, level.sentence()) for name, level in result.levels.items()]
+        return _page(result.sentence(), _table(("optimisations", "verdict"), levels))
     return _page(result.sentence(), _outputs(result))
 
 
@@ -63,15 +74,24 @@ def _fold(result: FoldResult) -> str:
     )
 
 
-def _verdict(result: FoldResult | FixResult) -> str:
+def _restyle(result: RestyleResult) -> str:
+    rows = [
+        (change.layer, "exact" if change.exact else "needs training", change.sentence, change.reason)
+        for change in result.changes
+    ]
+    agreement = "" if result.agreement is None else f"<p>{_cell(result.agreement.sentence())}</p>"
+    left = _table(("left as it is", "because"), [(item.layer, item.reason) for item in result.left])
+    return _page(repr(result), _verdict(result), agreement, _table(("layer", "class", "change", "why"), rows), left)
+
+
+def _verdict(result: FoldResult | FixResult | EqualizeResult | RestyleResult) -> str:
     return "" if result.verification is None else f"<p>{_cell(result.verification.sentence())}</p>"
 
 
-def _outputs(found: Any) -> str:
-    outputs = getattr(found, "outputs", ())
+def _outputs(found: Verification) -> str:
     rows = [
         (item.name, item.dtype, f"{item.max_abs:.2e}", f"{item.max_rel:.2e}", "equivalent" if item.ok else item.reason)
-        for item in outputs
+        for item in found.outputs
     ]
     return _table(("output", "type", "largest difference", "of the range", "verdict"), rows)
 
@@ -95,8 +115,8 @@ def _page(head: str, *parts: str) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
     if not rows:
         return ""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows[:_ROWS])
+    head = "".join(f"<th{_LEFT}>{escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(f'<td{_LEFT}>{_cell(value)}</td>' for value in row)}</tr>" for row in rows[:_ROWS])
     more = f"<p>and {len(rows) - _ROWS:,} more</p>" if len(rows) > _ROWS else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bnfold.display import Displayed
 from bnfold.isolation import Ended, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError
@@ -54,7 +55,7 @@ OPTIMIZERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class RuntimeCheck:
+class RuntimeCheck(Displayed):
     """A model with onnxruntime's optimisations off against itself with them on.
 
     ``levels`` holds one verification for each level name ("basic", "extended", "all"). ``culprits``

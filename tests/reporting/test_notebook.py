@@ -8,12 +8,14 @@ import sys
 from html.parser import HTMLParser
 
 import hostile
+import pytest
 from command_line import SAMPLES
 from onnx_nets import Net
 
 import bnfold
+from bnfold import display
 
-CNN = SAMPLES / "digits_cnn.onnx"
+CNN, MOBILENET = SAMPLES / "digits_cnn.onnx", SAMPLES / "mobilenet_v2_relu.onnx"
 
 
 def tags(text: str) -> list[str]:
@@ -64,6 +66,19 @@ def test_a_repair() -> None:
     assert tags(text).count("tr") == 2
 
 
+def test_equalised() -> None:
+    text = bnfold.equalize(MOBILENET, verify=True)._repr_html_()
+    assert "spread in bits" in text
+    assert "EqualizeResult" in text
+    assert "table" in tags(text)
+
+
+def test_a_check_of_the_runtime() -> None:
+    text = bnfold.check_runtime(CNN)._repr_html_()
+    assert all(f">{level}</td>" in text for level in ("basic", "extended", "all"))
+    assert tags(text).count("tr") == 1 + 3
+
+
 def test_what_came_from_another_process_has_no_picture() -> None:
     again = pickle.loads(pickle.dumps(bnfold.analyze(CNN)))
     assert "svg" not in tags(again._repr_html_())
@@ -86,6 +101,12 @@ def test_many_rows_are_cut_and_so_are_crowds() -> None:
 def test_strange_names_are_text() -> None:
     for result in (bnfold.analyze(hostile.model()), bnfold.fold(hostile.model())):
         assert not {"img", "script"} & set(tags(result._repr_html_()))
+
+
+def test_without_a_renderer_the_repr_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = bnfold.analyze(CNN)
+    monkeypatch.setattr(display, "_renderers", [])
+    assert report._repr_html_() is None
 
 
 def test_nothing_is_imported_before_a_notebook_asks() -> None:

@@ -21,9 +21,9 @@ _FLAGS = [
 PATIENCE = 60_000
 
 
-def missing(what: str) -> None:
+def missing(what: str, install: str = INSTALL) -> None:
     """Skip, with the command that installs what is missing; in continuous integration that is a failure."""
-    sentence = f"there is no {what}: {INSTALL}"
+    sentence = f"there is no {what}: {install}"
     if os.environ.get("CI"):
         pytest.fail(sentence)
     pytest.skip(sentence)

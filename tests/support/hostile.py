@@ -11,7 +11,10 @@ RIGHT_TO_LEFT = "שכבה/مرحبا\u202eabc"
 EMOJI = "👩‍🔬🔥"
 DOT = 'quote" -> "b\\" [label=<b>] \\'
 CONTROL = "bell\x07\x1b[31m\nnext"
-NAMES = (SCRIPT, LONG, RIGHT_TO_LEFT, EMOJI, DOT, CONTROL)
+HTML = "<b>bold</b> &lt;port:n"
+COMMAND = "::error file=a::%0Atext ##[warning]\x9b1m"
+TABLE = "| a | `b` | [c](d) |"
+NAMES = (SCRIPT, LONG, RIGHT_TO_LEFT, EMOJI, DOT, CONTROL, HTML, COMMAND, TABLE)
 
 
 def model() -> ModelProto:
@@ -19,7 +22,7 @@ def model() -> ModelProto:
     net = Net()
     x, channels = net.start(), 3
     for number, name in enumerate(NAMES):
-        x = net.conv(f"conv_{number}", x, channels, 4)
+        x = net.conv(f"conv_{number}", x, channels, 4, k=1)
         x = net.act(f"act {name}", net.norm(name, x, 4))
         channels = 4
     return net.build(x)

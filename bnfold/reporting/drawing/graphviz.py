@@ -13,6 +13,10 @@ from bnfold.reporting.drawing.view import OPERATOR, Node, View
 from bnfold.reporting.text import clean, cut
 
 _LABEL = 48
+#: Graphviz reads no string token of more than 16,384 bytes; longer strings are put together from pieces.
+_PIECE = 2_000
+#: What Graphviz takes for entities (``&lt;``) in what it shows.
+_SHOWN = frozenset({"label", "tooltip"})
 
 
 def dot(view: View) -> str:
@@ -65,7 +69,7 @@ def _scope(view: View, inside: dict[str, list[str]], scope: str, indent: str) ->
             yield f"{indent}{_quoted(node.key)} [{_attributes(node)}];"
     for inner in inside.get(scope, ()):
         yield f"{indent}subgraph {_quoted(f'cluster {inner}')} {{"
-        yield f"{indent}  label={_quoted(cut(inner, _LABEL))}; style=dashed;"
+        yield f"{indent}  label={_quoted(_plain(cut(inner, _LABEL)))}; style=dashed;"
         yield from _scope(view, inside, inner, indent + "  ")
         yield f"{indent}}}"
 
@@ -79,10 +83,22 @@ def _attributes(node: Node) -> str:
     if node.kind != OPERATOR:
         shown["shape"] = "oval"
     known = {f"bnfold_{key}" if key in ("label", "shape") else key: value for key, value in attributes(node).items()}
-    return ", ".join(f"{key}={_quoted(str(value))}" for key, value in {**known, **shown}.items())
+    return ", ".join(
+        f"{key}={_quoted(_plain(str(value)) if key in _SHOWN else str(value))}"
+        for key, value in {**known, **shown}.items()
+    )
+
+
+def _plain(text: str) -> str:
+    return text.replace("&", "&amp;")
 
 
 def _quoted(text: str) -> str:
     """A string of the language: quotes and backslashes are escaped, and what no terminal shows is written out."""
+    pieces = [text[start : start + _PIECE] for start in range(0, len(text), _PIECE)] or [""]
+    return " + ".join(f'"{_escaped(piece)}"' for piece in pieces)
+
+
+def _escaped(text: str) -> str:
     rows = [clean(row).replace("\\", "\\\\").replace('"', '\\"') for row in text.split("\n")]
-    return '"' + "\\n".join(rows) + '"'
+    return "\\n".join(rows)

@@ -1,7 +1,9 @@
 """Files for Google's Model Explorer: the graph, overlays of its nodes, and which node became which.
 
 The formats are those of the package ai-edge-model-explorer 0.1.34 (``graph_builder.py``, ``node_data_builder.py``)
-and of its "sync navigation" files. Overlays are keyed by output tensor, so they lie on the original ONNX file too.
+and of its "sync navigation" files. Overlays are keyed by node and by output tensor: what opens the original file
+calls its nodes by the one or the other (the adapter model-explorer-onnx 0.4.2 by their names; it numbers nodes
+without one, which no overlay finds).
 """
 
 from __future__ import annotations
@@ -56,7 +58,8 @@ def _node(node: Node, incoming: Iterable[Edge]) -> dict[str, Any]:
             for number, edge in enumerate(incoming)
         ],
         "outputsMetadata": [
-            {"id": str(number), "attrs": [{"key": "tensor_name", "value": name}]}
+            # The viewer shows this key; under "tensor_name" it would take each value twice, by node and by tensor.
+            {"id": str(number), "attrs": [{"key": "__tensor_tag", "value": name}]}
             for number, name in enumerate(node.outputs)
         ],
     }
@@ -90,12 +93,14 @@ def _spread(node: Node) -> float | str:
 def _overlay(
     name: str, view: View, value: Callable[[Node], float | str], colour: Callable[[Node], str]
 ) -> dict[str, Any]:
-    results = {
-        tensor: {"value": found, **({"bgColor": colour(node)} if colour(node) else {})}
-        for node in view.nodes
-        if (found := value(node)) != ""
-        for tensor in node.outputs[:1]
-    }
+    results: dict[str, dict[str, Any]] = {}
+    known = {node.key for node in view.nodes}
+    for node in view.nodes:
+        if (found := value(node)) != "":
+            shown = {"value": found, **({"bgColor": colour(node)} if colour(node) else {})}
+            results[node.key] = shown
+            # A tensor that is called like some operator would lay its value on that.
+            results.update({tensor: shown for tensor in node.outputs[:1] if tensor not in known})
     return {"name": f"bnfold: {name}", "results": results}
 
 

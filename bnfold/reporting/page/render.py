@@ -24,7 +24,7 @@ from bnfold.reporting.text import cut
 if TYPE_CHECKING:
     from bnfold.reporting.page.sheets import Sheet
 
-_SCRIPTS = ("view.js", "graph.js", "plots.js", "table.js", "grid.js", "main.js")
+_SCRIPTS = ("view.js", "paint.js", "graph.js", "plots.js", "table.js", "grid.js", "main.js")
 #: Names are shown up to this length; the whole name is in the tooltip.
 _SHOWN, _TOOLTIP = 160, 12_000
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")

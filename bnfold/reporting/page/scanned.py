@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
@@ -17,6 +17,9 @@ from bnfold.scanning.summary import ScanSummary, summarise
 #: So many models stand in the table, those that did not go well first, and so many findings below each.
 _MODELS, _FINDINGS = 5_000, 50
 _COLUMNS = ("model", "status", "size", "BN", "fold", "findings", "seconds")
+#: What unfolds below a cell: pairs of a rule's code, empty where there is none, and a sentence.
+_Lines = tuple[tuple[str, str], ...]
+_NONE: tuple[_Lines, _Lines] = ((), ())
 #: Upper ends of the bars, in bytes and in seconds.
 _SIZES = tuple((10.0**power, file_size(10**power)) for power in (4, 5, 6, 7, 8, 9))
 _TIMES = tuple((seconds, f"{seconds:g} s") for seconds in (0.1, 1.0, 10.0, 100.0))
@@ -31,7 +34,10 @@ def sheet(store: ScanStore) -> Sheet:
         *sorted(WELL),
     )
     found = {path: findings for path, _, findings in store.findings()}
-    rows = tuple(_row(model, found.get(model[0], ())) for model in islice(models, _MODELS))
+    normalised = _batchnorms(store)
+    rows = tuple(
+        _row(model, found.get(model[0], ()), *normalised.get(model[0], _NONE)) for model in islice(models, _MODELS)
+    )
     notes = [f"the table has {_MODELS:,} models, the store all {summary.models:,}"] if summary.models > _MODELS else []
     rules = tuple(
         (
@@ -72,24 +78,48 @@ def _cards(summary: ScanSummary) -> tuple[Card, ...]:
     )  # fmt: skip
 
 
-def _row(model: tuple[Any, ...], findings: Iterable[Mapping[str, Any]]) -> tuple[Cell, ...]:
+def _batchnorms(store: ScanStore) -> dict[str, tuple[_Lines, _Lines]]:
+    """By model: how many BN stand where, and which stay and why."""
+    found: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {}
+    placements = store.query(
+        "select path, placement, count(*) from batchnorms join models on models.id = job "
+        "group by path, placement order by path, count(*) desc, placement"
+    )
+    for path, placement, count in placements:
+        found.setdefault(path, ([], []))[0].append(("", f"{count:,} {placement}"))
+    left = store.query(
+        "select path, name, reason from batchnorms join models on models.id = job "
+        "where direction = 'stays' order by path, batchnorms.rowid"
+    )
+    for path, name, reason in left:
+        found[path][1].append(("", f"{name} stays: {reason}"))
+    return {path: (tuple(where), _cut(stay)) for path, (where, stay) in found.items()}
+
+
+def _cut(lines: Sequence[tuple[str, str]]) -> _Lines:
+    more = [("", f"and {len(lines) - _FINDINGS:,} more, in the store")] if len(lines) > _FINDINGS else []
+    return (*lines[:_FINDINGS], *more)
+
+
+def _row(
+    model: tuple[Any, ...], findings: Iterable[Mapping[str, Any]], where: _Lines, stay: _Lines
+) -> tuple[Cell, ...]:
     path, status, sentence, size, batchnorms, foldable, seconds = model
     found = list(findings)
-    details = [(each["code"], f"{each['severity']}: {each['message']}") for each in found[:_FINDINGS]]
-    if len(found) > _FINDINGS:
-        details.append(("", f"and {len(found) - _FINDINGS:,} more, in the store"))
+    details = [*_cut([(each["code"], f"{each['severity']}: {each['message']}") for each in found])]
     if sentence:
         details.insert(0, ("", sentence))
     tone = GOOD if status in WELL else BAD
     return (
         Cell(path), Cell(status, tone=tone), Cell("–") if size is None else Cell(file_size(size), size),
-        _count(batchnorms), _count(foldable), Cell(f"{len(found):,}" if found or not sentence else "why", len(found),
-        details=tuple(details)), Cell("–") if seconds is None else Cell(f"{seconds:.2f}", seconds),
+        _count(batchnorms, where), _count(foldable, stay),
+        Cell(f"{len(found):,}" if found or not sentence else "why", len(found), details=tuple(details)),
+        Cell("–") if seconds is None else Cell(f"{seconds:.2f}", seconds),
     )  # fmt: skip
 
 
-def _count(number: int | None) -> Cell:
-    return Cell("–") if number is None else Cell(f"{number:,}", number)
+def _count(number: int | None, details: _Lines = ()) -> Cell:
+    return Cell("–") if number is None else Cell(f"{number:,}", number, details=details)
 
 
 def _bars(store: ScanStore, summary: ScanSummary) -> list[dict[str, Any]]:

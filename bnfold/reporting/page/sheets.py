@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 GOOD, BAD, CAUTION, PLAIN = "good", "bad", "caution", "plain"
 _MARKS = {"+": "comes", "-": "goes", " ": "stays"}
 #: How long verification took is another number every time: not in a page that is the same for the same models.
-_DURATION = re.compile(r",? in \d+(?:\.\d+)? s\b")
+_DURATION = re.compile(r",? in \d+(?:\.\d+)? s\b|,? \(\d+(?:\.\d+)? s of it in float64\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ def of_restyle(model: str, result: RestyleResult) -> Sheet:
     )  # fmt: skip
     return Sheet(
         model, cards, checks=_checks(result.verification), notes=result.notes, grids=grids,
-        data=_drawn(None, None, result.verification),
+        data=_drawn(result.pair, None, result.verification),
     )  # fmt: skip
 
 
@@ -334,4 +334,4 @@ def _without_times(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _timeless(sentence: str) -> str:
-    return _DURATION.sub("", sentence, count=1)
+    return _DURATION.sub("", sentence)

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import hostile
 import networkx
 import onnx
 import pytest
+from browser import missing
 from command_line import SAMPLES, bnfold
+from onnx import TensorProto, helper
+from onnx_models import model as onnx_model
+from onnx_models import value
+from onnx_nets import Net
 
+from bnfold.reporting.text import clean
+
+SVG = "{http://www.w3.org/2000/svg}"
+PARTS = ("svg", "g", "title", "polygon", "path", "ellipse", "text", "polyline", "a")
 CNN, REPVGG = SAMPLES / "digits_cnn.onnx", SAMPLES / "digits_repvgg.onnx"
 
 
@@ -59,6 +71,32 @@ class TestFormats:
             graph = networkx.read_graphml(tmp_path / "a.graphml")
             assert len(operators(graph)) == count
 
+    def test_graphml_and_node_link_say_the_same(self, tmp_path: Path, strange: Path) -> None:
+        """Names, values and types; what XML cannot hold is written as an escape."""
+        for source in (REPVGG, strange):
+            data = json.loads(written(tmp_path, "a.json", source))
+            written(tmp_path, "a.graphml", source)
+            graph = networkx.read_graphml(tmp_path / "a.graphml")
+            plain = [
+                {key: clean(text) if isinstance(text, str) else text for key, text in node.items()}
+                for node in data["nodes"]
+            ]
+            assert [{"id": key, **known} for key, known in graph.nodes(data=True)] == [
+                dict(sorted(node.items(), key=lambda item: item[0] != "id")) for node in plain
+            ]
+            assert {
+                type(known["spread_bits_after"])
+                for known in dict(graph.nodes(data=True)).values()
+                if "spread_bits_after" in known
+            } <= {float}
+            found = sorted(
+                (a, b, known["tensor"], known["output"], known.get("slot")) for a, b, known in graph.edges(data=True)
+            )
+            assert found == sorted(
+                (clean(edge["source"]), clean(edge["target"]), clean(edge["tensor"]), edge["output"], edge.get("slot"))
+                for edge in data["edges"]
+            )
+
     def test_dot_is_escaped(self, tmp_path: Path, strange: Path) -> None:
         text = written(tmp_path, "a.dot", strange)
         assert '"quote\\" -> \\"b\\\\\\" [label=<b>] \\\\"' in text
@@ -76,6 +114,47 @@ class TestFormats:
 
 
 class TestGraphviz:
+    @pytest.fixture
+    def dot(self) -> str:
+        program = shutil.which("dot")
+        if program is None:
+            missing("Graphviz", "apt-get install -y graphviz")
+        return str(program)
+
+    @pytest.mark.parametrize("options", [(), ("--after",), ("--around", hostile.DOT)])
+    def test_graphviz_reads_every_name(self, tmp_path: Path, strange: Path, dot: str, options: tuple[str, ...]) -> None:
+        """The nodes of the file, as Graphviz has read them, are those of the node-link file."""
+        written(tmp_path, "a.dot", strange, *options)
+        done = subprocess.run([dot, "-Tjson", tmp_path / "a.dot"], capture_output=True, check=True)
+        assert done.stderr == b""
+        found = json.loads(done.stdout)
+        data = json.loads(written(tmp_path, "a.json", strange, *options))
+        unescaped = [node["name"].replace("\\\\", "\\") for node in found["objects"]]
+        assert unescaped == [clean(node["id"]).replace("\\n", "\n").replace("\n", "\\n") for node in data["nodes"]]
+        places = {node["_gvid"]: number for number, node in enumerate(found["objects"])}
+        numbers = {node["id"]: number for number, node in enumerate(data["nodes"])}
+        assert sorted((places[edge["tail"]], places[edge["head"]]) for edge in found["edges"]) == sorted(
+            (numbers[edge["source"]], numbers[edge["target"]]) for edge in data["edges"]
+        )
+
+    def test_graphviz_shows_names_as_text(self, tmp_path: Path, strange: Path, dot: str) -> None:
+        root = ElementTree.fromstring(written(tmp_path, "a.svg", strange, "--around", hostile.HTML))
+        assert hostile.HTML in {"".join(element.itertext()) for element in root.iter(f"{SVG}text")}
+        assert {element.tag for element in root.iter()} <= {f"{SVG}{name}" for name in PARTS}
+
+    def test_graphviz_draws_subgraphs_and_pictures(self, tmp_path: Path, dot: str) -> None:
+        body = [helper.make_graph([helper.make_node(kind, ["x"], [kind])], kind, [], [value(kind, [2])])
+                for kind in ("Relu", "Neg")]  # fmt: skip
+        choice = helper.make_node("If", ["flag"], ["y"], name="choice", then_branch=body[0], else_branch=body[1])
+        flag = value("flag", [], TensorProto.BOOL)
+        onnx.save(onnx_model([choice], [value("x", [2]), flag], [value("y", [2])]), tmp_path / "m.onnx")
+        written(tmp_path, "a.dot", tmp_path / "m.onnx")
+        done = subprocess.run([dot, "-Tjson", tmp_path / "a.dot"], capture_output=True, check=True)
+        clusters = [one["label"] for one in json.loads(done.stdout)["objects"] if one["name"].startswith("cluster")]
+        assert sorted(clusters) == ["choice/else_branch", "choice/then_branch"]
+        assert bnfold("graph", CNN, "-o", tmp_path / "a.png").code == 0
+        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
     def test_it_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         outcome = bnfold("graph", CNN, "-o", tmp_path / "a.svg")
@@ -151,11 +230,27 @@ class TestModelExplorer:
         assert nodes["/0/branches.0/branches.0.1/BatchNormalization"]["namespace"] == "0/branches.0/branches.0.1"
 
     def test_overlays_lie_on_the_original_file(self, files: dict[str, Any]) -> None:
-        tensors = {name for node in onnx.load(REPVGG).graph.node for name in node.output}
+        nodes = onnx.load(REPVGG).graph.node
         for part in ("steps", "placements", "findings", "spread"):
             results = files[f"m.{part}.json"]["results"]
-            assert set(results) <= tensors
-        assert len(files["m.placements.json"]["results"]) == 10
+            found = [node for node in nodes if node.name in results]
+            assert set(results) == {name for node in found for name in (node.name, node.output[0])}
+            assert all(results[node.name] == results[node.output[0]] for node in found)
+        batchnorms = [node.name for node in nodes if node.op_type == "BatchNormalization"]
+        assert set(batchnorms) == set(files["m.placements.json"]["results"]) & {node.name for node in nodes}
+
+    def test_a_tensor_named_like_another_operator_lays_nothing_on_it(self, tmp_path: Path) -> None:
+        net = Net()
+        x = net.norm("first", net.conv("conv", net.start(), 3, 4), 4)
+        model = net.build(net.act("second", x, "Softmax", axis=1))
+        renamed = {x: "second"}
+        for node in model.graph.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+            node.output[:] = [renamed.get(name, name) for name in node.output]
+        onnx.save(model, tmp_path / "m.onnx")
+        assert bnfold("graph", tmp_path / "m.onnx", "-o", tmp_path / "m.json", "--format", "model-explorer").code == 0
+        results = json.loads((tmp_path / "m.placements.json").read_text())["results"]
+        assert list(results) == ["first"]
 
     def test_a_node_is_in_one_entry_of_the_navigation_alone(self, files: dict[str, Any]) -> None:
         entries = files["m.navigation.json"]["mappingEntries"]

@@ -71,6 +71,26 @@ def test_what_stays_and_who_stands_in_its_way() -> None:
     assert nodes["conv"].blocks == ()
 
 
+def test_the_operator_that_refuses_is_told_from_its_namesakes() -> None:
+    """Two activations of one name, of which the farther one refuses: the nearer passes everything."""
+    net = Net()
+    x = net.act("act", net.conv("conv", net.start(), 3, 4), "Softmax", axis=1)
+    x = net.act("act", x, "Identity")
+    x = net.act("same", net.norm("bn", x, 4), "Softmax", axis=1)
+    nodes = {node.key: node for node in drawn(net.build(x)).before.nodes}
+    assert {node.type for node in nodes.values() if node.blocks == ("bn",)} == {"Softmax"}
+    assert sorted(node.label for node in nodes.values() if node.blocks) == ["act", "same"]
+
+
+def test_the_operator_whose_output_is_seen_stands_in_the_way() -> None:
+    net = Net()
+    x = net.conv("conv", net.start(), 3, 4)
+    y = net.act("after", net.norm("bn", x, 4), "Softmax", axis=1)
+    z = net.act("other", x, "Tanh")
+    nodes = {node.key: node for node in drawn(net.build(net.op("Add", y, z, name="sum"))).before.nodes}
+    assert {key for key, node in nodes.items() if node.blocks} == {"conv", "after"}
+
+
 def test_edges_inputs_and_outputs() -> None:
     net = Net()
     found = drawn(net.build(net.block(1, net.start(), 3, 8))).before

@@ -13,6 +13,9 @@ from browser import Visit, chromium
 from command_line import SAMPLES, bnfold
 from onnx_nets import Net
 
+from bnfold.reporting.page.render import page
+from bnfold.reporting.page.sheets import Sheet
+
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CNN, REPVGG, POST = (SAMPLES / f"digits_{name}.onnx" for name in ("cnn", "repvgg", "cnn_post"))
 
@@ -181,6 +184,19 @@ class TestGraph:
         page.page.mouse.up()
         assert stage.get_attribute("transform") != at
 
+    def test_keys_open_and_close_a_box(self, visit: Any) -> None:
+        """The focus stays with the box, whether it is open or closed."""
+        page = visit("fold")
+        page.drawn()
+        page.page.get_by_role("button", name="Close all").click()
+        page.until("document.querySelectorAll('.graph .node[data-group]').length > 0")
+        pane = page.page.locator(".graph .pane").first
+        group = pane.locator(".node[data-group]").first.get_attribute("data-group")
+        pane.locator(f".node[data-group='{group}']").press("Enter")
+        page.until(f"document.activeElement.parentNode.dataset.box === '{group}'")
+        page.page.keyboard.press("Enter")
+        page.until(f"document.activeElement.dataset.group === '{group}'")
+
     def test_a_large_graph_is_drawn_on_demand(self, visit: Any) -> None:
         page = visit("large")
         page.page.locator(".graph").scroll_into_view_if_needed()
@@ -190,6 +206,112 @@ class TestGraph:
         page.page.wait_for_selector(".graph .pane[data-ready=asks] >> nth=1")
         assert page.page.get_by_role("button", name="Draw 1,702 operators").count() == 2
         assert page.page.locator(".graph .node").count() < 1_500
+
+
+class TestTenThousandOperators:
+    """What may be drawn does not grow with the graph, and the page answers while the worker lays out."""
+
+    DRAWN = 400
+
+    @pytest.fixture(scope="class")
+    def large(self, pages: Path) -> str:
+        nodes = [
+            [f"op{at}", 0, "Relu", "operator", ("", "folded", "stays")[at % 3], at // 100, "", [], "", []]
+            for at in range(10_000)
+        ]
+        edges = [[at, at + step] for at in range(9_990) for step in (1, 7)]
+        graph = {"nodes": nodes, "edges": edges, "groups": [[f"part {at}", None] for at in range(100)]}
+        data = {"before": graph, "after": graph, "links": {}, "bns": [], "names": [], "profiles": []}
+        (pages / "ten.html").write_bytes(page("analyze", [Sheet("ten", (), data=data)], {}))
+        return "ten"
+
+    @pytest.fixture
+    def opened(self, visit: Any, large: str) -> Visit:
+        found: Visit = visit(large)
+        found.drawn()
+        found.page.get_by_role("button", name="Open all").click()
+        found.page.get_by_role("button", name="Draw 10,000 operators").first.click()
+        found.until("document.querySelector('.graph .pane').dataset.ready === 'yes'")
+        return found
+
+    def count(self, visit: Visit) -> int:
+        """The operators that are elements, once the picture has followed the last movement."""
+        visit.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return int(visit.page.locator(".graph .pane").first.locator(".node").count())
+
+    def painted(self, visit: Visit) -> bool:
+        """Whether there is anything on the canvas, where it is shown."""
+        return bool(
+            visit.page.evaluate(
+                "(() => { const one = document.querySelector('.graph canvas'); return !one.hidden && "
+                "one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some((byte) => byte); })()"
+            )
+        )
+
+    def test_few_are_elements_from_near_and_none_from_afar(self, opened: Visit) -> None:
+        assert 0 < self.count(opened) <= self.DRAWN
+        assert not self.painted(opened)
+        opened.page.get_by_role("button", name="Show all").click()
+        assert self.count(opened) == 0
+        assert self.painted(opened)
+        counts = []
+        for _ in range(30):
+            opened.page.get_by_role("button", name="+", exact=True).click()
+            counts.append(self.count(opened))
+        assert max(counts) <= self.DRAWN
+        assert counts[-1] > 0
+        assert not self.painted(opened)
+
+    def test_moving_draws_what_comes_into_view(self, opened: Visit) -> None:
+        before = opened.page.locator(".graph .pane").first.locator(".node .label").all_text_contents()
+        opened.page.locator(".graph .pane svg").first.focus()
+        for _ in range(20):
+            opened.page.keyboard.press("ArrowDown")
+        assert 0 < self.count(opened) <= self.DRAWN
+        assert opened.page.locator(".graph .pane").first.locator(".node .label").all_text_contents() != before
+
+    def test_search_and_a_click_from_afar(self, opened: Visit) -> None:
+        opened.page.get_by_label("Search the graph").fill("op9999")
+        opened.page.get_by_label("Search the graph").press("Enter")
+        chosen = ".graph .pane:first-child .node[data-selected] .label"
+        opened.until(f"document.querySelector({chosen!r})?.textContent === 'op9999'")
+        opened.page.get_by_role("button", name="Show all").click()
+        assert self.count(opened) == 0
+        box = opened.page.locator(".graph .pane svg").first.bounding_box()
+        opened.page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        opened.until("!document.querySelector('.about').textContent.startsWith('op9999 ')")
+        assert opened.page.locator(".about").text_content().startswith("op")
+
+    def test_the_page_answers_while_the_worker_lays_out(self, visit: Any, large: str) -> None:
+        found = visit(large)
+        found.drawn()
+        found.page.evaluate(
+            "() => { const send = Worker.prototype.postMessage; window.held = []; "
+            "Worker.prototype.postMessage = function (task) { held.push(() => send.call(this, task)); }; }"
+        )
+        pane = found.page.locator(".graph .pane").first
+        stage = pane.locator("svg > g").first
+        at = stage.get_attribute("transform")
+        found.page.get_by_role("button", name="Open all").click()
+        found.page.get_by_role("button", name="Draw 10,000 operators").first.click()
+        assert pane.get_attribute("data-ready") == ""
+        assert pane.locator(".status").text_content() == "drawing…"
+        found.page.get_by_role("button", name="+", exact=True).click()
+        assert stage.get_attribute("transform") != at
+        found.page.get_by_label("Search the graph").fill("op123")
+        assert found.page.locator(".matches button").count() == 11
+        found.page.evaluate("held.forEach((send) => send())")
+        found.until("document.querySelector('.graph .pane').dataset.ready === 'yes'")
+        assert 0 < self.count(found) <= self.DRAWN
+
+    def test_paper_gets_all_of_it(self, opened: Visit) -> None:
+        opened.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+        frame = opened.page.locator(".graph .pane svg").first
+        assert frame.get_attribute("viewBox") is not None
+        assert self.painted(opened)
+        opened.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        assert frame.get_attribute("viewBox") is None
+        assert 0 < self.count(opened) <= self.DRAWN
 
 
 class TestLooks:
@@ -253,3 +375,28 @@ def test_strange_names_are_text(visit: Any) -> None:
     page.until("document.querySelectorAll('.graph .node[data-selected]').length > 0")
     assert page.page.locator("img").count() == 0
     assert page.page.evaluate("document.title") != "broken"
+
+
+@pytest.mark.parametrize("kind", ["fold", "fix", "verify", "equalize"])
+def test_strange_names_are_text_in_every_kind_of_page(visit: Any, pages: Path, kind: str) -> None:
+    model = hostile.model()
+    old, new = model.graph.output[0].name, hostile.SCRIPT
+    model.graph.output[0].name = new
+    for node in model.graph.node:
+        node.output[:] = [new if name == old else name for name in node.output]
+    source, result = pages / f"{new[-9:-1]} <b>.onnx", pages / f"{kind}.onnx"
+    onnx.save(model, source)
+    target = [source] if kind == "verify" else ["-o", result]
+    assert bnfold(kind, source, *target, "--report", pages / f"{kind}_strange.html").code == 0
+    page = visit(f"{kind}_strange")
+    if kind != "verify":
+        page.drawn()
+        page.page.get_by_role("button", name="Open all").click()
+        page.until("document.querySelector('.graph .pane').dataset.ready === 'yes'")
+        page.page.get_by_role("button", name="Show all").click()
+    page.page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+    assert page.page.locator("img").count() == 0
+    assert page.page.locator("main b", has_text="bold").count() == 0
+    assert page.page.title().startswith(f"bnfold {kind}")
+    if kind in ("fold", "fix", "verify"):
+        assert hostile.SCRIPT in page.page.locator("main").text_content()

@@ -26,9 +26,12 @@ from bnfold.reporting.page.render import visible
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model with BN, one without, one of strange names, and a damaged one whose own name is strange."""
+    """A model with BN, one whose BN stays, one without, one of strange names, and one damaged with a strange name."""
     folder = tmp_path_factory.mktemp("models")
     onnx.save(conv_bn(), folder / "a.onnx")
+    net = Net()
+    x = net.norm("kept", net.act("softmax", net.start(), "Softmax", axis=1), 3)
+    onnx.save(net.build(net.conv("padded", x, 3, 4, pads=[1, 1, 1, 1])), folder / "stays.onnx")
     net = Net()
     onnx.save(net.build(net.act("relu", net.conv("conv", net.start(), 3, 4, bias=True))), folder / "plain.onnx")
     onnx.save(hostile.model(), folder / "strange.onnx")
@@ -57,12 +60,18 @@ class TestScan:
     def test_every_model_with_its_findings(self, scan: Path) -> None:
         page = Page(scan.read_text(encoding="utf-8"))
         words = page.words
-        assert words.index("3 of 4 models went well") < words.index("What needs attention") < words.index("Models")
-        assert len(rows(page)) == 1 + 4
+        assert words.index("4 of 5 models went well") < words.index("What needs attention") < words.index("Models")
+        assert len(rows(page)) == 1 + 5
         for text in ("a.onnx", "plain.onnx", "strange.onnx", "1 failed", "BN110 info: ", "not an ONNX model"):
             assert text in words, text
         assert words.index("onerror=alert(1)>.onnx") < words.index("a.onnx")  # what went wrong is first
         assert "The rules behind the findings" in words
+
+    def test_where_batchnorms_stand_and_which_stay(self, scan: Path) -> None:
+        words = Page(scan.read_text(encoding="utf-8")).words
+        row = words[words.index("stays.onnx") :]
+        assert "1 after activation" in row
+        assert "kept stays: softmax (Softmax)" in row
 
     def test_counts_as_bars(self, scan: Path) -> None:
         (data,) = Page(scan.read_text(encoding="utf-8")).data
@@ -70,7 +79,7 @@ class TestScan:
             "status", "size of the file", "the time that they took"
         ]  # fmt: skip
         assert ["failed", 1] in data["bars"][0]["bars"]
-        assert all(sum(count for _, count in item["bars"]) == 4 for item in data["bars"])
+        assert all(sum(count for _, count in item["bars"]) == 5 for item in data["bars"])
 
     def test_names_are_text(self, scan: Path) -> None:
         page = Page(scan.read_text(encoding="utf-8"))

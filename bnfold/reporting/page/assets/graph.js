@@ -1,5 +1,5 @@
 // The whole graph: two panes, before and after, with boxes that open, and what is selected in one shown in the other.
-const ON_DEMAND = 1500, AT_ONCE = 120, PIECE = 400;
+const ON_DEMAND = 1500, AT_ONCE = 120;
 
 class Pane {
   constructor(graph, title, chosen) {
@@ -7,30 +7,25 @@ class Pane {
     this.chosen = chosen;
     this.open = new Set();
     this.selected = new Set();
-    this.places = new Map();
+    this.at = new Map();
     this.element = html("div", { class: "pane" });
-    this.element.append(html("h4", {}, title));
-    this.status = html("div", { class: "status" });
-    this.canvas = svg("svg", { tabindex: "0", role: "group", "aria-label": title + ": drag or arrow keys move, + and − zoom, 0 shows all" });
-    this.stage = svg("g");
-    this.canvas.append(this.stage);
-    this.element.append(this.status, this.canvas);
-    this.depth = graph.groups.map(([, parent]) => parent);
+    this.status = html("div", { class: "status", "aria-live": "polite" });
+    this.painter = new Painter(title + ": drag or arrow keys move, + and − zoom, 0 shows all", { node: (node) => this.drawItem(node), box: (box) => this.drawBox(box) });
+    this.frame = this.painter.frame;
+    this.element.append(html("h4", {}, title), this.status, this.painter.element);
     this.view = { x: 0, y: 0, scale: 1 };
     this.controls();
     while (this.count() < AT_ONCE && this.openLevel(AT_ONCE));
   }
 
-  // The outermost closed group around a node; null if it is drawn itself.
-  closedAround(number) {
-    let found = null;
-    for (let group = this.graph.nodes[number][GROUP]; group !== null; group = this.graph.groups[group][1]) {
-      if (!this.open.has(group)) found = group;
-    }
-    return found;
+  // What shows each node: its own number, or -1 - the outermost closed group around it. Outer groups come first.
+  shown() {
+    const closed = [];
+    this.graph.groups.forEach(([, parent], group) => closed.push(parent !== null && closed[parent] !== null ? closed[parent] : this.open.has(group) ? null : group));
+    return this.graph.nodes.map((node, number) => node[GROUP] === null || closed[node[GROUP]] === null ? number : -1 - closed[node[GROUP]]);
   }
 
-  count() { return new Set(this.graph.nodes.map((_, number) => { const group = this.closedAround(number); return group === null ? number : -1 - group; })).size; }
+  count() { return new Set(this.shown()).size; }
 
   // Opens every group that can be seen, if no more than so many boxes come of it.
   openLevel(most) {
@@ -44,8 +39,9 @@ class Pane {
     return false;
   }
 
-  async draw(force = false) {
-    const shown = new Map(), nodes = [], boxes = [], boxAt = new Map();
+  // What is to be drawn with these groups open: items, open boxes with the box around each, and edges between items.
+  contents() {
+    const numbers = new Map(), items = [], boxes = [], boxAt = new Map();
     const boxFor = (group) => {
       if (group === null) return -1;
       if (!boxAt.has(group)) {
@@ -55,98 +51,127 @@ class Pane {
       }
       return boxAt.get(group);
     };
-    this.graph.nodes.forEach((node, number) => {
-      const group = this.closedAround(number), id = group === null ? number : -1 - group;
-      if (!shown.has(id)) {
-        shown.set(id, nodes.length);
-        nodes.push({ id, group, members: [], box: boxFor(group === null ? node[GROUP] : this.graph.groups[group][1]) });
+    this.shown().forEach((id, number) => {
+      if (!numbers.has(id)) {
+        const group = id < 0 ? -1 - id : null;
+        numbers.set(id, items.length);
+        items.push({ id, group, members: [], box: boxFor(group === null ? this.graph.nodes[number][GROUP] : this.graph.groups[group][1]) });
       }
-      nodes[shown.get(id)].members.push(number);
+      items[numbers.get(id)].members.push(number);
     });
-    if (nodes.length > ON_DEMAND && !force) {
-      const button = html("button", { type: "button" }, `Draw ${nodes.length.toLocaleString("en")} operators`);
-      button.onclick = () => this.draw(true);
-      this.status.replaceChildren(button);
-      this.stage.replaceChildren();
-      this.element.dataset.ready = "asks";
-      return;
-    }
-    this.status.textContent = nodes.length > 300 ? "drawing…" : "";
-    this.element.dataset.ready = "";
-    const at = new Map();
-    nodes.forEach((item, place) => item.members.forEach((number) => at.set(number, place)));
-    const edges = new Map();
+    const at = new Map(), edges = new Map();
+    items.forEach((item, place) => {
+      item.members.forEach((number) => at.set(number, place));
+      Object.assign(item, this.summary(item.members));
+    });
     for (const [from, to] of this.graph.edges) {
       const a = at.get(from), b = at.get(to);
-      if (a !== b) edges.set(`${a} ${b}`, [a, b]);
+      if (a !== b) edges.set(a * items.length + b, [a, b]);
     }
-    const turn = this.turn = (this.turn || 0) + 1;
-    const result = await layout({ nodes: nodes.map((item) => [WIDTH, HEIGHT, item.box]), edges: [...edges.values()], boxes: boxes.map((box) => box.around) });
-    if (turn !== this.turn) return;
-    this.size = [result.width, result.height];
-    this.stage.replaceChildren();
-    this.places.clear();
-    const parts = [
-      ...boxes.map((box, place) => () => this.drawBox(box.group, result.boxes[place])),
-      ...result.edges.map((points) => () => drawEdge(points)),
-      ...nodes.map((item, place) => () => this.drawItem(item, result.nodes[place], nodes.length)),
-    ];
-    // A large graph comes in pieces, between which the page answers.
-    for (let at = 0; at < parts.length; at += PIECE) {
-      const layer = document.createDocumentFragment();
-      parts.slice(at, at + PIECE).forEach((part) => layer.append(part()));
-      this.stage.append(layer);
-      if (at + PIECE < parts.length) await new Promise((resolve) => setTimeout(resolve, 0));
-      if (turn !== this.turn) return;
-    }
-    this.status.textContent = "";
-    if (!this.drawn) { this.drawn = true; this.begin(); }
-    this.mark();
-    this.element.dataset.ready = "yes";
+    return { items, boxes, at, edges: [...edges.values()] };
   }
 
-  drawItem(item, spot, count) {
-    const element = drawNode(item.group === null ? boxOf(this.graph.nodes[item.id]) : this.closedBox(item), spot);
-    element.setAttribute("role", "button");
-    element.setAttribute("tabindex", count > 400 ? "-1" : "0");
-    const act = () => item.group === null ? this.chosen(this, item.id) : this.toggle(item.group);
-    element.addEventListener("click", (event) => { if (!this.moved) act(); event.stopPropagation(); });
-    element.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); event.stopPropagation(); act(); } });
-    item.members.forEach((number) => this.places.set(number, { element, spot }));
-    return element;
-  }
-
-  closedBox(item) {
+  // The state that operators share, or the worst of them, how many have which, and the number of their findings.
+  summary(members) {
     const states = new Map();
     let findings = 0;
-    for (const number of item.members) {
+    for (const number of members) {
       const node = this.graph.nodes[number];
       if (node[STATE]) states.set(node[STATE], (states.get(node[STATE]) || 0) + 1);
       findings += node[MESSAGES].length;
     }
-    const told = [...states].map(([state, count]) => `${count} ${state}`);
-    const label = this.graph.groups[item.group][0], count = `${item.members.length} operators`;
-    const data = { group: item.group };
-    if (findings) data.finding = findings;
-    const state = states.has("stays") ? "stays" : [...states].sort((a, b) => b[1] - a[1]).map(([one]) => one)[0];
-    if (state) data.state = state;
-    return { type: label, label: "▸ " + count, title: [label, count, ...told, findings ? `${findings} findings` : ""].filter(Boolean).join("\n"), count: item.members.length, data };
+    const state = states.has("stays") ? "stays" : [...states].sort((a, b) => b[1] - a[1]).map(([one]) => one)[0] || "";
+    return { state, states, findings };
   }
 
-  drawBox(group, [x, y, width, height]) {
-    const element = svg("g", { class: "box", "data-box": group });
-    element.append(svg("title", {}, this.graph.groups[group][0] + "\nclose"));
-    element.append(svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx: 8 }));
-    const text = svg("text", { x: x - width / 2 + 8, y: y - height / 2 + 13, role: "button", tabindex: "0" }, "▾ " + cut(this.graph.groups[group][0], Math.max(12, Math.floor(width / 7))));
-    text.addEventListener("click", (event) => { event.stopPropagation(); this.toggle(group); });
-    text.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); event.stopPropagation(); this.toggle(group); } });
-    element.append(text);
+  async draw(force = false) {
+    const { items, boxes, at, edges } = this.contents();
+    this.agreed ||= force;
+    if (items.length > ON_DEMAND && !this.agreed) {
+      const button = html("button", { type: "button" }, `Draw ${items.length.toLocaleString("en")} operators`);
+      button.onclick = () => this.draw(true);
+      this.status.replaceChildren(button);
+      this.painter.take(null);
+      this.painter.now();
+      this.element.dataset.ready = "asks";
+      return;
+    }
+    this.status.textContent = items.length > 300 ? "drawing…" : "";
+    this.element.dataset.ready = "";
+    const turn = this.turn = (this.turn || 0) + 1;
+    // Until the worker has answered, what was drawn before can be moved and clicked.
+    const result = await layout({ nodes: items.map((item) => [WIDTH, HEIGHT, item.box]), edges, boxes: boxes.map((box) => box.around) });
+    if (turn !== this.turn) return;
+    this.at = at;
+    this.scene = new Scene(result, items, boxes);
+    this.painter.take(this.scene);
+    this.status.textContent = "";
+    this.mark();
+    if (this.painter.sees(this.view) && this.drawn) this.place();
+    else this.begin();
+    this.drawn = true;
+    this.painter.now();
+    this.element.dataset.ready = "yes";
+  }
+
+  drawItem(place) {
+    const item = this.scene.items[place];
+    const element = drawNode(item.group === null ? boxOf(this.graph.nodes[item.id]) : this.closedBox(item), this.scene.spots[place]);
+    for (const [key, value] of [["role", "button"], ["tabindex", "0"], ["data-item", place]]) element.setAttribute(key, value);
+    this.markElement(element, place);
     return element;
   }
 
-  toggle(group) {
+  closedBox(item) {
+    const told = [...item.states].map(([state, count]) => `${count} ${state}`);
+    const label = this.graph.groups[item.group][0], count = `${item.members.length} operators`;
+    const data = { group: item.group };
+    if (item.findings) data.finding = item.findings;
+    if (item.state) data.state = item.state;
+    return { type: label, label: "▸ " + count, title: [label, count, ...told, item.findings ? `${item.findings} findings` : ""].filter(Boolean).join("\n"), count: item.members.length, data };
+  }
+
+  drawBox(place) {
+    const { group } = this.scene.boxes[place], [x, y, width, height] = this.scene.frames[place], label = this.graph.groups[group][0];
+    const element = svg("g", { class: "box", "data-box": group });
+    element.append(svg("title", {}, label + "\nclose"));
+    element.append(svg("rect", { x: x - width / 2, y: y - height / 2, width, height, rx: 8 }));
+    element.append(svg("text", { x: x - width / 2 + 8, y: y - height / 2 + 13, role: "button", tabindex: "0" }, "▾ " + cut(label, Math.max(12, Math.floor(width / 7)))));
+    return element;
+  }
+
+  // What a click or a key on an element does: an operator is chosen, a group opens or closes.
+  act(target) {
+    const node = target.closest("[data-item]"), box = target.closest(".box > text");
+    if (node) return this.choose(Number(node.dataset.item));
+    return box ? this.toggle(Number(box.parentNode.dataset.box)) : null;
+  }
+
+  choose(place) {
+    const item = this.scene.items[place];
+    return item.group === null ? this.chosen(this, item.id) : this.toggle(item.group);
+  }
+
+  // Opens or closes a group, whose corner stays where it is, and the focus with it.
+  async toggle(group) {
+    const focused = this.frame.contains(document.activeElement), before = this.corner(group), { x, y, scale } = this.view;
     if (!this.open.delete(group)) this.open.add(group);
-    return this.draw();
+    await this.draw();
+    const after = this.corner(group);
+    if (before && after) {
+      this.view = { x: x + (before[0] - after[0]) * scale, y: y + (before[1] - after[1]) * scale, scale };
+      this.place();
+      this.painter.now();
+    }
+    const element = this.frame.querySelector(`[data-group="${group}"], [data-box="${group}"] > text`);
+    if (focused && element) element.focus({ preventScroll: true });
+  }
+
+  corner(group) {
+    if (!this.scene) return null;
+    const node = this.scene.items.findIndex((item) => item.group === group), box = this.scene.boxes.findIndex((one) => one.group === group);
+    const { nodeBounds, boxBounds } = this.scene;
+    return node >= 0 ? nodeBounds.slice(4 * node, 4 * node + 2) : box >= 0 ? boxBounds.slice(4 * box, 4 * box + 2) : null;
   }
 
   async reveal(numbers) {
@@ -156,23 +181,29 @@ class Pane {
         if (!this.open.has(group)) { this.open.add(group); changed = true; }
       }
     }
-    if (changed || !this.drawn) await this.draw();
+    if (changed || !this.painter.scene) await this.draw(true);
+    this.select(numbers);
+    const first = this.at.get(numbers[0]);
+    if (first !== undefined) this.centre(this.scene.spots[first]);
+    this.painter.now();
+  }
+
+  select(numbers) {
     this.selected = new Set(numbers);
     this.mark();
-    const first = this.places.get(numbers[0]);
-    if (first) this.centre(first.spot);
+    this.painter.later();
   }
 
   mark() {
-    const refusing = new Set(), selected = new Set();
-    for (const number of this.selected) if (this.places.has(number)) selected.add(this.places.get(number).element);
-    this.graph.nodes.forEach((node, number) => {
-      if (node[BLOCKS].length && node[BLOCKS].some((one) => this.selected.has(one)) && this.places.has(number)) refusing.add(this.places.get(number).element);
-    });
-    for (const { element } of this.places.values()) {
-      element.toggleAttribute("data-selected", selected.has(element));
-      element.toggleAttribute("data-refuses", refusing.has(element));
-    }
+    const items = (numbers) => new Set(numbers.map((number) => this.at.get(number)).filter((place) => place !== undefined));
+    const refusing = this.selected.size ? this.graph.nodes.flatMap((node, number) => node[BLOCKS].some((one) => this.selected.has(one)) ? [number] : []) : [];
+    this.painter.marks = { selected: items([...this.selected]), refusing: items(refusing) };
+    this.painter.layers.nodes.drawn.forEach((element, place) => this.markElement(element, place));
+  }
+
+  markElement(element, place) {
+    element.toggleAttribute("data-selected", this.painter.marks.selected.has(place));
+    element.toggleAttribute("data-refuses", this.painter.marks.refusing.has(place));
   }
 
   // -- moving about ---------------------------------------------------------------------------------------
@@ -180,8 +211,8 @@ class Pane {
   controls() {
     const pointers = new Map();
     let spread = 0;
-    this.canvas.addEventListener("pointerdown", (event) => { pointers.set(event.pointerId, [event.clientX, event.clientY]); this.moved = false; spread = 0; });
-    this.canvas.addEventListener("pointermove", (event) => {
+    this.frame.addEventListener("pointerdown", (event) => { pointers.set(event.pointerId, [event.clientX, event.clientY]); this.moved = false; spread = 0; });
+    this.frame.addEventListener("pointermove", (event) => {
       const before = pointers.get(event.pointerId);
       if (!before) return;
       const now = [event.clientX, event.clientY];
@@ -194,64 +225,78 @@ class Pane {
         return;
       }
       const far = Math.abs(now[0] - before[0]) + Math.abs(now[1] - before[1]);
-      if (far > 2 && !this.moved) { this.moved = true; this.canvas.setPointerCapture(event.pointerId); }
+      if (far > 2 && !this.moved) { this.moved = true; this.frame.setPointerCapture(event.pointerId); }
       this.view.x += now[0] - before[0];
       this.view.y += now[1] - before[1];
       this.place();
     });
     const end = (event) => pointers.delete(event.pointerId);
-    this.canvas.addEventListener("pointerup", end);
-    this.canvas.addEventListener("pointercancel", end);
-    this.canvas.addEventListener("pointerleave", end);
-    this.canvas.addEventListener("wheel", (event) => {
-      if (!event.ctrlKey && !event.metaKey && !this.canvas.matches(":focus, :focus-within")) return;
+    this.frame.addEventListener("pointerup", end);
+    this.frame.addEventListener("pointercancel", end);
+    this.frame.addEventListener("pointerleave", end);
+    this.frame.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey && !event.metaKey && !this.frame.matches(":focus, :focus-within")) return;
       event.preventDefault();
       this.zoom(Math.exp(-event.deltaY / 400), event.clientX, event.clientY);
     }, { passive: false });
-    this.canvas.addEventListener("keydown", (event) => {
+    this.frame.addEventListener("keydown", (event) => {
       const steps = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
       if (event.key in steps) { this.view.x += steps[event.key][0]; this.view.y += steps[event.key][1]; this.place(); }
       else if (event.key === "+" || event.key === "=") this.zoom(1.25);
       else if (event.key === "-" || event.key === "−") this.zoom(0.8);
       else if (event.key === "0") this.fit();
+      else if (event.key === "Enter" || event.key === " ") { if (event.target === this.frame) return; this.act(event.target); }
       else return;
       event.preventDefault();
     });
+    this.frame.addEventListener("click", (event) => {
+      if (this.moved) { this.moved = false; return; }
+      const place = this.painter.itemAt(event.clientX, event.clientY);
+      if (place === null) this.act(event.target);
+      else this.choose(place);
+    });
+    // By Tab one comes to operators that lie just outside.
+    this.frame.addEventListener("focusin", (event) => {
+      const node = event.target.closest("[data-item]");
+      if (node && node.matches(":focus-visible") && !this.inside(node)) this.centre(this.scene.spots[node.dataset.item]);
+    });
   }
 
-  place() {
-    this.stage.setAttribute("transform", `translate(${this.view.x},${this.view.y}) scale(${this.view.scale})`);
+  inside(element) {
+    const one = element.getBoundingClientRect(), all = this.painter.element.getBoundingClientRect();
+    return one.left >= all.left && one.right <= all.right && one.top >= all.top && one.bottom <= all.bottom;
   }
+
+  place() { this.painter.move(this.view); }
 
   zoom(factor, clientX = null, clientY = null) {
-    const frame = this.canvas.getBoundingClientRect();
+    const frame = this.frame.getBoundingClientRect();
     const x = clientX === null ? frame.width / 2 : clientX - frame.left, y = clientY === null ? frame.height / 2 : clientY - frame.top;
-    const scale = Math.min(4, Math.max(0.01, this.view.scale * factor)), real = scale / this.view.scale;
+    const scale = Math.min(4, Math.max(Math.min(0.01, this.view.scale), this.view.scale * factor)), real = scale / this.view.scale;
     this.view = { x: x - (x - this.view.x) * real, y: y - (y - this.view.y) * real, scale };
     this.place();
   }
 
   fit() {
-    const { width, height } = this.canvas.getBoundingClientRect();
-    if (!this.size || !width) return;
-    const scale = Math.min(1, width / this.size[0], height / this.size[1]);
-    this.view = { x: (width - this.size[0] * scale) / 2, y: (height - this.size[1] * scale) / 2, scale };
+    const { width, height } = this.frame.getBoundingClientRect();
+    if (!this.scene || !width) return;
+    const scale = Math.min(1, width / this.scene.size[0], height / this.scene.size[1]);
+    this.view = { x: (width - this.scene.size[0] * scale) / 2, y: (height - this.scene.size[1] * scale) / 2, scale };
     this.place();
   }
 
   // At first the beginning of the graph, in a size that can be read.
   begin() {
-    const { width, height } = this.canvas.getBoundingClientRect();
-    if (!this.size) return;
-    const scale = Math.min(1, Math.max(0.55, Math.min(width / this.size[0], height / this.size[1])));
-    const first = this.places.size ? [...this.places.values()][0].spot[0] : 0;
-    const x = this.size[0] * scale <= width ? (width - this.size[0] * scale) / 2 : width / 2 - first * scale;
+    const { width, height } = this.frame.getBoundingClientRect();
+    const scale = Math.min(1, Math.max(0.55, Math.min(width / this.scene.size[0], height / this.scene.size[1])));
+    const first = this.scene.spots.length ? this.scene.spots[0][0] : 0;
+    const x = this.scene.size[0] * scale <= width ? (width - this.scene.size[0] * scale) / 2 : width / 2 - first * scale;
     this.view = { x, y: 0, scale };
     this.place();
   }
 
   centre([x, y]) {
-    const { width, height } = this.canvas.getBoundingClientRect();
+    const { width, height } = this.frame.getBoundingClientRect();
     this.view.scale = Math.max(this.view.scale, 0.8);
     this.view.x = width / 2 - x * this.view.scale;
     this.view.y = height / 2 - y * this.view.scale;
@@ -267,13 +312,12 @@ function graphView(holder, data) {
     about.replaceChildren(html("b", {}, cut(nameOf(node), 400)), ` ${node[TYPE]}. ${cut(told.join(". "), 1500)}`);
   };
   const choose = async (pane, number) => {
-    pane.selected = new Set([number]);
-    pane.mark();
+    pane.select([number]);
     tell(pane, number);
     const there = pane === before ? links(data, number) : backLinks(data, number);
     const other = pane === before ? after : before;
     if (there.length) await other.reveal(there);
-    else { other.selected = new Set(); other.mark(); }
+    else other.select([]);
   };
   const before = new Pane(data.before, "before", choose), after = new Pane(data.after, "after", choose);
   const both = (action) => () => { action(before); action(after); };
@@ -299,7 +343,7 @@ function graphView(holder, data) {
   const button = (text, action) => { const element = html("button", { type: "button" }, text); element.onclick = action; tools.append(element); };
   tools.append(search);
   button("Open all", both((pane) => { pane.graph.groups.forEach((_, group) => pane.open.add(group)); pane.draw(); }));
-  button("Close all", both((pane) => { pane.open.clear(); pane.draw(); }));
+  button("Close all", both((pane) => { pane.open.clear(); pane.agreed = false; pane.draw(); }));
   button("+", both((pane) => pane.zoom(1.25)));
   button("−", both((pane) => pane.zoom(0.8)));
   button("Show all", both((pane) => pane.fit()));
@@ -308,7 +352,9 @@ function graphView(holder, data) {
   holder.append(tools, matches, panes, about);
   before.draw();
   after.draw();
-  window.addEventListener("beforeprint", both((pane) => pane.fit()));
+  window.addEventListener("beforeprint", both((pane) => pane.painter.print()));
+  window.addEventListener("afterprint", both((pane) => pane.painter.printed()));
+  window.addEventListener("theme", both((pane) => pane.painter.later()));
   holder.select = async (number) => { await before.reveal([number]); await choose(before, number); };
   return { before, after };
 }

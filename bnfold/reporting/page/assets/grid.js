@@ -6,6 +6,7 @@ function gridTable(holder, number) {
   const search = form.elements.q, choice = form.elements.choice;
   const original = new Map(rows.map((row, at) => [row, at]));
   let order = "";
+  heads.forEach((head, at) => head.classList.toggle("number", rows.length > 0 && rows[0].cells[at].classList.contains("number")));
 
   function show() {
     const text = search.value.toLowerCase();

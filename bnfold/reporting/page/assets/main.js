@@ -1,9 +1,12 @@
 // Starts everything: what can be seen first, the graphs when they come near.
+const AT_LEISURE = 4;
+
 (() => {
   const root = document.documentElement, button = document.getElementById("theme");
   const dark = () => root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   const name = () => { button.textContent = dark() ? "Light" : "Dark"; button.setAttribute("aria-pressed", String(dark())); };
-  button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; name(); });
+  button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; name(); window.dispatchEvent(new Event("theme")); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { name(); window.dispatchEvent(new Event("theme")); });
   name();
 
   const openRule = () => {
@@ -30,6 +33,8 @@
     const holder = section.querySelector(".graph");
     if (holder) {
       const start = whenNear(holder, () => graphView(holder, data));
+      // Without waiting to be seen, so that what is printed at once has its picture too.
+      if (number < AT_LEISURE && data.before.nodes.length <= ON_DEMAND) setTimeout(start, 0);
       holder.select = async (one) => { start(); await holder.select(one); };
     }
   }

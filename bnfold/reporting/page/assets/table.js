@@ -23,6 +23,7 @@ function bnTable(section, number, data) {
   const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells], output = form.querySelector("output");
   const original = new Map(rows.map((row, at) => [row, at]));
   const state = readState(number);
+  heads.forEach((head, at) => head.classList.toggle("number", rows.length > 0 && rows[0].cells[at].classList.contains("number")));
 
   function show() {
     let count = 0;

@@ -93,7 +93,7 @@ function drawNode(box, place) {
   group.append(svg("rect", { class: "ring", x: -4, y: -4, width: WIDTH + 8, height: HEIGHT + 8, rx: 9 }));
   if (box.count) group.append(svg("rect", { x: 3, y: 3, width: WIDTH, height: HEIGHT, rx: 6 }));
   group.append(svg("rect", { width: WIDTH, height: HEIGHT, rx: box.round ? 17 : 6 }));
-  group.append(svg("text", { class: "type", x: WIDTH / 2, y: 15, "text-anchor": "middle" }, cut(box.type, 24)));
+  group.append(svg("text", { class: "type", x: WIDTH / 2, y: 15, "text-anchor": "middle" }, cut(box.type, 22)));
   group.append(svg("text", { class: "label", x: WIDTH / 2, y: 28, "text-anchor": "middle" }, shortName(box.label, box.type, 29)));
   for (const [key, value] of Object.entries(box.data)) group.setAttribute("data-" + key, value);
   return group;
@@ -101,7 +101,7 @@ function drawNode(box, place) {
 
 // From the bottom of one box to the top of another, by the points between, as a smooth line.
 function drawEdge(points) {
-  const group = document.createDocumentFragment(), [x, y] = points[points.length - 1];
+  const group = svg("g"), [x, y] = points[points.length - 1];
   let path = `M${points[0].map(Math.round)}`;
   for (let at = 1; at < points.length; at += 1) {
     const [a, b] = points[at - 1], [c, d] = points[at], half = Math.round((b + d) / 2);

@@ -23,8 +23,9 @@ function layOut(task) {
   let whole = [0, 0];
   for (let box = boxes.length - 1; box >= -1; box -= 1) {
     const children = inside.get(box), wanted = [...levels.get(box).keys()].map((pair) => pair.split(" "));
-    const done = (children.length > LARGEST ? rows : ranked)(children, wanted, size);
-    children.forEach((child) => spot.set(child, done.spots.get(child)));
+    const place = new Map(children.map((child, at) => [child, at])), sizes = children.map((child) => size.get(child));
+    const done = alike(sizes, wanted.map(([from, to]) => [place.get(from), place.get(to)]));
+    children.forEach((child, at) => spot.set(child, done.spots[at]));
     wanted.forEach((pair, at) => levels.get(box).set(pair.join(" "), done.points[at]));
     if (box < 0) whole = done.size;
     else size.set("b" + box, [done.size[0] + 2 * SIDE, done.size[1] + TOP + SIDE]);
@@ -47,42 +48,51 @@ function layOut(task) {
   };
 }
 
-function ranked(children, pairs, size) {
+// Blocks that repeat are laid out once. Children are numbers here, pairs are pairs of them; `sizes` is [width, height] of each.
+const known = new Map();
+
+function alike(sizes, pairs) {
+  const key = `${sizes.join(";")}|${pairs.join(";")}`;
+  if (!known.has(key)) known.set(key, (sizes.length > LARGEST ? rows : ranked)(sizes, pairs));
+  return known.get(key);
+}
+
+function ranked(sizes, pairs) {
   const graph = new dagre.graphlib.Graph();
   graph.setGraph({ rankdir: "TB", nodesep: BETWEEN[0], ranksep: BETWEEN[1], edgesep: 8 });
   graph.setDefaultEdgeLabel(() => ({}));
-  children.forEach((child) => graph.setNode(child, { width: size.get(child)[0], height: size.get(child)[1] }));
-  pairs.forEach(([from, to]) => graph.setEdge(from, to));
+  sizes.forEach(([width, height], child) => graph.setNode(String(child), { width, height }));
+  pairs.forEach(([from, to]) => graph.setEdge(String(from), String(to)));
   dagre.layout(graph);
   const { width, height } = graph.graph();
   return {
-    spots: new Map(children.map((child) => [child, [graph.node(child).x, graph.node(child).y]])),
-    points: pairs.map(([from, to]) => graph.edge(from, to).points.slice(1, -1).map(({ x, y }) => [x, y])),
+    spots: sizes.map((_, child) => graph.node(String(child))).map(({ x, y }) => [x, y]),
+    points: pairs.map(([from, to]) => graph.edge(String(from), String(to)).points.slice(1, -1).map(({ x, y }) => [x, y])),
     size: [Math.max(0, width), Math.max(0, height)],
   };
 }
 
 // Where dagre would take long: by the longest way from an input; nothing is done about crossings.
-function rows(children, pairs, size) {
-  const degree = new Map(children.map((child) => [child, 0])), ahead = new Map(children.map((child) => [child, []]));
-  for (const [from, to] of pairs) { ahead.get(from).push(to); degree.set(to, degree.get(to) + 1); }
-  const rank = new Map(), ready = children.filter((child) => !degree.get(child));
+function rows(sizes, pairs) {
+  const degree = sizes.map(() => 0), ahead = sizes.map(() => []), rank = sizes.map(() => 0);
+  for (const [from, to] of pairs) { ahead[from].push(to); degree[to] += 1; }
+  const ready = [...sizes.keys()].filter((child) => !degree[child]);
   for (let at = 0; at < ready.length; at += 1) {
-    for (const to of ahead.get(ready[at])) {
-      rank.set(to, Math.max(rank.get(to) || 0, (rank.get(ready[at]) || 0) + 1));
-      degree.set(to, degree.get(to) - 1);
-      if (!degree.get(to)) ready.push(to);
+    for (const to of ahead[ready[at]]) {
+      rank[to] = Math.max(rank[to], rank[ready[at]] + 1);
+      degree[to] -= 1;
+      if (!degree[to]) ready.push(to);
     }
   }
   const lines = [];
-  children.forEach((child) => (lines[rank.get(child) || 0] ||= []).push(child));
-  const wide = lines.map((line) => line.reduce((sum, child) => sum + size.get(child)[0] + BETWEEN[0], -BETWEEN[0])), width = wide.reduce((a, b) => Math.max(a, b), 0);
-  const spots = new Map();
+  rank.forEach((line, child) => (lines[line] ||= []).push(child));
+  const wide = lines.map((line) => line.reduce((sum, child) => sum + sizes[child][0] + BETWEEN[0], -BETWEEN[0])), width = wide.reduce((a, b) => Math.max(a, b), 0);
+  const spots = [];
   let y = 0;
   lines.forEach((line, at) => {
-    const tall = line.reduce((most, child) => Math.max(most, size.get(child)[1]), 0);
+    const tall = line.reduce((most, child) => Math.max(most, sizes[child][1]), 0);
     let x = (width - wide[at]) / 2;
-    for (const child of line) { spots.set(child, [x + size.get(child)[0] / 2, y + tall / 2]); x += size.get(child)[0] + BETWEEN[0]; }
+    for (const child of line) { spots[child] = [x + sizes[child][0] / 2, y + tall / 2]; x += sizes[child][0] + BETWEEN[0]; }
     y += tall + BETWEEN[1];
   });
   return { spots, points: pairs.map(() => []), size: [width, Math.max(0, y - BETWEEN[1])] };
