@@ -15,7 +15,9 @@ import argparse
 import json
 import os
 import random
+import resource
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -60,7 +62,34 @@ def generate(folder: Path, count: int) -> dict[str, set[str]]:
     for fault in FAULTS:
         for number in range(EACH):
             onnx.save(conv_bn(), folder / f"{fault}-{number}.onnx")
+    time.sleep(2.5)  # what has just been written is read once more by the next scan
     return {kind: {path.name for path in folder.glob(f"{kind}-*")} for kind in ("damaged", *FAULTS)}
+
+
+def cpu() -> float:
+    """Seconds of processor, user and system, of everything that was started here and has ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def empty_forks(count: int = 200) -> dict[str, float]:
+    """What a process of its own costs a job that does nothing: medians in seconds, without and with onnxruntime."""
+    from bnfold.jobs import JobLimits
+    from bnfold.jobs.forkserver import attempt, close_all
+    from bnfold.scanning.work import PRELOAD, PRELOAD_FOLDING
+
+    found = {}
+    for name, modules in (("analysis", PRELOAD), ("folding", (*PRELOAD, *PRELOAD_FOLDING))):
+        attempt(os.getpid, JobLimits(), preload=modules)
+        seconds, before = [], cpu()
+        for _ in range(count):
+            start = time.monotonic()
+            attempt(os.getpid, JobLimits(seconds=60, memory=MEMORY), preload=modules)
+            seconds.append(time.monotonic() - start)
+        close_all()
+        found[name] = statistics.median(seconds)
+        found[f"{name}, processor"] = (cpu() - before) / count  # the start of the server included
+    return found
 
 
 def scanned(folder: Path, store: Path, timeout: float, kill_after: float | None = None) -> dict[str, Any] | None:
@@ -72,9 +101,10 @@ def scanned(folder: Path, store: Path, timeout: float, kill_after: float | None 
     killed = threading.Timer(kill_after or 1e6, lambda: process.send_signal(signal.SIGKILL))
     killed.daemon = True
     killed.start()
+    before = cpu()
     out, _ = process.communicate()
     killed.cancel()
-    return json.loads(out) if process.returncode == 0 else None
+    return {**json.loads(out), "cpu": cpu() - before} if process.returncode == 0 else None
 
 
 def environment() -> dict[str, str]:
@@ -100,16 +130,16 @@ def check_rows(rows: list[tuple[Any, ...]], planted: dict[str, set[str]], total:
     return faults if len(rows) == total else [*faults, f"{len(rows)} rows of {total}"]
 
 
-def shell_loop(folder: Path, count: int) -> float:
-    """Seconds a model of a shell loop of `bnfold analyze` over some of the sound models."""
+def shell_loop(folder: Path, count: int) -> tuple[float, float]:
+    """Seconds a model, and seconds of processor, of a shell loop of `bnfold analyze` over some of the sound models."""
     files = sorted(folder.glob("model-*"))
     chosen = random.Random(0).sample(files, min(count, len(files)))
     script = 'for f in "$@"; do "$PYTHON" -m bnfold analyze "$f" > /dev/null; done'
-    start = time.monotonic()
+    start, before = time.monotonic(), cpu()
     subprocess.run(
         ["bash", "-c", script, "loop", *map(str, chosen)], env={**environment(), "PYTHON": sys.executable}, check=False
     )
-    return (time.monotonic() - start) / len(chosen)
+    return (time.monotonic() - start) / len(chosen), (cpu() - before) / len(chosen)
 
 
 def with_kills(folder: Path, store: Path, timeout: float, kills: int, seconds: float) -> int:
@@ -188,8 +218,10 @@ def main() -> int:
         faults += check_rows(rows, planted, found["models"])
         again = scanned(folder, scratch / "whole.sqlite", given.timeout)
         found["unchanged"] = again
-        found["shell_seconds_a_model"] = shell_loop(folder, given.shell)
+        found["shell_seconds_a_model"], found["shell_cpu_a_model"] = shell_loop(folder, given.shell)
         found["scan_seconds_a_model"] = whole["seconds"] / found["models"]
+        found["scan_cpu_a_model"] = whole["cpu"] / found["models"]
+        found["empty_forks"] = empty_forks()
         found["times_a_shell_loop"] = found["shell_seconds_a_model"] / found["scan_seconds_a_model"]
         print(json.dumps(found, indent=2), file=sys.stderr)
         found["kills"] = with_kills(folder, scratch / "killed.sqlite", given.timeout, given.kills, whole["seconds"])
@@ -204,6 +236,7 @@ def main() -> int:
         faults.append("the coordinator takes more than 300 MB")
     if found["times_a_shell_loop"] < 5:
         faults.append("less than 5 times the throughput of a shell loop")
+    found["load_at_the_end"] = os.getloadavg()[0]
     found["faults"] = faults
     print(json.dumps(found, indent=2))
     return int(bool(faults))

@@ -62,7 +62,8 @@ def measure_keras(arguments: argparse.Namespace) -> None:
 
 
 def measure_scaling(arguments: argparse.Namespace) -> None:
-    sizes = [("nodes", size) for size in scaling.NODES] + [("bytes", size) for size in scaling.BYTES]
+    kinds = {"nodes": scaling.NODES, "affines": scaling.AFFINES, "bytes": scaling.BYTES}
+    sizes = [(kind, size) for kind, given in kinds.items() for size in given]
     results = [scaling.measure(kind, size, 3, arguments.timeout) for kind, size in sizes]
     write_json(RESULTS / "scaling.json", scaling.where(), results)
     tables = "\n\n".join(table.markdown() for table in scaling.tables(results))

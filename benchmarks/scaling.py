@@ -27,6 +27,7 @@ from harness.tools import ROOT, own_version
 
 SYNTHETIC = Path(__file__).parent / "harness" / "synthetic.py"
 NODES = (1_000, 10_000, 100_000)
+AFFINES = (1_000, 10_000, 100_000)
 BYTES = (10_000_000, 100_000_000, 1_000_000_000, 4_000_000_000)
 _BNFOLD = [sys.executable, "-m", "bnfold"]
 _LOAD = "import sys, bnfold; bnfold.load(sys.argv[1])"
@@ -95,7 +96,7 @@ def _exponent(before: dict[str, Any] | None, row: dict[str, Any], step: str) -> 
 
 
 def tables(results: Sequence[dict[str, Any]]) -> list[Table]:
-    titles = {"nodes": "nodes", "bytes": "bytes of weights"}
+    titles = {"nodes": "nodes", "affines": "affines in a row", "bytes": "bytes of weights"}
     groups = [(kind, [row for row in results if row["kind"] == kind]) for kind in titles]
     return [table(titles[kind], rows) for kind, rows in groups if rows]
 
@@ -103,12 +104,14 @@ def tables(results: Sequence[dict[str, Any]]) -> list[Table]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--nodes", type=float, nargs="*", default=NODES, help="sizes in nodes")
+    parser.add_argument("--affines", type=float, nargs="*", default=AFFINES, help="sizes in Mul by a vector, in a row")
     parser.add_argument("--bytes", type=float, nargs="*", default=BYTES, help="sizes in bytes of weights")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="of each step (3)")
     parser.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds for one process (600)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers here")
     arguments = parser.parse_args(argv)
-    sizes = [("nodes", int(size)) for size in arguments.nodes] + [("bytes", int(size)) for size in arguments.bytes]
+    kinds = {"nodes": arguments.nodes, "affines": arguments.affines, "bytes": arguments.bytes}
+    sizes = [(kind, int(size)) for kind, given in kinds.items() for size in given]
     results = [measure(kind, size, arguments.runs, arguments.timeout) for kind, size in sizes]
     progress("")
     print(where())

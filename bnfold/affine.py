@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from bnfold.records import record
 
 Vector = NDArray[np.float64]
 
@@ -27,7 +29,12 @@ def _vector(values: ArrayLike) -> Vector:
     return vector
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+def _all(mask: NDArray[np.bool_]) -> bool:
+    """Is everything true? Counting takes a third of the time that numpy's own ``all`` takes for a few channels."""
+    return bool(np.count_nonzero(mask) == mask.size)
+
+
+@record
 class Affine:
     """``y[..., c, ...] = scale[c] * x[..., c, ...] + shift[c]``, ``c`` running along ``axis``.
 
@@ -73,7 +80,7 @@ class Affine:
         if not axes:
             return cls(a.reshape(1).copy(), b.reshape(1).copy(), None)
         if len(axes) == 1:  # the rule
-            if (a == a[0]).all() and (b == b[0]).all():
+            if _all(a == a[0]) and _all(b == b[0]):
                 return cls(a[:1].copy(), b[:1].copy(), None)
             return cls(np.ascontiguousarray(a), np.ascontiguousarray(b), axes[0])
         order = sorted(range(len(axes)), key=axes.__getitem__)
@@ -111,17 +118,17 @@ class Affine:
     @property
     def is_uniform(self) -> bool:
         """Does every channel carry the same map (whatever the axis)?"""
-        return bool((self.scale == self.scale[0]).all() and (self.shift == self.shift[0]).all())
+        return _all(self.scale == self.scale[0]) and _all(self.shift == self.shift[0])
 
     @property
     def is_scale(self) -> bool:
         """Is the shift zero everywhere?"""
-        return not self.shift.any()
+        return not np.count_nonzero(self.shift)
 
     @property
     def is_shift(self) -> bool:
         """Is the scale one everywhere?"""
-        return bool((self.scale == 1.0).all())
+        return _all(self.scale == 1.0)
 
     @property
     def is_identity(self) -> bool:
@@ -131,7 +138,7 @@ class Affine:
     def is_finite(self) -> bool:
         if self.scale.size == 1:  # numpy takes five times as long for one number
             return math.isfinite(self.scale[0]) and math.isfinite(self.shift[0])
-        return bool(np.isfinite(self.scale).all() and np.isfinite(self.shift).all())
+        return _all(np.isfinite(self.scale)) and _all(np.isfinite(self.shift))
 
     def scale_part(self) -> Affine:
         """The scale alone: ``self == self.scale_part().then(self.shift_part())``."""

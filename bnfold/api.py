@@ -100,9 +100,11 @@ def fold(
     """
     original = load(model, allow_unsafe=allow_unsafe)
     source = original.inlined()
+    # Folding need not find out again which shapes and affines there are, unless it makes constants of what is none.
+    before = None if source.graph.overridable else measure(source.graph)
     graph, plan = fold_graph(source.graph, branches=branches, keep_overridable=keep_overridable, skip=skip)
     folded = source.with_graph(graph)
-    summary = Comparison(measure(source.graph), measure(graph))
+    summary = Comparison(before or measure(source.graph), measure(graph))
     verification = _verified(original, folded) if verify else None
     return FoldResult(folded, plan, summary, verification=verification, pair=Pair(source.graph, graph, plan))
 

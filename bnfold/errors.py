@@ -18,6 +18,10 @@ class ModelFileError(BnfoldError):
     """A model cannot be read: missing, damaged, unsafe, or not a model."""
 
 
+class UnavailableError(ModelFileError):
+    """What serves a model did not answer, refused to, or broke off: another time the same may be read."""
+
+
 class OutputError(BnfoldError):
     """A file cannot be written. The target is untouched."""
 

@@ -7,16 +7,18 @@ import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, wraps
+from inspect import signature
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from bnfold import api
 from bnfold.analysis.size import Size
 from bnfold.errors import OutputError, UsageError
 from bnfold.formats import load
 from bnfold.formats.atomic import resolve_target
+from bnfold.formats.fetching import local_source
 from bnfold.graph import Model
 from bnfold.graph.parameters import Unrounded
 from bnfold.isolation import Ended, Limits, call
@@ -32,6 +34,8 @@ __all__ = ["equalize_file", "fix_file", "fold_file", "restyle_file"]
 #: What a stage of the work is called while it runs.
 Progress = Callable[[str], None]
 _Result = TypeVar("_Result", FixResult, EqualizeResult)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 #: tf2onnx may stray from Keras by this part of the largest output before it is worth a remark.
 _CONVERSION_LIMIT = 1e-4
@@ -41,6 +45,21 @@ def _silent(stage: str) -> None:
     """Progress that nobody watches."""
 
 
+def _from_anywhere(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Where the first argument, ``source``, is a URL, the model is fetched for the time of the call."""
+
+    parameters = signature(function)
+
+    @wraps(function)
+    def call_with_file(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        given = parameters.bind(*args, **kwargs)
+        with local_source(given.arguments["source"]) as given.arguments["source"]:
+            return function(*given.args, **given.kwargs)
+
+    return call_with_file
+
+
+@_from_anywhere
 def fold_file(
     source: str | PathLike[str],
     output: str | PathLike[str],
@@ -57,8 +76,8 @@ def fold_file(
 ) -> FoldResult:
     """Fold the model in ``source`` and write it to ``output``: what ``bnfold fold SOURCE -o OUTPUT`` does.
 
-    ``source`` is an ONNX or Keras file or a SavedModel folder; the suffix of ``output`` decides what is written
-    (``.onnx``; of a Keras model ``.keras``, ``.h5`` and ``.hdf5`` as well). ``branches`` and ``keep_overridable``
+    ``source`` is an ONNX or Keras file, a SavedModel folder or a URL of one; the suffix of ``output`` decides what is
+    written (``.onnx``; of a Keras model ``.keras``, ``.h5`` and ``.hdf5`` too). ``branches`` and ``keep_overridable``
     are those of :func:`bnfold.fold`, ``allow_unsafe`` that of :func:`bnfold.load`.
 
     With ``verify`` the written file is compared with the original, as ``options`` say, before it gets its name. If
@@ -106,6 +125,7 @@ def fold_file(
         result = replace(fold(original, {step.subject for step in dropped}), dropped=dropped)
 
 
+@_from_anywhere
 def fix_file(
     source: str | PathLike[str],
     output: str | PathLike[str],
@@ -132,6 +152,7 @@ def fix_file(
     return _written(result, output, target, runs, external_data, progress)
 
 
+@_from_anywhere
 def equalize_file(
     source: str | PathLike[str],
     output: str | PathLike[str],
@@ -165,6 +186,7 @@ def equalize_file(
     return _written(result, output, target, runs, external_data, progress)
 
 
+@_from_anywhere
 def restyle_file(
     source: str | PathLike[str],
     output: str | PathLike[str] | None,

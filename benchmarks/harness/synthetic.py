@@ -1,10 +1,12 @@
 """Made-up models of any size: deep ones with tiny weights, and heavy ones with large weights.
 
     python synthetic.py nodes 100000 OUT.onnx
+    python synthetic.py affines 100000 OUT.onnx
     python synthetic.py bytes 4000000000 OUT.onnx
 
-Blocks of ``Conv → BN → Relu``, every third with a shortcut. Above one gigabyte the weights go into a
-file of their own beside the model. Run as a process of its own, whose memory goes with it.
+``nodes`` and ``bytes`` are blocks of ``Conv → BN → Relu``, every third with a shortcut; ``affines`` is a row of Mul,
+each by a vector of its own. Above one gigabyte the weights go into a file of their own beside the model. Run as a
+process of its own, whose memory goes with it.
 """
 
 from __future__ import annotations
@@ -49,6 +51,11 @@ class _Net:
         self.nodes.append(helper.make_node(kind, [self._tensor, *more], [f"{name}_out"], name=name))
         self._tensor = f"{name}_out"
 
+    def multiply(self) -> None:
+        factor = self.rng.uniform(0.999, 1.001, (self.channels, 1, 1)).astype(np.float32)
+        self.constants.append(numpy_helper.from_array(factor, f"factor_{len(self.nodes)}"))
+        self._add("Mul", self.constants[-1].name)
+
     def model(self) -> ModelProto:
         shape: list[str | int | None] = ["N", self.channels, 8, 8]
         ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", self._tensor)]
@@ -65,6 +72,14 @@ def with_nodes(count: int, path: Path) -> None:
     while len(net.nodes) < count:
         weight = net.rng.standard_normal(shape).astype(np.float32)
         net.block(numpy_helper.from_array(weight, f"weight_{len(net.nodes)}"))
+    save(net.model(), path)
+
+
+def with_affines(count: int, path: Path) -> None:
+    """A model of ``count`` affines in a row."""
+    net = _Net(_CHANNELS)
+    for _ in range(count):
+        net.multiply()
     save(net.model(), path)
 
 
@@ -98,4 +113,5 @@ def _write_external(weight: TensorProto, payload: bytes, file: BinaryIO) -> None
 
 
 if __name__ == "__main__":
-    {"nodes": with_nodes, "bytes": with_bytes}[sys.argv[1]](int(float(sys.argv[2])), Path(sys.argv[3]))
+    make = {"nodes": with_nodes, "affines": with_affines, "bytes": with_bytes}[sys.argv[1]]
+    make(int(float(sys.argv[2])), Path(sys.argv[3]))

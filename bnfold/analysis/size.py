@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param, walk
-from bnfold.operators import Node, Role, facts_of
+from bnfold.operators import Node, Role, as_affine, facts_of
 from bnfold.operators.patterns import is_bias_add
 
 
@@ -74,6 +74,6 @@ def _kind(graph: ModelGraph, op: Op) -> Role:
     node = Node(graph, op)
     if facts.role is Role.JOIN and not any(_is_wide(node.const(slot)) for slot in range(len(op.inputs))):
         return Role.OTHER  # by numbers, or a join of tensors: the rule, and found out faster than the affine
-    affine = facts.as_affine(node)
+    affine = as_affine(graph, op)
     by_channel = isinstance(affine, Affine) and affine.axis is not None
     return Role.AFFINE if by_channel and not is_bias_add(graph, op) else Role.OTHER

@@ -9,7 +9,8 @@ import click
 from bnfold.cli import options
 
 if TYPE_CHECKING:
-    from bnfold.quantization import Int8Report
+    from rich.console import Console
+
     from bnfold.results import EqualizeResult
 
 
@@ -84,21 +85,11 @@ def equalize(
     options.write_report(report, lambda sheets: [sheets.of_equalize(model, result)])
     failed = result.verification is not None and not result.verification.equivalent
     if output_format == "json" or failed or not quiet:
-        _print(output_format, model, result, measured)
+        options.print_result(output_format, model, result, measured, lambda console: _show(console, model, result))
     return int(failed)
 
 
-def _print(output_format: str, model: str, result: EqualizeResult, int8: Int8Report | None) -> None:
-    if output_format == "json":
-        from bnfold.reporting import as_json
+def _show(console: Console, model: str, result: EqualizeResult) -> None:
+    from bnfold.reporting.int8 import print_equalize
 
-        measured = {} if int8 is None else {"int8": int8.to_dict()}
-        click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict(), **measured}))
-        return
-    from bnfold.reporting.console import make_console
-    from bnfold.reporting.int8 import print_equalize, print_int8
-
-    console = make_console()
     print_equalize(console, model, result)
-    if int8 is not None:
-        print_int8(console, int8)

@@ -9,7 +9,8 @@ import click
 from bnfold.cli import options
 
 if TYPE_CHECKING:
-    from bnfold.quantization import Int8Report
+    from rich.console import Console
+
     from bnfold.results import FoldResult
 
 
@@ -88,23 +89,11 @@ def fold(
     options.write_report(report, lambda sheets: [sheets.of_fold(model, result)])
     failed = result.verification is not None and not result.verification.equivalent
     if output_format == "json" or failed or not quiet:
-        _print(output_format, model, result, measured)
+        options.print_result(output_format, model, result, measured, lambda console: _show(console, model, result))
     return int(failed)
 
 
-def _print(output_format: str, model: str, result: FoldResult, int8: Int8Report | None) -> None:
-    if output_format == "json":
-        from bnfold.reporting import as_json
-
-        measured = {} if int8 is None else {"int8": int8.to_dict()}
-        click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict(), **measured}))
-        return
-    from bnfold.reporting.console import make_console
+def _show(console: Console, model: str, result: FoldResult) -> None:
     from bnfold.reporting.outcomes import print_fold
 
-    console = make_console()
     print_fold(console, model, result)
-    if int8 is not None:
-        from bnfold.reporting.int8 import print_int8
-
-        print_int8(console, int8)

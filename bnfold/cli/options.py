@@ -14,7 +14,11 @@ import click
 from bnfold.errors import BnfoldError, UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bnfold.quantization import Int8Report
     from bnfold.reporting.page.sheets import Sheet
+    from bnfold.results import EqualizeResult, FoldResult
     from bnfold.verification import VerifyOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -131,6 +135,30 @@ def write_report(report: str | None, sheets: Callable[[ModuleType], Sequence[She
     context = click.get_current_context()
     settings = {name: value for name, value in context.params.items() if name != "report"}
     files.write(report, render.page(str(context.info_name), sheets(made), settings))
+
+
+def print_result(
+    output_format: str,
+    model: str,
+    result: FoldResult | EqualizeResult,
+    int8: Int8Report | None,
+    show: Callable[[Console], None],
+) -> None:
+    """Print what was done with a model as JSON, or as text by ``show``, and what was measured in int8."""
+    if output_format == "json":
+        from bnfold.reporting import as_json
+
+        measured = {} if int8 is None else {"int8": int8.to_dict()}
+        click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict(), **measured}))
+        return
+    from bnfold.reporting.console import make_console
+
+    console = make_console()
+    show(console)
+    if int8 is not None:
+        from bnfold.reporting.int8 import print_int8
+
+        print_int8(console, int8)
 
 
 def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float | None) -> int | None:

@@ -72,6 +72,8 @@ def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format:
         raise UsageError(f"{report}: a page does not get the name of a model; call it .html")
     if export_to is not None:
         check_export(export_to)
+        if options.resolved(export_to) == options.resolved(store):
+            raise UsageError(f"{export_to} is the store; give the table another name")
     select, ignore = _codes(given["select"]), _codes(given["ignore"])
     what = Scan(
         select=select or config.select, ignore=ignore if select else (*config.ignore, *ignore), config=config,

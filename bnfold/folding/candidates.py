@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Use
-from bnfold.operators import Node, facts_of
+from bnfold.operators import Node, as_affine, facts_of
 from bnfold.refusal import Refusal
 
 
@@ -64,8 +64,9 @@ class CandidateFinder:
             return None
         known = self._affines.get(op.name)
         if known is None or known[0] is not op:
-            facts = facts_of(op)
-            affine = facts.as_affine(Node(self._graph, op)) if facts.answers("as_affine") else None
+            if not facts_of(op).answers("as_affine"):
+                return None  # of most operators: nothing is kept for them
+            affine = as_affine(self._graph, op)
             known = self._affines[op.name] = (op, affine if isinstance(affine, Affine) else None)
             if isinstance(affine, Refusal) and affine.code in ("unknown-rank", "unknown-shape"):
                 self._shapeless.add(op.name)

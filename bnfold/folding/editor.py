@@ -48,7 +48,7 @@ class Editor:
             producer = self.graph.producer(tensor)
             names.update([producer.name] if producer is not None else [])
             names.update(use.op for use in self.graph.consumers(tensor) if use.slot is not None)
-        ops = {name: self.graph.op(name) for name in self.order.sorted(names)}
+        ops = {name: self.graph.op(name) for name in (self.order.sorted(names) if len(names) > 1 else names)}
         for op in ops.values():
             self._pin(op)
         described = {old: _merged(self.graph.tensor(old), self.graph.tensor(new)) for old, new in rename.items()}
@@ -62,15 +62,17 @@ class Editor:
 
     def drop(self, names: Iterable[str]) -> None:
         """Remove operators; constants that only they read become loose."""
+        graph = self.graph
         for name in names:
-            op = self.graph.op(name)
+            op = graph.op(name)
             self._pin(op)
-            self.loose.update(tensor for tensor in op.inputs if tensor)
             self.changed.add(name)
             for tensor in op.inputs:
-                if self.graph.producer(tensor) is not None:
-                    self.changed.update(use.op for use in self.graph.uses(tensor))
-            self.graph.remove(name)
+                if tensor:
+                    self.loose.add(tensor)
+                if graph.producer(tensor) is not None:
+                    self.changed.update([use.op for use in graph.uses(tensor)])
+            graph.remove(name)
 
     def redirect(self, tensor: str, to: str) -> None:
         """Make every reader of ``tensor`` read ``to``."""
@@ -85,8 +87,9 @@ class Editor:
 
     def _pin(self, op: Op) -> None:
         """Write down shapes that only the producers tell, before these are taken apart."""
-        for tensor in filter(None, (*op.inputs, *op.outputs)):
-            if tensor in self.graph.params:
+        params = self.graph.params
+        for tensor in (*op.inputs, *op.outputs):
+            if not tensor or tensor in params:
                 continue
             known = self.graph.tensor(tensor)
             if known.shape is not None and None not in known.shape:
@@ -105,8 +108,8 @@ class Editor:
         self, op: Op, rewrite: Rewrite | None, constants: Mapping[Use, Param], rename: Mapping[str, str]
     ) -> None:
         inputs: list[str] = [rename.get(tensor, tensor) for tensor in op.inputs]
-        outputs = tuple(rename.get(tensor, tensor) for tensor in op.outputs)
-        for slot in range(len(inputs)):
+        outputs = tuple([rename.get(tensor, tensor) for tensor in op.outputs])
+        for slot in range(len(inputs)) if constants else ():
             param = constants.get(Use(op.name, slot))
             if param is not None:
                 inputs[slot] = self.constant(param, replaces=op.input(slot))
@@ -131,7 +134,18 @@ class Editor:
             inputs[slot] = self._operand(op, slot, new)
         attributes = {**op.attributes, **weights.attributes} if weights.attributes else op.attributes
         kind = op.type if weights.type is None else weights.type
-        changed = replace(op, type=kind, inputs=tuple(inputs), outputs=outputs, attributes=attributes, record=None)
+        changed = Op(
+            op.name,
+            kind,
+            tuple(inputs),
+            outputs,
+            attributes,
+            domain=op.domain,
+            label=op.label,
+            origin=op.origin,
+            subgraphs=op.subgraphs,
+            captures=op.captures,
+        )
         self.graph.put(changed)
 
     def _declared_like(self, tensor: str, stem: str) -> str:
@@ -275,6 +289,8 @@ class Editor:
 
 def _merged(first: Tensor, second: Tensor) -> Tensor:
     """What either knows of one tensor."""
+    if first.shape == second.shape:
+        return first
     if first.shape is None or second.shape is None:
         return Tensor(first.name, first.dtype, first.shape or second.shape)
     pairs = zip(first.shape, second.shape, strict=True)
@@ -287,7 +303,7 @@ def _identity(param: Param) -> tuple[object, ...] | None:
     source = param.data
     if not isinstance(source, Derived):
         return None
-    return (source.base, *((is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps))
+    return (source.base, *[(is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps])
 
 
 def renamed(graph: ModelGraph, changed: Iterable[str], keep: Mapping[str, str]) -> dict[str, str]:

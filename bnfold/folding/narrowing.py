@@ -3,11 +3,12 @@
 Let z be the tensor that an affine y = s z + t reads, and N the narrower type on the other side of the Cast. Moved
 backward, y is rounded to N where z was: its error is |y| eps where that of the original is |s z| eps. Moved forward, z
 is rounded where y was. Either costs precision if the number that is rounded now is the larger one, and it may be too
-large or too small for N. How large it is the model does not tell: even a BN's statistics may be those of other data.
+large or too small for N.
 
 Nothing is lost where y goes on into N anyway (moved backward: a BN that is computed in float32 between two Casts), or
-where z came out of it (moved forward). Elsewhere no shift moves, and a scale by some of the bits of N's exponent: the
-eighth root of its largest number upward, the square root of its smallest one downward.
+where z came out of it (moved forward). Elsewhere a BN knows mean and standard deviation of z. Without these no shift
+moves, and a scale by some of the bits of N's exponent: the eighth root of its largest number upward, the square root
+of its smallest one downward.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from bnfold.affine import Affine
 from bnfold.folding.candidates import Candidate
 from bnfold.folding.moves import Move
 from bnfold.graph import Limits, ModelGraph, float_limits, is_float
-from bnfold.operators import Node, facts_of
+from bnfold.operators import BatchNorm, Node, batchnorm, facts_of
 from bnfold.refusal import Refusal
 
+#: A number that is rounded now may be so many times as large as the one before: two bits.
+MAX_GROWTH = 4.0
+#: So many standard deviations no input is off.
+_FAR = 64.0
 #: How many operators are looked at on the way to the next Cast.
 _STEPS = 8
 
@@ -38,17 +43,19 @@ def narrowing_fault(
     limits, tensor = float_limits(narrow), candidate.input if ahead else candidate.output
     if (_came_from if ahead else _goes_into)(graph, tensor, limits):
         return None
-    if not affine.is_scale:
-        return Refusal("narrow-float", f"{tensor} would be rounded to {narrow.name}, and its shift may blur it there")
-    if not _fits_scaled(affine, limits, ahead=ahead):
-        return Refusal("narrow-float", f"{tensor} would be rounded to {narrow.name}, where it may not fit")
-    return None
+    measured = _fits_measured(graph, candidate, limits, ahead=ahead) if affine is candidate.total else None
+    if measured or (measured is None and affine.is_scale and _fits_scaled(affine, limits, ahead=ahead)):
+        return None
+    return Refusal("narrow-float", f"{tensor} would be rounded to {narrow.name}, at the cost of its precision")
 
 
 def narrowest(graph: ModelGraph, tensors: Iterable[str]) -> np.dtype[Any] | None:
     """The floating-point type with the fewest bits among those of some tensors, if they have more than one."""
-    found = {graph.tensor(tensor).dtype for tensor in tensors} - {None}
-    if len(found) < 2:  # the rule
+    dtypes = [graph.tensor(tensor).dtype for tensor in tensors]
+    if all(dtype is dtypes[0] for dtype in dtypes):  # the rule
+        return None
+    found = set(dtypes) - {None}
+    if len(found) < 2:
         return None
     floats = [dtype for dtype in found if dtype is not None and is_float(dtype)]
     return max(floats, key=lambda dtype: float_limits(dtype).eps, default=None)
@@ -59,7 +66,23 @@ def keeps_precision(graph: ModelGraph, candidate: Candidate, narrow: np.dtype[An
     limits, total = float_limits(narrow), candidate.total
     if total.is_scale and all(_fits_scaled(total, limits, ahead=ahead) for ahead in (False, True)):
         return True
-    return _goes_into(graph, candidate.output, limits) and _came_from(graph, candidate.input, limits)
+    back = _goes_into(graph, candidate.output, limits) or _fits_measured(graph, candidate, limits, ahead=False)
+    return bool(
+        back and (_came_from(graph, candidate.input, limits) or _fits_measured(graph, candidate, limits, ahead=True))
+    )
+
+
+def _fits_measured(graph: ModelGraph, candidate: Candidate, limits: Limits, *, ahead: bool) -> bool | None:
+    """By the statistics of a BN, which reads z first; None where there are none."""
+    numbers, total = batchnorm(graph, candidate.ops[0]), candidate.total
+    if not isinstance(numbers, BatchNorm) or total.grid or total.size not in (1, numbers.channels):
+        return None
+    mean, deviation = numbers.mean, np.sqrt(numbers.variance + numbers.epsilon)
+    middle, spread = total.scale * mean + total.shift, np.abs(total.scale) * deviation
+    sizes = np.abs(total.scale) * np.hypot(mean, deviation), np.hypot(middle, spread)
+    now, then = sizes if ahead else sizes[::-1]
+    far = np.abs(mean) + _FAR * deviation if ahead else np.abs(middle) + _FAR * spread
+    return bool((now <= MAX_GROWTH * then).all() and (far <= limits.largest).all())
 
 
 def _fits_scaled(affine: Affine, limits: Limits, *, ahead: bool) -> bool:

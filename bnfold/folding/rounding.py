@@ -42,7 +42,8 @@ def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:
         return None
     peaks = _channel_peaks(param, channel_axis)
     # A NaN is in no range.
-    if peaks.max() <= limits.largest and (len(param.shape) < 2 or peaks.min() >= limits.smallest_normal):
+    largest = np.maximum.reduce(peaks)
+    if largest <= limits.largest and (len(param.shape) < 2 or np.minimum.reduce(peaks) >= limits.smallest_normal):
         return None
     name = param.dtype.name
     if not np.isfinite(peaks).all():
@@ -59,11 +60,13 @@ def _channel_peaks(param: Param, channel_axis: int) -> NDArray[np.float64]:
     """The largest magnitude of each channel, in float64, before rounding."""
     if not param.shape:
         return np.abs(param.exact()).reshape(1)
+    if len(param.shape) == 1:
+        return np.abs(param.exact())
     others = tuple([axis for axis in range(1, len(param.shape)) if axis != channel_axis])
     rows = []
     for start, stop in param.row_blocks():
         block = np.abs(param.exact_rows(start, stop))
-        rows.append(block.max(axis=others) if others else block)
+        rows.append(np.maximum.reduce(block, axis=others) if others else block)
     peaks = np.concatenate(rows) if len(rows) > 1 else rows[0]
     return peaks if channel_axis == 0 or peaks.ndim == 1 else np.asarray(peaks.max(axis=0))
 

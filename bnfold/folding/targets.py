@@ -40,7 +40,7 @@ class Folder:
         self.steps: list[FoldStep] = []
         self.order = dataflow_order(graph)
         self.editor = Editor(graph, self.order)
-        self.frozen = frozenset(op.name for op in graph.ops() if self.key(op.name) in skip)
+        self.frozen = frozenset([op.name for op in graph.ops() if self.key(op.name) in skip])
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
         idioms = dialect_of(graph).composites(graph)
         self._context = Context(
@@ -48,7 +48,7 @@ class Folder:
         )
         self._candidates = CandidateFinder(graph, self.frozen | idioms)
         self._worklist = Worklist(graph, self.order)
-        self._worklist.add(self.order)
+        self._worklist.add(op.name for op in graph.ops() if facts_of(op).answers("as_affine"))
         #: Candidates that found no target, by their head, with the reasons of both sides.
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
         #: Those that no gauge could remove.
@@ -231,10 +231,11 @@ class Folder:
             return False
         self.editor.drop(op.name for op in rest)
         self.editor.replace_affine(first, candidate.input, candidate.total, candidate.output)
+        into, keys = self._labels([first.name]), self._keys([first.name])
         for op in rest:
-            self._record(op, FoldKind.COMPOSED, into=self._labels([first.name]), holders=[first.name])
+            self._record(op, FoldKind.COMPOSED, into=into, holders=keys)
         if self.graph.op(first.name).type != first.type:
-            self._record(first, FoldKind.CHEAPER, into=self._labels([first.name]), holders=[first.name])
+            self._record(first, FoldKind.CHEAPER, into=into, holders=keys)
         return True
 
     def _rounds_to_nothing(self, affine: Affine, op: Op) -> bool:
@@ -293,13 +294,13 @@ class Folder:
             through = [name for name in through if name not in holders]
         elif not constants and all(move.only_affines for move in moves):
             kind = FoldKind.COMPOSED
-        into, past = self._labels(holders), self._labels(through)
+        into, past, keys = self._labels(holders), self._labels(through), self._keys(holders)
         self.editor.drop(op.name for op in candidate.ops)
         if not keep or candidate.input not in rename:
             self.editor.redirect(candidate.output, candidate.input)
         self.editor.carry_out(moves, rename)
         for op in candidate.ops:
-            self._record(op, kind, into=(*into, *constants), through=past, changed=rename, holders=holders)
+            self._record(op, kind, into=(*into, *constants), through=past, changed=rename, holders=keys)
 
     def _block(self, candidate: Candidate, back: Move | Blocked, ahead: Move | Blocked, *, bias: bool) -> None:
         """Keep the reasons, and look again when something that was asked changes."""
@@ -348,9 +349,9 @@ class Folder:
         self.editor.carry_out([Move(rewrites={op.name: behind})], {})
         last = self.graph.producer(output)
         holders = [last.name] if last is not None else []
+        into, past, keys = self._labels(holders), self._labels([op.name]), self._keys(holders)
         for part in ops:
-            into, past = self._labels(holders), self._labels([op.name])
-            self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=holders)
+            self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=keys)
         return True
 
     def gauge_blocked(self) -> bool:
@@ -368,7 +369,7 @@ class Folder:
             del self._blocked[gone.candidate.head]
             first, *rest = gone.candidate.ops
             for op in rest:
-                self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=[first.name])
+                self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=self._keys([first.name]))
             self._record_gauge(first, gone)
         self._steps_gauged = -1 if outcome.again else len(self.steps)
         return bool(outcome.gone)
@@ -376,7 +377,10 @@ class Folder:
     # -- the record ------------------------------------------------------------------------------
 
     def _labels(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple(self.graph.op(name).display for name in names)
+        return tuple([self.graph.op(name).display for name in names])
+
+    def _keys(self, names: Iterable[str]) -> tuple[str, ...]:
+        return tuple([self.key(name) for name in names])
 
     def _record(
         self,
@@ -386,7 +390,7 @@ class Folder:
         into: tuple[str, ...] = (),
         through: tuple[str, ...] = (),
         changed: Mapping[str, str] | None = None,
-        holders: Iterable[str] = (),
+        holders: tuple[str, ...] = (),
     ) -> None:
         step = FoldStep(
             subject=self.key(op.name),
@@ -397,7 +401,7 @@ class Folder:
             through=through,
             changed=changed or {},
             scope=self.scope,
-            holders=tuple(self.key(name) for name in holders),
+            holders=holders,
         )
         self.steps.append(step)
 
@@ -412,7 +416,7 @@ class Folder:
             into=(made,) if made else self._labels(gone.into),
             changed=gone.rename,
             scope=self.scope,
-            holders=tuple(self.key(name) for name in ([op.name] if made else gone.into)),
+            holders=self._keys([op.name] if made else gone.into),
             stream=gone.stream,
             repaid=self._labels(gone.repaid),
         )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from bnfold.records import record
+
 if TYPE_CHECKING:
     from bnfold.graph.modelgraph import ModelGraph
 
@@ -28,7 +30,7 @@ class Tensor:
         return None if self.shape is None else len(self.shape)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@record
 class Op:
     """One operator: immutable, so that graphs can share it.
 

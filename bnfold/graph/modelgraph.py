@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bnfold.graph.elements import Op, Tensor, Use
 from bnfold.graph.order import Order, Place
 from bnfold.graph.parameters import Param
+from bnfold.graph.uses import Uses
 
 if TYPE_CHECKING:
     import networkx
-
-
-_T = TypeVar("_T")
 
 
 class Evaluator(Protocol):
@@ -59,6 +57,8 @@ class ModelGraph:
         self.parent = parent
         #: What reading the file had to mend, in words.
         self.notes: tuple[str, ...] = ()
+        #: Has it become another one than the file says?
+        self.edited = False
         self._inputs: dict[str, Tensor] = {}
         self._outputs: dict[str, None] = {}
         self.params: dict[str, Param] = {}
@@ -72,7 +72,7 @@ class ModelGraph:
         #: Does the dictionary of operators stand in that order?
         self._sorted = True
         self._producer: dict[str, str] = {}
-        self._uses: dict[str, dict[Use, None]] = {}
+        self._uses = Uses()
         self._tensors: dict[str, Tensor] = {}
         self._inferred = infer is None
         self._computed: dict[str, Param | None] = {}
@@ -80,8 +80,8 @@ class ModelGraph:
         #: The last number that :meth:`fresh` gave to a stem.
         self._counts: dict[str, int] = {}
         self._digraph: networkx.MultiDiGraph[str] | None = None
-        #: What :meth:`recall` has found out.
-        self._recalled: dict[str, tuple[Op, Any]] = {}
+        #: What :meth:`remember` was told.
+        self._recalled: dict[tuple[str, str], tuple[Op, Any]] = {}
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -92,6 +92,7 @@ class ModelGraph:
 
     @inputs.setter
     def inputs(self, values: Iterable[Tensor]) -> None:
+        self.edited = True
         self._inputs = {value.name: value for value in values}
         self._tensors.update(self._inputs)
 
@@ -102,6 +103,7 @@ class ModelGraph:
 
     @outputs.setter
     def outputs(self, names: Iterable[str]) -> None:
+        self.edited = True
         self._outputs = dict.fromkeys(names)
 
     @property
@@ -111,9 +113,12 @@ class ModelGraph:
 
     @freeze_overridable.setter
     def freeze_overridable(self, freeze: bool) -> None:
+        if freeze == self._freeze_overridable:
+            return
         self._freeze_overridable = freeze
         for graph in walk(self):
             graph._computed.clear()
+            graph._recalled.clear()
 
     def __repr__(self) -> str:
         inputs, outputs = ", ".join(tensor.name for tensor in self.inputs), ", ".join(self.outputs)
@@ -147,14 +152,14 @@ class ModelGraph:
 
     def consumers(self, tensor: str) -> list[Use]:
         """Every read of the tensor in this graph, captures by subgraphs included."""
-        return list(self._uses.get(tensor, ()))
+        return list(self._uses.of(tensor))
 
     def uses(self, tensor: str) -> Iterable[Use]:
         """:meth:`consumers` without a copy: not to be kept over a change of the graph."""
-        return self._uses.get(tensor, {}).keys()
+        return self._uses.of(tensor)
 
     def use_count(self, tensor: str) -> int:
-        return len(self._uses.get(tensor, ()))
+        return self._uses.count(tensor)
 
     def is_output(self, tensor: str) -> bool:
         return tensor in self._outputs
@@ -164,18 +169,15 @@ class ModelGraph:
 
     def captured(self, tensor: str) -> Op | None:
         """The operator in whose subgraph the tensor is read by name, if any."""
-        for use in self._uses.get(tensor, ()):
+        for use in self._uses.of(tensor):
             if use.slot is None:
                 return self._ops[use.op]
         return None
 
     def sole_reader(self, tensor: str) -> Use | None:
         """The one read of a tensor, by an input, if nobody else sees it."""
-        uses = self._uses.get(tensor, ())
-        if len(uses) != 1 or tensor in self._outputs:
-            return None
-        (use,) = uses
-        return None if use.slot is None else use
+        use = self._uses.sole(tensor)
+        return None if use is None or use.slot is None or tensor in self._outputs else use
 
     def constant(self, tensor: str) -> Param | None:
         """The constant behind a tensor: a param, or the value of operators on constants alone."""
@@ -216,10 +218,12 @@ class ModelGraph:
             self.parent.complete_shapes()
         if self._inferred:
             return
-        names = (name for op in self._ops.values() for name in op.outputs if name)
-        known = (self._tensors.get(name) for name in names)
-        if any(tensor is None or tensor.shape is None or tensor.dtype is None for tensor in known):
-            self._run_inference()
+        for op in self._ops.values():
+            for name in op.outputs:
+                known = self._tensors.get(name) if name else None
+                if name and (known is None or known.shape is None or known.dtype is None):
+                    self._run_inference()
+                    return
         self._inferred = True
 
     def infer_again(self) -> bool:
@@ -236,16 +240,14 @@ class ModelGraph:
                 learned = True
         return learned
 
-    def recall(self, op: Op, find: Callable[[], _T | None]) -> _T | None:
-        """What ``find`` says about an operator: asked once, unless it says None, as long as the operator stays.
+    def recalled(self, op: Op, question: str) -> Any:
+        """What was remembered of an operator, None where nothing was, or it has changed since."""
+        known = self._recalled.get((question, op.name))
+        return known[1] if known is not None and known[0] is op else None
 
-        For one question an operator, whose answer takes long and does not depend on what others become.
-        """
-        known = self._recalled.get(op.name)
-        if known is None or known[0] is not op or known[1] is None:
-            known = self._recalled[op.name] = (op, find())
-        found: _T | None = known[1]
-        return found
+    def remember(self, op: Op, question: str, answer: object) -> None:
+        """Keep an answer that takes long to find and does not depend on what other operators become."""
+        self._recalled[question, op.name] = (op, answer)
 
     def known_tensors(self) -> Mapping[str, Tensor]:
         """What has been declared or inferred so far, by name."""
@@ -274,9 +276,9 @@ class ModelGraph:
             graph: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(name=self.name)
             for op in self.ops():
                 graph.add_node(op.name, op=op)
-            for tensor, uses in self._uses.items():
+            for tensor in self._uses:
                 if tensor in self._producer:
-                    for use in uses:
+                    for use in self._uses.of(tensor):
                         graph.add_edge(self._producer[tensor], use.op, tensor=tensor, slot=use.slot)
             self._digraph = graph
         return self._digraph
@@ -296,13 +298,13 @@ class ModelGraph:
         other._ops = dict(self._ops)
         other._order = self._order.copy()
         other._producer = dict(self._producer)
-        other._uses = {tensor: dict(uses) for tensor, uses in self._uses.items()}
+        other._uses = self._uses.copy()
         other._tensors = dict(self._tensors)
         other._computed = dict(self._computed)
         other._taken = None
         other._counts = {}
         other._digraph = None
-        other._recalled = {}
+        other._recalled = dict(self._recalled)
         for op in self._ops.values():
             if op.subgraphs:
                 bodies = {key: body.copy(other) for key, body in op.subgraphs.items()}
@@ -315,6 +317,7 @@ class ModelGraph:
         A new one stands right behind the operator that ``after`` names; without it, at the end.
         Raises ValueError where an output is another operator's already.
         """
+        self.edited = True
         old = self._ops.get(op.name)
         if old is not None:
             self._unlink(old)
@@ -332,19 +335,21 @@ class ModelGraph:
             self._producer[tensor] = op.name
         for slot, tensor in enumerate(op.inputs):
             if tensor:
-                self._uses.setdefault(tensor, {})[Use(op.name, slot)] = None
+                self._uses.add(tensor, Use(op.name, slot))
         for tensor in op.captures:
-            self._uses.setdefault(tensor, {})[Use(op.name, None)] = None
+            self._uses.add(tensor, Use(op.name, None))
         self._digraph = None
 
     def remove(self, name: str) -> None:
         """Take an operator out. Its outputs are then without a producer."""
+        self.edited = True
         self._unlink(self._ops.pop(name))
         self._order.discard(name)
         self._digraph = None
 
     def release(self, name: str) -> None:
         """Let go of an operator's outputs, which others may then produce, until it is put anew."""
+        self.edited = True
         op = self._ops[name]
         self._drop_outputs(op)
         self._ops[name] = op.between(op.inputs, ())
@@ -353,9 +358,9 @@ class ModelGraph:
         self._drop_outputs(op)
         for slot, tensor in enumerate(op.inputs):
             if tensor:
-                self._drop_use(tensor, Use(op.name, slot))
+                self._uses.drop(tensor, (op.name, slot))
         for tensor in op.captures:
-            self._drop_use(tensor, Use(op.name, None))
+            self._uses.drop(tensor, (op.name, None))
 
     def _drop_outputs(self, op: Op) -> None:
         for tensor in op.outputs:
@@ -363,22 +368,17 @@ class ModelGraph:
                 del self._producer[tensor]
                 self._computed.pop(tensor, None)
 
-    def _drop_use(self, tensor: str, use: Use) -> None:
-        uses = self._uses[tensor]
-        uses.pop(use, None)
-        if not uses:
-            del self._uses[tensor]
-
     def rewire(self, use: Use, tensor: str) -> None:
         """Make one input slot read another tensor."""
         op = self._ops[use.op]
         if use.slot is None:
             raise ValueError(f"{op.display} reads the tensor inside a subgraph")
+        self.edited = True
         inputs = list(op.inputs)
-        self._drop_use(inputs[use.slot], use)
+        self._uses.drop(inputs[use.slot], use)
         inputs[use.slot] = tensor
         self._ops[op.name] = op.between(tuple(inputs), op.outputs)
-        self._uses.setdefault(tensor, {})[use] = None
+        self._uses.add(tensor, use)
         for output in op.outputs:
             self._computed.pop(output, None)
         self._digraph = None
@@ -428,9 +428,11 @@ class ModelGraph:
         self._inferred = True
         for key, value in (self._infer(self) if self._infer else {}).items():
             mine = self._tensors.get(key)
-            if mine is None or mine.shape is None or mine.dtype is None:
-                dtype = mine.dtype if mine is not None and mine.dtype is not None else value.dtype
-                shape = mine.shape if mine is not None and mine.shape is not None else value.shape
+            if mine is None:
+                self._tensors[key] = value
+            elif mine.shape is None or mine.dtype is None:
+                dtype = mine.dtype if mine.dtype is not None else value.dtype
+                shape = mine.shape if mine.shape is not None else value.shape
                 self._tensors[key] = Tensor(key, dtype, shape)
 
     def _compute(self, tensor: str) -> None:
@@ -448,12 +450,13 @@ class ModelGraph:
             values: Sequence[Param] | None = None
             if self._evaluate is not None and not op.captures:
                 # Without the first, no operator has a value.
-                first, *others = op.inputs or ("",)
+                first = op.inputs[0] if op.inputs else ""
                 if self._pending(first):
                     stack.append(first)
                     continue
-                inputs = [self.constant(first)]
-                if inputs[0] is not None or not first:
+                head = self.constant(first)
+                if head is not None or not first:
+                    inputs, others = [head], op.inputs[1:]
                     waiting = [tensor for tensor in others if self._pending(tensor)]
                     if waiting:
                         stack += waiting

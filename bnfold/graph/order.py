@@ -89,12 +89,18 @@ def dataflow_order(graph: ModelGraph) -> Order:
     while waiting:
         later = []
         for op in waiting:
-            producers = [graph.producer(tensor) for tensor in (*op.inputs, *op.captures) if tensor]
-            names = [producer.name for producer in producers if producer is not None]
-            if any(name not in depths for name in names):
-                later.append(op)
+            depth: Place = 0
+            for tensor in (*op.inputs, *op.captures) if op.captures else op.inputs:
+                producer = graph.producer(tensor)
+                if producer is None:
+                    continue
+                before = depths.get(producer.name)
+                if before is None:
+                    later.append(op)
+                    break
+                depth = max(depth, before)
             else:
-                depths[op.name] = 1 + max((depths[name] for name in names), default=0)
+                depths[op.name] = 1 + depth
         if len(later) == len(waiting):
             raise ValueError("the graph has a cycle")
         waiting = later

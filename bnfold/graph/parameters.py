@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.graph.dtypes import Array, is_float
+from bnfold.records import record
 
 #: Weights are read, checked and written in pieces of about this many bytes. They are computed in
 #: float64: pieces for which the system need not be asked for memory each time take a third of the time.
@@ -96,7 +98,7 @@ def _cast(values: Array, dtype: np.dtype[Any]) -> Array:
         return values.astype(dtype)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@record
 class Param:
     """A constant: name, dtype and shape are known, its values are read only when asked for.
 
@@ -119,10 +121,7 @@ class Param:
     @property
     def size(self) -> int:
         """The number of elements."""
-        count = 1
-        for dim in self.shape:
-            count *= dim
-        return count
+        return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -152,7 +151,10 @@ class Param:
         """The values in float64, without the rounding to :attr:`dtype` where folding computed them."""
         if isinstance(self.data, Memory):
             return np.asarray(self.data.values, dtype=np.float64)
-        return self.exact_rows(0, self.shape[0]) if self.shape else np.asarray(self.array(), dtype=np.float64)
+        if isinstance(self.data, Derived):
+            return self.data.exact(0, self.shape[0])
+        whole = len(self.shape) < 2  # of what is large, a map of the file is not to stay in memory
+        return np.asarray(self.data.read() if whole else self.data.rows(0, self.shape[0]), dtype=np.float64)
 
     def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
         """:meth:`exact`, only ``[start:stop]`` along the first axis."""

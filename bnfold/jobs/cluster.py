@@ -7,6 +7,7 @@ and only a job that was lost by itself is given up, as ``lost``: nobody knows wh
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -51,13 +52,27 @@ def connected(address: str) -> Iterator[Callable[..., Iterator[tuple[Job, Outcom
         raise MissingExtraError("--scheduler needs Dask: pip install bnfold[dask]") from error
     connect: Any = Client  # which has no types
     try:
+        asyncio.run(_knock(address))
         client = connect(address, timeout=_CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError, TimeoutError, ImportError) as error:
-        raise ClusterError(f"there is no Dask scheduler at {address}: {one_line(error)}") from error
+    except (OSError, ValueError, TypeError, TimeoutError, ImportError, RuntimeError) as error:
+        raise ClusterError(
+            f"there is no Dask scheduler at {address or 'an address without a name'}: {one_line(error)}"
+        ) from error
     try:
         yield partial(run_on, client)
     finally:
         client.close(timeout=5)
+
+
+async def _knock(address: str) -> None:
+    """Is anybody there? A Client that finds nobody leaves threads behind that complain when the process ends."""
+    from distributed import comm, security
+
+    there: Any = comm  # which has no types
+    there.get_address_host_port(address)
+    arguments = security.Security().get_connection_args("client")  # type: ignore[no-untyped-call]
+    connection = await there.connect(address, timeout=_CONNECT_SECONDS, **arguments)
+    await connection.close()
 
 
 def run_on(

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,31 +61,59 @@ class StoreError(BnfoldError):
 
 
 class Store:
-    """One file. ``kind`` and ``version`` are those of ``schema``, the tables that are added."""
+    """One file. ``kind`` and ``version`` are those of ``schema``, the tables that are added.
+
+    A new one that an error ends before anything is in it is removed again.
+    """
+
+    #: The statuses of jobs that are never done for good.
+    again = frozenset({Status.LOST.value})
 
     def __init__(self, path: str | PathLike[str], *, kind: str, version: int = 1, schema: str = "") -> None:
         """Open a store or make one. Raises StoreError."""
         self.path = Path(path)
-        self._lock = _Lock(self.path)
-        try:
+        if not self.path.name or self.path.is_dir():
+            raise StoreError(
+                f"{os.fspath(path)!r} cannot be a store: it is {'a folder' if path else 'no name of a file'}"
+            )
+        with ExitStack() as undo:
+            self._lock = _Lock(self.path)
+            undo.callback(self._lock.release)
+            self._new = not self.path.exists()
+            if self._new:
+                undo.callback(self._remove)
             with self._reported():
-                self._database = self._connected()
+                self._database = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
+                undo.callback(self._database.close)
+                self._set_up()
                 if not self._tables():
                     self._make(kind, version, schema)
             self._check(kind, version)
-        except BaseException:
-            self._lock.release()
-            raise
+            undo.pop_all()
 
     def close(self) -> None:
         self._database.close()
         self._lock.release()
 
+    def _remove(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(OSError):
+                os.unlink(f"{self.path}{suffix}")
+
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None and self._new and self._is_empty():
+            self._database.close()
+            self._remove()
         self.close()
+
+    def _is_empty(self) -> bool:
+        with suppress(sqlite3.Error):
+            found = self._database.execute("select exists (select 1 from jobs) or exists (select 1 from rows)")
+            return bool(found.fetchone() == (0,))
+        return False
 
     # -- settings -----------------------------------------------------------------------------------
 
@@ -110,7 +138,7 @@ class Store:
         found = self._database.execute(
             "select status, limits from jobs where key = ? and identity = ? and settings = ?", (key, identity, settings)
         ).fetchone()
-        if found is None or found[0] == Status.LOST.value:
+        if found is None or found[0] in self.again:
             return False
         return found[0] not in _BY_LIMIT or bool(found[1] == limits)
 
@@ -166,12 +194,10 @@ class Store:
 
     # -- opening ------------------------------------------------------------------------------------
 
-    def _connected(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
-        database.execute("pragma foreign_keys = on")
-        database.execute("pragma journal_mode = wal")
-        database.execute("pragma synchronous = normal")  # a power cut may cost the last jobs, never the file
-        return database
+    def _set_up(self) -> None:
+        self._database.execute("pragma foreign_keys = on")
+        self._database.execute("pragma journal_mode = wal")
+        self._database.execute("pragma synchronous = normal")  # a power cut may cost the last jobs, never the file
 
     def _tables(self) -> set[str]:
         return {name for (name,) in self._database.execute("select name from sqlite_master where type = 'table'")}
@@ -188,6 +214,7 @@ class Store:
             found = (self.meta("kind"), self.meta("version"), self.meta("store"))
             # Before anything is scanned, not after it: a store that cannot be written is of no use.
             self._database.execute("begin immediate")
+            self._database.execute("update meta set value = value")  # beginning succeeds for a read-only file too
             self._database.execute("rollback")
         if found[0] != kind:
             raise StoreError(f"{self.path} is a store of another kind: {found[0]}, not {kind}")
@@ -216,23 +243,39 @@ class _Lock:
     def __init__(self, store: Path) -> None:
         self._handle: int | None = None
         # Not the database itself: SQLite's own locks go when any handle of this process to that file is closed.
-        path = store.with_name(store.name + "-lock")
+        self._path = path = store.with_name(store.name + "-lock")
         try:
             import fcntl
         except ImportError:
             return  # Windows: SQLite's own locks keep the file whole
         try:
-            self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while self._handle is None:
+                self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not self._is_there():  # who had it before has removed it since it was opened here
+                    self._close()
         except BlockingIOError as error:
-            self.release()
+            self._close()
             raise StoreError(f"{store} is in use by another run of bnfold") from error
         except OSError as error:
-            self.release()
+            self._close()
             why = (error.strerror or one_line(error)).lower()
             raise StoreError(f"{store} cannot be written: {why}") from error
 
     def release(self) -> None:
+        if self._handle is not None:
+            with suppress(OSError):
+                self._path.unlink()  # while it is still held
+        self._close()
+
+    def _is_there(self) -> bool:
+        assert self._handle is not None
+        try:
+            return os.path.samestat(os.fstat(self._handle), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _close(self) -> None:
         if self._handle is not None:
             with suppress(OSError):
                 os.close(self._handle)

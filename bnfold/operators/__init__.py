@@ -55,8 +55,16 @@ def value_readers(graph: ModelGraph, tensor: str) -> Iterator[Use]:
 
 
 def as_affine(graph: ModelGraph, op: Op) -> Affine | Refusal:
-    """The per-channel affine that an operator is by itself, or why it is none."""
-    return facts_of(op).as_affine(Node(graph, op))
+    """The per-channel affine that an operator is by itself, or why it is none.
+
+    One that is none may become one, when more is known of the shapes around it.
+    """
+    known: Affine | Refusal | None = graph.recalled(op, "as_affine")
+    if known is None:
+        known = facts_of(op).as_affine(Node(graph, op))
+        if isinstance(known, Affine):
+            graph.remember(op, "as_affine", known)
+    return known
 
 
 def linear_bias(graph: ModelGraph, op: Op) -> Param | None:

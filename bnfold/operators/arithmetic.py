@@ -163,15 +163,15 @@ class Arithmetic(AffineFacts):
         return 1 if node.const(1) is None and node.const(0) is not None else 0
 
     def as_affine(self, node: Node) -> Affine | Refusal:
-        data = self.data_slot(node)
-        param = node.const(1 - data)
+        data, param = 0, node.const(1)
+        if param is None:
+            data, param = 1, node.const(0)
         if param is None:
             return node.refuse("two-tensors", "joins two tensors that are computed at run time")
         found = broadcast_constant(node, param, data)
         if isinstance(found, Refusal):
             return found
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            affine = self.affine_of(node, data, *found)
+        affine = self.affine_of(node, data, *found)
         if isinstance(affine, Affine) and not affine.is_finite:
             return node.refuse("not-finite", "divides by zero or has a constant that is not finite")
         return affine
@@ -243,7 +243,7 @@ class Mul(Arithmetic):
     combination = Combination.PRODUCT
 
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine:
-        return Affine.over(axes, values, np.zeros_like(values))
+        return Affine.over(axes, values, np.zeros(values.shape))
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return _old_broadcasting(node) or lift_gate(node, (0, 1), affines[0])
@@ -265,7 +265,9 @@ class Div(Arithmetic):
     def affine_of(self, node: Node, data: int, axes: list[int], values: Values) -> Affine | Refusal:
         if data == 1:
             return node.refuse("reciprocal", "divides a constant by its input, which is not linear")
-        return Affine.over(axes, 1.0 / values, np.zeros_like(values))
+        with np.errstate(divide="ignore", over="ignore"):
+            scale = 1.0 / values
+        return Affine.over(axes, scale, np.zeros(values.shape))
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         return _old_broadcasting(node) or lift_gate(node, (0,), affines[0])

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import zip_longest
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, Param, Shape
 from bnfold.operators.convolution import Convolution
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 
@@ -47,7 +48,8 @@ class Combination(str, Enum):
     CONCATENATION = "concatenation"
 
 
-class Node(NamedTuple):
+@record
+class Node:
     """An operator in its graph, with the questions that facts keep asking."""
 
     graph: ModelGraph
@@ -268,6 +270,10 @@ class Facts:
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
         """Take affines that precede, by input slot, into the weights."""
         return node.refuse("no-weights", "has no weights that could take it")
+
+    def would_absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
+        """:meth:`absorb_input` for who asks whether and in which form alone: its numbers need not be right."""
+        return self.absorb_input(node, affines)
 
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
         """What the affines on the outputs (by index) are on the inputs."""

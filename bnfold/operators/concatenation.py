@@ -88,6 +88,11 @@ class Concat(Facts):
     @staticmethod
     def sizes(node: Node, axis: int) -> Sequence[int | None]:
         """The sizes of the parts, found once: each of a thousand parts may ask for all of them."""
-        slots = range(len(node.op.inputs))
-        known = node.graph.recall(node.op, lambda: known_sizes([node.dim(slot, axis) for slot in slots]))
-        return [None] * len(slots) if known is None else known
+        known: Sequence[int | None] | None = node.graph.recalled(node.op, "sizes")
+        if known is None:
+            slots = range(len(node.op.inputs))
+            known = known_sizes([node.dim(slot, axis) for slot in slots])
+            if known is None:
+                return [None] * len(slots)
+            node.graph.remember(node.op, "sizes", known)
+        return known

@@ -7,7 +7,7 @@ describes its layout once as a :class:`Layout`, and the algebra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,6 +138,17 @@ class LinearFacts(Facts):
         return self._change(node, layout, affine, layout.out_factor(scale), scale, shift)
 
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
+        return self._absorb_input(node, affines, Layout.through)
+
+    def would_absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
+        if type(self).absorb_input is not LinearFacts.absorb_input:
+            return self.absorb_input(node, affines)
+        # Adding up the weights is what takes long.
+        return self._absorb_input(node, affines, lambda layout, shift: np.ones(layout.out_channels))
+
+    def _absorb_input(
+        self, node: Node, affines: Mapping[int, Affine], through: Callable[[Layout, Vector], Vector]
+    ) -> Absorbed:
         layout = self.layout(node)
         if isinstance(layout, Refusal):
             return layout
@@ -151,7 +162,7 @@ class LinearFacts(Facts):
             return layout.no_shift
         scale, shift = vectors(affine, layout.in_channels)
         ones = np.ones(layout.out_channels)
-        extra = np.zeros(layout.out_channels) if affine.is_scale else layout.through(shift)
+        extra = np.zeros(layout.out_channels) if affine.is_scale else through(layout, shift)
         return self._change(node, layout, affine, layout.in_factor(scale), ones, extra)
 
     def _change(

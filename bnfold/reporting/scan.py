@@ -54,7 +54,7 @@ def print_summary(console: Console, store: ScanStore, *, unchanged: int = 0) -> 
     """Models by status, what folding would save, rules with their worst models, failures, slowest and largest."""
     summary = summarise(store)
     note = f", {unchanged:,} of them unchanged since the last scan" if unchanged else ""
-    line(console, (f"{summary.models:,} models", "bold"), note)
+    line(console, (counted(summary.models, "model"), "bold"), note)
     show(console, _statuses(summary), indent=2)
     console.print()
     for sentence in _savings(summary):
@@ -64,12 +64,14 @@ def print_summary(console: Console, store: ScanStore, *, unchanged: int = 0) -> 
         show(console, _rules(summary), indent=2)
     _print_failures(console, store)
     for title, entries in (("slowest", _slowest(summary)), ("largest", _largest(summary))):
+        if not entries:
+            continue
         console.print()
         line(console, (title, "bold"), indent=2)
         for text in entries:
             line(console, text, indent=4)
     console.print()
-    line(console, f"everything is in {store.path}")
+    line(console, f"all results are in {store.path}")
 
 
 def _statuses(summary: ScanSummary) -> Any:
@@ -81,14 +83,18 @@ def _statuses(summary: ScanSummary) -> Any:
 
 
 def _savings(summary: ScanSummary) -> Iterator[str]:
-    yield (
-        f"{summary.foldable:,} of {summary.batchnorms:,} BN fold; that saves {summary.parameters_saved:,} parameters, "
-        f"{file_size(summary.bytes_saved)}"
-    )
+    if not summary.batchnorms:
+        yield "no BN was found"
+    else:
+        saved = f"{summary.parameters_saved:,} parameters ({file_size(summary.bytes_saved)})"
+        yield f"{summary.foldable:,} of {summary.batchnorms:,} BN fold, which takes {saved} away"
     if summary.folded:
-        yield f"{summary.folded:,} models are folded; their files have {file_size(summary.file_bytes_saved)} less"
+        files = "1 file was" if summary.folded == 1 else f"{summary.folded:,} files were"
+        less = summary.file_bytes_saved
+        size = f"{file_size(abs(less))} {'smaller' if less >= 0 else 'larger'} than before"
+        yield f"{files} written, {size}" if summary.folded == 1 else f"{files} written, together {size}"
     if summary.read_requests:
-        yield f"{file_size(summary.read_bytes)} were fetched in {summary.read_requests:,} requests"
+        yield f"{file_size(summary.read_bytes)} fetched in {counted(summary.read_requests, 'request')}"
 
 
 def _rules(summary: ScanSummary) -> Any:
@@ -107,11 +113,15 @@ def _print_failures(console: Console, store: ScanStore) -> None:
     if not failures:
         return
     console.print()
-    line(console, ("did not go well", STYLES["error"]), indent=2)
+    line(console, ("failures", STYLES["error"]), indent=2)
     for path, sentence in list(failures.items())[:_FAILURES]:
         line(console, sentence if path in sentence else f"{path}: {sentence}", indent=4)
     if len(failures) > _FAILURES:
         line(console, f"and {len(failures) - _FAILURES:,} more", indent=4)
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _slowest(summary: ScanSummary) -> list[str]:

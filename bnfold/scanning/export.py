@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import MissingExtraError, UsageError
-from bnfold.formats.atomic import staged_file
+from bnfold.formats.atomic import resolve_target, staged_file
 from bnfold.scanning.records import ScanStore
 
 SUFFIXES = (".parquet", ".csv")
@@ -27,7 +27,11 @@ _REAL = frozenset({"seconds", "read_seconds"})
 
 
 def check_export(path: str | PathLike[str]) -> None:
-    """Raise UsageError for a suffix that is neither, MissingExtraError where pyarrow is needed and not there."""
+    """Before anything is scanned: can the table be written?
+
+    Raises UsageError for a suffix that is neither, MissingExtraError where pyarrow is needed and not there, and
+    OutputError.
+    """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise UsageError(f"{fspath(path)}: a table is written as .parquet or .csv")
@@ -36,6 +40,7 @@ def check_export(path: str | PathLike[str]) -> None:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise MissingExtraError(f"{fspath(path)}: Parquet needs pyarrow: pip install bnfold[scan]") from error
+    resolve_target(path)
 
 
 def export(store: ScanStore, path: str | PathLike[str]) -> None:

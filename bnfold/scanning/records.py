@@ -11,17 +11,18 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
+from bnfold.formats.remote import is_remote
 from bnfold.jobs import Outcome
-from bnfold.jobs.store import Store
-from bnfold.scanning.row import Row
+from bnfold.jobs.store import Store, StoreError
+from bnfold.scanning.row import UNAVAILABLE, Row
 
-KIND, VERSION = "scan", 1
+KIND, VERSION = "scan", 2
 _SCHEMA = """
 create table facts (
     job integer primary key references jobs on delete cascade,
     size integer, format text, nodes integer, parameters integer, bytes integer, batchnorms integer, foldable integer,
     nodes_after integer, parameters_after integer, bytes_after integer, worst text,
-    read_bytes integer, read_requests integer, read_seconds real
+    read_bytes integer, read_requests integer, read_seconds real, data_files text
 );
 create table batchnorms (
     job integer not null references jobs on delete cascade,
@@ -52,8 +53,12 @@ create view models as
 class ScanStore(Store):
     """The store of a scan."""
 
+    again = frozenset({*Store.again, UNAVAILABLE})
+
     def __init__(self, path: str | PathLike[str]) -> None:
         """Open or make it. Raises StoreError."""
+        if is_remote(str(path)):
+            raise StoreError(f"{path}: a store is a file of this machine, and not a URL")
         super().__init__(path, kind=KIND, version=VERSION, schema=_SCHEMA)
 
     def put(self, row: Row, settings: str, limits: str, outcome: Outcome) -> None:
@@ -61,7 +66,7 @@ class ScanStore(Store):
         with self.transaction() as database:
             job = self.record(row.path, row.identity, settings, limits, outcome, row.status, row.sentence)
             report: Any = row.report or {}
-            database.execute(f"insert into facts values ({', '.join('?' * 15)})", (job, *_facts(row, report)))
+            database.execute(f"insert into facts values ({', '.join('?' * 16)})", (job, *_facts(row, report)))
             database.executemany(
                 f"insert into batchnorms values ({', '.join('?' * 10)})",
                 [(job, *_batchnorm(item)) for item in report.get("batchnorms", ())],
@@ -72,6 +77,11 @@ class ScanStore(Store):
             )
             if row.fold is not None:
                 database.execute(f"insert into folds values ({', '.join('?' * 9)})", (job, *_fold(row.fold)))
+
+    def data_files(self, path: str) -> list[str]:
+        """The files that a model has its external data in, as it was when it was read."""
+        found = self.query("select data_files from facts join jobs on jobs.id = job where key = ?", path).fetchone()
+        return json.loads(found[0]) if found is not None and found[0] is not None else []
 
     def findings(self) -> Iterator[tuple[str, str, list[dict[str, Any]]]]:
         """Path, format and findings of every model that was analyzed, by path."""
@@ -94,14 +104,15 @@ class ScanStore(Store):
 
 def _facts(row: Row, report: Any) -> tuple[Any, ...]:
     read: Any = row.read or {}
-    traffic = (read.get("bytes"), read.get("requests"), read.get("seconds"))
+    files = json.dumps(row.data_files) if row.data_files else None
+    rest = (read.get("bytes"), read.get("requests"), read.get("seconds"), files)
     if not report:
-        return (row.size, *[None] * 10, *traffic)
+        return (row.size, *[None] * 10, *rest)
     summary = report["summary"]
     parameters, after = summary["parameters"], summary["after_folding"]
     return (
         row.size, report["format"], summary["nodes"], parameters["total"], summary.get("bytes"), summary["batchnorms"],
-        summary["foldable"], after["nodes"], after["parameters"], after.get("bytes"), row.worst(), *traffic,
+        summary["foldable"], after["nodes"], after["parameters"], after.get("bytes"), row.worst(), *rest,
     )  # fmt: skip
 
 

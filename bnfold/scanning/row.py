@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 #: The statuses of a row besides those of :class:`bnfold.jobs.Status`: "ok" is a model without findings.
-FINDINGS, FOLDED = "findings", "folded"
+FINDINGS, FOLDED, UNAVAILABLE = "findings", "folded", "unavailable"
 #: In the order in which summaries name them, with what they mean.
 STATUSES = {
     "ok": "nothing was found",
     FINDINGS: "something was found",
-    FOLDED: "folded, verified and written",
+    FOLDED: "verified and written",
     "failed": "cannot be read, or the folded model is not equivalent",
+    UNAVAILABLE: "could not be read or written this time; the next scan tries again",
     "crashed": "its process died, twice",
     "timeout": "took longer than --timeout",
     "out of memory": "needed more than --memory",
@@ -29,7 +30,7 @@ class Row:
     ``report`` is :meth:`bnfold.Report.to_dict`, None where the model could not be analyzed. ``fold`` is what
     folding did (output, verdict, sizes), None where there was nothing to fold or folding was not asked for. ``read``
     counts bytes, requests and seconds of what was fetched from elsewhere. ``seconds`` and ``peak`` (bytes) are those
-    of the model's process.
+    of the model's process. ``data_files`` is where an ONNX model has its external data, relative to its folder.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Row:
     report: Mapping[str, Any] | None = field(default=None, repr=False)
     fold: Mapping[str, Any] | None = None
     read: Mapping[str, Any] | None = None
+    data_files: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:

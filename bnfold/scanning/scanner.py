@@ -9,17 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from bnfold import __version__
-from bnfold.errors import ModelFileError, OutputError
-from bnfold.formats.atomic import reason
+from bnfold.errors import ModelFileError
 from bnfold.formats.remote import client_modules, is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
-from bnfold.scanning.discovery import Target, find_targets
+from bnfold.scanning.discovery import Target, find_targets, identity_beside
+from bnfold.scanning.places import check_place, place_of
 from bnfold.scanning.records import ScanStore
-from bnfold.scanning.row import FINDINGS, FOLDED, Row
+from bnfold.scanning.row import FINDINGS, FOLDED, UNAVAILABLE, Row
 from bnfold.scanning.work import PRELOAD, PRELOAD_FOLDING, Task, work
 
 if TYPE_CHECKING:
@@ -134,7 +133,8 @@ def scan_into(
     from bnfold.analysis.rules import select_rules
 
     select_rules(what.select, what.ignore)  # a mistake in the arguments ends the call before any model is read
-    _check_output(what.fold_to)
+    if what.fold_to is not None:
+        check_place(what.fold_to)
     settings, limits = _digest(what.settings), _digest([what.timeout, what.memory])
     store.set_meta("settings", what.settings)
     store.set_meta("targets", [os.fspath(target) for target in targets])
@@ -161,10 +161,9 @@ def scan_into(
 def _jobs(
     store: ScanStore, targets: Sequence[str | PathLike[str]], what: Scan, known: _Known, settings: str, limits: str
 ) -> Iterator[Job]:
-    local_output = None if what.fold_to is None or is_remote(what.fold_to) else what.fold_to
-    for target in find_targets(targets, local_output):
+    for target in find_targets(targets, what.fold_to):
         known.found += 1
-        output = _output(target, what.fold_to, known.outputs)
+        output = place_of(target, what.fold_to, known.outputs)
         if not what.refresh and _is_done(store, target, settings, limits):
             known.unchanged += 1
             continue
@@ -179,7 +178,11 @@ def _jobs(
 
 def _is_done(store: ScanStore, target: Target, settings: str, limits: str) -> bool:
     """Is the model in the store as it is now, and its folded file, if there was one, still there?"""
-    if not store.is_done(target.path, target.identity, settings, limits):
+    try:
+        beside = identity_beside(target.path, store.data_files(target.path))
+    except (OSError, ModelFileError):
+        return False  # a data file has gone
+    if not store.is_done(target.path, target.identity + beside, settings, limits):
         return False
     found = store.query(
         "select output from folds join jobs on jobs.id = folds.job where jobs.key = ?", target.path
@@ -197,41 +200,22 @@ def _content(target: Target) -> bytes | None:
         return bytes(file_system.cat_file(path))
 
 
-def _output(target: Target, folder: str | None, taken: set[str]) -> str | None:
-    """Where a folded model goes: its name below the target, with a suffix of its own where two are the same."""
-    if folder is None:
-        return None
-    name = PurePosixPath(Path(target.name).as_posix())
-    if name.suffix.lower() not in (".onnx", ".keras", ".h5", ".hdf5"):
-        name = PurePosixPath(f"{name}.onnx")  # a SavedModel becomes one
-    if str(name) in taken:
-        name = name.with_stem(f"{name.stem}-{hashlib.sha256(target.path.encode()).hexdigest()[:8]}")
-    taken.add(str(name))
-    return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
-
-
-def _check_output(folder: str | None) -> None:
-    if folder is None or is_remote(folder):
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {reason(error)}") from error
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder} cannot be written: the folder is write-protected")
-
-
 def _row(target: Target, outcome: Outcome) -> Row:
     found: Any = outcome.value if outcome.status is Status.OK else {}
     status, sentence = outcome.status.value, outcome.sentence
     fold = found.get("fold")
-    if fold is not None:
-        status, sentence = (FOLDED, "") if fold["written"] else ("failed", f"not folded: {fold['sentence']}")
+    if found.get("unavailable"):
+        status, sentence = UNAVAILABLE, found["unavailable"]
+    elif fold is not None:
+        status, sentence = (
+            (FOLDED, "") if fold["written"] else ("failed", f"the folded model was not written: {fold['sentence']}")
+        )
     elif found.get("report") and found["report"]["findings"]:
         status = FINDINGS
     return Row(
-        target.path, status, sentence, target.size, target.identity, outcome.seconds, outcome.peak, outcome.attempts,
-        found.get("report"), fold, found.get("read"),
+        target.path, status, sentence, target.size, target.identity + found.get("beside", ""), outcome.seconds,
+        outcome.peak, outcome.attempts, found.get("report"), fold, found.get("read"),
+        tuple(found.get("data_files", ())),
     )  # fmt: skip
 
 

@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from bnfold.formats.remote import RemoteFile, is_remote, open_filesystem, reported
-from bnfold.temporary import temporary_folder, temporary_name
+from bnfold.errors import OutputError, UnavailableError
+from bnfold.formats.fetching import called, fetched
+from bnfold.formats.remote import RemoteFile, is_remote, name_of
+from bnfold.graph import Model
+from bnfold.scanning.discovery import identity_beside
+from bnfold.scanning.places import upload
+from bnfold.temporary import temporary_folder
 
 #: What the fork server imports, so that no job has to.
 PRELOAD = ("bnfold.scanning.warm",)
@@ -39,20 +44,32 @@ class Task:
 
 
 def work(task: Task) -> dict[str, Any]:
-    """Analyze a model, and fold it where that was asked for and would change something; plain data."""
-    with _local(task) as (source, read):
-        report = _analyzed(task, source)
-        found: dict[str, Any] = {"report": _plain(report), "fold": None, "read": None}
-        if task.output is not None and report.summary.size != report.summary.folded:
-            found["fold"] = _folded(task, source, task.output)
-        found["read"] = read() if read is not None else None
-        return found
+    """Analyze a model, and fold it where that was asked for and would change something; plain data.
 
-
-def _analyzed(task: Task, source: Any) -> Any:
+    ``unavailable`` says why it could not be read or written this time, where another time may do.
+    """
     from bnfold import api
 
-    report = api.analyze(source, select=task.select, ignore=task.ignore, allow_unsafe=task.allow_unsafe)
+    found: dict[str, Any] = {"report": None, "fold": None, "read": None, "unavailable": None}
+    try:
+        with _local(task) as (source, read):
+            model = api.load(source, allow_unsafe=task.allow_unsafe)
+            found["data_files"] = files = list(getattr(model, "data_files", ()))
+            found["beside"] = identity_beside(task.path, files)
+            report = _analyzed(task, model)
+            found["report"] = _plain(report)
+            if task.output is not None and report.summary.size != report.summary.folded:
+                found["fold"] = _folded(task, source, task.output)
+            found["read"] = read() if read is not None else None
+    except (UnavailableError, OutputError) as error:
+        found["unavailable"] = str(error)
+    return found
+
+
+def _analyzed(task: Task, model: Model) -> Any:
+    from bnfold import api
+
+    report = api.analyze(model, select=task.select, ignore=task.ignore)
     report = replace(report, model=task.path)
     return report if task.config is None else task.config.without_ignored(report)
 
@@ -77,10 +94,10 @@ def _folded(task: Task, source: Any, output: str) -> dict[str, Any]:
         result = fold_file(source, target, options=options, allow_unsafe=task.allow_unsafe)
     else:
         with temporary_folder() as folder:
-            target = folder / PurePosixPath(output).name
+            target = folder / name_of(output)
             result = fold_file(source, target, options=options, allow_unsafe=task.allow_unsafe)
             if result.path is not None:
-                _upload(target, output)
+                upload(target, output)
     verdict = result.verification
     return {
         "output": output if result.path is not None else None,
@@ -92,54 +109,22 @@ def _folded(task: Task, source: Any, output: str) -> dict[str, Any]:
     }
 
 
-def _upload(file: Path, url: str) -> None:
-    """Put a file, and the weights beside it if there are any, under a URL: whole or not at all."""
-    file_system, path = open_filesystem(url)
-    with reported(url):
-        parent = path.rpartition("/")[0]
-        file_system.makedirs(parent, exist_ok=True)
-        data = [each for each in file.parent.iterdir() if each != file]
-        for each in [*data, file]:  # the model last: it names the others
-            final = f"{parent}/{each.name}"
-            if "s3" in file_system.protocol or "gs" in file_system.protocol:
-                file_system.put_file(str(each), final)  # an object appears when its upload is complete
-            else:
-                staged = f"{parent}/{temporary_name()}"
-                file_system.put_file(str(each), staged)
-                file_system.mv(staged, final)
-
-
 @contextmanager
 def _local(task: Task) -> Iterator[tuple[Any, Any]]:
     """What to load the model from, and a function that counts what was fetched for it, or None."""
     if task.content is not None:
         with temporary_folder() as folder:
-            copy = folder / PurePosixPath(task.path).name
+            copy = folder / name_of(task.path)
             copy.write_bytes(task.content)
-            yield copy, None
-    elif is_remote(task.path) and task.output is None and task.path.lower().endswith(".onnx"):
+            with called(copy, task.path):
+                yield copy, None
+    elif is_remote(task.path) and task.output is None and name_of(task.path).lower().endswith(".onnx"):
         file = RemoteFile(
             task.path, size=task.size, spare_bytes=task.spare_bytes, weights=task.weights, skip_from=task.skip_from
         )  # fmt: skip
         yield file, file.traffic
     elif is_remote(task.path):
-        with _fetched(task) as found:
-            yield found
+        with fetched(task.path, task.size) as (copy, traffic):
+            yield copy, lambda: traffic
     else:
         yield os.fspath(task.path), None
-
-
-@contextmanager
-def _fetched(task: Task) -> Iterator[tuple[Any, Any]]:
-    """The whole model, copied from elsewhere into a folder."""
-    import time
-
-    started = time.monotonic()
-    file_system, path = open_filesystem(task.path)
-    with temporary_folder() as folder:
-        local = folder / PurePosixPath(path).name
-        with reported(task.path):
-            file_system.get(path, str(local), recursive=file_system.isdir(path))
-        files = [each for each in folder.rglob("*") if each.is_file()]
-        size, seconds = sum(each.stat().st_size for each in files), time.monotonic() - started
-        yield local, lambda: {"bytes": size, "requests": len(files), "seconds": seconds}

@@ -110,6 +110,13 @@ def test_a_synthetic_model_has_the_nodes_asked_for(tmp_path: Path) -> None:
     assert {"Add", "BatchNormalization", "Conv", "Relu"} == {node.op_type for node in onnx.load(path).graph.node}
 
 
+def test_a_synthetic_model_has_the_affines_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "row.onnx"
+    synthetic.with_affines(50, path)
+    onnx.checker.check_model(str(path), full_check=True)
+    assert [node.op_type for node in onnx.load(path).graph.node] == ["Mul"] * 50
+
+
 @pytest.mark.parametrize("external", [False, True])
 def test_a_synthetic_model_has_the_bytes_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, external: bool

@@ -75,9 +75,10 @@ def test_keras_networks_are_folded(tmp_path: Path) -> None:
 
 def test_scaling_measures_every_step(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    scaling.main(["--nodes", "100", "--bytes", "1e6", "--runs", "1", "--json", str(report)])
+    sizes = ["--nodes", "100", "--affines", "50", "--bytes", "1e6"]
+    scaling.main([*sizes, "--runs", "1", "--json", str(report)])
     results = json.loads(report.read_text())["results"]
-    assert [(row["kind"], row["size"]) for row in results] == [("nodes", 100), ("bytes", 1_000_000)]
+    assert [(row["kind"], row["size"]) for row in results] == [("nodes", 100), ("affines", 50), ("bytes", 1_000_000)]
     assert all(row[step]["wall"] > 0 for row in results for step in scaling.STEPS)
 
 

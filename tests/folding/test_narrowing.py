@@ -24,6 +24,12 @@ def half_conv(net: Net) -> str:
     return cast(net, net.op("Conv", x, net.draw(4, 3, 3, 3), name="conv"), F32)
 
 
+def norm(net: Net, x: str, channels: int, *, beta: float = 0.0, mean: float = 0.0) -> str:
+    """A BN with scale 1/2: half of what it reads has the rms sqrt(mean^2 + 1), what it makes sqrt(beta^2 + 1)."""
+    ones = np.ones(channels, F32)
+    return str(net.op("BatchNormalization", x, ones, beta * ones, 2 * mean * ones, 4 * ones, name="norm", epsilon=0.0))
+
+
 def test_a_bn_in_float32_between_two_casts_folds_into_float16() -> None:
     net = Net()
     y = cast(net, net.op("Relu", net.bn(half_conv(net), 4)), F16)
@@ -34,12 +40,20 @@ def test_a_bn_in_float32_between_two_casts_folds_into_float16() -> None:
 @pytest.mark.parametrize("other", ["output", "Softmax", "Add"])
 def test_a_shift_stays_where_float32_goes_on(other: str) -> None:
     net = Net()
-    y = net.bn(half_conv(net), 4, name="norm")
+    y = norm(net, half_conv(net), 4, beta=4.0)
     net.output(cast(net, net.op("Relu", y), F16))
     net.dtype = np.dtype(F32)
     net.output({"output": lambda: y, "Softmax": lambda: net.op("Softmax", y, axis=1),
                 "Add": lambda: net.op("Add", y, net.op("Sigmoid", y))}[other]())  # fmt: skip
     assert_stays(fold(net.build(), slack=2**13), "narrow-float", "norm", "float16")
+
+
+@pytest.mark.parametrize(("beta", "goes"), [(3.8, True), (4.0, False)])
+def test_a_shift_goes_where_the_statistics_call_it_small(beta: float, goes: bool) -> None:
+    """sqrt(beta^2 + 1) is rounded to float16 where 1 was."""
+    net = Net()
+    folded = fold(net.build(norm(net, half_conv(net), 4, beta=beta)), slack=2**13)
+    assert folded.count("BatchNormalization", "Add") == (0 if goes else 1)
 
 
 @pytest.mark.parametrize(("scale", "goes"), [(4.0, True), (4.5, False), (2.0**-7, True), (2.0**-8, False)])
@@ -67,7 +81,7 @@ def test_into_a_wider_type_everything_moves() -> None:
 
 def ahead(net: Net, x: str, affine: str) -> str:
     """An affine in float32, and a convolution in float16 behind it."""
-    y = net.bn(x, 3, name="norm") if affine == "BN" else net.op("Mul", x, np.full((1,), 0.125, F32), name="norm")
+    y = norm(net, x, 3, mean=4.0) if affine == "BN" else net.op("Mul", x, np.full((1,), 0.125, F32), name="norm")
     return cast(net, net.op("Conv", cast(net, y, F16), net.draw(4, 3, 3, 3)), F32)
 
 
@@ -76,6 +90,19 @@ def test_nothing_moves_forward_where_the_numbers_before_it_are_not_known_to_fit(
     net = Net()
     model = net.build(ahead(net, net.input("N", 3, 8, 8), affine))
     assert_stays(fold(model, slack=2**13), "narrow-float", "float16")
+
+
+@pytest.mark.parametrize(("mean", "deviation", "goes"), [(3.8, 1.0, True), (4.0, 1.0, False), (2e3, 1e3, False)])
+def test_a_bn_goes_forward_where_its_statistics_say_that_its_input_fits(
+    mean: float, deviation: float, goes: bool
+) -> None:
+    """With a deviation of 1,000 some input may be above 65,504."""
+    net = Net()
+    ones = np.ones(3, F32)
+    vectors = [deviation / 2 * ones, 0 * ones, mean * ones, deviation**2 * ones]
+    y = net.op("BatchNormalization", net.input("N", 3, 8, 8), *vectors, epsilon=0.0)
+    y = net.op("Conv", cast(net, y, F16), net.draw(4, 3, 3, 3))
+    assert fold(net.build(cast(net, y, F32)), slack=2**13).count("BatchNormalization") == (0 if goes else 1)
 
 
 @pytest.mark.parametrize("affine", ["BN", "Mul"])
@@ -95,7 +122,7 @@ def test_a_stream_in_float16_is_shifted_for_what_is_rounded_to_float16_again(bet
     for _ in range(2):
         y = cast(net, net.op("Relu", net.bn(cast(net, x, F32), 4)), F16)
         x = net.op("Add", x, net.op("Conv", y, 0.2 * net.draw(4, 4, 1, 1), net.draw(4)))
-    y = net.op("Relu", net.bn(cast(net, x, F32), 4))
+    y = net.op("Relu", norm(net, cast(net, x, F32), 4, beta=5.0))
     y = cast(net, cast(net, y, F16), F32) if between else y
     net.dtype = np.dtype(F32)
     folded = fold(

@@ -7,10 +7,14 @@ from itertools import product
 
 import numpy as np
 import pytest
+from one_operator import node_of
 
+from bnfold.affine import Affine
 from bnfold.graph import Param
+from bnfold.operators import facts_of
 from bnfold.operators.linear import Layout
 from bnfold.operators.weights import PlainWeight
+from bnfold.refusal import Refusal
 
 #: The weight's shape, its axes of output and input channels, and how many there are of each: as in ONNX and in Keras.
 LAYOUTS = {
@@ -75,3 +79,35 @@ def test_factors_scale_the_channels_of_every_layout(case):
         scaled = PlainWeight(Param.of("w", layout.weight.exact_rows(0, shape[0]) * factor))
         new = replace(layout, weight=scaled, gain=1.0)
         np.testing.assert_allclose(new.through(shift), np.einsum("oit,i->o", expected, shift), rtol=1e-9, atol=1e-12)
+
+
+IMAGE = (1, 3, 8, 8)
+WEIGHT = np.random.default_rng(3).normal(size=(4, 3, 3, 3)).astype(np.float32)
+MATRIX = np.random.default_rng(4).normal(size=(3, 5)).astype(np.float32)
+READERS = {
+    "Conv": node_of("Conv", IMAGE, WEIGHT),
+    "padded Conv": node_of("Conv", IMAGE, WEIGHT, pads=[1, 1, 1, 1]),
+    "Conv with a bias": node_of("Conv", IMAGE, WEIGHT, np.ones(4, np.float32)),
+    "Conv by a tensor": node_of("Conv", IMAGE, WEIGHT.shape),
+    "ConvTranspose": node_of("ConvTranspose", IMAGE, np.moveaxis(WEIGHT, 0, 1)),
+    "Gemm": node_of("Gemm", (2, 3), MATRIX),
+    "MatMul": node_of("MatMul", (2, 3), MATRIX),
+    "GRU": node_of("GRU", (7, 2, 3), np.ones((1, 6, 3), np.float32), np.ones((1, 6, 2), np.float32), hidden_size=2),
+    "Mul": node_of("Mul", IMAGE, np.ones((3, 1, 1), np.float32)),
+}
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+@pytest.mark.parametrize("node", READERS.values(), ids=READERS)
+def test_whether_an_affine_is_taken_in_is_known_without_the_numbers(node, shift):
+    axis = 1 if node.op.type not in ("Gemm", "MatMul", "GRU") else len(node.shape(0)) - 1
+    affines = {0: Affine.of(np.full(3, 2.0), shift, axis)}
+    asked, taken = (getattr(facts_of(node.op), name)(node, affines) for name in ("would_absorb_input", "absorb_input"))
+    assert type(asked) is type(taken)
+    if isinstance(taken, Refusal):
+        assert asked == taken
+    for kept in ("inputs", "weights"):
+        one, other = getattr(asked, kept, None), getattr(taken, kept, None)
+        assert (one is None) == (other is None)
+        if kept == "inputs" and other is not None:
+            assert set(one) == set(other)

@@ -40,6 +40,7 @@ FAULTS = ("planted_faults",)
 @pytest.fixture(autouse=True)
 def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bnfold.scanning.discovery._SETTLED", 0.0)  # files are as old as the test
 
 
 @pytest.fixture
@@ -207,8 +208,8 @@ class TestCommand:
         done = bnfold("scan", models, "--fold-to", "out", "--fail-on", "never")
         assert done.code == 1
         assert "4 models" in done.words
-        assert "2 folded folded, verified and written" in done.words
-        assert "2 of 2 BN fold" in done.words
+        assert "2 folded verified and written" in done.words
+        assert "2 of 2 BN fold, which takes " in done.words
         assert "damaged.onnx is damaged" in done.words
         assert "4 of them unchanged" in bnfold("scan", models, "--fold-to", "out").words
 

@@ -15,6 +15,7 @@ from bnfold.folding.moves import Context, Move, unsound
 from bnfold.graph import Op, Param, Use
 from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewAffine, NewWeights, mapped
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 #: How far two ways to the same vector may part, relative to its size: they add up in different orders.
@@ -23,7 +24,7 @@ _CLOSE = 1e-9
 _ROUNDING = 1e-12
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Change:
     """What has to be done, in terms of the graph as it is."""
 
@@ -32,7 +33,7 @@ class Change:
     staying: dict[str, Affine] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Fault:
     """An operator that cannot do what the equations ask of it."""
 

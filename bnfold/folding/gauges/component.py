@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine, Vector
 from bnfold.folding.candidates import Candidate
 from bnfold.graph import ModelGraph, Use
+from bnfold.records import record
 
 Cells = NDArray[np.intp]
 #: As :attr:`bnfold.affine.Affine.grid`.
@@ -24,7 +25,7 @@ Grid = tuple[tuple[int, int], ...]
 Place = str | Use
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Frame:
     """Where the channels of a place lie, as in an :class:`Affine`, and the number of its first cell (one a channel)."""
 
@@ -43,7 +44,8 @@ class Frame:
 
     def affine(self, scale: Vector | float, shift: Vector | float) -> Affine:
         """A map along these channels."""
-        a, b = (np.broadcast_to(np.asarray(vector, np.float64), (self.size,)).copy() for vector in (scale, shift))
+        a, b = np.empty(self.size), np.empty(self.size)
+        a[:], b[:] = scale, shift
         return Affine(a, b, self.axis, self.grid)
 
     def labels(self, first: int) -> Affine:
@@ -51,7 +53,7 @@ class Frame:
         return self.affine(np.arange(first, first + self.size, dtype=np.float64), 0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Rows:
     """Equations ``sum(factors * x[cells]) = 0``, one a row; ``cells`` is ``[n, k]``, so are ``factors``.
 
@@ -64,7 +66,7 @@ class Rows:
     why: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Removal:
     """An affine that may go: ``y = scale v + shift`` between the cells of v and of y."""
 
@@ -79,7 +81,7 @@ class Removal:
         return self.candidate.head
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Component:
     """Places with their frames, the operators among them, and the demands."""
 
@@ -100,6 +102,8 @@ class Component:
     #: Candidates that alone would be looked at along other axes.
     askew: dict[str, None] = field(default_factory=dict)
     size: int = 0
+    #: What :func:`bnfold.folding.gauges.strands.alike` found out once the walk was done: pins change nothing about it.
+    alike: tuple[Cells, set[int]] | None = None
 
     def pin(self, graph: ModelGraph, name: str, why: str) -> None:
         """Nothing that an operator sees has a gauge of its own."""

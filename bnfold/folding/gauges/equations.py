@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.records import record
+
 Vector = NDArray[np.float64]
 Bits = NDArray[np.bool_]
 #: One number for all copies, or one for each.
@@ -29,7 +31,7 @@ class MixedError(Exception):
     """An equation says something about a variable in some copies and not in others: treat the copies apart."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Conflict:
     """An equation that contradicts others: their sources, and one copy in which it does."""
 
@@ -37,7 +39,7 @@ class Conflict:
     copy: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Basic:
     """``x = sum(factor * variable) + constant``, from the equation ``source`` and those behind ``used``."""
 
@@ -47,7 +49,7 @@ class _Basic:
     used: tuple[int, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class System:
     """Equations over the reals, in ``copies`` copies. ``weights`` says how many equations hold each variable."""
 
@@ -74,8 +76,12 @@ class System:
     def add(self, terms: Mapping[int, Number], constant: Vector, source: object) -> Conflict | None:
         """``sum(factor * variable) = constant``: kept if it contradicts nothing."""
         rest, right, used, size = self._reduced(terms, constant)
-        left = {}
+        left: dict[int, Number] = {}
         for variable, (factor, largest) in rest.items():
+            if isinstance(factor, float):  # the rule: one number for all copies
+                if abs(factor) > _TOLERANCE * largest:
+                    left[variable] = factor
+                continue
             zero = np.abs(factor) <= _TOLERANCE * largest
             if zero.all():
                 continue
@@ -133,10 +139,10 @@ class System:
             basic = self._basic.get(variable)
             if basic is None:
                 total, largest = rest.get(variable, (0.0, 0.0))
-                rest[variable] = total + factor, np.maximum(largest, np.abs(factor))
+                rest[variable] = total + factor, _larger(largest, factor)
                 continue
             used[variable] = None
-            if basic.constant.any():
+            if np.count_nonzero(basic.constant):
                 part = factor * basic.constant
                 right, size = right - part, np.maximum(size, np.abs(part))
             stack += [(other, factor * inner) for other, inner in basic.terms.items()]
@@ -152,6 +158,8 @@ class System:
         """How far the values reach that hang on one variable (None: on none) when ``pivot`` does; a copy too far."""
         if self.reach is None or len(expression) > 1 or any(not _is_one(f) for f in expression.values()):
             return {}
+        if pivot not in self._extent and not np.count_nonzero(value):
+            return {}  # where the root is, which every extent holds
         root = next(iter(expression), None)
         (low, high), (below, above) = self._extent_of(root), self._extent_of(pivot)
         low, high = np.minimum(low, below + value), np.maximum(high, above + value)
@@ -170,6 +178,13 @@ class System:
         return tuple(found)
 
 
+def _larger(largest: Number, factor: Number) -> Number:
+    """The larger of a size and that of a factor."""
+    if isinstance(factor, float) and isinstance(largest, float):
+        return max(largest, abs(factor))
+    return np.maximum(largest, np.abs(factor))
+
+
 def _is_one(factor: Number) -> bool:
     return isinstance(factor, float) and factor == 1.0
 
@@ -177,11 +192,11 @@ def _is_one(factor: Number) -> bool:
 def as_number(factor: Number) -> Number:
     """One float where all copies have the same."""
     if isinstance(factor, np.ndarray):
-        return float(factor[0]) if (factor == factor[0]).all() else factor
+        return float(factor[0]) if np.count_nonzero(factor == factor[0]) == factor.size else factor
     return float(factor)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Parity:
     """Equations over {0, 1}, in ``copies`` copies: which variables are negative."""
 

@@ -25,13 +25,14 @@ from bnfold.graph import ModelGraph
 from bnfold.operators import Node, Role, facts_of
 from bnfold.operators.base import NewWeights
 from bnfold.operators.dialect import cheapest_form
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 #: Operators that may turn out to refuse after all before a component is left as it is.
 _MAX_FAULTS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Gone:
     """An affine that went: who took it in, which stream was changed for it, who makes up for that, and all new names.
 
@@ -45,7 +46,7 @@ class Gone:
     rename: Mapping[str, str]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Outcome:
     """What went, and why the others candidate."""
 
@@ -55,7 +56,7 @@ class Outcome:
     again: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Prepared:
     """A candidate that may go: which channels demand anything, and what happens to those that hold one number."""
 
@@ -126,7 +127,7 @@ def _prepared(context: Context, editor: Editor, candidate: Candidate) -> Prepare
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Settlement:
     """One component, solved and changed."""
 
@@ -156,7 +157,7 @@ class _Settlement:
             change = self._described(choice) if choice.gone else None
             if not isinstance(change, Fault):
                 if change is not None:
-                    self._carry_out(choice)
+                    self._carry_out(choice, change)
                 return
             component.pin(graph, change.op, change.refusal.sentence)
 
@@ -204,7 +205,7 @@ class _Settlement:
     def _described(self, choice: Choice) -> Change | Fault:
         return Carrier(self.context, self.component, self.stuck, choice).run()
 
-    def _carry_out(self, choice: Choice) -> None:
+    def _carry_out(self, choice: Choice, change: Change) -> None:
         graph, editor, stuck = self.context.graph, self.editor, self.stuck
         emptied: dict[str, None] = {}
         for head in choice.gone:
@@ -214,8 +215,10 @@ class _Settlement:
                 # The numbers of all tensors stay; those of a channel that nobody reads any more will not.
                 editor.carry_out([move], {})
                 emptied |= {stuck[head].output: None, **move.changed}
-        change = self._described(choice)
-        assert isinstance(change, Change), "weights of zero take any scale"
+        if emptied:
+            again = self._described(choice)
+            assert isinstance(again, Change), "weights of zero take any scale"
+            change = again
         whole = [stuck[head] for head, how in choice.gone.items() if how == WHOLE]
         vanished = {candidate.output for candidate in whole}
         changed = {tensor: None for tensor in (*change.move.changed, *emptied) if tensor not in vanished}

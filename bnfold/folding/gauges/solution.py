@@ -12,6 +12,7 @@ from bnfold.affine import Affine
 from bnfold.folding.gauges.component import Component, Place, Removal, Rows
 from bnfold.folding.gauges.equations import Conflict, MixedError, Number, Parity, System, as_number
 from bnfold.folding.gauges.strands import Demand, Group, contracted, groups_of, snapped
+from bnfold.records import record
 
 #: All of an affine goes, or all but its signs.
 WHOLE, SIGNS = "whole", "signs"
@@ -19,7 +20,7 @@ WHOLE, SIGNS = "whole", "signs"
 MAX_EXCHANGE = 20_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Systems:
     """The three systems of one group."""
 
@@ -90,16 +91,15 @@ class _Systems:
         return None
 
 
-def _summed(positions: tuple[int, ...], factors: NDArray[np.float64]) -> dict[int, Number]:
+def _summed(positions: tuple[int, ...], factors: tuple[Number, ...]) -> dict[int, Number]:
     """The terms of an equation; a variable that it holds twice counts once, with both factors."""
     terms: dict[int, Number] = {}
-    for k, position in enumerate(positions):
-        factor = as_number(factors[:, k])
+    for position, factor in zip(positions, factors, strict=True):
         terms[position] = terms[position] + factor if position in terms else factor
     return terms
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Clash:
     """Why an affine stays: the system that says no, and whose demands contradict each other."""
 
@@ -110,7 +110,7 @@ class Clash:
     pins: tuple[str, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Choice:
     """What was found: how each affine goes, gauges by place, and why the rest stays."""
 
@@ -122,20 +122,18 @@ class Choice:
 def hopeless(component: Component, live: Mapping[str, NDArray[np.bool_]]) -> dict[str, Clash]:
     """Affines with a shift between two tensors that can have none: no system needs to be solved to see that."""
     root = snapped(component, "shift")
-    pins: dict[int, str] = {}
-    for rows in component.rows:
-        if rows.cells.shape[1] == 1 and "shift" in rows.systems:
-            for cell in np.unique(root[rows.cells[:, 0]]).tolist():
-                pins.setdefault(cell, rows.why)
-    pinned = np.zeros(component.size, bool)
-    pinned[list(pins)] = True
+    pins = [rows for rows in component.rows if rows.cells.shape[1] == 1 and "shift" in rows.systems]
+    pinned_by = np.full(component.size, -1)
+    for number in reversed(range(len(pins))):  # the first one of a cell counts
+        pinned_by[root[pins[number].cells[:, 0]]] = number
+    pinned = pinned_by >= 0
     found = {}
     for removal in component.removals:
         inside, behind = root[removal.inside], root[removal.behind]
         both = pinned[inside] & pinned[behind] & (removal.shift != 0) & live[removal.head]
         if both.any():
             at = int(both.argmax())
-            found[removal.head] = Clash("shift", (), (pins[int(inside[at])], pins[int(behind[at])]))
+            found[removal.head] = Clash("shift", (), (pins[pinned_by[inside[at]]].why, pins[pinned_by[behind[at]]].why))
     return found
 
 
@@ -265,8 +263,7 @@ class Solver:
                 (negative, systems.sign.values()),
                 (shifts, systems.shift.values()),
             ):
-                for position, value in found.items():
-                    target[variables[:, position]] = value
+                target[variables] = np.stack([found[position] for position in range(variables.shape[1])], axis=1)
         logs[np.abs(logs) < 1e-12] = 0.0
         logs, negative, shifts = (found[self.variables.of] for found in (logs, negative, shifts))
         sizes = np.exp(logs[snapped(self.component, "size")])

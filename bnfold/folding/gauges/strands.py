@@ -9,18 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.folding.gauges.component import Cells, Component, Removal, Rows
+from bnfold.folding.gauges.equations import Number, as_number
+from bnfold.records import record
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Equation:
-    """The same equation in every strand of a group: positions in the strand, and factors, one row a strand."""
+    """The same equation in every strand of a group: positions in the strand with their factors, and the source."""
 
     positions: tuple[int, ...]
-    factors: NDArray[np.float64]
+    factors: tuple[Number, ...]
     rows: Rows
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Demand:
     """What a removal asks of a group: ``y = scale v + shift`` between two positions."""
 
@@ -30,7 +32,7 @@ class Demand:
     shift: NDArray[np.float64]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Group:
     """Strands of one structure: ``variables`` is ``[strands, positions]``."""
 
@@ -39,7 +41,7 @@ class Group:
     demands: dict[str, list[Demand]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record
 class Variables:
     """A component with one variable for all cells that are alike in everything: ``of`` says which for each cell."""
 
@@ -55,19 +57,17 @@ class Variables:
 
 def contracted(component: Component, alive: dict[str, NDArray[np.bool_]]) -> Variables:
     """Cells in variables. ``alive`` says which channels of a removal demand anything."""
-    alike = [rows for rows in component.rows if len(rows.systems) == 3 and _equates(rows)]
-    root = connected(component.size, [(rows.cells[:, 0], rows.cells[:, 1]) for rows in alike])
-    first, of = np.unique(root, return_inverse=True)
-    of = of.reshape(-1)
+    root, merged = alike(component)
+    first, of = _numbered(root)
     frames = sorted(component.frames.values(), key=lambda frame: frame.first)
     kinds = np.repeat(np.arange(len(frames)), [frame.size for frame in frames])[first]
-    left, merged = [], set(map(id, alike))
+    left = []
     for rows in component.rows:
         if id(rows) in merged:
             continue
         cells, factors = of[rows.cells], rows.factors
         if cells.shape[1] == 1:
-            cells = np.unique(cells).reshape(-1, 1)
+            cells = marked(len(first), cells).reshape(-1, 1)
             factors = np.ones(cells.shape)
         left.append((rows, cells, factors))
     demands = []
@@ -78,7 +78,23 @@ def contracted(component: Component, alive: dict[str, NDArray[np.bool_]]) -> Var
 
 
 def _equates(rows: Rows) -> bool:
-    return rows.cells.shape[1] == 2 and bool((rows.factors == [1.0, -1.0]).all())
+    factors = rows.factors
+    return factors.shape[1] == 2 and bool((factors[:, 0] == 1.0).all() and (factors[:, 1] == -1.0).all())
+
+
+def marked(count: int, cells: Cells) -> Cells:
+    """Which of ``count`` cells there are among these, in ascending order."""
+    mask = np.zeros(count, bool)
+    mask[cells] = True
+    return np.flatnonzero(mask)
+
+
+def _numbered(root: Cells) -> tuple[Cells, Cells]:
+    """The different ones of roots, ascending, and for each cell which of them is its own."""
+    found = marked(len(root), root)
+    number = np.empty(len(root), np.intp)
+    number[found] = np.arange(len(found))
+    return found, number[root]
 
 
 def connected(count: int, pairs: Sequence[tuple[Cells, Cells]]) -> Cells:
@@ -104,7 +120,7 @@ def groups_of(variables: Variables, *, apart: bool = False) -> list[Group]:
     root = connected(
         variables.count, [(cells[:, 0], cells[:, k]) for cells in tables for k in range(1, cells.shape[1])]
     )
-    strand = np.unique(root, return_inverse=True)[1].reshape(-1)
+    strand = _numbered(root)[1]
     order = np.argsort(strand, kind="stable")
     starts = np.searchsorted(strand[order], np.arange(strand.max(initial=-1) + 1))
     position = np.empty(variables.count, np.intp)
@@ -113,19 +129,22 @@ def groups_of(variables: Variables, *, apart: bool = False) -> list[Group]:
     members = np.argsort(group, kind="stable")
     bounds = np.searchsorted(group[members], np.arange(group.max(initial=-1) + 2))
     lengths = np.diff(np.append(starts, variables.count))
-    place = np.empty(len(starts), np.intp)  # of a strand in its group
+    rank = np.empty(len(starts), np.intp)
+    rank[members] = np.arange(len(members))
     groups = []
     for number in range(len(bounds) - 1):
         strands = members[bounds[number] : bounds[number + 1]]
-        place[strands] = np.arange(len(strands))
         groups.append(Group(order[starts[strands][:, None] + np.arange(lengths[strands[0]])]))
     for rows, cells, factors in variables.rows:
-        for number, spots, chosen in _shared_out(cells, strand, position, group, place):
+        columns = [as_number(column) for column in factors.T] if len(factors) else []
+        for number, spots, chosen in _shared_out(cells, strand, position, group, rank):
             each = len(chosen) // len(groups[number].variables)
             for k in range(each):
-                groups[number].equations.append(Equation(tuple(spots[k]), factors[chosen[k::each]], rows))
+                which = chosen[k::each]
+                own = tuple([c if isinstance(c, float) else as_number(c[which]) for c in columns])
+                groups[number].equations.append(Equation(tuple(spots[k]), own, rows))
     for removal, live, cells in variables.demands:
-        for number, spots, chosen in _shared_out(cells, strand, position, group, place):
+        for number, spots, chosen in _shared_out(cells, strand, position, group, rank):
             each = len(chosen) // len(groups[number].variables)
             for k in range(each):
                 which = live[chosen[k::each]]
@@ -135,20 +154,32 @@ def groups_of(variables: Variables, *, apart: bool = False) -> list[Group]:
 
 
 def _shared_out(
-    cells: Cells, strand: Cells, position: Cells, group: Cells, place: Cells
+    cells: Cells, strand: Cells, position: Cells, group: Cells, rank: Cells
 ) -> Iterator[tuple[int, list[list[int]], Cells]]:
-    """For each group the positions that an equation holds in each of its strands, and the rows, strand by strand."""
+    """For each group the positions that an equation holds in each of its strands, and the rows, strand by strand.
+
+    ``rank`` numbers the strands group by group.
+    """
     if not len(cells):
         return
-    strands = strand[cells[:, 0]]
-    spots = position[cells]
-    keys = (*(spots[:, k] for k in reversed(range(cells.shape[1]))), place[strands], group[strands])
-    order = np.lexsort(keys)
-    numbers = group[strands[order]]
-    cuts = np.flatnonzero(np.diff(numbers)) + 1
-    for chosen in np.split(order, cuts):
-        first = int((strands[chosen] == strands[chosen[0]]).sum())
-        yield int(group[strands[chosen[0]]]), spots[chosen[:first]].tolist(), chosen
+    strands, spots = strand[cells[:, 0]], position[cells]
+    order = np.argsort(rank[strands], kind="stable")
+    strands = strands[order]
+    once = bool((strands[1:] != strands[:-1]).all())  # the rule: a channel is a strand
+    if not once:
+        keys = (*(spots[order, k] for k in reversed(range(cells.shape[1]))), rank[strands])
+        order = order[np.lexsort(keys)]
+    numbers, spots = group[strands], spots[order]
+    starts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()]
+    stops = [*starts[1:], len(order)]
+    heads, found = spots[starts].tolist(), numbers[starts].tolist()
+    for at, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        chosen = order[start:stop]
+        if once:
+            yield found[at], [heads[at]], chosen
+        else:
+            first = int((strands[start:stop] == strands[start]).sum())
+            yield found[at], spots[start : start + first].tolist(), chosen
 
 
 _PRIME = np.uint64(0x9E3779B97F4A7C15)
@@ -184,7 +215,19 @@ def _alike(variables: Variables, strand: Cells, position: Cells, count: int) -> 
 
 def snapped(component: Component, system: str) -> Cells:
     """For each cell the first of those that must have exactly its value."""
+    root, merged = alike(component)
     pairs = [
-        (rows.cells[:, 0], rows.cells[:, 1]) for rows in component.rows if system in rows.systems and _equates(rows)
+        (root[rows.cells[:, 0]], root[rows.cells[:, 1]])
+        for rows in component.rows
+        if system in rows.systems and id(rows) not in merged and _equates(rows)
     ]
-    return connected(component.size, pairs)
+    return connected(component.size, pairs)[root] if pairs else root
+
+
+def alike(component: Component) -> tuple[Cells, set[int]]:
+    """For each cell the first of those that are like it in everything, and the equations that say so, by identity."""
+    if component.alike is None:
+        rows = [rows for rows in component.rows if len(rows.systems) == 3 and _equates(rows)]
+        root = connected(component.size, [(each.cells[:, 0], each.cells[:, 1]) for each in rows])
+        component.alike = root, set(map(id, rows))
+    return component.alike

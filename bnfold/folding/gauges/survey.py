@@ -147,7 +147,7 @@ class Survey:
             self._tie(op)
 
     def _ask_readers(self) -> None:
-        """Which operators with weights read a shifted tensor? To ask is dear: it adds up their weights."""
+        """Which operators with weights read a shifted tensor?"""
         still = np.zeros(self.found.size, bool)
         for rows in self.found.rows:
             if rows.cells.shape[1] == 1 and "shift" in rows.systems:
@@ -158,7 +158,7 @@ class Survey:
             if still[frame.cells].all():
                 continue
             shift = frame.affine(1.0, 1.0)
-            taken = facts_of(op).absorb_input(Node(self.graph, op), {slot: shift})
+            taken = facts_of(op).would_absorb_input(Node(self.graph, op), {slot: shift})
             if isinstance(taken, Refusal):
                 self._pin(frame.cells, taken.sentence, "shift")
             elif isinstance(taken, WithResidual):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 
+from google.protobuf.message import DecodeError
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from bnfold.formats.atomic import reason
@@ -14,9 +15,9 @@ from bnfold.formats.onnx.attributes import attribute_tensors, bodies
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.payloads import Stored
 from bnfold.formats.onnx.ranges import RemoteStorage
-from bnfold.formats.onnx.storage import DetachedStorage, Storage, UnusableFileError, open_beneath
+from bnfold.formats.onnx.storage import DetachedStorage, Storage, UnusableFileError, open_beneath, open_file
 from bnfold.formats.onnx.tensors import DTYPES, raw_bytes
-from bnfold.formats.onnx.wire import RAW_DATA, bytes_field
+from bnfold.formats.onnx.wire import RAW_DATA, WireError, bytes_field, split
 from bnfold.formats.remote import RemoteFile
 
 #: So many data files are kept open; what a process may open is often limited to 1024.
@@ -25,22 +26,38 @@ MAX_OPEN = 64
 _LOCATION = bytes_field(1, b"location")
 
 
-def attach_external(context: Context, data: bytes, directory: Path | RemoteFile | None) -> bool:
+def attach_external(context: Context, data: bytes, directory: Path | RemoteFile | None) -> tuple[str, ...]:
     """Turn references to external data into marks, so that such tensors are like any other large one.
 
     ``data`` is the skeleton serialised; ``directory`` is where the model lies, or the model itself
-    where that is elsewhere. True if there were any.
+    where that is elsewhere. Returns the data files that they name.
     Raises ModelFileError for a reference that leaves the directory or does not fit its file.
     """
     if _LOCATION not in data:
-        return False
+        return ()
     files = _DataFiles(context, directory)
-    found = False
     for tensor in list(tensors(context.skeleton)):
         if tensor.data_location == TensorProto.EXTERNAL:
             files.attach(tensor)
-            found = True
-    return found
+    return tuple(sorted(files.opened))
+
+
+def locations(path: Path) -> list[str]:
+    """The data files that a model names, as far as they lie beside it or below; none for what is no model."""
+    try:
+        storage = open_file(path)
+        model = ModelProto.FromString(split(storage.data, storage.size, storage.release).data)
+    except (UnusableFileError, WireError, DecodeError, OSError):
+        return []  # loading it says what is wrong
+    external = (tensor for tensor in tensors(model) if tensor.data_location == TensorProto.EXTERNAL)
+    entries = [entry for tensor in external for entry in tensor.external_data]
+    found = sorted({entry.value for entry in entries if entry.key == "location"})
+    return [location for location in found if _is_below(location)]
+
+
+def _is_below(location: str) -> bool:
+    windows = PureWindowsPath(location)
+    return not (location.startswith(("/", "\\")) or windows.drive or ".." in windows.parts)
 
 
 def tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -78,7 +95,7 @@ class _DataFiles:
     def __init__(self, context: Context, directory: Path | RemoteFile | None) -> None:
         self._context = context
         self._directory = directory
-        self._files: dict[str, tuple[Storage, int]] = {}
+        self.opened: dict[str, tuple[Storage, int]] = {}
 
     def attach(self, tensor: TensorProto) -> None:
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -110,23 +127,23 @@ class _DataFiles:
         return int(text)
 
     def _open(self, tensor: TensorProto, location: str) -> tuple[Storage, int]:
-        known = self._files.get(location)
+        known = self.opened.get(location)
         if known is not None:
             return known
         if isinstance(self._directory, RemoteFile):
             self._check_location(tensor, location)
             remote = RemoteStorage(self._directory.sibling(location))
-            self._files[location] = remote, remote.size
-            return self._files[location]
+            self.opened[location] = remote, remote.size
+            return self.opened[location]
         try:
             storage = open_beneath(*self._resolve(tensor, location))
         except OSError as error:
             self._fail(tensor, f"has its data in {location!r}, which cannot be read: {reason(error)}")
         except UnusableFileError as error:
             self._fail(tensor, f"has its data in {location!r}, which {error}")
-        kept = storage if len(self._files) < MAX_OPEN else DetachedStorage(storage)
-        self._files[location] = kept, storage.size
-        return self._files[location]
+        kept = storage if len(self.opened) < MAX_OPEN else DetachedStorage(storage)
+        self.opened[location] = kept, storage.size
+        return self.opened[location]
 
     def _resolve(self, tensor: TensorProto, location: str) -> tuple[Path, Path]:
         """The model's directory and the data file; one outside is refused, whatever way leads there."""
@@ -142,8 +159,7 @@ class _DataFiles:
     def _check_location(self, tensor: TensorProto, location: str) -> None:
         if not location or "\0" in location:
             self._fail(tensor, "has external data without a location")
-        windows = PureWindowsPath(location)
-        if location.startswith(("/", "\\")) or windows.drive or ".." in windows.parts:
+        if not _is_below(location):
             self._fail(tensor, f"has its data at {location!r}, outside of the model's directory")
 
     def _fail(self, tensor: TensorProto, fault: str) -> NoReturn:

@@ -109,7 +109,7 @@ def _checked(context: Context, data: bytes, storage: FileStorage | RemoteStorage
         graph, in_order = read_graph(context), False
         graph.notes = ("the nodes were not in topological order; they are now",)
     _check(context, context.skeleton.SerializeToString() if external or not in_order else data)
-    return OnnxModel(context, graph, file, external=external, changed=not in_order)
+    return OnnxModel(context, graph, file, data_files=external, changed=not in_order)
 
 
 def _check_functions(context: Context) -> None:

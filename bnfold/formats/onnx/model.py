@@ -40,14 +40,15 @@ class OnnxModel:
         graph: ModelGraph,
         storage: FileStorage | None = None,
         *,
-        external: bool = False,
+        data_files: tuple[str, ...] = (),
         changed: bool = False,
         origin: Path | None = None,
     ) -> None:
         self._context = context
         self._graph = graph
         self._storage = storage
-        self._external = external
+        #: Where its external data was, relative to its own folder.
+        self.data_files = data_files
         self._changed = changed
         self._origin = origin
 
@@ -81,12 +82,12 @@ class OnnxModel:
         """The same model around a changed graph."""
         changed = self._changed or graph is not self._graph
         return OnnxModel(
-            self._context, graph, self._storage, external=self._external, changed=changed, origin=self._origin
+            self._context, graph, self._storage, data_files=self.data_files, changed=changed, origin=self._origin
         )
 
     def converted_from(self, origin: Path) -> OnnxModel:
         """The same model, known by the file or folder of another format that it was converted from."""
-        return OnnxModel(self._context, self._graph, self._storage, external=self._external, origin=origin)
+        return OnnxModel(self._context, self._graph, self._storage, data_files=self.data_files, origin=origin)
 
     def inlined(self) -> OnnxModel:
         """The model with those of its functions inlined that hold a BatchNormalization, or another
@@ -100,7 +101,7 @@ class OnnxModel:
             return self
         context = Context(self._context.label, skeleton, builder.payloads, self._context.partial)
         return OnnxModel(
-            context, read_graph(context), self._storage, external=self._external, changed=True, origin=self._origin
+            context, read_graph(context), self._storage, data_files=self.data_files, changed=True, origin=self._origin
         )
 
     @contextmanager
@@ -114,7 +115,7 @@ class OnnxModel:
         """
         self.check_target(Path(path))
         model, payloads = self._build()
-        if external_data is None and self._external:
+        if external_data is None and self.data_files:
             external_data = True
         with staged_model(path, model, payloads, external_data=external_data) as staged:
             yield staged

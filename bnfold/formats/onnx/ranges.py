@@ -1,8 +1,11 @@
 """A model elsewhere: its skeleton and the parameters that somebody asks for are fetched, its weights are not.
 
-Each tensor's header stands behind the payload of the last one, so that skipping a payload costs a round trip. The
-walk reads a window at a time, a part of what a round trip is worth (latency times bandwidth): payloads that end
-within it are read through, larger ones are skipped.
+Each tensor's header stands behind the payload of the last one, so that skipping a payload costs a request, and with it
+a round trip; reading through it costs its bytes. The two take the same time where it is as large as what a round trip
+is worth, latency times bandwidth. But how much is to be read is said before the payload is seen. A window of all that
+a round trip is worth never takes twice the time of who knew the sizes, and reads far too much; so a window is an eighth
+of that at first and after a payload that was rightly skipped, and four times as large as the last one, up to all of it,
+where the last skip was in vain: what lay between was worth less than the request (docs/scale.md has it measured).
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ from bnfold.formats.remote import RemoteFile
 SMALL_BYTES = 1 << 16
 #: What :class:`Window` and the requests for single tensors may overshoot to save a request.
 _GAP = 512
+#: The first window is this part of what a round trip is worth, and one after a skip in vain so many times the last.
+_PART, _GROWTH = 8, 4
+#: No window is smaller, and those of ``spare_bytes`` are not larger: some headers, and little too much.
+_LEAST = 1 << 12
 
 
 class Window:
@@ -32,6 +39,8 @@ class Window:
         self._parts: list[bytes] = []
         self._start = self._stop = 0
         self._part = b""
+        #: How large the last window was that was fetched, and where it ended.
+        self._ahead = self._end = 0
 
     def __len__(self) -> int:
         return self._file.size
@@ -83,12 +92,21 @@ class Window:
             raise IndexError(position)
         index = bisect_right(self._starts, position) - 1
         if index < 0 or position >= self._starts[index] + len(self._parts[index]):
-            stop = min(self._file.size, position + self._file.window)
+            self._ahead = self._window(position)
+            stop = self._end = min(self._file.size, position + self._ahead)
             if index + 1 < len(self._starts):
                 stop = min(stop, self._starts[index + 1])
             index = self._keep(position, self._file.fetch(position, stop))
         self._start, self._part = self._starts[index], self._parts[index]
         self._stop = self._start + len(self._part)
+
+    def _window(self, position: int) -> int:
+        """How many bytes to read from ``position`` on."""
+        worth = self._file.worth
+        if self._file.spare_bytes:
+            return _LEAST
+        in_vain = 0 <= position - self._end < worth and self._ahead
+        return max(_LEAST, min(worth, _GROWTH * self._ahead) if in_vain else worth // _PART)
 
     def _missing(self, start: int, stop: int) -> list[tuple[int, int]]:
         """What of ``[start, stop)`` lies in no part."""

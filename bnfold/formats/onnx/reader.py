@@ -48,9 +48,11 @@ class _Reader:
         self._evaluate = evaluate
         self._infer = infer
         self._outer = outer
-        self._known: set[str] = set()
+        #: The tensors so far, by name: each name is one string, however often it stands in the file.
+        self._known: dict[str, str] = {}
         self._names: set[str] = set()
-        self._types: set[str] = set()
+        #: The same for types and domains.
+        self._types: dict[str, str] = {}
         #: Tensors of the graphs around this one that are read in it or deeper inside.
         self._captures: dict[str, None] = {}
         self._graph: ModelGraph = ModelGraph(
@@ -69,7 +71,7 @@ class _Reader:
         graph.inputs = [value for value in inputs if value.name not in graph.params]
         if self._context.skeleton.ir_version >= UNLISTED_IR_VERSION:
             graph.overridable = {value.name for value in inputs if value.name in graph.params}
-        self._known.update(graph.params, (value.name for value in inputs))
+        self._known.update((name, name) for name in (*graph.params, *(value.name for value in inputs)))
         for value in proto.value_info:
             graph.declare(to_tensor(value))
         for value in proto.output:
@@ -83,6 +85,7 @@ class _Reader:
                     self._context.fail(f"has the output {name!r}, which nothing in it produces")
                 self._captures[name] = None
         self._check_names()
+        graph.edited = False
         return graph
 
     def _is_outer(self, tensor: str) -> bool:
@@ -110,7 +113,7 @@ class _Reader:
         for sparse in self._proto.sparse_initializer:
             dtype = DTYPES.get(sparse.values.data_type)
             self._graph.declare(Tensor(sparse.values.name, dtype, tuple(sparse.dims)))
-            self._known.add(sparse.values.name)
+            self._known[sparse.values.name] = sparse.values.name
 
     def _to_param(self, tensor: TensorProto, what: str, name: str) -> Param:
         try:
@@ -119,31 +122,33 @@ class _Reader:
             self._context.fail(f"is damaged: {what} {name!r} {error}")
 
     def _read_node(self, index: int, node: NodeProto) -> None:
-        inputs, outputs = tuple(node.input), tuple(node.output)
-        name = self._unique(node.name or f"{node.op_type}_{index}")
-        self._types.update((node.op_type, node.domain))
+        known = self._known
+        inputs, outputs = tuple([known.get(name, name) for name in node.input]), tuple(node.output)
+        label, kind, domain = node.name, node.op_type, node.domain
+        kind, domain = self._types.setdefault(kind, kind), self._types.setdefault(domain, domain)
+        name = self._unique(label or f"{kind}_{index}")
         for tensor in inputs:
-            if tensor and tensor not in self._known:
+            if tensor and tensor not in known:
                 if not self._is_outer(tensor):
                     self._fail_undefined(node, name, tensor)
                 self._captures[tensor] = None
         special = [attribute for attribute in node.attribute if attribute.type in _SPECIAL]
         subgraphs, captures = self._read_special(special, name) if special else (_NO_SUBGRAPHS, ())
         for tensor in outputs:
-            if tensor in self._known:
+            if tensor in known:
                 self._context.fail(f"gives the name {tensor!r} to two tensors, the second time in node {name!r}")
             if tensor:
-                self._known.add(tensor)
+                known[tensor] = tensor
         self._graph.put(
             Op(
                 name=name,
-                type=node.op_type,
+                type=kind,
                 inputs=inputs,
                 outputs=outputs,
                 attributes=Attributes(node, self._context.payloads),
-                domain=plain_domain(node.domain),
-                label=node.name,
-                origin=node.name,
+                domain=plain_domain(domain),
+                label=label,
+                origin=label,
                 subgraphs=subgraphs,
                 captures=captures,
                 record=node,

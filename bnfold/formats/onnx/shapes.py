@@ -35,7 +35,7 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
             # Without a Concat no value grows, which the graph says faster than the model.
             safe = all(op.type != "Concat" for inner in walk(graph) for op in inner.ops())
             found = _inferred(model, safe or _may_propagate(model.graph))
-            if context.opsets.get("", 1) < _SIGNED_AXES:
+            if _needs_resolving(context):
                 while _resolve_axes(model.graph, found):
                     found = _inferred(model, safe or _may_propagate(model.graph))
                 for name in _behind_signed_axes(model.graph):
@@ -56,6 +56,11 @@ def _inferred(model: ModelProto, data_prop: bool) -> dict[str, Tensor]:
 #: and onnx's inference then gives wrong shapes without a word.
 _SIGNED_AXES = 11
 _SIGNED_OPERATORS = frozenset({"Squeeze", "Unsqueeze"})
+
+
+def _needs_resolving(context: Context) -> bool:
+    """May axes have to be counted anew, in the model itself?"""
+    return context.opsets.get("", 1) < _SIGNED_AXES
 
 
 def _signed_axes(node: NodeProto) -> AttributeProto | None:
@@ -111,6 +116,9 @@ def _may_propagate(graph: GraphProto, outer: Mapping[str, int] | None = None) ->
 
 
 def _main(context: Context, graph: ModelGraph) -> ModelProto:
+    skeleton = context.skeleton
+    if not graph.edited and len(skeleton.graph.input) == len(graph.inputs) and not _needs_resolving(context):
+        return skeleton  # as it is: nothing was changed, and no input is an initializer that is a constant by now
     return Builder(context.payloads).model(context.skeleton, graph)
 
 

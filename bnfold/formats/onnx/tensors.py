@@ -133,8 +133,11 @@ class Inline:
 
 def decode(tensor: TensorProto) -> Array:
     """The values of a tensor that holds its own data, read-only."""
-    kind, shape = tensor.data_type, tuple(tensor.dims)
+    kind, dims, data = tensor.data_type, tensor.dims, tensor.raw_data
     dtype = DTYPES[kind]
+    if data and len(dims) == 1 and kind not in _BITS:
+        return np.frombuffer(data, dtype)  # what BN parameters are
+    shape = tuple(dims)
     if tensor.HasField("raw_data"):
         if kind in _BITS:
             return _unpacked(tensor.raw_data, _BITS[kind], dtype, shape)
@@ -189,7 +192,7 @@ def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = Non
     if len(shape) > MAX_RANK:
         raise TensorError(f"has {len(shape)} dimensions, and no array has more than {MAX_RANK}")
     extent = prod(filter(None, shape)) if 0 in shape else max(shape, default=0)
-    if extent > _MAX_DIM or min(shape, default=0) < 0:
+    if extent > _MAX_DIM or (shape and min(shape) < 0):
         raise TensorError(f"has the impossible shape {list(shape)}")
     if payload is None:
         _check_inline(tensor, kind, shape)

@@ -73,6 +73,8 @@ def slices(reference: Array, difference: Array) -> Slices:
         columns.append(sums)
     total, noise, signal, product = (np.concatenate(column) for column in zip(*columns, strict=True))
     count = np.concatenate(counts)
+    # A slice may be so much smaller than the rest that its squares do vanish: then there is nothing to compare.
+    total, product = (np.where(noise > 0, part, 0.0) for part in (total, product))
     size = np.sqrt(signal / count)
     along = np.divide(product, np.sqrt(signal * count), out=np.zeros_like(product), where=signal > 0)
     rms = np.sqrt(noise / count)

@@ -49,3 +49,12 @@ def test_what_is_not_finite_does_not_count():
 def test_shapes_without_slices(shape):
     found = slices(np.zeros(shape), np.zeros(shape))
     assert found.worst(found.size)[0] == 0.0
+
+
+@pytest.mark.parametrize(("small", "seen"), [(1e-190, False), (1e-140, True)])
+def test_a_slice_so_small_that_its_squares_vanish_is_not_off(small: float, seen: bool) -> None:
+    """As the probability of a class that a softmax all but rules out, beside others near 1."""
+    reference = np.array([[1.0, small], [1.0, small]])
+    measured = slices(reference, np.array([[0.0, 1e-7 * small], [0.0, 1e-7 * small]]))
+    for amounts in (measured.rms, measured.mean, measured.along):
+        assert (amounts > 0).any() == seen
