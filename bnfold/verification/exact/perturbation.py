@@ -62,10 +62,10 @@ class Rounded:
     Half of that is for the rounding in each of the two models, whose makers may both have rounded.
     """
 
-    def __init__(self, stored: Mapping[str, str], settings: Collection[str], seed: int) -> None:
+    def __init__(self, stored: Mapping[str, str], settings: Collection[str], seed: int, units: float = 1.0) -> None:
         """``stored`` gives the type of each constant to move; ``settings`` name outputs of operators that have
-        a float attribute to move, whose results stand in for it."""
-        self._stored, self._settings, self._seed = stored, settings, seed
+        a float attribute to move, whose results stand in for it; constants move by up to ``units``."""
+        self._stored, self._settings, self._seed, self._units = stored, settings, seed, units
 
     def constant(self, name: str, values: Array) -> Array:
         if name not in self._stored:
@@ -74,7 +74,7 @@ class Rounded:
         flat = moved.reshape(-1)
         for part in blocks(flat.size):
             drawn = _drawn_by_value(flat[part], (self._seed << 32) + crc32(name.encode()))
-            flat[part] += drawn * spacing(flat[part], self._stored[name])
+            flat[part] += drawn * self._units * spacing(flat[part], self._stored[name])
         return moved
 
     def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:

@@ -42,6 +42,8 @@ ETA = 2.0**-44
 _PERTURBED_FACTOR = 4.0
 #: How many times the effect of rounding the weights is allowed, measured by doing it.
 _ROUNDED_FACTOR = 4.0
+#: A constant that a converter computed went through several roundings, and may be a difference of larger numbers.
+_COMPUTED_UNITS = 16.0
 #: As often where an evaluation of both models takes long, and where it takes less than so many seconds.
 _SAMPLES, _CHEAP = (3, 8), 0.3
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.
@@ -316,7 +318,7 @@ class PlanChecker:
             if rounded or settings:
                 self._sample(found, feeds, outputs, apart, Rounded(rounded, settings, seed), "rounded")
             if self._rounded_before:
-                hook = Rounded(self._rounded_before, (), seed)
+                hook = Rounded(self._rounded_before, (), seed, _COMPUTED_UNITS)
                 self._sample_original(found, feeds[0], outputs, hook, "rounded_before")
         for name, suspect in found.suspects.items():
             fault = self._judged(name, suspect)
