@@ -20,6 +20,7 @@ from bnfold.formats import load
 from bnfold.formats.atomic import resolve_target
 from bnfold.formats.fetching import local_source
 from bnfold.graph import Model
+from bnfold.graph.parameters import Unrounded
 from bnfold.isolation import Ended, Limits, call
 from bnfold.results import Agreement, EqualizeResult, FixResult, FoldResult, RestyleResult
 from bnfold.temporary import temporary_folder
@@ -179,7 +180,7 @@ def equalize_file(
     result = api.equalize(original, exact=exact, branches=branches, keep_overridable=keep_overridable)
     if original.converts_to(target):
         with temporary_folder() as folder:
-            again = api.equalize(load(result.model.as_onnx(folder)), exact=exact)
+            again = api.equalize(_converted(result.model, folder), exact=exact)
         result = replace(result, model=again.model, summary=replace(result.summary, after=again.summary.after))
     runs = _Runs(original, Path(source), allow_unsafe, options, limits) if verify else None
     return _written(result, output, target, runs, external_data, progress)
@@ -305,10 +306,23 @@ def _in_target_format(result: FoldResult, original: Model, target: Path) -> Fold
     if not original.converts_to(target):
         return result
     with temporary_folder() as folder:
-        again = api.fold(load(result.model.as_onnx(folder)))
+        again = api.fold(_converted(result.model, folder))
     summary = replace(result.summary, after=again.summary.after)
     note = f"converted to ONNX: its nodes are not the layers of the {original.format} model"
     return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
+
+
+def _converted(model: Any, folder: Path) -> Model:
+    """The ONNX model of a Keras model; what was computed of its weights is not rounded before it is written."""
+    path = folder / "converted.onnx"
+    model.save(path)
+    made = load(path)
+    graph = made.graph.copy()
+    for name, exact in model.unrounded_in_onnx(model.unrounded()).items():
+        rounded = graph.params.get(name)
+        if rounded is not None and rounded.shape:
+            graph.params[name] = replace(rounded, data=Unrounded(exact, rounded.dtype), record=None)
+    return made.with_graph(graph)
 
 
 def _with_file_sizes(result: FoldResult, source: Path, target: Path) -> FoldResult:
@@ -356,6 +370,7 @@ class _Runs:
     def verdict(self, model: Model, written: Path) -> Verification:
         """The verdict on the file as it was written."""
         from bnfold.verification import verify
+        from bnfold.verification.runtime.onnx_file import store_arrays, unrounded_weights
         from bnfold.verification.verifier import verification_of
 
         options = self._options_for(model)
@@ -363,7 +378,13 @@ class _Runs:
             return verify(self._original, written, options, self._limits, model)
         started = time.perf_counter()
         options = replace(options, timeout=None, memory=None)  # what they limit is the whole call
-        found = call(_keras_verdict, self._limits, self._readable, self._allow_unsafe, written, options)
+        with temporary_folder() as folder:
+            source: Any = model
+            exact: Any = unrounded_weights(model) if model.is_onnx else source.unrounded()
+            if self._limits:
+                store_arrays(exact, folder / "unrounded.npz")
+                exact = folder / "unrounded.npz"
+            found = call(_keras_verdict, self._limits, self._readable, self._allow_unsafe, written, exact, options)
         return verification_of(found, time.perf_counter() - started)
 
     def agreed(self, result: RestyleResult, model: Any, written: Path) -> RestyleResult:
@@ -433,18 +454,32 @@ def _as_written(model: Model, written: Path) -> Model | Path:
     return written if as_it_lies else load(written, allow_unsafe=True)
 
 
-def _keras_verdict(source: Model | Path, allow_unsafe: bool, written: Path, options: VerifyOptions) -> Verification:
-    """The verdict on a Keras model's file; what is a Keras model is converted first."""
-    from bnfold.verification import verify
-    from bnfold.verification.runtime.onnx_file import OnnxFile
+def _keras_verdict(
+    source: Model | Path, allow_unsafe: bool, written: Path, exact: Any, options: VerifyOptions
+) -> Verification:
+    """The verdict on a Keras model's file; what is a Keras model is converted first.
 
-    original = api.load(source, allow_unsafe=allow_unsafe)
+    ``exact`` are the unrounded weights, or the file that holds them: by name those of an ONNX model, by what they round
+    to those of a Keras model.
+    """
+    from bnfold.verification import verify
+    from bnfold.verification.runtime.onnx_file import OnnxFile, read_arrays
+
+    original: Any = api.load(source, allow_unsafe=allow_unsafe)
+    known = read_arrays(exact) if isinstance(exact, Path) else exact
     with temporary_folder() as folder:
-        file: Any = written
-        if written.suffix.lower() != ".onnx":
-            file = OnnxFile.of(load(written, allow_unsafe=True), folder, "the folded model")
+        first = OnnxFile.of(original, folder, "the original")
+        first.computed = original.computed_in_onnx()
+        if written.suffix.lower() == ".onnx":
+            second = OnnxFile.of(written, folder, "")
+            second.unrounded = known
+        else:
+            folded: Any = load(written, allow_unsafe=True)
+            second = OnnxFile.of(folded, folder, "the folded model")
+            second.unrounded = folded.unrounded_in_onnx(known)
+            del folded
             gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
-        return verify(original, file, options)
+        return verify(first, second, options)
 
 
 def _guilty(

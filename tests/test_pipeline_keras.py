@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
+from keras import layers
 
 from bnfold.formats.keras import model as keras_model
+from bnfold.graph.parameters import Derived
 from bnfold.pipeline import fix_file, fold_file
 from bnfold.verification import VerifyOptions
 
@@ -53,3 +57,42 @@ def test_what_does_not_come_to_its_end_is_not_written(tmp_path: Path, suffix: st
     assert result.verification.verdict == "not verified"
     assert words in result.verification.reason
     assert list(tmp_path.iterdir()) == []
+
+
+def norms(path: Path) -> Path:
+    """Conv, BN, Dense, BN: TensorFlow computes constants of the second BN, and none of the first."""
+    rng = np.random.default_rng(0)
+    stack = [layers.Conv2D(6, 3), layers.BatchNormalization(), layers.ReLU(), layers.Flatten(), layers.Dense(5)]
+    model = keras.Sequential([keras.Input((9, 9, 3)), *stack, layers.BatchNormalization()])
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, value.shape) for value in layer.get_weights()])
+    model.save(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".onnx"])
+@pytest.mark.parametrize("limits", [{}, {"timeout": 300}], ids=["here", "in a process of its own"])
+def test_the_judge_gets_the_weights_before_they_were_rounded(tmp_path: Path, suffix: str, limits: dict) -> None:
+    source = norms(tmp_path / "a.keras")
+    result = fold_file(source, tmp_path / f"b{suffix}", options=VerifyOptions(**limits))
+    assert result.verification.equivalent
+    assert result.verification.exactness.unrounded
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("b")] == [f"b{suffix}"]
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".onnx"])
+def test_a_weight_that_is_off_by_a_thousandth_is_found(tmp_path: Path, suffix: str, monkeypatch) -> None:
+    """In a single channel, of a kernel that folding computed."""
+    real = Derived.exact
+
+    def off(self, start: int, stop: int):
+        values = np.array(real(self, start, stop))
+        if values.ndim == 4:
+            values[..., 2] *= 1.001
+        return values
+
+    monkeypatch.setattr(Derived, "exact", off)
+    result = fold_file(norms(tmp_path / "a.keras"), tmp_path / f"b{suffix}")
+    assert result.verification.verdict == "different"
+    assert not (tmp_path / f"b{suffix}").exists()

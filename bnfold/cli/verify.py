@@ -28,8 +28,8 @@ def verify(
 ) -> int:
     """Are models A and B equivalent? Any two, whoever made them.
 
-    Both run in onnxruntime with its graph optimisations off, on several inputs, and every output is
-    compared: equal, within rounding (against the original's own rounding noise), or different.
+    Both are evaluated in float64 on several inputs and must agree there, channel by channel. Both run in onnxruntime
+    with its graph optimisations off, and B must not be clearly farther from exact than A.
 
     With one model, compare it with itself under each of onnxruntime's optimisation levels and find
     the optimizer that changes the outputs, if one does.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import Any, Protocol
 
@@ -67,6 +68,29 @@ class Derived:
         return np.asarray(_cast(self.exact(start, stop), self.base.dtype))
 
 
+@dataclass(frozen=True, slots=True)
+class Unrounded:
+    """What ``source`` gives, float64, anew whenever it is wanted, rounded when read: for weights that fill memory."""
+
+    source: Callable[[], NDArray[np.float64]]
+    dtype: np.dtype[Any]
+
+    def exact(self, start: int, stop: int) -> NDArray[np.float64]:
+        return _given(self.source)[start:stop]
+
+    def read(self) -> Array:
+        return np.asarray(_cast(_given(self.source), self.dtype))
+
+    def rows(self, start: int, stop: int) -> Array:
+        return np.asarray(_cast(self.exact(start, stop), self.dtype))
+
+
+@lru_cache(maxsize=1)
+def _given(source: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The latest alone is kept: a weight is read in many small blocks, one weight after the other."""
+    return source()
+
+
 def _cast(values: Array, dtype: np.dtype[Any]) -> Array:
     if values.dtype == dtype:
         return values
@@ -117,7 +141,7 @@ class Param:
     def is_rounded(self) -> bool:
         """Whether :meth:`exact` may say more than :meth:`array`: folding computed the values in float64."""
         in_float64 = isinstance(self.data, Memory) and self.data.values.dtype == np.float64
-        return isinstance(self.data, Derived) or (in_float64 and self.dtype != np.float64)
+        return isinstance(self.data, (Derived, Unrounded)) or (in_float64 and self.dtype != np.float64)
 
     def array(self) -> Array:
         """The values, rounded to :attr:`dtype`."""
@@ -134,7 +158,7 @@ class Param:
 
     def exact_rows(self, start: int, stop: int) -> NDArray[np.float64]:
         """:meth:`exact`, only ``[start:stop]`` along the first axis."""
-        if isinstance(self.data, Derived):
+        if isinstance(self.data, (Derived, Unrounded)):
             return self.data.exact(start, stop)
         if isinstance(self.data, Memory):
             return np.asarray(self.data.values[start:stop], dtype=np.float64)

@@ -11,8 +11,10 @@ from bnfold.display import Displayed
 from bnfold.isolation import Ended, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError
-from bnfold.verification.equivalence import compare
+from bnfold.verification.equivalence import Judge, compare
+from bnfold.verification.exact.accuracy_judge import AccuracyJudge
 from bnfold.verification.minimise import minimal
+from bnfold.verification.noise.noise_judge import NoiseJudge
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import LEVELS, Candidate
@@ -140,19 +142,24 @@ def check_file(model: OnnxFile, options: VerifyOptions) -> RuntimeCheck:
         reference = Reference(model, options)
     except NotVerifiableError as error:
         return RuntimeCheck({"all": Verification(NOT_VERIFIED, reason=str(error))}, model=model.name)
+    # A fixed tolerance asks about nothing but the outputs in the runtime.
+    noise = NoiseJudge(options.tolerance)
+    judge: Judge = noise if options.tolerance.given or options.strict else AccuracyJudge(noise)
     for level in list(LEVELS)[1:]:
-        levels[level] = compare(reference, Candidate(model, level), options)
+        levels[level] = compare(reference, Candidate(model, level), options, judge)
     check = RuntimeCheck(levels, model=model.name)
     if check.failing_level is not None:
-        culprits = _culprits(reference, check.failing_level, levels[check.failing_level], options)
+        culprits = _culprits(reference, check.failing_level, levels[check.failing_level], options, judge)
     return replace(check, culprits=culprits, seconds=time.perf_counter() - started)
 
 
-def _culprits(reference: Reference, level: str, found: Verification, options: VerifyOptions) -> tuple[str, ...]:
+def _culprits(
+    reference: Reference, level: str, found: Verification, options: VerifyOptions, judge: Judge
+) -> tuple[str, ...]:
     """The smallest set of optimizers to disable for the outputs to agree at ``level``; empty if none does."""
     reference = reference.only(worst_feed(found)) if found.outputs else reference
 
     def cured(disabled: Sequence[str]) -> bool:
-        return compare(reference, Candidate(reference.model, level, tuple(disabled)), options).equivalent
+        return compare(reference, Candidate(reference.model, level, tuple(disabled)), options, judge).equivalent
 
     return minimal(OPTIMIZERS, cured) if cured(OPTIMIZERS) else ()

@@ -90,7 +90,7 @@ class Reference:
         if inputs is not None:
             given = user_feeds(inputs, answers.inputs, answers.optional)
         else:
-            given = list(stored_feeds(self.model.path, answers.inputs))
+            given = list(stored_feeds(self.model.folder, answers.inputs))
         for feed in given:
             self._ask(session, feed)
         if inputs is None or count:

@@ -53,7 +53,7 @@ def verify(
     with temporary_folder() as folder:
         first = OnnxFile.of(a, folder / "first", "the original")
         second = OnnxFile.of(b, folder / "second", "the second model")
-        second.unrounded = unrounded_weights(b if unrounded is None else unrounded)
+        second.unrounded = second.unrounded or unrounded_weights(b if unrounded is None else unrounded)
         if limits:
             second.store_unrounded(folder / "unrounded.npz")
         found = call(verify_files, limits, first, second, options)

@@ -427,3 +427,64 @@ def test_batch_names_touch_nothing_else() -> None:
         ["batch", "unk__2"],
         [4, "batch"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "layer", "fused"),
+    [
+        ((6, 6, 3), layers.BatchNormalization(), True),
+        ((3, 6, 6), layers.BatchNormalization(axis=1), True),
+        ((6, 6, 3), layers.BatchNormalization(center=False, scale=False), True),
+        ((6, 6, 3), layers.BatchNormalization(axis=1), True),
+        ((6, 6, 3), layers.BatchNormalization(axis=2), False),
+        ((6, 3), layers.BatchNormalization(), False),
+        ((6, 6, 3), layers.BatchNormalization(dtype="mixed_float16"), False),
+    ],
+)
+def test_a_bn_over_channels_of_pictures_stays_one_operator(shape, layer, fused: bool, tmp_path: Path) -> None:
+    model = read(randomised(chain(shape, type(layer).from_config(layer.get_config()))))
+    path = model.as_onnx(tmp_path)
+    kinds = [node.op_type for node in onnx.load(path).graph.node]
+    assert ("BatchNormalization" in kinds) == fused
+    inputs = feeds(model)
+    (actual,) = run(path, list(inputs.values()))
+    expected = model.predict(inputs)[0]
+    tolerance = 2e-3 if expected.dtype == np.float16 else 1e-6
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    assert all("call" not in vars(item) for item in model.keras_model.layers)
+
+
+def test_weights_that_folding_computed_are_known_before_they_are_rounded(tmp_path: Path) -> None:
+    build = keras.Sequential(
+        [Input((8, 8, 3)), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.Flatten(), layers.Dense(2)]
+    )
+    result = bnfold.fold(read(randomised(build))).model
+    known = result.unrounded()
+    path = result.as_onnx(tmp_path)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    exact = {name: read_values() for name, read_values in result.unrounded_in_onnx(known).items()}
+    assert sorted(values.ndim for values in exact.values()) == [1, 4]
+    for name, values in exact.items():
+        assert values.dtype == np.float64
+        assert np.array_equal(values.astype(np.float32), stored[name])
+        assert not np.array_equal(values, stored[name])
+    assert not result.computed_in_onnx()
+
+
+def test_weights_that_are_cast_on_the_way_are_not_known(tmp_path: Path) -> None:
+    stack = [Input((4,)), layers.Dense(3, dtype="mixed_float16"), layers.BatchNormalization(dtype="mixed_float16")]
+    result = bnfold.fold(read(randomised(keras.Sequential(stack)))).model
+    kernels = [name for name, values in result.unrounded_in_onnx(result.unrounded()).items() if values().ndim == 2]
+    assert kernels == []
+
+
+def test_what_tensorflow_computed_is_named(tmp_path: Path) -> None:
+    """A BN of vectors is arithmetic, of which TensorFlow makes two constants."""
+    model = read(randomised(chain((4,), layers.Dense(3), layers.BatchNormalization())))
+    path = model.as_onnx(tmp_path)
+    made = model.computed_in_onnx()
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    norm = model.keras_model.layers[-1]
+    scale = np.asarray(norm.gamma) / np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
+    assert any(np.allclose(stored[name].ravel(), scale, rtol=1e-6, atol=0) for name in made if stored[name].size == 3)
+    assert not any(np.array_equal(stored[name], np.asarray(model.keras_model.layers[-2].kernel)) for name in made)

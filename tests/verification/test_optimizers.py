@@ -99,3 +99,21 @@ def test_a_tolerance_and_own_inputs_are_heeded():
     assert check_runtime(padded_pool(), rtol=10.0).equivalent
     assert check_runtime(padded_pool(), inputs={"x": np.ones((1, 2, 6, 6), np.float32)}).equivalent
     assert not check_runtime(padded_pool(), inputs={"x": -np.ones((1, 2, 6, 6), np.float32)}).equivalent
+
+
+def test_a_level_is_measured_against_float64_where_that_reaches():
+    check = check_runtime(cnn())
+    assert all(level.exactness is not None for level in check.levels.values())
+    assert all(level.outputs[0].result_error < 1e-5 for level in check.levels.values())
+    assert all(level.exactness is None for level in check_runtime(cnn(), rtol=1e-3).levels.values())
+    assert check_runtime(padded_pool()).levels["basic"].exactness is None
+
+
+def test_where_float64_does_not_reach_noise_judges():
+    node = helper.make_node
+    nodes = [node("Conv", ["x", "w"], ["c"]), node("QuickGelu", ["c"], ["y"], domain="com.microsoft")]
+    proto = model(nodes, {"x": ["N", 3, 8, 8]}, ["y"], {"w": np.ones((4, 3, 3, 3), np.float32)})
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    check = check_runtime(proto)
+    assert check.equivalent
+    assert all(level.exactness is None for level in check.levels.values())

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _convert(keras: Any, model: Any, name: str, kernels: Sequence[Any]) -> Skele
     """The conversion with those of ``kernels`` as inputs that can be. Raises OutputError."""
     tf2onnx = import_tf2onnx()
     try:
-        with quiet(), _inlined(), _constant_statistics(keras, model):
+        with quiet(), _inlined(), _constant_statistics(keras, model), _fused_batchnorms(keras, model):
             traced = _traced(keras, model, kernels)
             kept = [variable for variable in kernels if traced.can_be_argument(variable)]
             if len(kept) < len(kernels):
@@ -131,6 +132,40 @@ def _constant_statistics(keras: Any, model: Any) -> Iterator[None]:
     finally:
         for layer, (mean, variance) in zip(layers, before, strict=True):
             layer.mean, layer.variance = mean, variance
+
+
+@contextmanager
+def _fused_batchnorms(keras: Any, model: Any) -> Iterator[None]:
+    """Let BN layers over the channels of pictures be one operation meanwhile, which tf2onnx makes one operator of.
+
+    As arithmetic, which Keras makes of them, their statistics would be folded in float32 and not be found again.
+    """
+    layers = [layer for layer in model._flatten_layers() if type(layer) is keras.layers.BatchNormalization]
+    own = [layer for layer in layers if "call" not in vars(layer)]
+    try:
+        for layer in own:
+            layer.call = partial(_batchnorm, layer, layer.call)
+        yield
+    finally:
+        for layer in own:
+            del layer.call
+
+
+def _batchnorm(layer: Any, call: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    """What ``call`` does, as one operation where there is one for it."""
+    import tensorflow as tf
+
+    data_format = {1: "NCHW", 3: "NHWC", -1: "NHWC"}.get(layer.axis)
+    in_float32 = inputs.dtype == tf.float32 and (layer.compute_dtype, layer.variable_dtype) == ("float32", "float32")
+    if len(inputs.shape) != 4 or data_format is None or not in_float32 or (training and layer.trainable):
+        return call(inputs, training=training, mask=mask)
+    mean, variance = (tf.convert_to_tensor(value) for value in (layer.moving_mean, layer.moving_variance))
+    gamma = tf.convert_to_tensor(layer.gamma) if layer.scale else tf.ones_like(variance)
+    beta = tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros_like(mean)
+    return tf.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=gamma, offset=beta, mean=mean, variance=variance, epsilon=layer.epsilon,
+        data_format=data_format, is_training=False,
+    ).y  # fmt: skip
 
 
 def _input_spec(tensor: Any) -> Any:

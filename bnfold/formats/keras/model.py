@@ -20,7 +20,7 @@ from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading, read
 from bnfold.formats.keras.rebuild import rebuild
-from bnfold.formats.keras.skeleton import Skeleton
+from bnfold.formats.keras.skeleton import Exact, Skeleton, fingerprint
 from bnfold.graph import Array, ModelGraph, ParameterAccount
 from bnfold.operators.keras import KERAS
 from bnfold.temporary import temporary_folder, temporary_name
@@ -168,15 +168,36 @@ class KerasModel:
         return self._skeleton
 
     def as_onnx(self, directory: Path) -> Path:
-        """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open.
+        """An ONNX file of this model in ``directory``, made by tf2onnx, its batch size open; the weights lie beside it.
 
         The conversion is done once. Raises OutputError where tf2onnx cannot convert it, MissingExtraError where
         it is not installed.
         """
         target = directory / temporary_name(".onnx")
-        with self._converted().stage(target) as staged:
+        # Weights of their own file need not be in memory to read the model, or to run it.
+        with self._converted().stage(target, True) as staged:
             staged.commit()
         return target
+
+    def unrounded(self) -> dict[str, Exact]:
+        """The weights that folding computed, before they are rounded, by the fingerprint of what they round to."""
+        found: dict[str, Exact] = {}
+        twice = set()
+        for param in self._graph.params.values():
+            if param.is_float and param.is_rounded:
+                key = fingerprint(param.array())
+                if key in found:
+                    twice.add(key)
+                found[key] = param.exact
+        return {key: exact for key, exact in found.items() if key not in twice}
+
+    def unrounded_in_onnx(self, known: Mapping[str, Exact]) -> dict[str, Exact]:
+        """The weights of :meth:`as_onnx`'s file before they were rounded, by name; ``known`` as :meth:`unrounded`."""
+        return self._converted().unrounded(known)
+
+    def computed_in_onnx(self) -> frozenset[str]:
+        """The float constants of :meth:`as_onnx`'s file that TensorFlow has computed, in float32."""
+        return self._converted().computed()
 
     def parameter_account(self) -> ParameterAccount:
         """How many parameters there are and of which kind. Rebuilds the model if its graph was changed."""

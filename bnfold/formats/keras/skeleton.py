@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.formats.atomic import Sink, StagedFile
 from bnfold.formats.onnx.payloads import Payloads
@@ -26,6 +28,10 @@ from bnfold.formats.onnx.wire import RAW_DATA, Payload
 from bnfold.formats.onnx.writer import staged_model
 from bnfold.graph import Array
 
+#: Gives values as they were before they were rounded.
+Exact: TypeAlias = "Callable[[], NDArray[np.float64]]"
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 #: TensorFlow's operations that may get a weight as an argument, with the slots it may stand in.
 _READERS: Mapping[str, tuple[int, ...]] = {
     "BatchMatMulV2": (0, 1),
@@ -73,24 +79,56 @@ class Skeleton:
         """Have the variables that are constants in it kept their values? The others are read when it is written."""
         return self.digest == _digest(self.constants)
 
+    def unrounded(self, known: Mapping[str, Exact]) -> dict[str, Exact]:
+        """Initializers of the staged file as they were before they were rounded, by name.
+
+        ``known`` gives that for variables, by the :func:`fingerprint` of what they hold.
+        """
+        values, _ = self._moved()
+        found: dict[str, Exact] = {}
+        for name in values.names:
+            exact = known.get(fingerprint(np.asarray(values.variable(name))))
+            if exact is not None and not values.is_cast(name):
+                found[name] = partial(values.array, name, exact)
+        for tensor in self.model.graph.initializer:
+            exact = known.get(fingerprint(numpy_helper.to_array(tensor)))
+            if exact is not None:
+                found[tensor.name] = partial(_shaped, exact, tuple(tensor.dims))
+        return found
+
+    def computed(self) -> frozenset[str]:
+        """The float constants of the staged file that are no variable of Keras's, but made of some by TensorFlow."""
+        held = {fingerprint(np.asarray(variable)) for variable in self.constants}
+        return frozenset(
+            name
+            for name, tensor in _constants(self.model.graph)
+            if tensor.data_type in _FLOATS and fingerprint(numpy_helper.to_array(tensor)) not in held
+        )
+
+    def _moved(self) -> tuple[_Values, list[NodeProto]]:
+        """The weights as they are attached, and the nodes that do more than to move one."""
+        graph = self.model.graph
+        values = _Values(self.weights, graph.initializer, self.model.opset_import)
+        nodes = [node for node in graph.node if not values.take(node)]
+        # No weight is read in a loop's body: one that a loop of TensorFlow's reads is a constant.
+        read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+        values.names = [name for name in values.names if name in read]
+        return values, nodes
+
     @contextmanager
     def stage(self, path: Path, external_data: bool | None = None) -> Iterator[StagedFile]:
         """The whole model with the weights as they are now, as :func:`bnfold.formats.onnx.writer.staged_model`."""
         model = ModelProto()
         model.CopyFrom(self.model)
         graph = model.graph
-        values = _Values(self.weights, graph.initializer, model.opset_import)
-        nodes = [node for node in graph.node if not values.take(node)]
-        # No weight is read in a loop's body: one that a loop of TensorFlow's reads is a constant.
-        read = {name for node in nodes for name in node.input} | {value.name for value in graph.output}
+        values, nodes = self._moved()
         payloads = Payloads(os.urandom(8).hex(), [])
-        for name in values.names():
-            if name in read:
-                array = values.array(name)
-                dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
-                header = TensorProto(name=name, data_type=dtype, dims=array.shape)
-                payloads.put(header, _Weight(values, name, array.nbytes))
-                graph.initializer.append(header)
+        for name in values.names:
+            array = values.array(name)
+            dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+            header = TensorProto(name=name, data_type=dtype, dims=array.shape)
+            payloads.put(header, _Weight(values, name, array.nbytes))
+            graph.initializer.append(header)
         inputs = [value for value in graph.input if value.name not in self.weights]
         for field, kept in ((graph.node, nodes), (graph.input, inputs)):
             kept = [type(item).FromString(item.SerializeToString()) for item in kept]
@@ -108,9 +146,7 @@ class _Values:
         self._constants = {tensor.name: tensor for tensor in initializers}
         self._opsets = opsets
         self._nodes: dict[str, NodeProto] = {}
-
-    def names(self) -> list[str]:
-        return [*self._weights, *self._nodes]
+        self.names = list(weights)
 
     def take(self, node: NodeProto) -> bool:
         """Note a node that does nothing but move a weight; False for any other."""
@@ -119,16 +155,39 @@ class _Values:
         if not known or node.op_type not in _MOVES or not all(name in self._constants for name in others):
             return False
         self._nodes[node.output[0]] = node
+        self.names.append(node.output[0])
         return True
 
-    def array(self, name: str) -> Array:
+    def variable(self, name: str) -> Any:
+        """The Keras variable that is moved."""
+        return self._weights[name] if name in self._weights else self.variable(self._nodes[name].input[0])
+
+    def is_cast(self, name: str) -> bool:
+        """Is it rounded on the way?"""
+        node = self._nodes.get(name)
+        return node is not None and (node.op_type == "Cast" or self.is_cast(node.input[0]))
+
+    def array(self, name: str, exact: Exact | None = None) -> Array:
+        """The values; with ``exact`` in place of what the variable holds."""
         if name in self._weights:
-            return np.asarray(self._weights[name])
+            return np.asarray(self._weights[name]) if exact is None else exact()
         node = self._nodes[name]
         first, *others = node.input
-        feeds = {first: self.array(first)}
+        feeds = {first: self.array(first, exact)}
         feeds |= {other: numpy_helper.to_array(self._constants[other]) for other in others}
         return np.asarray(_run(node, feeds, self._opsets))
+
+
+def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    """Constants by name, in subgraphs too."""
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t") and node.op_type == "Constant":
+                yield node.output[0], attribute.t
+            if attribute.HasField("g"):
+                yield from _constants(attribute.g)
 
 
 def _run(node: NodeProto, feeds: Mapping[str, Array], opsets: Any) -> Array:
@@ -155,6 +214,17 @@ class _Weight(Payload):
 
     def write(self, out: Sink) -> None:
         out.write(np.ascontiguousarray(self.values.array(self.name)).reshape(-1).view(np.uint8).data)
+
+
+def _shaped(exact: Exact, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    return exact().reshape(shape)
+
+
+def fingerprint(values: Array) -> str:
+    """The same for arrays of one dtype that hold the same in the same order, whatever their shapes."""
+    digest = hashlib.blake2b(repr((values.dtype.str, values.size)).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _digest(variables: Sequence[Any]) -> bytes:

@@ -136,7 +136,7 @@ def parts(
     Raises RunError and NotEvaluatedError.
     """
     mine = Session(first, how, content=first.with_outputs(names)).run(feeds[0], {name: name for name in names})
-    evaluator = Evaluator(first.load(external=False), str(first.path.parent))
+    evaluator = Evaluator(first.load(external=False), str(first.folder))
     truth = _exact_parts(evaluator, {**feeds[0], **drawn}, mine, None)
     declared = _exact_parts(evaluator, {**feeds[0], **drawn}, mine, Declared(declared_types(first)))
     content, computed = cut(second, mine)

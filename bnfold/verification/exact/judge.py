@@ -12,7 +12,7 @@ import numpy as np
 
 from bnfold.graph import Array
 from bnfold.verification.exact.accuracy import MEANINGLESS, Declared, Error, declared_types, error, parts
-from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker
+from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker, whole
 from bnfold.verification.exact.slices import slices
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
@@ -173,15 +173,15 @@ class _Case:
         found: dict[str, Error] = {}
         sizes: dict[str, float] = {}
         for plan in plans.values():
-            for name, truth in _flat(plan.truth).items():
+            for name, truth in flat(plan.truth).items():
                 if truth.dtype.kind == "f":
                     sizes[name] = max(sizes.get(name, 0.0), float(slices(truth, truth).size[0]))
         hook = Declared(declared_types(self._reference.model)) if declared else None
         for index, plan in plans.items():
             if index < 0:
                 continue
-            rounded = {} if hook is None else _flat(checker.first.run(self._exact_feeds(index)[0], hook))
-            for name, truth in _flat(plan.truth).items():
+            rounded = {} if hook is None else flat(checker.first.run(self._exact_feeds(index)[0], hook))
+            for name, truth in flat(plan.truth).items():
                 mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
                 if mine is None or theirs is None:
                     continue
@@ -193,6 +193,8 @@ class _Case:
         """Every rewritten part by itself. Empty where they cannot be run."""
         skeletons = self._reference.model.skeleton, self._second.skeleton
         names = [name for name in telling_tensors(*skeletons) if name in plan.agreeing]
+        if not names:
+            return []
         try:
             found = parts(
                 self._reference.model,
@@ -221,7 +223,7 @@ class _Case:
         errors: Mapping[str, Error],
     ) -> tuple[str, str, FirstDifference | None]:
         if fault is not None:
-            faults = [item for item in plans[feed].faults if item.tensor in self._naming]
+            faults = [item for item in plans[feed].faults if whole(item.tensor) in self._naming]
             words = faults[0].words if faults else f"the outputs agree on these feeds, but inside {fault.words}"
             return DIFFERENT, words, self._difference(fault, feed)
         bad = [check.reason for check in checks if not check.ok]
@@ -272,16 +274,7 @@ class _Case:
         fault = any(item.fault for item in items.values())
         if not fault and not tolerance.strict:
             check = replace(check, ok=True, reason="")
-        if measured is None:
-            return check
-        span = measured.span
-        return replace(
-            check,
-            original_error=measured.original / span if span else None,
-            result_error=measured.result / span if span else None,
-            factor=measured.factor,
-            flips=measured.flips,
-        )
+        return with_errors(check, measured)
 
 
 def summary(plans: Sequence[PlanCheck], unrounded: bool, parts: int, seconds: float) -> Exactness:
@@ -297,6 +290,20 @@ def summary(plans: Sequence[PlanCheck], unrounded: bool, parts: int, seconds: fl
     )
 
 
+def with_errors(check: OutputCheck, measured: Error | None) -> OutputCheck:
+    """The check with how far both models are from exact, as far as that was measured."""
+    if measured is None:
+        return check
+    span = measured.span
+    return replace(
+        check,
+        original_error=measured.original / span if span else None,
+        result_error=measured.result / span if span else None,
+        factor=measured.factor,
+        flips=measured.flips,
+    )
+
+
 def difference(fault: Fault, feed: str) -> FirstDifference | None:
     """A fault as a report shows it; None where no operator of the second model computes the tensor."""
     if not fault.op_type:
@@ -304,12 +311,12 @@ def difference(fault: Fault, feed: str) -> FirstDifference | None:
     return FirstDifference(fault.tensor, fault.node or fault.tensor, fault.op_type, fault.amount, feed)
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Array]:
+def flat(values: Mapping[str, Any]) -> dict[str, Array]:
     """Members of sequences by the names that they have among the runtime's outputs."""
     found: dict[str, Array] = {}
     for name, value in values.items():
         if isinstance(value, list):
-            found.update(_flat({f"{name}[{index}]": item for index, item in enumerate(value)}))
+            found.update(flat({f"{name}[{index}]": item for index, item in enumerate(value)}))
         elif value is not None:
             found[name] = value
     return found

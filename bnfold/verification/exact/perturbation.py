@@ -7,7 +7,8 @@ last digits of what it is computed from. :class:`Rounded` moves constants within
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -16,13 +17,16 @@ import numpy as np
 from bnfold.graph import Array
 from bnfold.verification.float64 import Call
 from bnfold.verification.float64.registry import Value, is_real
-from bnfold.verification.float64.tensors import REALS
+from bnfold.verification.float64.tensors import REALS, stored_values
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, TensorProto
 
 #: Bits of the significand, the leading one included, and the exponent of the smallest number.
 _FORMATS = {"float16": (11, -24), "bfloat16": (8, -133), "float32": (24, -149), "float64": (53, -1074)}
+
+
+_BLOCK = 1 << 18
 
 
 class Perturbed:
@@ -42,9 +46,14 @@ class Perturbed:
         if not is_real(value):
             return value
         rng = np.random.default_rng((self._seed, crc32(name.encode())))
-        factor = 1.0 + self._eta * (2.0 * rng.random(value.shape) - 1.0)
+        moved = value.copy(order="C")
+        flat = moved.reshape(-1)
         with np.errstate(all="ignore"):
-            return np.where(value == np.rint(value), value, value * factor)
+            for part in blocks(flat.size):
+                old = flat[part]
+                factor = 1.0 + self._eta * (2.0 * rng.random(old.size) - 1.0)
+                flat[part] = np.where(old == np.rint(old), old, old * factor)
+        return moved
 
 
 class Rounded:
@@ -53,16 +62,20 @@ class Rounded:
     Half of that is for the rounding in each of the two models, whose makers may both have rounded.
     """
 
-    def __init__(self, stored: Mapping[str, str], settings: Collection[str], seed: int) -> None:
+    def __init__(self, stored: Mapping[str, str], settings: Collection[str], seed: int, units: float = 1.0) -> None:
         """``stored`` gives the type of each constant to move; ``settings`` name outputs of operators that have
-        a float attribute to move, whose results stand in for it."""
-        self._stored, self._settings, self._seed = stored, settings, seed
+        a float attribute to move, whose results stand in for it; constants move by up to ``units``."""
+        self._stored, self._settings, self._seed, self._units = stored, settings, seed, units
 
     def constant(self, name: str, values: Array) -> Array:
         if name not in self._stored:
             return values
-        drawn = _drawn_by_value(values, (self._seed << 32) + crc32(name.encode()))
-        return np.asarray(values + drawn * spacing(values, self._stored[name]))
+        moved = values.copy(order="C")
+        flat = moved.reshape(-1)
+        for part in blocks(flat.size):
+            drawn = _drawn_by_value(flat[part], (self._seed << 32) + crc32(name.encode()))
+            flat[part] += drawn * self._units * spacing(flat[part], self._stored[name])
+        return moved
 
     def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
         if call.op_type == "Constant" and is_real(values[0]):
@@ -90,6 +103,11 @@ class Exact:
         return values if self._then is None else self._then.produced(call, values)
 
 
+def blocks(size: int) -> Iterator[slice]:
+    """So many elements in pieces: weights may be large, and what is computed with them on the way as well."""
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+
+
 def _drawn_by_value(values: Array, seed: int) -> Array:
     """Uniform in −1…1, the same for equal values, since these are rounded alike, and opposite for opposite ones.
 
@@ -112,22 +130,26 @@ def spacing(values: Array, dtype: str) -> Array:
     return np.where(values == 0.0, 0.0, gap)
 
 
-def changed_constants(first: ModelProto, second: ModelProto) -> tuple[dict[str, str], set[str]]:
-    """The float constants of the second model that the first does not have like that, with their types.
+def own_constants(model: ModelProto, other: ModelProto, folders: tuple[str, str]) -> dict[str, TensorProto]:
+    """The float constants of a model that are none of the other's, whatever their names.
 
-    And the outputs of operators with a float attribute that is another in the first model.
+    ``folders`` are where the external data of each lie. Raises NotEvaluatedError where these cannot be read.
     """
-    mine, theirs = _constants(first.graph), _constants(second.graph)
-    stored = {
-        name: REALS[tensor.data_type]
-        for name, tensor in theirs.items()
-        if tensor.data_type in REALS and not _same(mine.get(name), tensor)
-    }
+    mine = {name: tensor for name, tensor in _constants(model.graph).items() if tensor.data_type in REALS}
+    kinds = {kind(tensor) for tensor in mine.values()}
+    held = {_content(tensor, folders[1]) for tensor in _constants(other.graph).values() if kind(tensor) in kinds}
+    return {name: tensor for name, tensor in mine.items() if _content(tensor, folders[0]) not in held}
+
+
+def types_of(constants: Mapping[str, TensorProto]) -> dict[str, str]:
+    """Their types by name."""
+    return {name: REALS[tensor.data_type] for name, tensor in constants.items()}
+
+
+def changed_settings(first: ModelProto, second: ModelProto) -> set[str]:
+    """The outputs of operators of the second model with a float attribute that is another in the first."""
     attributes = {name: value for node in first.graph.node for name, value in _floats(node)}
-    settings = {
-        name for node in second.graph.node for name, value in _floats(node) if attributes.get(name, value) != value
-    }
-    return stored, settings
+    return {name for node in second.graph.node for name, value in _floats(node) if attributes.get(name, value) != value}
 
 
 def _floats(node: Any) -> list[tuple[str, Any]]:
@@ -147,10 +169,12 @@ def _constants(graph: GraphProto) -> dict[str, TensorProto]:
     return found
 
 
-def _same(mine: TensorProto | None, theirs: TensorProto) -> bool:
-    """Bit for bit; constants outside of the files are the same if they lie in the same place of the same file."""
-    if mine is None or mine.data_type != theirs.data_type or list(mine.dims) != list(theirs.dims):
-        return False
-    if mine.external_data or theirs.external_data:
-        return False
-    return bool(mine.SerializeToString() == theirs.SerializeToString())
+def kind(tensor: TensorProto) -> tuple[int, ...]:
+    """Type and shape."""
+    return (tensor.data_type, *tensor.dims)
+
+
+def _content(tensor: TensorProto, folder: str) -> tuple[int | bytes, ...]:
+    """What is equal in constants that hold the same, whatever their names."""
+    values = np.ascontiguousarray(stored_values(tensor, folder)).reshape(-1)
+    return (*kind(tensor), hashlib.blake2b(values.view(np.uint8).data, digest_size=16).digest())

@@ -6,19 +6,31 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.exact.decisions import on_edge
+from bnfold.verification.exact.decisions import DECISIONS, on_edge
 from bnfold.verification.exact.lockstep import Evaluated, Original, Recorded, lockstep
-from bnfold.verification.exact.perturbation import Exact, Perturbed, Rounded, changed_constants
+from bnfold.verification.exact.perturbation import (
+    Exact,
+    Perturbed,
+    Rounded,
+    blocks,
+    changed_settings,
+    kind,
+    own_constants,
+    types_of,
+)
 from bnfold.verification.exact.slices import Slices, Vector, slices
 from bnfold.verification.float64 import Call, Evaluator
 from bnfold.verification.float64.registry import Value
-from bnfold.verification.float64.tensors import tensor_values
+from bnfold.verification.float64.tensors import stored_values
 from bnfold.verification.runtime.onnx_file import OnnxFile
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
 
 #: A right plan agrees to so much of a slice's own size: some million times the rounding of float64.
 EXACT = 1e-10
@@ -30,6 +42,8 @@ ETA = 2.0**-44
 _PERTURBED_FACTOR = 4.0
 #: How many times the effect of rounding the weights is allowed, measured by doing it.
 _ROUNDED_FACTOR = 4.0
+#: A constant that a converter computed went through several roundings, and may be a difference of larger numbers.
+_COMPUTED_UNITS = 16.0
 #: As often where an evaluation of both models takes long, and where it takes less than so many seconds.
 _SAMPLES, _CHEAP = (3, 8), 0.3
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.
@@ -76,6 +90,7 @@ class _Suspect:
     difference: Array
     perturbed: list[Slices] = field(default_factory=list)
     rounded: list[Slices] = field(default_factory=list)
+    rounded_before: list[Slices] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -91,6 +106,8 @@ class _Pass:
     near: float = _NEAR
     #: Tensors that are farther from each other.
     apart: set[str] = field(default_factory=set)
+    #: Tensors that are not of real numbers.
+    discrete: set[str] = field(default_factory=set)
     truth: dict[str, Value] = field(default_factory=dict)
     recorded: Mapping[str, Value] | None = None
     seconds: float = 0.0
@@ -107,22 +124,48 @@ class PlanChecker:
         self, first: OnnxFile, second: OnnxFile, exact: Mapping[str, Callable[[], Any]], same_names: bool, seed: int
     ) -> None:
         self._files = (first.load(external=False), second.load(external=False))
-        self.first = Evaluator(self._files[0], str(first.path.parent))
-        self._folder = str(second.path.parent)
-        self._second = Evaluator(self._files[1], self._folder)
+        self._folders = (str(first.folder), str(second.folder))
+        self.first, self._second = (Evaluator(*pair) for pair in zip(self._files, self._folders, strict=True))
         self._exact, self._same_names, self._seed = exact, same_names, seed
+        self._computed = first.computed
         self._shared = self.first.computed & self._second.computed
 
     @cached_property
+    def _own(self) -> tuple[dict[str, TensorProto], dict[str, TensorProto]]:
+        """The float constants of each of the models that the other does not have."""
+        return own_constants(*self._files, self._folders), own_constants(*self._files[::-1], self._folders[::-1])
+
+    @cached_property
     def _rounded(self) -> tuple[dict[str, str], set[str]]:
-        """What of the second model is rounded and not known before that."""
-        stored, settings = changed_constants(*self._files)
-        return {name: dtype for name, dtype in stored.items() if name not in self._exact}, settings
+        """What of the second model is rounded and not known before that, with its types; and settings."""
+        found = {name: tensor for name, tensor in self._own[1].items() if name not in self._exact}
+        return types_of(found), changed_settings(*self._files)
+
+    @cached_property
+    def _rounded_before(self) -> dict[str, str]:
+        """What of the original is: what its converter computed.
+
+        For other people's models that is what is in float32 and has no counterpart, as the root of 2 of an operator
+        written out: that it was rounded there says nothing about a fault of a size that matters.
+        """
+        mine, theirs = self._own
+        if self._computed is not None:
+            return types_of({name: tensor for name, tensor in mine.items() if name in self._computed})
+        if self._same_names:
+            return {}
+        kinds = {kind(tensor) for tensor in theirs.values()}
+        gone = {name: tensor for name, tensor in mine.items() if kind(tensor) not in kinds}
+        return {name: dtype for name, dtype in types_of(gone).items() if dtype in ("float32", "float64")}
+
+    @property
+    def _blurred(self) -> bool:
+        """Whether anything is to be moved within its rounding."""
+        return any(self._rounded) or bool(self._rounded_before)
 
     @property
     def tolerance(self) -> float:
         """What a slice may differ by, as part of its own size, apart from what rounding is seen to do."""
-        return COMPUTED_IN_FLOAT32 if any(self._rounded) else EXACT
+        return EXACT if self._same_names and not any(self._rounded) else COMPUTED_IN_FLOAT32
 
     def wrongly_rounded(self) -> list[str]:
         """The initializers of the second model that are not what their unrounded values round to."""
@@ -131,32 +174,55 @@ class PlanChecker:
         wrong = []
         for tensor in self._files[1].graph.initializer:
             if tensor.name in self._exact:
-                exact = np.asarray(self._exact[tensor.name](), np.float64)
-                stored = tensor_values(tensor, self._folder)
-                with np.errstate(all="ignore"):
-                    due = exact.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).astype(np.float64)
-                if not np.array_equal(stored, due.reshape(stored.shape), equal_nan=True):
+                exact = np.asarray(self._exact[tensor.name](), np.float64).reshape(-1)
+                stored = stored_values(tensor, self._folders[1]).reshape(-1)
+                dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+                if any(_differ(stored[part], exact[part], dtype) for part in blocks(stored.size)):
                     wrong.append(tensor.name)
         return wrong
 
     def check(self, feeds: tuple[Mapping[str, Any], Mapping[str, Any]], outputs: Mapping[str, str]) -> PlanCheck:
         """One feed, as each of the models takes it. ``outputs`` maps the original's outputs to the second model's."""
         found = self._pass(feeds, outputs, set())
-        self._settle(found, feeds, outputs, set())
-        if not self._same_names and (found.faults or found.apart):
-            # Names may mean other things in a model of another maker: what counts are the outputs.
-            apart = found.apart | set(found.faults)
-            earlier = found.faults
-            found = self._pass(feeds, outputs, apart)
-            self._settle(found, feeds, outputs, apart)
-            wrong = [fault for name, fault in found.faults.items() if name in outputs]
-            inner = [fault for name, fault in earlier.items() if name not in outputs] if wrong else []
-            return self._checked(found, (*inner, *wrong), apart)
-        return self._checked(found, tuple(found.faults.values()), found.apart)
+        if self._same_names or not found.apart:
+            self._settle(found, feeds, outputs, set())
+        if self._same_names or not (found.faults or found.apart):
+            return self._checked(found, tuple(found.faults.values()), found.apart)
+        # Names may mean other things in a model of another maker: what counts are the outputs.
+        earlier, apart = found, found.apart | set(found.faults)
+        earlier.recorded = None
+        found = self._pass(feeds, outputs, apart)
+        counted = outputs.keys() | self._decisive(outputs, found.discrete)
+        found.suspects = {name: item for name, item in found.suspects.items() if whole(name) in counted}
+        self._settle(found, feeds, outputs, apart)
+        wrong = [fault for name, fault in found.faults.items() if whole(name) in counted]
+        if wrong:
+            self._settle(earlier, feeds, outputs, set())
+        inner = [fault for name, fault in earlier.faults.items() if whole(name) not in counted] if wrong else []
+        return self._checked(found, (*inner, *wrong), apart)
+
+    def _decisive(self, outputs: Mapping[str, str], discrete: set[str]) -> set[str]:
+        """The tensors by which discrete outputs are decided in both models: what an ArgMax reads."""
+        mine, theirs = ({name: node for node in file.graph.node for name in node.output} for file in self._files)
+        waiting = [name for name, other in outputs.items() if name == other and name in discrete]
+        seen, found = set(waiting), set()
+        for name in waiting:
+            node, other = mine.get(name), theirs.get(name)
+            if node is None or other is None or (node.op_type, node.input) != (other.op_type, other.input):
+                continue
+            fresh = {read for read in node.input if read in discrete} - seen
+            seen |= fresh
+            waiting.extend(fresh)
+            if node.op_type in DECISIONS:
+                found |= set(node.input) & self._shared - discrete
+        return found
 
     def _checked(self, found: _Pass, faults: tuple[Fault, ...], apart: set[str]) -> PlanCheck:
         agreeing = frozenset(self._shared - apart - {fault.tensor for fault in faults})
-        return PlanCheck(found.tensors, found.worst, found.flips, faults, found.truth, agreeing)
+        names = [name for node in self._files[0].graph.node for name in node.output]
+        order = {name: place for place, name in enumerate(names)}
+        first_ones = tuple(sorted(faults, key=lambda fault: order.get(whole(fault.tensor), len(order))))
+        return PlanCheck(found.tensors, found.worst, found.flips, first_ones, found.truth, agreeing)
 
     # -- comparing -------------------------------------------------------------------------------
 
@@ -170,7 +236,8 @@ class PlanChecker:
             return self._compared(found, name, call, mine, theirs) and name not in apart
 
         started = time.perf_counter()
-        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES)
+        # Where nothing is rounded there is hardly anything to evaluate again.
+        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES if self._blurred else 0)
         found.truth, theirs = lockstep(original, self._second, feeds[1], self._shared, examine, Exact(self._exact))
         found.seconds = time.perf_counter() - started
         found.recorded = original.recorded
@@ -185,6 +252,8 @@ class PlanChecker:
             return self._lists(found, name, call, mine, theirs)
         node, op_type = (call.node, call.op_type) if call else ("", "")
         found.tensors += 1
+        if mine.dtype.kind != "f":
+            found.discrete.add(name)
         words = _mismatch(mine, theirs)
         if not words:
             if np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f"):
@@ -223,7 +292,7 @@ class PlanChecker:
         with np.errstate(invalid="ignore"):
             difference = np.where(finite, theirs - mine, 0.0)
         measured = slices(mine, difference)
-        if (measured.rms > EXACT * measured.size).any():
+        if (measured.rms > self.tolerance * measured.size).any():
             found.suspects[name] = _Suspect(*node, measured, difference)
         else:
             found.worst = max(found.worst, measured.worst(measured.size)[0])
@@ -244,9 +313,13 @@ class PlanChecker:
         few, many = _SAMPLES
         samples = many if found.seconds < _CHEAP else few
         self._sample(found, feeds, outputs, apart, Perturbed(ETA, self._seed), "perturbed")
-        self._perturb_original(found, feeds[0], outputs)
-        for sample in range(samples if rounded or settings else 0):
-            self._sample(found, feeds, outputs, apart, Rounded(rounded, settings, self._seed + sample), "rounded")
+        self._sample_original(found, feeds[0], outputs, Perturbed(ETA, self._seed), "perturbed")
+        for seed in range(self._seed, self._seed + samples):
+            if rounded or settings:
+                self._sample(found, feeds, outputs, apart, Rounded(rounded, settings, seed), "rounded")
+            if self._rounded_before:
+                hook = Rounded(self._rounded_before, (), seed, _COMPUTED_UNITS)
+                self._sample_original(found, feeds[0], outputs, hook, "rounded_before")
         for name, suspect in found.suspects.items():
             fault = self._judged(name, suspect)
             if fault is None:
@@ -279,7 +352,9 @@ class PlanChecker:
             if name in found.suspects and (name != other or name not in self._shared):
                 examine(name, None, truth[name], theirs[other])
 
-    def _perturb_original(self, found: _Pass, feed: Mapping[str, Any], outputs: Mapping[str, str]) -> None:
+    def _sample_original(
+        self, found: _Pass, feed: Mapping[str, Any], outputs: Mapping[str, str], change: Any, kind: str
+    ) -> None:
         """The original's own sensitivity: what it cancels the second model may not even compute."""
 
         def examine(name: str, _: Call | None, mine: Value, theirs: Value) -> bool:
@@ -287,11 +362,11 @@ class PlanChecker:
             if suspect is not None:
                 with np.errstate(invalid="ignore"):
                     effect = np.where(np.isfinite(mine), theirs - mine, 0.0)
-                suspect.perturbed.append(slices(mine, effect))
+                getattr(suspect, kind).append(slices(mine, effect))
             return True
 
         original: Original = Evaluated(self.first, feed, self._shared)
-        truth, theirs = lockstep(original, self.first, feed, self._shared, examine, Perturbed(ETA, self._seed))
+        truth, theirs = lockstep(original, self.first, feed, self._shared, examine, change)
         for name in outputs.keys() - self._shared:
             if name in found.suspects:
                 examine(name, None, truth[name], theirs[name])
@@ -303,7 +378,8 @@ class PlanChecker:
         base = unit * item.size + factor * _pooled(item, suspect.perturbed, "rms")
         worst, at, kind = 0.0, 0, ""
         for measure in ("rms", "along", "mean"):
-            allowed = base + _ROUNDED_FACTOR * _pooled(item, suspect.rounded, measure)
+            rounding = _pooled(item, suspect.rounded, measure) + _pooled(item, suspect.rounded_before, measure)
+            allowed = base + _ROUNDED_FACTOR * rounding
             amount = np.abs(getattr(item, measure))
             ratio = np.divide(amount, allowed, out=np.where(amount > 0, np.inf, 0.0), where=allowed > 0)
             if ratio.max() > worst:
@@ -314,6 +390,12 @@ class PlanChecker:
         amount = float(abs(getattr(item, kind)[at])) / size if size else np.inf
         words = f"{name} is off by {amount:.1e} of its own size in {item.place(at)}"
         return Fault(name, suspect.node, suspect.op_type, amount, words)
+
+
+def _differ(stored: Array, exact: Array, dtype: Any) -> bool:
+    with np.errstate(all="ignore"):
+        due = exact.astype(dtype)
+    return not np.array_equal(stored.astype(np.float64), due.astype(np.float64), equal_nan=True)
 
 
 def _pooled(item: Slices, samples: list[Slices], measure: str) -> Vector:
@@ -331,6 +413,11 @@ def _pooled(item: Slices, samples: list[Slices], measure: str) -> Vector:
         if moved.size:
             own[here] = np.maximum(own[here], np.median(moved) * item.size[here])
     return np.asarray(own, np.float64)
+
+
+def whole(name: str) -> str:
+    """The sequence that a member is of; any other tensor itself."""
+    return name.partition("[")[0] if name.endswith("]") else name
 
 
 def _mismatch(mine: Array, theirs: Array) -> str:

@@ -112,10 +112,16 @@ def _integers(
     if distribution == "zeros":
         return np.zeros(shape)
     if hint.role == "index":
-        return rng.integers(0, max(1, hint.bound or 2), shape)
+        # One of the feeds begins with the last and goes back.
+        last, size = max(1, hint.bound or 2) - 1, math.prod(shape)
+        if distribution == "normal × 10":
+            return np.linspace(last, 0, size).round().reshape(shape)
+        return rng.integers(0, last + 1, shape)
     if dtype.itemsize == 1:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max + 1, shape)
+    if distribution == "uniform -1 to 0" and dtype.kind == "i" and hint.reach is None:
+        return rng.integers(-_SMALL, 0, shape)
     # The first feed has to be accepted, whatever is computed with the values; later ones reach what they can.
     first = distribution == next(iter(DISTRIBUTIONS))
     return rng.integers(0, _SMALL if first else max(_SMALL, hint.reach or 0), shape)
@@ -203,12 +209,12 @@ def _fitted(value: Any, spec: ValueSpec, origin: str) -> Any:
 # -- the model's test data -----------------------------------------------------------------------
 
 
-def stored_feeds(model: Path, specs: Sequence[ValueSpec]) -> Iterator[Feed]:
-    """The ``test_data_set_*`` folders beside the file, as the ONNX model zoo ships them.
+def stored_feeds(place: Path, specs: Sequence[ValueSpec]) -> Iterator[Feed]:
+    """The ``test_data_set_*`` folders beside a model's file, as the ONNX model zoo ships them.
 
     A folder that does not fit the model's inputs is skipped.
     """
-    for folder in sorted(model.parent.glob("test_data_set_*")):
+    for folder in sorted(place.glob("test_data_set_*")):
         inputs = _tensors(folder, "input")
         if inputs is None or len(inputs) != len(specs):
             continue

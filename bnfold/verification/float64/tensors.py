@@ -30,6 +30,12 @@ def widened(values: Any) -> Any:
 
 def tensor_values(tensor: TensorProto, folder: str) -> Array:
     """A constant's values, read from ``folder`` if they lie outside of the file. Raises NotEvaluatedError."""
+    result: Array = widened(stored_values(tensor, folder))
+    return result
+
+
+def stored_values(tensor: TensorProto, folder: str) -> Array:
+    """The same in the type that they are stored in."""
     from onnx import checker, numpy_helper
 
     try:
@@ -38,8 +44,7 @@ def tensor_values(tensor: TensorProto, folder: str) -> Array:
         raise NotEvaluatedError(f"the values of {tensor.name!r} cannot be read: {error}") from error
     if values.dtype.kind == "S":
         values = np.array([item.decode("utf-8", "replace") for item in values.ravel()], object).reshape(values.shape)
-    result: Array = widened(values)
-    return result
+    return values
 
 
 def sparse_values(tensor: SparseTensorProto, folder: str) -> Array:

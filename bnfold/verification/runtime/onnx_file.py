@@ -38,17 +38,16 @@ class OnnxFile:
         self.unrounded: Mapping[str, Callable[[], NDArray[np.float64]]] = {}
         #: Whether operators draw at random: such a model is loaded anew for every run, to draw the same again.
         self.draws = False
+        #: Of a model of another format: the constants that its converter has computed, in float32. None of others.
+        self.computed: frozenset[str] | None = None
         self._stored = unrounded
         if unrounded is not None:
-            archive = np.load(unrounded)
-            names = archive["names"]
-            self.unrounded = {name: partial(archive.get, str(index)) for index, name in enumerate(names)}
+            self.unrounded = read_arrays(unrounded)
 
     def store_unrounded(self, path: Path) -> None:
         """Put the unrounded weights into a file (``.npz``), for another process."""
         if self.unrounded:
-            values = {str(index): read() for index, read in enumerate(self.unrounded.values())}
-            np.savez(path, names=np.array(list(self.unrounded)), **values)  # type: ignore[arg-type]
+            store_arrays(self.unrounded, path)
             self._stored = path
 
     def __reduce__(self) -> tuple[type[OnnxFile], tuple[Path, str, Path | None]]:
@@ -82,9 +81,14 @@ class OnnxFile:
         return cls(path, role if path.is_relative_to(directory) else str(path))
 
     @cached_property
+    def folder(self) -> Path:
+        """Where its external data lie, and its test data."""
+        return self.path.parent
+
+    @cached_property
     def size(self) -> int:
         """Bytes on disk, external data included."""
-        external = {self.path.parent / location for location in self._external_locations()}
+        external = {self.folder / location for location in self._external_locations()}
         return self.path.stat().st_size + sum(path.stat().st_size for path in external if path.is_file())
 
     @cached_property
@@ -112,11 +116,14 @@ class OnnxFile:
         import onnx
 
         try:
-            return onnx.load(self.path, load_external_data=external)
+            model = onnx.load(self.path, load_external_data=False)
+            if external:
+                onnx.load_external_data_for_model(model, str(self.folder))
         except decode_error() as error:
             raise ModelFileError(f"{self.name} is not an ONNX model, or it is damaged") from error
         except (OSError, onnx.checker.ValidationError) as error:
             raise ModelFileError(f"{self.name} cannot be read: {error}") from error
+        return model
 
     def with_outputs(self, names: Iterable[str], content: bytes | None = None) -> bytes:
         """The file's bytes (or ``content``, a variant of them) with the named tensors added to the graph's outputs.
@@ -152,6 +159,18 @@ def unrounded_weights(model: Any) -> dict[str, Callable[[], NDArray[np.float64]]
         for name, param in scope.params.items()
         if param.is_float and param.is_rounded
     }
+
+
+def store_arrays(values: Mapping[str, Callable[[], NDArray[np.float64]]], path: Path) -> None:
+    """Write arrays into a file (``.npz``) for :func:`read_arrays` in another process."""
+    members = {str(index): read() for index, read in enumerate(values.values())}
+    np.savez(path, names=np.array(list(values)), **members)  # type: ignore[arg-type]
+
+
+def read_arrays(path: Path) -> dict[str, Callable[[], NDArray[np.float64]]]:
+    """Functions that read the arrays, by name."""
+    archive = np.load(path)
+    return {str(name): partial(archive.get, str(index)) for index, name in enumerate(archive["names"])}
 
 
 def decode_error() -> type[Exception]:

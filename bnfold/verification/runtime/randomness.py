@@ -28,15 +28,10 @@ def drawing(model: ModelProto) -> list[NodeProto]:
 
 
 def seeded(model: OnnxFile, folder: Path) -> OnnxFile:
-    """The model, or a copy in ``folder`` whose operators without a seed have one by the name of their output.
-
-    A model with weights in other files is left as it is: these are found from where it lies.
-    """
+    """The model, or a copy in ``folder`` whose operators without a seed have one by the name of their output."""
     from onnx import helper
 
-    light = model.skeleton
-    if not drawing(light) or any(tensor.external_data for tensor in light.graph.initializer):
-        model.draws = bool(drawing(light))
+    if not drawing(model.skeleton):
         return model
     proto = model.load(external=False)
     for node in drawing(proto):
@@ -46,5 +41,5 @@ def seeded(model: OnnxFile, folder: Path) -> OnnxFile:
     path = folder / "seeded.onnx"
     path.write_bytes(proto.SerializeToString())
     copy = OnnxFile(path, model.name)
-    copy.draws, copy.unrounded = True, model.unrounded
+    copy.draws, copy.folder, copy.unrounded, copy.computed = True, model.folder, model.unrounded, model.computed
     return copy

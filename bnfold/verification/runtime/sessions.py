@@ -97,8 +97,10 @@ class Session:
 
         providers = _providers(settings.provider)
         options = _options(settings, level, tuned)
+        if content is None and model.folder != model.path.parent:
+            content = model.path.read_bytes()
         if content is not None:
-            folder = str(model.path.parent.resolve())
+            folder = str(model.folder.resolve())
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         extra = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
         source = os.fspath(model.path) if content is None else content

@@ -183,6 +183,15 @@ def test_numbers_drawn_at_random_are_the_same_in_both():
     assert verify(proto, proto).verdict == "equal"
 
 
+def taken_in(weights):
+    """The kernel with the BN behind it, and the bias, in the kernel's type."""
+    gamma, beta, mean, var = (weights[f"n{key}"].astype("f8") for key in "gbmv")
+    scale = gamma / np.sqrt(var + np.float64(np.float32(1e-5)))
+    dtype = weights["w"].dtype
+    kernel = weights["w"].astype("f8") * scale[:, None, None, None]
+    return {"w": kernel.astype(dtype), "b": (beta - mean * scale).astype(dtype)}
+
+
 def test_roundings_that_the_runtime_leaves_out_are_not_held_against_the_result():
     """onnxruntime computes a float16 Conv in float32 and drops its Cast: the original is exact by luck."""
     nodes = [
@@ -192,7 +201,11 @@ def test_roundings_that_the_runtime_leaves_out_are_not_held_against_the_result()
         batchnorm("e", "y"),
     ]
     weights = {"w": draw(8, 4, 3, 3).astype(np.float16), **statistics(8)}
-    _, check = assert_folds(model(nodes, {"x": ["N", 4, 16, 16]}, ["y"], weights))
+    short = taken_in(weights)
+    plain = [nodes[0], node("Conv", ["h", "w", "b"], ["c"]), node("Cast", ["c"], ["y"], to=TensorProto.FLOAT)]
+    shape = {"x": ["N", 4, 16, 16]}
+    check = verify(infer_shapes(model(nodes, shape, ["y"], weights)), model(plain, shape, ["y"], short))
+    assert check.equivalent
     assert check.outputs[0].result_error < 1e-3
     assert "accurate to its types" in check.sentence()
 
@@ -206,7 +219,13 @@ def test_mixed_precision(kinds):
         node("Cast", ["h"], ["e"], to=kinds[1]),
         batchnorm("e", "y"),
     ]
-    assert_folds(model(nodes, {"x": ["N", 4, 16, 16]}, ["y"], {"w": draw(8, 4, 3, 3), **statistics(8)}))
+    weights, shape = {"w": draw(8, 4, 3, 3), **statistics(8)}, {"x": ["N", 4, 16, 16]}
+    plain = [node("Conv", ["x", "w", "b"], ["c"]), nodes[1], node("Cast", ["h"], ["y"], to=kinds[1])]
+    original = infer_shapes(model(nodes, shape, ["y"], weights))
+    assert verify(original, model(plain, shape, ["y"], taken_in(weights))).equivalent
+    wrong = taken_in(weights)
+    wrong["w"][3] *= np.float32(1.001)
+    assert verify(original, model(plain, shape, ["y"], wrong)).verdict == "different"
 
 
 def deep(count=250, channels=8):
