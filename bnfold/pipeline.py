@@ -11,7 +11,7 @@ from functools import cached_property, wraps
 from inspect import signature
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from bnfold import api
 from bnfold.analysis.size import Size
@@ -19,7 +19,7 @@ from bnfold.errors import OutputError, UsageError
 from bnfold.formats import load
 from bnfold.formats.atomic import resolve_target
 from bnfold.formats.fetching import local_source
-from bnfold.graph import Model
+from bnfold.graph import ConvertedModel, Model
 from bnfold.graph.parameters import Unrounded
 from bnfold.isolation import Ended, Limits, call
 from bnfold.results import Agreement, EqualizeResult, FixResult, FoldResult, RestyleResult
@@ -180,7 +180,7 @@ def equalize_file(
     result = api.equalize(original, exact=exact, branches=branches, keep_overridable=keep_overridable)
     if original.converts_to(target):
         with temporary_folder() as folder:
-            again = api.equalize(_converted(result.model, folder), exact=exact)
+            again = api.equalize(_converted(cast(ConvertedModel, result.model), folder), exact=exact)
         result = replace(result, model=again.model, summary=replace(result.summary, after=again.summary.after))
     runs = _Runs(original, Path(source), allow_unsafe, options, limits) if verify else None
     return _written(result, output, target, runs, external_data, progress)
@@ -306,14 +306,14 @@ def _in_target_format(result: FoldResult, original: Model, target: Path) -> Fold
     if not original.converts_to(target):
         return result
     with temporary_folder() as folder:
-        again = api.fold(_converted(result.model, folder))
+        again = api.fold(_converted(cast(ConvertedModel, result.model), folder))
     summary = replace(result.summary, after=again.summary.after)
     note = f"converted to ONNX: its nodes are not the layers of the {original.format} model"
     return replace(result, model=again.model, summary=summary, notes=(*result.notes, note))
 
 
-def _converted(model: Any, folder: Path) -> Model:
-    """The ONNX model of a Keras model; what was computed of its weights is not rounded before it is written."""
+def _converted(model: ConvertedModel, folder: Path) -> Model:
+    """The ONNX model of one of another format; what was computed of its weights is not rounded before it is written."""
     path = folder / "converted.onnx"
     model.save(path)
     made = load(path)
@@ -379,8 +379,7 @@ class _Runs:
         started = time.perf_counter()
         options = replace(options, timeout=None, memory=None)  # what they limit is the whole call
         with temporary_folder() as folder:
-            source: Any = model
-            exact: Any = unrounded_weights(model) if model.is_onnx else source.unrounded()
+            exact: Any = unrounded_weights(model) if model.is_onnx else cast(ConvertedModel, model).unrounded()
             if self._limits:
                 store_arrays(exact, folder / "unrounded.npz")
                 exact = folder / "unrounded.npz"
@@ -457,15 +456,15 @@ def _as_written(model: Model, written: Path) -> Model | Path:
 def _keras_verdict(
     source: Model | Path, allow_unsafe: bool, written: Path, exact: Any, options: VerifyOptions
 ) -> Verification:
-    """The verdict on a Keras model's file; what is a Keras model is converted first.
+    """The verdict on the file of a model that is not ONNX itself; what is not is converted first.
 
-    ``exact`` are the unrounded weights, or the file that holds them: by name those of an ONNX model, by what they round
-    to those of a Keras model.
+    ``exact`` are the unrounded weights, or the file that holds them: by name those of an ONNX model, else by keys of
+    the format.
     """
     from bnfold.verification import verify
     from bnfold.verification.runtime.onnx_file import OnnxFile, read_arrays
 
-    original: Any = api.load(source, allow_unsafe=allow_unsafe)
+    original = cast(ConvertedModel, api.load(source, allow_unsafe=allow_unsafe))
     known = read_arrays(exact) if isinstance(exact, Path) else exact
     with temporary_folder() as folder:
         first = OnnxFile.of(original, folder, "the original")
@@ -474,9 +473,9 @@ def _keras_verdict(
             second = OnnxFile.of(written, folder, "")
             second.unrounded = known
         else:
-            folded: Any = load(written, allow_unsafe=True)
+            folded = cast(ConvertedModel, load(written, allow_unsafe=True))
             second = OnnxFile.of(folded, folder, "the folded model")
-            second.unrounded = folded.unrounded_in_onnx(known)
+            second.unrounded, second.computed = folded.unrounded_in_onnx(known), folded.computed_in_onnx()
             del folded
             gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
         return verify(first, second, options)

@@ -38,6 +38,13 @@ def test_without_limits_each_model_is_converted_once(tmp_path: Path, conversions
     assert any("Keras and onnxruntime agree" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("suffix", [".keras", ".onnx"])
+@pytest.mark.parametrize("sample", ["mlp_bn_before", "mlp_bn_after", "mlp_mixed", "transfer", "inception_post"])
+def test_every_sample_is_folded_and_verified(tmp_path: Path, sample: str, suffix: str) -> None:
+    result = fold_file(SAMPLE.with_name(f"{sample}.keras"), tmp_path / f"a{suffix}")
+    assert result.verification.verdict in ("equal", "within rounding"), result.verification.sentence()
+
+
 @pytest.mark.parametrize("do", [fold_file, fix_file])
 def test_with_limits_conversion_is_done_within_them(tmp_path: Path, conversions: list[str], do) -> None:
     result = do(SAMPLE, tmp_path / "a.keras", options=VerifyOptions(timeout=300, memory=32 << 30))

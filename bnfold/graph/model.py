@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from bnfold.graph.dtypes import Array
 from bnfold.graph.modelgraph import ModelGraph
+
+#: Gives values as they were before they were rounded.
+Exact: TypeAlias = Callable[[], NDArray[np.float64]]
 
 
 class Staged(Protocol):
@@ -78,3 +86,21 @@ class Model(Protocol):
         """An ONNX file of this model for onnxruntime: its own where nothing changed, else one
         written into ``directory``.
         """
+
+
+class ConvertedModel(Model, Protocol):
+    """A model of another format than ONNX: what its conversion does to weights, for those who verify it.
+
+    Nothing has to be known: each may return an empty dict, and the verdict allows for the roundings that it sees.
+    """
+
+    def unrounded(self) -> dict[str, Exact]:
+        """The weights that folding computed, before they are rounded, each by a key of the format's own."""
+
+    def unrounded_in_onnx(self, known: Mapping[str, Exact]) -> dict[str, Exact]:
+        """The same for the initializers of :meth:`as_onnx`'s file, by name; ``known`` is what :meth:`unrounded` gave,
+        perhaps of the model that this one was read back from.
+        """
+
+    def computed_in_onnx(self) -> dict[str, Array]:
+        """The constants of that file that the converter computed in float32, with the sizes they were rounded at."""

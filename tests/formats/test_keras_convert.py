@@ -478,6 +478,30 @@ def test_weights_that_are_cast_on_the_way_are_not_known(tmp_path: Path) -> None:
     assert kernels == []
 
 
+def test_a_shift_that_tensorflow_computed_was_rounded_at_the_size_of_its_terms(tmp_path: Path) -> None:
+    """``beta - mean * scale`` cancels: a thousand less a thousand."""
+    model = read(chain((4,), layers.Dense(3), layers.BatchNormalization(epsilon=0.0)))
+    norm = model.keras_model.layers[-1]
+    norm.set_weights([np.array(v, np.float32) for v in ([2, 2, 2], [1000, 1000, 0.25], [500, -500, 0], [1, 1, 1])])
+    path = model.as_onnx(tmp_path)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    shifts = [sizes for name, sizes in model.computed_in_onnx().items() if np.allclose(stored[name], [0, 2000, 0.25])]
+    (sizes,) = shifts
+    assert np.allclose(sizes.ravel(), [2000, 2000, 0.25])
+
+
+def test_names_of_weights_stand_for_what_they_hold(tmp_path: Path) -> None:
+    def names() -> list[str]:
+        model = read(chain((4,), layers.Dense(3, kernel_initializer=keras.initializers.Constant(value))))
+        return [tensor.name for tensor in onnx.load(model.as_onnx(tmp_path)).graph.initializer]
+
+    value = 1.0
+    first, again = names(), names()
+    assert first == again
+    value = 2.0
+    assert not any(name.startswith("weight") for name in {*first} & {*names()})
+
+
 def test_what_tensorflow_computed_is_named(tmp_path: Path) -> None:
     """A BN of vectors is arithmetic, of which TensorFlow makes two constants."""
     model = read(randomised(chain((4,), layers.Dense(3), layers.BatchNormalization())))

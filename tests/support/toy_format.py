@@ -6,7 +6,7 @@ The file is ``{"inputs": 3, "layers": [{"type": "dense", "kernel": [[…]], "bia
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -17,7 +17,7 @@ from toy_operators import DOMAIN, TOY
 
 from bnfold.errors import ModelFileError, UsageError
 from bnfold.formats.atomic import StagedFile, reason, staged_file
-from bnfold.graph import ModelGraph, Op, Param, ParameterAccount, Tensor
+from bnfold.graph import Array, Exact, ModelGraph, Op, Param, ParameterAccount, Tensor
 from bnfold.temporary import temporary_name
 
 #: The arrays of each layer, in the order of the input slots behind the data.
@@ -62,7 +62,7 @@ def _read(size: int, layers: Sequence[dict[str, Any]]) -> ModelGraph:
 
 
 class ToyModel:
-    """Implements :class:`bnfold.graph.Model`, whose docstrings say what each of these is for."""
+    """Implements :class:`bnfold.graph.ConvertedModel`, whose docstrings say what each of these is for."""
 
     format = TOY.name
     is_onnx = False
@@ -103,6 +103,15 @@ class ToyModel:
         path = directory / temporary_name(".onnx")
         path.write_bytes(self._onnx())
         return path
+
+    def unrounded(self) -> dict[str, Exact]:
+        return {}
+
+    def unrounded_in_onnx(self, known: Mapping[str, Exact]) -> dict[str, Exact]:
+        return {}
+
+    def computed_in_onnx(self) -> dict[str, Array]:
+        return {}
 
     def _json(self) -> bytes:
         layers = []

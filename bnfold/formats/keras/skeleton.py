@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,11 @@ from bnfold.formats.atomic import Sink, StagedFile
 from bnfold.formats.onnx.payloads import Payloads
 from bnfold.formats.onnx.wire import RAW_DATA, Payload
 from bnfold.formats.onnx.writer import staged_model
-from bnfold.graph import Array
-
-#: Gives values as they were before they were rounded.
-Exact: TypeAlias = "Callable[[], NDArray[np.float64]]"
+from bnfold.graph import Array, Exact
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+#: How near a constant has to be to a sum for being it, as part of the terms' size.
+_NEAR = 1e-5
 #: TensorFlow's operations that may get a weight as an argument, with the slots it may stand in.
 _READERS: Mapping[str, tuple[int, ...]] = {
     "BatchMatMulV2": (0, 1),
@@ -96,14 +95,25 @@ class Skeleton:
                 found[tensor.name] = partial(_shaped, exact, tuple(tensor.dims))
         return found
 
-    def computed(self) -> frozenset[str]:
-        """The float constants of the staged file that are no variable of Keras's, but made of some by TensorFlow."""
+    def computed(self, sums: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
+        """The float constants of the staged file that are no variable of Keras's, but made of some by TensorFlow.
+
+        By name, with the sizes that they were rounded at: their own, or for a sum that of its terms. ``sums`` are known
+        ones, each as a vector and the vector of its terms' sizes.
+        """
         held = {fingerprint(np.asarray(variable)) for variable in self.constants}
-        return frozenset(
-            name
-            for name, tensor in _constants(self.model.graph)
-            if tensor.data_type in _FLOATS and fingerprint(numpy_helper.to_array(tensor)) not in held
-        )
+        found = {}
+        for name, tensor in _constants(self.model.graph):
+            values = numpy_helper.to_array(tensor)
+            if tensor.data_type not in _FLOATS or fingerprint(values) in held:
+                continue
+            flat = values.astype(np.float64).reshape(-1)
+            sizes = np.abs(flat)
+            for total, terms in sums:
+                if total.size == flat.size and (np.abs(total - flat) <= _NEAR * terms).all():
+                    sizes = np.maximum(sizes, terms)
+            found[name] = sizes.reshape(values.shape)
+        return found
 
     def _moved(self) -> tuple[_Values, list[NodeProto]]:
         """The weights as they are attached, and the nodes that do more than to move one."""

@@ -27,6 +27,8 @@ _FORMATS = {"float16": (11, -24), "bfloat16": (8, -133), "float32": (24, -149), 
 
 
 _BLOCK = 1 << 18
+#: A constant that a converter computed went through several roundings.
+COMPUTED_UNITS = 16.0
 
 
 class Perturbed:
@@ -62,19 +64,26 @@ class Rounded:
     Half of that is for the rounding in each of the two models, whose makers may both have rounded.
     """
 
-    def __init__(self, stored: Mapping[str, str], settings: Collection[str], seed: int, units: float = 1.0) -> None:
+    def __init__(
+        self, stored: Mapping[str, str], settings: Collection[str], seed: int, computed: Mapping[str, Array]
+    ) -> None:
         """``stored`` gives the type of each constant to move; ``settings`` name outputs of operators that have
-        a float attribute to move, whose results stand in for it; constants move by up to ``units``."""
-        self._stored, self._settings, self._seed, self._units = stored, settings, seed, units
+        a float attribute to move, whose results stand in for it. Those ``computed`` are moved by
+        :data:`COMPUTED_UNITS` units in the last place of the sizes that it gives."""
+        self._stored, self._settings, self._seed, self._computed = stored, settings, seed, computed
 
     def constant(self, name: str, values: Array) -> Array:
         if name not in self._stored:
             return values
         moved = values.copy(order="C")
-        flat = moved.reshape(-1)
+        flat, dtype = moved.reshape(-1), self._stored[name]
+        sizes = self._computed.get(name)
         for part in blocks(flat.size):
             drawn = _drawn_by_value(flat[part], (self._seed << 32) + crc32(name.encode()))
-            flat[part] += drawn * self._units * spacing(flat[part], self._stored[name])
+            if sizes is None:
+                flat[part] += drawn * spacing(flat[part], dtype)
+            else:
+                flat[part] += drawn * COMPUTED_UNITS * spacing(sizes.reshape(-1)[part], dtype)
         return moved
 
     def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:

@@ -26,7 +26,7 @@ from bnfold.verification.exact.perturbation import (
 from bnfold.verification.exact.slices import Slices, Vector, slices
 from bnfold.verification.float64 import Call, Evaluator
 from bnfold.verification.float64.registry import Value
-from bnfold.verification.float64.tensors import stored_values
+from bnfold.verification.float64.tensors import stored_values, widened
 from bnfold.verification.runtime.onnx_file import OnnxFile
 
 if TYPE_CHECKING:
@@ -42,8 +42,6 @@ ETA = 2.0**-44
 _PERTURBED_FACTOR = 4.0
 #: How many times the effect of rounding the weights is allowed, measured by doing it.
 _ROUNDED_FACTOR = 4.0
-#: A constant that a converter computed went through several roundings, and may be a difference of larger numbers.
-_COMPUTED_UNITS = 16.0
 #: As often where an evaluation of both models takes long, and where it takes less than so many seconds.
 _SAMPLES, _CHEAP = (3, 8), 0.3
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.
@@ -127,7 +125,7 @@ class PlanChecker:
         self._folders = (str(first.folder), str(second.folder))
         self.first, self._second = (Evaluator(*pair) for pair in zip(self._files, self._folders, strict=True))
         self._exact, self._same_names, self._seed = exact, same_names, seed
-        self._computed = first.computed
+        self._computed = (first.computed, second.computed or {})
         self._shared = self.first.computed & self._second.computed
 
     @cached_property
@@ -149,13 +147,22 @@ class PlanChecker:
         written out: that it was rounded there says nothing about a fault of a size that matters.
         """
         mine, theirs = self._own
-        if self._computed is not None:
-            return types_of({name: tensor for name, tensor in mine.items() if name in self._computed})
+        computed = self._computed[0]
+        if computed is not None:
+            return types_of({name: tensor for name, tensor in mine.items() if name in computed})
         if self._same_names:
             return {}
         kinds = {kind(tensor) for tensor in theirs.values()}
         gone = {name: tensor for name, tensor in mine.items() if kind(tensor) not in kinds}
         return {name: dtype for name, dtype in types_of(gone).items() if dtype in ("float32", "float64")}
+
+    @cached_property
+    def _sizes_before(self) -> Mapping[str, Any]:
+        """The sizes that these were rounded at."""
+        computed, mine = self._computed[0], self._own[0]
+        if computed is not None:
+            return computed
+        return {name: np.abs(widened(stored_values(mine[name], self._folders[0]))) for name in self._rounded_before}
 
     @property
     def _blurred(self) -> bool:
@@ -313,13 +320,14 @@ class PlanChecker:
         few, many = _SAMPLES
         samples = many if found.seconds < _CHEAP else few
         self._sample(found, feeds, outputs, apart, Perturbed(ETA, self._seed), "perturbed")
-        self._sample_original(found, feeds[0], outputs, Perturbed(ETA, self._seed), "perturbed")
+        self._sample_original(found, feeds[0], outputs, apart, Perturbed(ETA, self._seed), "perturbed")
         for seed in range(self._seed, self._seed + samples):
             if rounded or settings:
-                self._sample(found, feeds, outputs, apart, Rounded(rounded, settings, seed), "rounded")
+                hook = Rounded(rounded, settings, seed, self._computed[1])
+                self._sample(found, feeds, outputs, apart, hook, "rounded")
             if self._rounded_before:
-                hook = Rounded(self._rounded_before, (), seed, _COMPUTED_UNITS)
-                self._sample_original(found, feeds[0], outputs, hook, "rounded_before")
+                hook = Rounded(self._rounded_before, (), seed, self._sizes_before)
+                self._sample_original(found, feeds[0], outputs, apart, hook, "rounded_before")
         for name, suspect in found.suspects.items():
             fault = self._judged(name, suspect)
             if fault is None:
@@ -328,11 +336,15 @@ class PlanChecker:
             else:
                 found.faults[name] = fault
 
+    def _carried(self, found: _Pass, apart: set[str]) -> set[str]:
+        """The tensors from which the original's values were carried on in both models."""
+        return self._shared - apart - (set() if self._same_names else found.apart)
+
     def _sample(
         self, found: _Pass, feeds: Any, outputs: Mapping[str, str], apart: set[str], change: Any, kind: str
     ) -> None:
         """The original's values carried on wherever they were at first, the effect of ``change`` on each suspect."""
-        near = self._shared - apart - (set() if self._same_names else found.apart)
+        near = self._carried(found, apart)
 
         def examine(name: str, _: Call | None, mine: Value, theirs: Value) -> bool:
             suspect = found.suspects.get(name)
@@ -353,9 +365,10 @@ class PlanChecker:
                 examine(name, None, truth[name], theirs[other])
 
     def _sample_original(
-        self, found: _Pass, feed: Mapping[str, Any], outputs: Mapping[str, str], change: Any, kind: str
+        self, found: _Pass, feed: Mapping[str, Any], outputs: Mapping[str, str], apart: set[str], change: Any, kind: str
     ) -> None:
         """The original's own sensitivity: what it cancels the second model may not even compute."""
+        near = self._carried(found, apart)
 
         def examine(name: str, _: Call | None, mine: Value, theirs: Value) -> bool:
             suspect = found.suspects.get(name)
@@ -363,7 +376,7 @@ class PlanChecker:
                 with np.errstate(invalid="ignore"):
                     effect = np.where(np.isfinite(mine), theirs - mine, 0.0)
                 getattr(suspect, kind).append(slices(mine, effect))
-            return True
+            return name in near
 
         original: Original = Evaluated(self.first, feed, self._shared)
         truth, theirs = lockstep(original, self.first, feed, self._shared, examine, change)

@@ -38,8 +38,9 @@ class OnnxFile:
         self.unrounded: Mapping[str, Callable[[], NDArray[np.float64]]] = {}
         #: Whether operators draw at random: such a model is loaded anew for every run, to draw the same again.
         self.draws = False
-        #: Of a model of another format: the constants that its converter has computed, in float32. None of others.
-        self.computed: frozenset[str] | None = None
+        #: Of a model of another format: the constants that its converter has computed, in float32, with the sizes that
+        #: they were rounded at. None of others.
+        self.computed: Mapping[str, NDArray[Any]] | None = None
         self._stored = unrounded
         if unrounded is not None:
             self.unrounded = read_arrays(unrounded)
