@@ -7,11 +7,13 @@ import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from inspect import signature
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+import numpy as np
 
 from bnfold import api
 from bnfold.analysis.size import Size
@@ -318,7 +320,11 @@ def _converted(model: ConvertedModel, folder: Path) -> Model:
     model.save(path)
     made = load(path)
     graph = made.graph.copy()
-    for name, exact in model.unrounded_in_onnx(model.unrounded()).items():
+    known = model.unrounded_in_onnx(model.unrounded())
+    known |= {
+        name: partial(np.asarray, it.exact) for name, it in model.computed_in_onnx().items() if it.exact is not None
+    }
+    for name, exact in known.items():
         rounded = graph.params.get(name)
         if rounded is not None and rounded.shape:
             graph.params[name] = replace(rounded, data=Unrounded(exact, rounded.dtype), record=None)
@@ -468,17 +474,22 @@ def _keras_verdict(
     known = read_arrays(exact) if isinstance(exact, Path) else exact
     with temporary_folder() as folder:
         first = OnnxFile.of(original, folder, "the original")
-        first.computed = original.computed_in_onnx()
+        first.computed = _sizes(original)
         if written.suffix.lower() == ".onnx":
             second = OnnxFile.of(written, folder, "")
             second.unrounded = known
         else:
             folded = cast(ConvertedModel, load(written, allow_unsafe=True))
             second = OnnxFile.of(folded, folder, "the folded model")
-            second.unrounded, second.computed = folded.unrounded_in_onnx(known), folded.computed_in_onnx()
+            second.unrounded, second.computed = folded.unrounded_in_onnx(known), _sizes(folded)
             del folded
             gc.collect()  # the model that was just read, whose objects refer to each other: it is a file now
         return verify(first, second, options)
+
+
+def _sizes(model: ConvertedModel) -> dict[str, Any]:
+    """What a converter computed, with the sizes that it was rounded at."""
+    return {name: computed.sizes for name, computed in model.computed_in_onnx().items()}
 
 
 def _guilty(

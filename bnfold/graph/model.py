@@ -88,6 +88,14 @@ class Model(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """What a converter made of a model's weights: ``sizes`` that it was rounded at, ``exact`` where that is known."""
+
+    sizes: Array
+    exact: NDArray[np.float64] | None = None
+
+
 class ConvertedModel(Model, Protocol):
     """A model of another format than ONNX: what its conversion does to weights, for those who verify it.
 
@@ -102,5 +110,5 @@ class ConvertedModel(Model, Protocol):
         perhaps of the model that this one was read back from.
         """
 
-    def computed_in_onnx(self) -> dict[str, Array]:
-        """The constants of that file that the converter computed in float32, with the sizes they were rounded at."""
+    def computed_in_onnx(self) -> dict[str, Computed]:
+        """The constants of that file that the converter computed in float32, by name."""

@@ -151,7 +151,7 @@ class Param:
         """The values in float64, without the rounding to :attr:`dtype` where folding computed them."""
         if isinstance(self.data, Memory):
             return np.asarray(self.data.values, dtype=np.float64)
-        if isinstance(self.data, Derived):
+        if isinstance(self.data, (Derived, Unrounded)):
             return self.data.exact(0, self.shape[0])
         whole = len(self.shape) < 2  # of what is large, a map of the file is not to stay in memory
         return np.asarray(self.data.read() if whole else self.data.rows(0, self.shape[0]), dtype=np.float64)

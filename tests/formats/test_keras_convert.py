@@ -485,9 +485,21 @@ def test_a_shift_that_tensorflow_computed_was_rounded_at_the_size_of_its_terms(t
     norm.set_weights([np.array(v, np.float32) for v in ([2, 2, 2], [1000, 1000, 0.25], [500, -500, 0], [1, 1, 1])])
     path = model.as_onnx(tmp_path)
     stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-    shifts = [sizes for name, sizes in model.computed_in_onnx().items() if np.allclose(stored[name], [0, 2000, 0.25])]
-    (sizes,) = shifts
-    assert np.allclose(sizes.ravel(), [2000, 2000, 0.25])
+    shifts = [made for name, made in model.computed_in_onnx().items() if np.allclose(stored[name], [0, 2000, 0.25])]
+    (shift,) = shifts
+    assert np.allclose(shift.sizes.ravel(), [2000, 2000, 0.25])
+    assert np.array_equal(shift.exact.ravel(), [0, 2000, 0.25])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_a_gelu_is_converted(tmp_path: Path, dtype: str) -> None:
+    """Keras computes it by Erfc, which ONNX does not have."""
+    model = read(chain((4,), layers.Dense(3, activation="gelu", dtype=dtype)))
+    session = onnxruntime.InferenceSession(model.as_onnx(tmp_path))
+    x = np.linspace(-3, 3, 20, dtype=np.float32).reshape(5, 4)
+    (expected,) = model.predict({model.graph.inputs[0].name: x})
+    (actual,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(actual, expected, atol=1e-6 if dtype == "float32" else 2e-3)
 
 
 def test_names_of_weights_stand_for_what_they_hold(tmp_path: Path) -> None:

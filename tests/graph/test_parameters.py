@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bnfold.graph import Memory, Param
+from bnfold.graph.parameters import Unrounded
 
 
 class Watched:
@@ -58,6 +59,15 @@ def test_the_exact_values_are_not_rounded():
     assert param.exact()[0] == 1 / 3
     assert param.array()[0] == np.float32(1 / 3)
     assert isinstance(param.data, Memory)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_the_exact_values_of_what_is_computed_when_wanted_are_not_rounded(shape):
+    values = np.full(shape, 1 / 3)
+    param = Param("w", np.dtype(np.float32), shape, Unrounded(lambda: values, np.dtype(np.float32)))
+    assert param.is_rounded
+    np.testing.assert_array_equal(param.exact(), values)
+    np.testing.assert_array_equal(param.array(), values.astype(np.float32))
 
 
 @pytest.mark.parametrize("factor", [np.ones(3), np.ones((2, 3)), np.ones((1, 4)), np.ones((3, 1, 1))])

@@ -17,7 +17,7 @@ from toy_operators import DOMAIN, TOY
 
 from bnfold.errors import ModelFileError, UsageError
 from bnfold.formats.atomic import StagedFile, reason, staged_file
-from bnfold.graph import Array, Exact, ModelGraph, Op, Param, ParameterAccount, Tensor
+from bnfold.graph import Computed, Exact, ModelGraph, Op, Param, ParameterAccount, Tensor
 from bnfold.temporary import temporary_name
 
 #: The arrays of each layer, in the order of the input slots behind the data.
@@ -110,7 +110,7 @@ class ToyModel:
     def unrounded_in_onnx(self, known: Mapping[str, Exact]) -> dict[str, Exact]:
         return {}
 
-    def computed_in_onnx(self) -> dict[str, Array]:
+    def computed_in_onnx(self) -> dict[str, Computed]:
         return {}
 
     def _json(self) -> bytes:

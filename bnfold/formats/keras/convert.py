@@ -57,6 +57,7 @@ def _convert(keras: Any, model: Any, name: str, kernels: Sequence[Any]) -> Skele
             converted, _ = tf2onnx.convert.from_function(traced.function, traced.signature)
     except LOAD_ERRORS as error:
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
+    _write_erfc_out(converted.graph)
     left = _not_converted(converted)
     if left:
         raise OutputError(f"{name} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")
@@ -182,6 +183,29 @@ def _input_spec(tensor: Any) -> Any:
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, tensor.name)
 
 
+def _write_erfc_out(graph: onnx.GraphProto) -> None:
+    """Replace TensorFlow's Erfc, of which Keras makes its GELU and ONNX has no counterpart, by ``1 - Erf(x)``."""
+    nodes = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _write_erfc_out(attribute.g)
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        (output,), stem = node.output, node.name or node.output[0]
+        one, alike, erf = (f"{stem}/{part}" for part in ("one", "one_alike", "erf"))
+        nodes += [
+            onnx.helper.make_node("Erf", node.input, [erf], name=erf),
+            onnx.helper.make_node("Constant", [], [one], name=one, value_float=1.0),
+            onnx.helper.make_node("CastLike", [one, erf], [alike], name=alike),
+            onnx.helper.make_node("Sub", [alike, erf], [output], name=stem),
+        ]
+    if len(nodes) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
 def _not_converted(model: onnx.ModelProto) -> str:
     """The TensorFlow operations that tf2onnx left in the graph as they were, with no more than a line in its log."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
@@ -238,6 +262,7 @@ def saved_model_to_onnx(folder: Path, allow_unsafe: bool) -> onnx.ModelProto:
         raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: {shortened(error)}") from error
     _name_batch(model.graph, {}, [(None,)] * len(model.graph.output))
     converted = model
+    _write_erfc_out(converted.graph)
     left = _not_converted(converted)
     if left:
         raise ModelFileError(f"{folder} cannot be converted to ONNX by tf2onnx: it has no operator for {left}")

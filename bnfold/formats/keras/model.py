@@ -21,7 +21,7 @@ from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import Reading, read
 from bnfold.formats.keras.rebuild import rebuild
 from bnfold.formats.keras.skeleton import Skeleton, fingerprint
-from bnfold.graph import Array, Exact, ModelGraph, ParameterAccount
+from bnfold.graph import Array, Computed, Exact, ModelGraph, ParameterAccount
 from bnfold.operators.keras import KERAS
 from bnfold.temporary import temporary_folder, temporary_name
 
@@ -195,20 +195,20 @@ class KerasModel:
         """The weights of :meth:`as_onnx`'s file before they were rounded, by name; ``known`` as :meth:`unrounded`."""
         return self._converted().unrounded(known)
 
-    def computed_in_onnx(self) -> dict[str, Array]:
-        """The float constants of :meth:`as_onnx`'s file that TensorFlow has computed, in float32.
+    def computed_in_onnx(self) -> dict[str, Computed]:
+        """The float constants of :meth:`as_onnx`'s file that TensorFlow has computed, in float32, by name.
 
-        By name, with the sizes that they were rounded at: the shift of a BN, ``beta - mean * scale``, may be small
-        beside its terms.
+        Known exactly are scale and shift of a BN; ``beta - mean * scale`` may be small beside its terms.
         """
-        sums = []
+        known = []
         for layer in self.keras_model._flatten_layers(include_self=False):
             if isinstance(layer, self._keras.layers.BatchNormalization) and layer.built:
                 mean, variance = (np.asarray(v, np.float64) for v in (layer.moving_mean, layer.moving_variance))
                 gamma, beta = (0.0 if v is None else np.asarray(v, np.float64) for v in (layer.gamma, layer.beta))
-                product = mean * (1.0 if layer.gamma is None else gamma) / np.sqrt(variance + layer.epsilon)
-                sums.append((beta - product, np.abs(beta) + np.abs(product)))
-        return self._converted().computed(sums)
+                scale = (1.0 if layer.gamma is None else gamma) / np.sqrt(variance + np.float32(layer.epsilon))
+                known.append(Computed(np.abs(scale), scale))
+                known.append(Computed(np.abs(beta) + np.abs(mean * scale), beta - mean * scale))
+        return self._converted().computed(known)
 
     def parameter_account(self) -> ParameterAccount:
         """How many parameters there are and of which kind. Rebuilds the model if its graph was changed."""

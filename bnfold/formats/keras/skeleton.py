@@ -26,10 +26,10 @@ from bnfold.formats.atomic import Sink, StagedFile
 from bnfold.formats.onnx.payloads import Payloads
 from bnfold.formats.onnx.wire import RAW_DATA, Payload
 from bnfold.formats.onnx.writer import staged_model
-from bnfold.graph import Array, Exact
+from bnfold.graph import Array, Computed, Exact
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-#: How near a constant has to be to a sum for being it, as part of the terms' size.
+#: How near a constant has to be to a vector for being it, as part of the size that this was rounded at.
 _NEAR = 1e-5
 #: TensorFlow's operations that may get a weight as an argument, with the slots it may stand in.
 _READERS: Mapping[str, tuple[int, ...]] = {
@@ -95,11 +95,10 @@ class Skeleton:
                 found[tensor.name] = partial(_shaped, exact, tuple(tensor.dims))
         return found
 
-    def computed(self, sums: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
+    def computed(self, known: Sequence[Computed]) -> dict[str, Computed]:
         """The float constants of the staged file that are no variable of Keras's, but made of some by TensorFlow.
 
-        By name, with the sizes that they were rounded at: their own, or for a sum that of its terms. ``sums`` are known
-        ones, each as a vector and the vector of its terms' sizes.
+        By name; ``known`` are vectors that TensorFlow may have made.
         """
         held = {fingerprint(np.asarray(variable)) for variable in self.constants}
         found = {}
@@ -107,12 +106,13 @@ class Skeleton:
             values = numpy_helper.to_array(tensor)
             if tensor.data_type not in _FLOATS or fingerprint(values) in held:
                 continue
-            flat = values.astype(np.float64).reshape(-1)
-            sizes = np.abs(flat)
-            for total, terms in sums:
-                if total.size == flat.size and (np.abs(total - flat) <= _NEAR * terms).all():
-                    sizes = np.maximum(sizes, terms)
-            found[name] = sizes.reshape(values.shape)
+            wide = values.astype(np.float64)
+            near = [(_distance(item, wide), index) for index, item in enumerate(known)]
+            distance, index = min(near, default=(np.inf, 0))
+            found[name] = Computed(np.abs(wide))
+            exact = known[index].exact if distance <= _NEAR else None
+            if exact is not None:
+                found[name] = Computed(known[index].sizes.reshape(wide.shape), exact.reshape(wide.shape))
         return found
 
     def _moved(self) -> tuple[_Values, list[NodeProto]]:
@@ -186,6 +186,14 @@ class _Values:
         feeds = {first: self.array(first, exact)}
         feeds |= {other: numpy_helper.to_array(self._constants[other]) for other in others}
         return np.asarray(_run(node, feeds, self._opsets))
+
+
+def _distance(item: Computed, values: Array) -> float:
+    """How far a constant is from a vector, as part of the size that this was rounded at."""
+    if item.exact is None or item.exact.size != values.size:
+        return float(np.inf)
+    off = np.abs(item.exact - values.reshape(-1))
+    return float(np.divide(off, item.sizes, out=np.where(off > 0, np.inf, 0.0), where=item.sizes > 0).max(initial=0.0))
 
 
 def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:

@@ -45,7 +45,8 @@ class KerasBatchNorm(BatchNormFacts):
             np.zeros(channels) if beta is None else beta.exact(),
             mean.exact(),
             variance.exact(),
-            float(node.attr("epsilon")),
+            # Added to a variance of float32, or of float64.
+            float(np.asarray(node.attr("epsilon"), np.promote_types(mean.dtype, np.float32))),
             node.attr("axis"),
             mean.dtype,
         )
