@@ -98,8 +98,12 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
                 outcome.contradictions.pop(head, None)  # from a look along other axes
         before = len(outcome.gone)
         _Settlement(context, editor, component, stuck, prepared, outcome).run()
-        if len(outcome.gone) > before:  # they have other neighbours now
-            for head in [head for head in component.heads if head in waiting]:
+        if len(outcome.gone) == before:
+            continue
+        for head in component.heads:  # they are others now, or have other neighbours
+            for op in stuck[head].ops:
+                members.pop(op.name, None)
+            if head in waiting:
                 del waiting[head], tried[head]
                 outcome.again = True
     return outcome
@@ -152,6 +156,11 @@ class _Settlement:
         dtype = narrow or self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
         for _ in range(_MAX_FAULTS if component.removals else 0):
             choice = Solver(component, self._live(), self._signs_pay(), self._names(), reach_of(dtype)).solve()
+            nameless = self._nameless(choice)
+            if nameless is not None:
+                component.removals = [removal for removal in component.removals if removal.head != nameless]
+                component.held[nameless] = None
+                continue
             for head, clash in choice.clashes.items():
                 contradictions[head] = _contradiction(self.stuck[head], clash, self.stuck)
             change = self._described(choice) if choice.gone else None
@@ -189,6 +198,20 @@ class _Settlement:
         """Where an affine that goes leaves its name to what it reads: only one of those of a tensor can."""
         found = (removal.candidate for removal in self.component.removals)
         return {c.head: c.input for c in found if _is_named(self.context.graph, c.output)}
+
+    def _nameless(self, choice: Choice) -> str | None:
+        """One of those that go whose name nobody can take, since what it reads goes as well."""
+        graph = self.context.graph
+        whole = [self.stuck[head] for head, how in choice.gone.items() if how == WHOLE]
+        origin, taken = _origins(whole), set()
+        for candidate in whole:
+            tensor = origin[candidate.output]
+            if not _is_named(graph, candidate.output):
+                continue
+            if graph.producer(tensor) is None or _is_named(graph, tensor) or tensor in taken:
+                return candidate.head
+            taken.add(tensor)
+        return None
 
     def _signs_pay(self) -> frozenset[str]:
         """Those of which a multiplication by signs is less than there is now."""

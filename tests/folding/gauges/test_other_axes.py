@@ -68,3 +68,12 @@ def test_a_product_of_two_computed_matrices_beside_a_gauge() -> None:
     net.output(net.op("Relu", net.op("Neg", mean)))
     net.output(net.op("Sub", net.const(1.5), net.op("ReduceMean", total, axes=[2], keepdims=1)))
     fold(net.build())
+
+
+def test_the_model_s_output_keeps_a_producer_where_all_that_makes_it_could_go() -> None:
+    """The negation of the negation of an input, which is another output."""
+    net = Net()
+    negated = net.op("Neg", net.input(4, 6))
+    net.output(net.op("Add", net.const(1.5), negated), net.op("Div", negated, net.positive(6)))
+    net.output(net.op("Neg", negated))
+    fold(net.build())
