@@ -110,6 +110,16 @@ class TestDryRun:
         assert data["left"] == [{"layer": "classes", "reason": "it is the last linear layer before an output"}]
 
 
+def test_a_layer_whose_name_tensorflow_does_not_take(tmp_path: Path) -> None:
+    name = "<img src=x onerror=alert(1)>"
+    stack = [keras.Input((4,)), keras.layers.Dense(3, activation="relu", name=name), keras.layers.Dense(2)]
+    keras.Sequential(stack).save(tmp_path / "m.keras")
+    outcome = run("restyle", tmp_path / "m.keras", "-o", tmp_path / "out.keras", "--norm", "before")
+    assert outcome.code == 2
+    assert "cannot be run by Keras" in outcome.err
+    assert not (tmp_path / "out.keras").exists()
+
+
 class TestData:
     def test_measured(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "data.npz", x_train=np.random.default_rng(0).random((40, 8, 8), np.float32))

@@ -226,13 +226,19 @@ class KerasModel:
         )
 
     def predict(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """What Keras's own ``predict`` returns for one batch: ``feeds`` by input name, outputs in the graph's order."""
+        """What Keras's own ``predict`` returns for one batch: ``feeds`` by input name, outputs in the graph's order.
+
+        Raises OutputError where Keras cannot run it, as with names that TensorFlow does not take.
+        """
         model = self.keras_model
         values = [np.asarray(feeds[tensor.name]) for tensor in self._graph.inputs]
         structure = topology.input_structure(topology.functional(self._keras, model))
         inputs = values[0] if len(values) == 1 else self._keras.tree.pack_sequence_as(structure, values)
-        with quiet():
-            outputs = self._keras.tree.flatten(model.predict_on_batch(inputs))
+        try:
+            with quiet():
+                outputs = self._keras.tree.flatten(model.predict_on_batch(inputs))
+        except LOAD_ERRORS as error:
+            raise OutputError(f"{self._name} cannot be run by Keras: {shortened(error)}") from error
         return [np.asarray(output) for output in outputs]
 
     def conversion_difference(self, feeds: Mapping[str, Array] | None = None) -> float:
