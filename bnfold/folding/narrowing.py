@@ -31,6 +31,7 @@ MAX_GROWTH = 4.0
 _FAR = 64.0
 #: How many operators are looked at on the way to the next Cast.
 _STEPS = 8
+_TWICE = Affine.of(2.0, 0.0, None)
 
 
 def narrowing_fault(
@@ -79,8 +80,8 @@ def _fits_measured(graph: ModelGraph, candidate: Candidate, limits: Limits, *, a
         return None
     mean, deviation = numbers.mean, np.sqrt(numbers.variance + numbers.epsilon)
     middle, spread = total.scale * mean + total.shift, np.abs(total.scale) * deviation
-    sizes = np.abs(total.scale) * np.hypot(mean, deviation), np.hypot(middle, spread)
-    now, then = sizes if ahead else sizes[::-1]
+    scaled, shifted = numbers.sizes(total)
+    now, then = (scaled, shifted) if ahead else (shifted, scaled)
     far = np.abs(mean) + _FAR * deviation if ahead else np.abs(middle) + _FAR * spread
     return bool((now <= MAX_GROWTH * then).all() and (far <= limits.largest).all())
 
@@ -137,6 +138,3 @@ def _came_from(graph: ModelGraph, tensor: str, limits: Limits) -> bool:
 
 def _joins(graph: ModelGraph, inputs: tuple[str, ...]) -> bool:
     return sum(1 for tensor in inputs if tensor and graph.constant(tensor) is None) > 1
-
-
-_TWICE = Affine.of(2.0, 0.0, None)

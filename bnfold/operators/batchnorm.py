@@ -43,6 +43,18 @@ class BatchNorm:
             scale = self.gamma / np.sqrt(self.variance + self.epsilon)
             return Affine.over((self.axis,), scale, self.beta - self.mean * scale)
 
+    def sizes(self, total: Affine) -> tuple[Vector, Vector]:
+        """How large ``scale x`` and ``scale x + shift`` are by the statistics of x: their root mean squares by channel.
+
+        ``total`` is this BN's map, alone or with others behind it. Of mean m and standard deviation d the root mean
+        square is ``sqrt(m^2 + d^2)``.
+        """
+        deviation = np.sqrt(self.variance + self.epsilon)
+        scale = np.abs(total.scale)
+        return scale * np.hypot(self.mean, deviation), np.hypot(
+            total.scale * self.mean + total.shift, scale * deviation
+        )
+
     def is_identity(self, ulp: float) -> bool:
         """Are gamma = sqrt(variance + epsilon) and beta = mean, to this relative rounding?"""
         with np.errstate(invalid="ignore"):

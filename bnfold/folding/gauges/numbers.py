@@ -52,19 +52,16 @@ def _statistics(graph: ModelGraph, candidate: Candidate) -> BatchNorm | None:
 def out_of_reach(graph: ModelGraph, candidate: Candidate, live: Mask) -> Contradiction | None:
     """Why no gauge should remove an affine, whatever the equations say: it would cost a stream its precision.
 
-    A BN knows its input: mean m and standard deviation d, so a root mean square of ``sqrt(m^2 + d^2)``. Shifted
-    by ``t / s = beta d / gamma - m`` the input has the mean ``beta d / gamma`` and the same deviation, so a root
-    mean square of ``d sqrt(1 + (beta / gamma)^2)``. The quotient of the two is how much larger the numbers are
-    that the stream is rounded at. An affine without statistics says nothing about its input. Only channels that
-    are ``live`` count.
+    A BN knows the size of its input, and of that shifted by ``t / s``, which is what the stream would be rounded at
+    (:meth:`bnfold.operators.BatchNorm.sizes`). An affine without statistics says nothing about its input. Only
+    channels that are ``live`` count.
     """
     numbers = _statistics(graph, candidate)
     if numbers is None or not live.any():
         return None
-    deviation = np.sqrt(numbers.variance + numbers.epsilon)[live]
-    ratio = numbers.beta[live] / numbers.gamma[live]
+    scaled, shifted = numbers.sizes(candidate.total)
     growth = np.zeros(live.size)
-    growth[live] = deviation * np.hypot(1.0, ratio) / np.hypot(numbers.mean[live], deviation)
+    growth[live] = shifted[live] / scaled[live]
     if (growth <= MAX_GROWTH).all():
         return None
     op, worst = candidate.ops[0], int(growth.argmax())
