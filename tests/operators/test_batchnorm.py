@@ -524,3 +524,14 @@ def test_the_default_epsilon_is_a_float32_in_double_precision_too():
     x = net.op("MatMul", net.input("N", 3), net.draw(3, 4))
     small = [net.positive(4), net.draw(4), net.draw(4), 1e-6 * net.positive(4)]
     fold(net.build(net.op("BatchNormalization", x, *small)))
+
+
+def test_sizes_are_what_draws_with_the_statistics_show():
+    """Root mean squares of 200,000 normal numbers for each channel, before and behind."""
+    rng = np.random.default_rng(0)
+    gamma, beta, mean, variance = np.array([[1.0, -0.5, 2.0], [0.0, 3.0, -1.0], [5.0, 0.0, -0.2], [1.0, 4.0, 0.25]])
+    numbers = BatchNorm(gamma, beta, mean, variance, 0.0, 1, np.dtype(np.float32))
+    x = rng.normal(mean, np.sqrt(variance), (200_000, 3))
+    scale, shift = numbers.affine.scale, numbers.affine.shift
+    drawn = [np.sqrt(np.mean(np.square(y), axis=0)) for y in (scale * x, scale * x + shift)]
+    np.testing.assert_allclose(numbers.sizes(numbers.affine), drawn, rtol=0.01)
