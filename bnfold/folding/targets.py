@@ -304,6 +304,7 @@ class Folder:
 
     def _block(self, candidate: Candidate, back: Move | Blocked, ahead: Move | Blocked, *, bias: bool) -> None:
         """Keep the reasons, and look again when something that was asked changes."""
+        self._worklist.skip(op.name for op in candidate.ops)  # each of them would lead to this one candidate
         reasons = []
         for found in (back, ahead):
             if isinstance(found, Blocked):
