@@ -187,7 +187,8 @@ class TestMistakes:
         net.save(tmp_path / "m.keras")
         refused(words, model=tmp_path / "m.keras")
 
-    def test_no_scheduler(self, model: Path, tmp_path: Path) -> None:
+    def test_no_scheduler(self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bnfold.jobs.cluster._CONNECT_SECONDS", 0.5)
         line = arguments(model, DIGITS, tmp_path / "s.sqlite", "--format", "text", "--scheduler", "tcp://127.0.0.1:9")
         assert_sentence(line, "there is no Dask scheduler at tcp://127.0.0.1:9")
 
