@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
@@ -18,13 +18,14 @@ class Shipped:
     """What a trained arm is when it is deployed: folded, as ONNX, and compared with what was trained.
 
     ``verdict`` is the sentence of the verification. ``milliseconds`` is one inference in onnxruntime, ``relative``
-    that time in the first arm's; None where the models were not equivalent or could not be timed.
+    that time in the first arm's; None where the models were not equivalent or could not be timed. A model that cannot
+    be converted is folded as a Keras model and compared by its predictions; then ``nodes`` is None.
     """
 
     batchnorms: int
     batchnorms_left: int
     parameters: int
-    nodes: int
+    nodes: int | None
     equivalent: bool
     verdict: str
     milliseconds: float | None = None
@@ -148,7 +149,16 @@ class ExperimentResult:
             )
         if any(arm.diverged for arm in self.arms):
             found.append("a diverged run counts as the worst score that was seen in any")
-        return [*found, *self.notes]
+        return [*found, *self._unconverted(), *self.notes]
+
+    def _unconverted(self) -> Iterator[str]:
+        """Which arms no ONNX could be made of, by the reason."""
+        reasons: dict[str, list[str]] = {}
+        for arm in self.arms:
+            if arm.shipped is not None and arm.shipped.nodes is None:
+                reasons.setdefault(", ".join(arm.shipped.notes), []).append(arm.label)
+        for reason, labels in reasons.items():
+            yield f"folded as a Keras model, without nodes and latency ({', '.join(labels)}): {reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -12,7 +12,7 @@ import pytest
 
 from bnfold.errors import UsageError
 from bnfold.experiment import work
-from bnfold.experiment.arms import Built, build, open_arm
+from bnfold.experiment.arms import Built, build, compile_arm, open_arm, told_of_user_mistakes
 from bnfold.experiment.initial import initialise
 from bnfold.experiment.schedule import Arm, Plan, Settings, make_plan
 from bnfold.experiment.significance import compare
@@ -243,6 +243,17 @@ class TestPreparing:
         with pytest.raises(UsageError, match="nothing to train"):
             work.prepare(plan_for(tmp_path / "m.keras"))
 
+    def test_what_keras_says_of_a_layer(self) -> None:
+        words = "Exception encountered when calling Lambda.call().\n\n\x1b[1mname 'x' is not defined\x1b[0m\n\n"
+        with (
+            pytest.raises(
+                UsageError,
+                match=r"^it fails: Exception encountered when calling Lambda.call\(\)\. name 'x' is not defined$",
+            ),
+            told_of_user_mistakes("it fails"),
+        ):
+            raise NameError(f"{words}Arguments received by Lambda.call():\n  • inputs=tf.Tensor(shape=(2, 3))")
+
     def test_an_onnx_model(self) -> None:
         with pytest.raises(UsageError, match="is no Keras model"):
             work.prepare(plan_for(DIGITS.parent / "digits_mlp.onnx"))
@@ -265,6 +276,47 @@ class TestFinishing:
         timed, _ = work.time_models({"a": content, "b": content}, threads=1)
         assert timed["a"]["relative"] == 1.0
         assert timed["b"]["milliseconds"] > 0
+
+
+class TestPrecision:
+    """Models that compute in 16 bits, from their arm to what is shipped."""
+
+    def model(self, policy: str, path: Path, optimizer: Any = "adam") -> Path:
+        keras.utils.set_random_seed(0)
+        layers = [
+            keras.layers.Flatten(dtype=policy),
+            keras.layers.Dense(16, activation="relu", name="first", dtype=policy),
+            keras.layers.Dense(10, name="last", dtype=policy),
+            keras.layers.Softmax(dtype="float32"),
+        ]
+        model = keras.Sequential([keras.Input((8, 8)), *layers])
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.save(path)
+        return path
+
+    @pytest.mark.parametrize(("policy", "nodes"), [("mixed_float16", True), ("mixed_bfloat16", False)])
+    def test_to_the_end(self, tmp_path: Path, policy: str, nodes: bool) -> None:
+        """tf2onnx knows no bfloat16: such a model is folded as a Keras model, and its predictions are compared."""
+        built = arm(self.model(policy, tmp_path / "m.keras"), "before")
+        rows, found = trained(built, epochs=3, rate=0.01)
+        assert not rows[-1]["diverged"]
+        assert found.val_score is not None
+        assert found.val_score > 0.3
+        norm = open_arm(keras, built, settings()).get_layer("first_bn")
+        assert (norm.dtype_policy.name, norm.moving_mean.dtype) == (policy, "float32")
+        plain, content = work.finish(built, settings(), {0: found.weights})
+        shipped = plain["shipped"]
+        assert (shipped["batchnorms"], shipped["batchnorms_left"], shipped["equivalent"]) == (1, 0, True)
+        assert shipped["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+        assert (shipped["nodes"] is not None, bool(content)) == (nodes, nodes)
+        assert ("it computes in bfloat16" in " ".join(shipped["notes"])) == (not nodes)
+
+    def test_a_rate_reaches_the_optimizer_inside_a_scaled_one(self, tmp_path: Path) -> None:
+        scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        built = arm(self.model("mixed_float16", tmp_path / "m.keras", scaled), "none")
+        model = open_arm(keras, built, settings())
+        compile_arm(keras, model, built, 0.03)
+        assert float(model.optimizer.inner_optimizer.learning_rate) == pytest.approx(0.03)
 
 
 class TestControls:
