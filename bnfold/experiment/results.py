@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
+from bnfold.display import Displayed
 from bnfold.experiment.significance import LEVEL, Difference, lowest_p, seeds_needed
 from bnfold.experiment.training import Epoch
 
@@ -102,7 +103,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExperimentResult:
+class ExperimentResult(Displayed):
     """The table and the verdict. ``judged_on`` is "test", or "validation" where there are no test data."""
 
     metric: str
