@@ -316,6 +316,8 @@ class _Restyler:
                 edit.drop_biases(self.graph, pairs)
                 means = ", ".join(dict.fromkeys(norm.display for _, norm in pairs))
                 sentence = f"the bias of {name} goes into the moving mean of {means}"
+                if self.fresh:
+                    sentence = f"{name} loses its bias: {means} follows it directly"
                 self._tell(Change(Kind.BIAS_GOES, name, sentence))
             return
         if all(has_bias_input(linear) for linear in linears):

@@ -435,6 +435,11 @@ class TestNewNorms:
 
 
 class TestFresh:
+    def test_a_bias_goes_into_nothing(self) -> None:
+        changes = restyle_graph(read(mlp()).graph, style_of("before"), fresh=True).changes
+        told = [change.sentence for change in changes if change.kind.value == "bias goes"]
+        assert told[0] == "first loses its bias: first_bn follows it directly"
+
     def test_the_seed_decides(self) -> None:
         model = mlp()
         first, again, other = (bnfold.restyle(model, weights="fresh", seed=seed) for seed in (1, 1, 2))
