@@ -301,9 +301,7 @@ def relative_to(first: str, timing: dict[str, Any]) -> dict[str, Any]:
     """Times by arm, relative to the first arm's; where that has none they are relative to nothing."""
     if "relative" in timing.get(first, {}):
         return timing
-    return {
-        label: {key: value for key, value in found.items() if key != "relative"} for label, found in timing.items()
-    }
+    return {label: {key: value for key, value in found.items() if key != "relative"} for label, found in timing.items()}
 
 
 def _shipped(records: Records, arm: Arm, timing: dict[str, Any]) -> Shipped:
