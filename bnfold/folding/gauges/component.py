@@ -104,6 +104,8 @@ class Component:
     size: int = 0
     #: What :func:`bnfold.folding.gauges.strands.alike` found out once the walk was done: pins change nothing about it.
     alike: tuple[Cells, set[int]] | None = None
+    #: What :func:`bnfold.folding.gauges.strands.snapped` found, by the identities of the equations.
+    snapped: dict[tuple[int, ...], Cells] = field(default_factory=dict)
 
     def pin(self, graph: ModelGraph, name: str, why: str) -> None:
         """Nothing that an operator sees has a gauge of its own."""

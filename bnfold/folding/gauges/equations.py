@@ -22,7 +22,8 @@ Bits = NDArray[np.bool_]
 #: One number for all copies, or one for each.
 Number = float | Vector
 
-_TOLERANCE = 1e-9
+#: How far a sum may be off zero, relative to the largest of its terms, and count as zero.
+TOLERANCE = 1e-9
 #: So many equations behind a conflict are told at most.
 _TOLD = 64
 
@@ -79,17 +80,17 @@ class System:
         left: dict[int, Number] = {}
         for variable, (factor, largest) in rest.items():
             if isinstance(factor, float):  # the rule: one number for all copies
-                if abs(factor) > _TOLERANCE * largest:
+                if abs(factor) > TOLERANCE * largest:
                     left[variable] = factor
                 continue
-            zero = np.abs(factor) <= _TOLERANCE * largest
+            zero = np.abs(factor) <= TOLERANCE * largest
             if zero.all():
                 continue
             if zero.any():
                 raise MixedError
             left[variable] = factor
         if not left:
-            off = np.abs(right) > _TOLERANCE * size
+            off = np.abs(right) > TOLERANCE * size
             return Conflict(self._sources(source, used), int(off.argmax())) if off.any() else None
         pivot = min(left, key=lambda variable: (self.weights[variable], -variable))
         divisor = left.pop(pivot)

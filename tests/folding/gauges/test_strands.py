@@ -37,7 +37,7 @@ def groups_in(net: Net, x: str) -> list[int]:
     blocked = {op.name: candidate for candidate, _, _ in folder._blocked.values() for op in candidate.ops}
     component = survey.Survey(folder._context, blocked).run(next(iter(blocked.values())))
     alive = {removal.head: np.ones(removal.scale.size, bool) for removal in component.removals}
-    return sorted(len(group.variables) for group in groups_of(strands.contracted(component, alive)) if group.demands)
+    return sorted(len(group.variables) for group in groups_of(strands.contracted(component, alive)) if group.heads)
 
 
 def test_the_channels_of_a_residual_stream_share_one_system():
