@@ -111,6 +111,8 @@ class Param:
     shape: tuple[int, ...]
     data: ParamData
     record: object | None = None
+    #: The smallest and the largest of the magnitudes that its rows reach, once somebody has read a large weight for it.
+    extent: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, name: str, values: Array, dtype: np.dtype[Any] | None = None) -> Param:
