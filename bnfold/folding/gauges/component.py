@@ -53,6 +53,9 @@ class Frame:
         return self.affine(np.arange(first, first + self.size, dtype=np.float64), 0.0)
 
 
+_EQUAL = np.array([1.0, -1.0])
+
+
 @record
 class Rows:
     """Equations ``sum(factors * x[cells]) = 0``, one a row; ``cells`` is ``[n, k]``, so are ``factors``.
@@ -64,6 +67,13 @@ class Rows:
     cells: Cells
     factors: NDArray[np.float64]
     why: str
+    #: Do all say that one cell has the value of another?
+    equates: bool = False
+
+    @classmethod
+    def equal(cls, systems: tuple[str, ...], first: Cells, second: Cells, why: str) -> Rows:
+        """Each cell of ``first`` has the value of one of ``second``."""
+        return cls(systems, np.array([first, second]).T, np.broadcast_to(_EQUAL, (len(first), 2)), why, equates=True)
 
 
 @record

@@ -370,7 +370,7 @@ class Solver:
 
     def _gauges(self) -> dict[Place, Affine]:
         """The gauge of every place that has one: ``a v + a b``."""
-        count = self.variables.count
+        count = self.variables.count + 1  # the last one is for cells of which nothing is demanded, at -1
         logs, negative, shifts = np.zeros(count), np.zeros(count, bool), np.zeros(count)
         for systems in self.systems.values():  # what nothing was demanded of stays as it is
             variables = systems.group.variables
@@ -382,10 +382,10 @@ class Solver:
                 target[variables] = np.stack([found[position] for position in range(variables.shape[1])], axis=1)
         logs[np.abs(logs) < 1e-12] = 0.0
         of, component = self.variables.of, self.component
-        logs, negative, shifts = (np.where(of >= 0, found[of], 0) for found in (logs, negative, shifts))
-        sizes = np.exp(logs[snapped(component, "size")])
-        sizes = np.where(negative[snapped(component, "sign")], -sizes, sizes)
-        shifts = shifts[snapped(component, "shift")]
+        sizes = np.exp(logs)[of[snapped(component, "size")]]
+        if negative.any():
+            sizes = np.where(negative[of[snapped(component, "sign")]], -sizes, sizes)
+        shifts = shifts[of[snapped(component, "shift")]]
         gauges: dict[Place, Affine] = {}
         changed = np.flatnonzero((sizes != 1.0) | (shifts != 0.0))
         firsts = [frame.first for frame in component.frames.values()]  # ascending: in the order of their making

@@ -78,9 +78,12 @@ class Strands:
         """For each group the positions that a table names in each of its strands, and the rows, strand by strand."""
         strands, spots = self.of[cells[:, 0]], self.position[cells]
         ranks = self.rank[strands]
-        order = np.argsort(ranks, kind="stable") if (ranks[1:] < ranks[:-1]).any() else np.arange(len(ranks))
+        once = bool((ranks[1:] > ranks[:-1]).all())
+        if once and self.group[strands[0]] == self.group[strands[-1]]:  # the rule: a channel is a strand, all alike
+            return {int(self.group[strands[0]]): Share([spots[0].tolist()], np.arange(len(ranks)))}
+        order = np.arange(len(ranks)) if once else np.argsort(ranks, kind="stable")
         strands = strands[order]
-        once = bool((strands[1:] != strands[:-1]).all())  # the rule: a channel is a strand
+        once = once or bool((strands[1:] != strands[:-1]).all())
         if not once:
             order = order[np.lexsort((*(spots[order, k] for k in reversed(range(cells.shape[1]))), ranks[order]))]
         numbers, spots = self.group[strands], spots[order]
@@ -178,9 +181,8 @@ def contracted(
     asked = np.zeros(len(first), bool)
     for _, _, cells in demands:
         asked[strand[cells[:, 0]]] = True
-    asked = asked[strand]
     # Of strands of which nothing is demanded nothing needs to be known.
-    kept = np.flatnonzero(asked)
+    kept = np.flatnonzero(asked[strand])
     number = np.full(len(first), -1)
     number[kept] = np.arange(len(kept))
     frames = sorted(component.frames.values(), key=lambda frame: frame.first)
@@ -204,11 +206,6 @@ def contracted(
         left,
         [(removal, live, number[cells]) for removal, live, cells in demands],
     )
-
-
-def _equates(rows: Rows) -> bool:
-    factors = rows.factors
-    return factors.shape[1] == 2 and bool((factors[:, 0] == 1.0).all() and (factors[:, 1] == -1.0).all())
 
 
 def marked(count: int, cells: Cells) -> Cells:
@@ -301,9 +298,7 @@ def _alike(variables: Variables, strand: Cells, position: Cells, count: int) -> 
 def snapped(component: Component, system: str) -> Cells:
     """For each cell the first of those that must have exactly its value."""
     root, merged = alike(component)
-    equal = [
-        rows for rows in component.rows if system in rows.systems and id(rows) not in merged and _equates(rows)
-    ]
+    equal = [rows for rows in component.rows if system in rows.systems and rows.equates and id(rows) not in merged]
     if not equal:
         return root
     key = tuple(map(id, equal))  # sizes and signs are mostly tied by the same equations
@@ -316,7 +311,7 @@ def snapped(component: Component, system: str) -> Cells:
 def alike(component: Component) -> tuple[Cells, set[int]]:
     """For each cell the first of those that are like it in everything, and the equations that say so, by identity."""
     if component.alike is None:
-        rows = [rows for rows in component.rows if len(rows.systems) == 3 and _equates(rows)]
+        rows = [rows for rows in component.rows if rows.equates and len(rows.systems) == 3]
         root = connected(component.size, [(each.cells[:, 0], each.cells[:, 1]) for each in rows])
         component.alike = root, set(map(id, rows))
     return component.alike

@@ -212,17 +212,15 @@ class Survey:
         after = facts.absorb_output(node, probe)
         if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
             return
-        cells = np.stack([inside.cells, behind.cells], axis=1)
         if (scale == 1.0).all():
-            self._equal(("size", "sign"), cells, f"{op.display} ({op.type}) only adds")
+            why = f"{op.display} ({op.type}) only adds"
+            self.found.rows.append(Rows.equal(("size", "sign"), inside.cells, behind.cells, why))
         elif not shift.any():
+            cells = np.stack([inside.cells, behind.cells], axis=1)
             factors = np.stack([scale, -np.ones(behind.size)], axis=1)
             self.found.rows.append(Rows(("shift",), cells, factors, f"{op.display} ({op.type}) only multiplies"))
         else:
             self._block(op, "would need another operator")
-
-    def _equal(self, systems: tuple[str, ...], cells: Cells, why: str) -> None:
-        self.found.rows.append(Rows(systems, cells, np.tile([1.0, -1.0], (len(cells), 1)), why))
 
     # -- operators without weights ---------------------------------------------------------------
 

@@ -290,8 +290,7 @@ class Tie:
         return True
 
     def _equal(self, systems: tuple[str, ...], first: Cells, second: Cells) -> None:
-        rows = np.stack([first, second], axis=1)
-        self.rows.append(Rows(systems, rows, np.tile([1.0, -1.0], (len(rows), 1)), self.why))
+        self.rows.append(Rows.equal(systems, first, second, self.why))
 
     def _pin(self, cells: Cells, system: str) -> None:
         column = np.asarray(cells).reshape(-1, 1)
