@@ -86,6 +86,7 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     waiting = dict.fromkeys(head for head in prepared if tried.get(head) is not stuck[head])
     tried |= stuck
     members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
+    in_vain: list[Component] = []
     while waiting:
         start = next(iter(waiting))
         component = Survey(context, members).run(stuck[start])
@@ -99,7 +100,15 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
         before = len(outcome.gone)
         _Settlement(context, editor, component, stuck, prepared, outcome).run()
         if len(outcome.gone) == before:
+            if component.is_askew or component.askew:
+                in_vain.append(component)
             continue
+        gone = {each.candidate.head for each in outcome.gone[before:]}
+        for other in in_vain:  # what stood in their way along other axes may be gone
+            if not gone.isdisjoint(other.heads):
+                for head in other.heads:
+                    tried.pop(head, None)
+                outcome.again = True
         for head in component.heads:  # they are others now, or have other neighbours
             for op in stuck[head].ops:
                 members.pop(op.name, None)

@@ -380,7 +380,7 @@ class Solver:
                 (shifts, systems.shift.values()),
             ):
                 target[variables] = np.stack([found[position] for position in range(variables.shape[1])], axis=1)
-        logs[np.abs(logs) < 1e-12] = 0.0
+        logs[np.abs(logs) < 1e-12] = 0.0  # sums of logarithms of some tens: hundreds of them are off by less
         of, component = self.variables.of, self.component
         sizes = np.exp(logs)[of[snapped(component, "size")]]
         if negative.any():
