@@ -8,6 +8,7 @@ lifted or sunk through it, one label a channel, and where they come out says whi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -112,10 +113,17 @@ class Component:
     #: Candidates that alone would be looked at along other axes.
     askew: dict[str, None] = field(default_factory=dict)
     size: int = 0
+    #: Asks what affines demand while they stay: left until it is known that any of them may go.
+    pending: list[Callable[[], None]] = field(default_factory=list)
     #: What :func:`bnfold.folding.gauges.strands.alike` found out once the walk was done: pins change nothing about it.
     alike: tuple[Cells, set[int]] | None = None
     #: What :func:`bnfold.folding.gauges.strands.snapped` found, by the identities of the equations.
     snapped: dict[tuple[int, ...], Cells] = field(default_factory=dict)
+
+    def ask_pending(self) -> None:
+        """Enter what has not been asked yet."""
+        while self.pending:
+            self.pending.pop(0)()
 
     def pin(self, graph: ModelGraph, name: str, why: str) -> None:
         """Nothing that an operator sees has a gauge of its own."""

@@ -162,6 +162,8 @@ class _Settlement:
             if removal.head in contradictions or not _can_go(graph, removal.candidate):
                 component.removals.remove(removal)
                 component.held[removal.head] = None
+        if component.removals:
+            component.ask_pending()
         dtype = narrow or self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
         for _ in range(_MAX_FAULTS if component.removals else 0):
             choice = Solver(component, self._live(), self._signs_pay(), self._names(), reach_of(dtype)).solve()

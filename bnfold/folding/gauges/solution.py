@@ -123,9 +123,9 @@ class Choice:
     gauges: dict[Place, Affine] = field(default_factory=dict)
 
 
-def _pinned(component: Component, root: Cells) -> tuple[Cells, list[Rows]]:
-    """For each root of shifts the number of the first equation that keeps it at 0, -1 for none, and these equations."""
-    pins = [rows for rows in component.rows if rows.cells.shape[1] == 1 and "shift" in rows.systems]
+def _pinned(component: Component, root: Cells, system: str) -> tuple[Cells, list[Rows]]:
+    """For each root the number of the first equation that keeps it at its value, -1 for none, and these equations."""
+    pins = [rows for rows in component.rows if rows.cells.shape[1] == 1 and system in rows.systems]
     by = np.full(component.size, -1)
     for number in reversed(range(len(pins))):
         by[root[pins[number].cells[:, 0]]] = number
@@ -133,17 +133,26 @@ def _pinned(component: Component, root: Cells) -> tuple[Cells, list[Rows]]:
 
 
 def hopeless(component: Component, live: Mapping[str, NDArray[np.bool_]]) -> dict[str, Clash]:
-    """Affines with a shift between two tensors that can have none: no system needs to be solved to see that."""
-    root = snapped(component, "shift")
-    by, pins = _pinned(component, root)
-    pinned = by >= 0
-    found = {}
-    for removal in component.removals:
-        inside, behind = root[removal.inside], root[removal.behind]
-        both = pinned[inside] & pinned[behind] & (removal.shift != 0) & live[removal.head]
-        if both.any():
-            at = int(both.argmax())
-            found[removal.head] = Clash("shift", (), (pins[by[inside[at]]].why, pins[by[behind[at]]].why))
+    """Affines with a shift between tensors that can have none, or with a scale: no system needs to be solved for that.
+
+    A sign may still be left where sizes and shifts go.
+    """
+    found: dict[str, Clash] = {}
+    for system, name in (("shift", "shift"), ("size", "scale")):
+        left = [removal for removal in component.removals if removal.head not in found]
+        if not left:
+            break
+        root = snapped(component, system)
+        by, pins = _pinned(component, root, system)
+        pinned = by >= 0
+        for removal in left:
+            wanted = removal.shift != 0 if system == "shift" else np.abs(removal.scale) != 1
+            inside, behind = root[removal.inside], root[removal.behind]
+            both = pinned[inside] & pinned[behind] & wanted & live[removal.head]
+            if np.count_nonzero(both):
+                at = int(both.argmax())
+                whys = dict.fromkeys((pins[by[inside[at]]].why, pins[by[behind[at]]].why))
+                found[removal.head] = Clash(name, (), tuple(whys))
     return found
 
 
@@ -155,7 +164,7 @@ class _Wants:
 
     def __init__(self, component: Component, live: Mapping[str, NDArray[np.bool_]]) -> None:
         root = snapped(component, "shift")
-        pinned = _pinned(component, root)[0] >= 0
+        pinned = _pinned(component, root, "shift")[0] >= 0
         self.of: dict[str, tuple[Cells, NDArray[np.float64]]] = {}
         for removal in component.removals:
             alive = np.flatnonzero(live[removal.head])

@@ -39,12 +39,17 @@ class Survey:
         self.readers: dict[tuple[str, int], None] = {}
 
     def run(self, start: Candidate) -> Component:
-        """What is tied to one of them."""
+        """What is tied to one of them; what affines demand while they stay is pending."""
         self._candidate(start)
-        return self.walk()
+        return self._walk()
 
     def walk(self) -> Component:
         """What is tied to the places that were reached."""
+        component = self._walk()
+        component.ask_pending()
+        return component
+
+    def _walk(self) -> Component:
         while self.queue:
             self._look(self.queue.popleft())
         for name, why in self.blocked.items():
@@ -204,10 +209,14 @@ class Survey:
 
     def _hold(self, ops: tuple[Op, ...], scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
         """What an affine demands while it stays: it must not need more operators than now."""
-        op = ops[0]
+        if len(ops) == 1 and facts_of(ops[0]).role is not Role.BATCHNORM:
+            # One BatchNormalization, or two operators, compute any affine.
+            self.found.pending.append(lambda: self._hold_one(ops[0], scale, shift, inside, behind))
+
+    def _hold_one(self, op: Op, scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
+        if op.name in self.blocked:
+            return  # it demands everything already
         facts, node = facts_of(op), Node(self.graph, op)
-        if len(ops) > 1 or facts.role is Role.BATCHNORM:
-            return  # one BatchNormalization, or two operators, compute any affine
         probe = behind.affine(2.0, 1.0)
         after = facts.absorb_output(node, probe)
         if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
@@ -221,6 +230,7 @@ class Survey:
             self.found.rows.append(Rows(("shift",), cells, factors, f"{op.display} ({op.type}) only multiplies"))
         else:
             self._block(op, "would need another operator")
+            self.found.pin(self.graph, op.name, self.blocked[op.name])
 
     # -- operators without weights ---------------------------------------------------------------
 
