@@ -81,9 +81,10 @@ def _clearly_safe(source: Derived, limits: Limits, channel_axis: int) -> bool:
         if not np.isfinite(size).all() or not size.all():
             return False
         low, high = low * float(size.min()), high * float(size.max())
-    extent = source.base.extent = source.base.extent or _extent(source.base)
+    extent = source.base.extent or _extent(source.base)
     if extent is None:
         return False
+    source.base.note_extent(extent)
     bottom, top = extent
     # Rows are channels along axis 0 only. Along another axis a channel may be smaller than every row,
     # which the exponent range of float32 and wider leaves room for.

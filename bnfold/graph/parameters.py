@@ -185,6 +185,10 @@ class Param:
         base, steps = (self.data.base, self.data.steps) if isinstance(self.data, Derived) else (self, ())
         return Param(self.name, self.dtype, self.shape, Derived(base, (*steps, (is_factor, values))))
 
+    def note_extent(self, extent: tuple[float, float]) -> None:
+        """Keep :attr:`extent`: it follows from the values, so nobody sees a difference but in time."""
+        object.__setattr__(self, "extent", extent)
+
     def renamed(self, name: str) -> Param:
         return replace(self, name=name)
 

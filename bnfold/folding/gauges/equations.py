@@ -83,7 +83,7 @@ class System:
 
     def add(self, terms: Mapping[int, Number], constant: Vector, source: object) -> Conflict | None:
         """``sum(factor * variable) = constant``: kept if it contradicts nothing."""
-        rest, right, used, largest = self._reduced(terms, constant)
+        rest, right, used, size, summed = self._reduced(terms, constant)
         left: dict[int, Number] = {}
         for variable, (factor, largest) in rest.items():
             if isinstance(factor, float):  # the rule: one number for all copies
@@ -97,7 +97,7 @@ class System:
                 raise MixedError
             left[variable] = factor
         if not left:
-            off = np.abs(right) > TOLERANCE * np.maximum(largest, 1.0)
+            off = np.abs(right) > TOLERANCE * np.maximum(size, 1.0)
             return Conflict(self._sources(source, used), int(off.argmax())) if off.any() else None
         pivot = min(left, key=lambda variable: (self.weights[variable], -variable))
         divisor = left.pop(pivot)
@@ -112,7 +112,7 @@ class System:
         for variable in expression:
             self.weights[variable] += self.weights[pivot]
         self._extent.update(extent)
-        self._basic[pivot] = _Basic(expression, value, largest / np.abs(divisor), source, used)
+        self._basic[pivot] = _Basic(expression, value, summed / np.abs(divisor), source, used)
         return None
 
     def values(self) -> dict[int, Vector]:
@@ -140,13 +140,15 @@ class System:
 
     def _reduced(
         self, terms: Mapping[int, Number], constant: Vector
-    ) -> tuple[dict[int, tuple[Number, Number]], Vector, tuple[int, ...], Vector]:
-        """The equation in free variables, its right side, the variables replaced, and the largest number added up.
+    ) -> tuple[dict[int, tuple[Number, Number]], Vector, tuple[int, ...], Vector, Vector]:
+        """The equation in free variables, its right side, the variables replaced, and the largest numbers added up.
 
-        Each factor stands beside the largest of the numbers that it is the sum of.
+        Each factor stands beside the largest of the numbers that it is the sum of; beside the right side stand that
+        of what was added now, and that of what these were added up from before.
         """
         rest: dict[int, tuple[Number, Number]] = {}
         right, size = constant, np.abs(constant)
+        summed = size
         used: dict[int, None] = {}
         stack = list(terms.items())
         while stack:
@@ -160,8 +162,9 @@ class System:
             if np.count_nonzero(basic.constant):
                 part = factor * basic.constant
                 right, size = right - part, np.maximum(size, np.abs(part))
+                summed = np.maximum(summed, np.abs(factor) * basic.largest)
             stack += [(other, factor * inner) for other, inner in basic.terms.items()]
-        return rest, right, tuple(used), size
+        return rest, right, tuple(used), size, summed
 
     def _extent_of(self, variable: int | None) -> tuple[Vector, Vector]:
         zero = np.zeros(self.copies)

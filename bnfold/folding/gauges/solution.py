@@ -151,7 +151,8 @@ def hopeless(component: Component, live: Mapping[str, NDArray[np.bool_]]) -> dic
             both = pinned[inside] & pinned[behind] & wanted & live[removal.head]
             if np.count_nonzero(both):
                 at = int(both.argmax())
-                whys = dict.fromkeys((pins[by[inside[at]]].why, pins[by[behind[at]]].why))
+                cells = (inside[at], behind[at]) if system == "shift" else (behind[at], inside[at])
+                whys = dict.fromkeys(pins[by[cell]].why for cell in cells)
                 found[removal.head] = Clash(name, (), tuple(whys))
     return found
 

@@ -231,8 +231,10 @@ def connected(count: int, pairs: Sequence[tuple[Cells, Cells]]) -> Cells:
     first, second = (np.concatenate([np.ravel(pair[side]) for pair in pairs]) for side in (0, 1))
     while True:
         a, b = root[first], root[second]
-        if (a == b).all():
+        apart = a != b
+        if not np.count_nonzero(apart):
             return root
+        a, b, first, second = a[apart], b[apart], first[apart], second[apart]
         low = np.minimum(a, b)
         np.minimum.at(root, a, low)
         np.minimum.at(root, b, low)

@@ -35,6 +35,8 @@ class Survey:
         self.seen: set[tuple[str, str]] = set()
         #: Operators that stop everything, and why.
         self.blocked: dict[str, str] = {}
+        #: Operators through which only positive scales pass, once one of them was asked: no other needs to be.
+        self.rigid: set[tuple[str, str]] = set()
         #: Reads by operators with weights, to be asked about shifts when the rest is known.
         self.readers: dict[tuple[str, int], None] = {}
 

@@ -50,7 +50,7 @@ class Tie:
             cells.append(frame.cells)
             first += frame.size
         known = np.concatenate(cells) if len(cells) > 1 else cells[0]
-        done = self._from_all(labels, known)
+        done = self._kind not in self.survey.rigid and self._from_all(labels, known)
         if not done:
             ways = self.facts.lift(self.node, labels)
             done = self._from_lift(labels, known, ways) if isinstance(ways, list) else self._from_sink()
@@ -82,6 +82,12 @@ class Tie:
             self.touched.clear()
             return False
         return self._tied(shifted, known, slots, alike=True)
+
+    @property
+    def _kind(self) -> tuple[str, str] | None:
+        """What an operator without attributes or constants is: another one that is the same answers the same."""
+        op = self.op
+        return None if op.attributes or len(op.inputs) > 1 else (op.domain, op.type)
 
     def _has_grid(self) -> bool:
         frames = self.survey.found.frames
@@ -194,14 +200,18 @@ class Tie:
             slots = {slot: ends for found in parts for slot, ends in found.items()}
             if not self._add_up(("size", "sign"), known, {slot: (*ends, 1.0) for slot, ends in slots.items()}):
                 return False
-        if not self._lifted({index: replace(a, scale=-a.scale) for index, a in labels.items()}):
+        rigid = self._kind in self.survey.rigid
+        signs = not rigid and self._lifted({index: replace(a, scale=-a.scale) for index, a in labels.items()})
+        if not signs:
             for cells in (known, *(cells for cells, _ in slots.values())):
                 self._pin(cells, "sign")
         moved = {i: replace(a, scale=np.ones(a.size), shift=a.scale) for i, a in labels.items()}
         shifted = [
             {slot: affine for slot, affine in way.affines.items() if not affine.is_identity}
-            for way in self._lifted(moved)
+            for way in ([] if rigid else self._lifted(moved))
         ]
+        if self._kind is not None and not signs and not shifted:
+            self.survey.rigid.add(self._kind)
         return self._tied(shifted, known, slots, alike=len(parts) == 1)
 
     def _tied(self, ways: list[dict[int, Affine]], known: Cells, slots: dict[int, _Ends], *, alike: bool) -> bool:
