@@ -113,7 +113,8 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
             for op in stuck[head].ops:
                 members.pop(op.name, None)
             if head in waiting:
-                del waiting[head], tried[head]
+                del waiting[head]
+                tried.pop(head, None)
                 outcome.again = True
     return outcome
 

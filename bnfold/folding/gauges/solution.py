@@ -123,13 +123,17 @@ class Choice:
     gauges: dict[Place, Affine] = field(default_factory=dict)
 
 
-def _pinned(component: Component, root: Cells, system: str) -> tuple[Cells, list[Rows]]:
-    """For each root the number of the first equation that keeps it at its value, -1 for none, and these equations."""
-    pins = [rows for rows in component.rows if rows.cells.shape[1] == 1 and system in rows.systems]
+def _pins(component: Component, system: str) -> list[Rows]:
+    """The equations that keep single cells at their values."""
+    return [rows for rows in component.rows if rows.cells.shape[1] == 1 and system in rows.systems]
+
+
+def _pinned(component: Component, root: Cells, pins: Sequence[Rows]) -> Cells:
+    """For each root the number of the first of these equations that holds one of its cells, -1 for none."""
     by = np.full(component.size, -1)
     for number in reversed(range(len(pins))):
         by[root[pins[number].cells[:, 0]]] = number
-    return by, pins
+    return by
 
 
 def hopeless(component: Component, live: Mapping[str, NDArray[np.bool_]]) -> dict[str, Clash]:
@@ -140,10 +144,11 @@ def hopeless(component: Component, live: Mapping[str, NDArray[np.bool_]]) -> dic
     found: dict[str, Clash] = {}
     for system, name in (("shift", "shift"), ("size", "scale")):
         left = [removal for removal in component.removals if removal.head not in found]
-        if not left:
-            break
+        pins = _pins(component, system)
+        if not left or not pins:
+            continue
         root = snapped(component, system)
-        by, pins = _pinned(component, root, system)
+        by = _pinned(component, root, pins)
         pinned = by >= 0
         for removal in left:
             wanted = removal.shift != 0 if system == "shift" else np.abs(removal.scale) != 1
@@ -165,7 +170,7 @@ class _Wants:
 
     def __init__(self, component: Component, live: Mapping[str, NDArray[np.bool_]]) -> None:
         root = snapped(component, "shift")
-        pinned = _pinned(component, root, "shift")[0] >= 0
+        pinned = _pinned(component, root, _pins(component, "shift")) >= 0
         self.of: dict[str, tuple[Cells, NDArray[np.float64]]] = {}
         for removal in component.removals:
             alive = np.flatnonzero(live[removal.head])

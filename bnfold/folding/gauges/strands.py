@@ -202,7 +202,7 @@ def contracted(
         number[of],
         len(kept),
         kinds,
-        _numbered(strand[kept] if len(kept) == len(first) else number[strand[kept]])[1],
+        _numbered(number[strand[kept]])[1],
         left,
         [(removal, live, number[cells]) for removal, live, cells in demands],
     )
