@@ -241,7 +241,8 @@ class Solver:
         self.wants = _Wants(component, alive)
 
     def _build(self, heads: Sequence[str], *, apart: bool) -> None:
-        self.variables = contracted(self.component, self.alive, [self.removals[head] for head in heads])
+        asked = [self.removals[head] for head in heads]
+        self.variables = contracted(self.component, self.alive, asked, apart=apart)
         self.groups = groups_of(self.variables, apart=apart)
         #: Those that something was demanded of.
         self.systems: dict[int, _Systems] = {}
@@ -385,7 +386,8 @@ class Solver:
 
     def _gauges(self) -> dict[Place, Affine]:
         """The gauge of every place that has one: ``a v + a b``."""
-        count = self.variables.count + 1  # the last one is for cells of which nothing is demanded, at -1
+        # The last one is for cells of which nothing is demanded, at -1.
+        count = self.variables.count * self.variables.width + 1
         logs, negative, shifts = np.zeros(count), np.zeros(count, bool), np.zeros(count)
         for systems in self.systems.values():  # what nothing was demanded of stays as it is
             variables = systems.group.variables

@@ -49,6 +49,8 @@ class Variables:
     rows: list[tuple[Rows, Cells, NDArray[np.float64]]]
     #: For each removal the channels that demand anything, and their variables.
     demands: list[tuple[Removal, Cells, Cells]]
+    #: Above 1 each variable, strand, row and demand stands for so many, one a channel: factors have all of them.
+    width: int = 1
 
     @property
     def tables(self) -> list[Cells]:
@@ -135,7 +137,8 @@ class Group:
             if table < len(rows):
                 source, _, factors = rows[table]
                 for spots, chosen in self._each(table):
-                    yield Equation(spots, tuple([as_number(column) for column in factors[chosen].T]), source)
+                    own = factors[chosen] if self.strands.variables.width == 1 else factors
+                    yield Equation(spots, tuple([as_number(column) for column in own.T]), source)
 
     def demands(self) -> Iterator[tuple[str, Demand]]:
         """The demands, each with the head of its removal."""
@@ -144,7 +147,7 @@ class Group:
             if table >= len(variables.rows):
                 removal, live, _ = variables.demands[table - len(variables.rows)]
                 for (inside, behind), chosen in self._each(table):
-                    which = live[chosen]
+                    which = live[chosen] if variables.width == 1 else live
                     yield removal.head, Demand(inside, behind, removal.scale[which], removal.shift[which])
 
     @property
@@ -156,26 +159,33 @@ class Group:
 
     def _each(self, table: int) -> Iterator[tuple[tuple[int, ...], Cells]]:
         share = self.strands.share(table, self.number)
-        each = len(share.rows) // len(self.variables)
+        each = len(share.rows) * self.strands.variables.width // len(self.variables)
         for k in range(each):
             yield tuple(share.spots[k]), share.rows[k::each]
 
 
 def contracted(
-    component: Component, alive: Mapping[str, NDArray[np.bool_]], removals: Sequence[Removal] | None = None
+    component: Component,
+    alive: Mapping[str, NDArray[np.bool_]],
+    removals: Sequence[Removal] | None = None,
+    *,
+    apart: bool = False,
 ) -> Variables:
     """Cells in variables, with the demands of ``removals`` (None: of all) and the equations that concern them.
 
-    ``alive`` says which channels of a removal demand anything.
+    ``alive`` says which channels of a removal demand anything. Where all channels are alike at first sight, one
+    stands for all, unless they are to be kept ``apart``.
     """
     removals = component.removals if removals is None else removals
     root, merged = alike(component)
-    first, of = _numbered(root)
+    width = 1 if apart else _width(component, alive, removals)
+    first, of = _numbered(root[::width] // width)
     demands = []
     for removal in removals:
         live = np.flatnonzero(alive[removal.head])
-        demands.append((removal, live, np.stack([of[removal.inside[live]], of[removal.behind[live]]], axis=1)))
-    rows = [(rows, of[rows.cells]) for rows in component.rows if id(rows) not in merged]
+        ends = [of[_shown(cells if width > 1 else cells[live], width)] for cells in (removal.inside, removal.behind)]
+        demands.append((removal, live, np.stack(ends, axis=1)))
+    rows = [(rows, of[_shown(rows.cells, width)]) for rows in component.rows if id(rows) not in merged]
     pairs = [cells for _, cells in rows if cells.shape[1] > 1] + [cells for _, _, cells in demands]
     strand = connected(len(first), [(cells[:, 0], cells[:, k]) for cells in pairs for k in range(1, cells.shape[1])])
     asked = np.zeros(len(first), bool)
@@ -186,7 +196,7 @@ def contracted(
     number = np.full(len(first), -1)
     number[kept] = np.arange(len(kept))
     frames = sorted(component.frames.values(), key=lambda frame: frame.first)
-    kinds = np.repeat(np.arange(len(frames)), [frame.size for frame in frames])[first[kept]]
+    kinds = np.repeat(np.arange(len(frames)), [frame.size // width for frame in frames])[first[kept]]
     left = []
     for each, cells in rows:
         cells = number[cells]
@@ -195,17 +205,43 @@ def contracted(
             factors = np.ones(cells.shape)
         else:
             concerned = cells[:, 0] >= 0
-            cells, factors = cells[concerned], each.factors[concerned]
+            cells, factors = cells[concerned], each.factors if width > 1 else each.factors[concerned]
         if len(cells):
             left.append((each, cells, factors))
+    of = number[of]
+    if width > 1:
+        of = np.where(of < 0, -1, of * width)[:, None] + np.where(of < 0, 0, 1)[:, None] * np.arange(width)
     return Variables(
-        number[of],
+        of.reshape(-1),
         len(kept),
         kinds,
         _numbered(number[strand[kept]])[1],
         left,
         [(removal, live, number[cells]) for removal, live, cells in demands],
+        width,
     )
+
+
+def _shown(cells: Cells, width: int) -> Cells:
+    """Of the channels of a table those that stand for all."""
+    return cells if width == 1 else cells[:1] // width
+
+
+def _width(component: Component, alive: Mapping[str, NDArray[np.bool_]], removals: Sequence[Removal]) -> int:
+    """How many channels there are, where every place has as many and all say the same of each; else 1."""
+    width = next(iter(component.frames.values())).size
+    if any(frame.size != width for frame in component.frames.values()):
+        return 1
+    channels = np.arange(width)
+    for removal in removals:
+        if not alive[removal.head].all():
+            return 1
+    for rows in component.rows:
+        if len(rows.cells) != width or (rows.cells[0] % width).any() or not rows.factors.all():
+            return 1
+        if (rows.cells - rows.cells[0] != channels[:, None]).any():
+            return 1
+    return width
 
 
 def marked(count: int, cells: Cells) -> Cells:
@@ -244,12 +280,12 @@ def connected(count: int, pairs: Sequence[tuple[Cells, Cells]]) -> Cells:
 
 def groups_of(variables: Variables, *, apart: bool = False) -> list[Group]:
     """The strands of a component in groups; ``apart`` makes every strand a group of its own."""
-    strand = variables.strand
+    strand, width = variables.strand, variables.width
     order = np.argsort(strand, kind="stable")
     starts = np.searchsorted(strand[order], np.arange(strand.max(initial=-1) + 1))
     position = np.empty(variables.count, np.intp)
     position[order] = np.arange(variables.count) - starts[strand[order]]
-    group = np.arange(len(starts)) if apart else _alike(variables, strand, position, len(starts))
+    group = np.arange(len(starts)) if apart or width > 1 else _alike(variables, strand, position, len(starts))
     members = np.argsort(group, kind="stable")
     bounds = np.searchsorted(group[members], np.arange(group.max(initial=-1) + 2))
     lengths = np.diff(np.append(starts, variables.count))
@@ -260,6 +296,8 @@ def groups_of(variables: Variables, *, apart: bool = False) -> list[Group]:
     for number, tables in enumerate(strands.tables_of_groups(len(bounds) - 1)):
         chosen = members[bounds[number] : bounds[number + 1]]
         cells = order[starts[chosen][:, None] + np.arange(lengths[chosen[0]])]
+        if width > 1:
+            cells = cells * width + np.arange(width)[:, None]
         groups.append(Group(cells, number, strands, tables))
     return groups
 
