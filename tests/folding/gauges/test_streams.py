@@ -113,7 +113,7 @@ def test_of_a_long_dense_block_one_bn_goes_and_the_work_grows_like_its_equations
     def block_of(count):
         net = Net()
         features, width = stem(net), C
-        for number in range(count):
+        for _ in range(count):
             branch = conv(net, net.op("Relu", net.bn(features, width)), 2, width=width)
             features, width = net.op("Concat", features, branch, axis=1), width + 2
         return net.build(conv(net, net.op("Relu", net.bn(features, width)), 2, width=width))
