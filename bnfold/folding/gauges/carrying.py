@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,13 +25,13 @@ _CLOSE = 1e-9
 _ROUNDING = 1e-12
 
 
-@dataclass(slots=True, eq=False)
 class Change:
     """What has to be done, in terms of the graph as it is."""
 
-    move: Move = field(default_factory=Move)
-    #: Affines that stay, with their new map.
-    staying: dict[str, Affine] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.move = Move()
+        #: Affines that stay, with their new map.
+        self.staying: dict[str, Affine] = {}
 
 
 @record
@@ -63,8 +63,11 @@ class Carrier:
     def run(self) -> Change | Fault:
         for names, act in ((self.component.rim, self._weigh), (self.component.ties, self._pass)):
             for name in names:
-                op = self.graph.op(name)
-                refusal = self._several_axes(op) or act(op)
+                node = Node(self.graph, self.graph.op(name))
+                before, behind = self._carried(node.op)
+                if not before and not behind:
+                    continue
+                refusal = self._several_axes(node, before, behind) or act(node, before, behind)
                 if refusal is not None:
                     return Fault(name, refusal)
         for candidate in self._kept():
@@ -85,19 +88,18 @@ class Carrier:
                 behind[index] = self.gauges[tensor]
         return before, behind
 
-    def _several_axes(self, op: Op) -> Refusal | None:
+    @staticmethod
+    def _several_axes(node: Node, before: Mapping[int, Affine], behind: Mapping[int, Affine]) -> Refusal | None:
         """An operator that was surveyed when none of its tensors had several axes may have got one since."""
-        affines = [affine for side in self._carried(op) for affine in side.values()]
-        if facts_of(op).grids or not any(affine.grid for affine in affines):
+        if facts_of(node.op).grids or not any(affine.grid for affine in (*before.values(), *behind.values())):
             return None
-        return Node(self.graph, op).refuse("several-axes", "would get an affine that runs over several axes")
+        return node.refuse("several-axes", "would get an affine that runs over several axes")
 
     # -- operators with weights ------------------------------------------------------------------
 
-    def _weigh(self, op: Op) -> Refusal | None:
-        before, behind = self._carried(op)
-        node, facts = Node(self.graph, op), facts_of(op)
-        first = facts.absorb_input(node, before) if before else NewWeights()
+    def _weigh(self, node: Node, before: Mapping[int, Affine], behind: Mapping[int, Affine]) -> Refusal | None:
+        op = node.op
+        first = facts_of(op).absorb_input(node, before) if before else NewWeights()
         if not isinstance(first, NewWeights):
             return first if isinstance(first, Refusal) else node.refuse("no-gain", "would need another operator")
         rewrite = self._behind(node, first, behind[0]) if behind else first
@@ -108,9 +110,8 @@ class Carrier:
             return cost
         if cost:
             return node.refuse("no-gain", "would need another operator")
-        if before or behind:
-            self.change.move.rewrites[op.name] = rewrite
-            self.change.move.targets.append(op.name)
+        self.change.move.rewrites[op.name] = rewrite
+        self.change.move.targets.append(op.name)
         return None
 
     def _behind(self, node: Node, first: NewWeights, affine: Affine) -> Rewrite | Refusal:
@@ -144,16 +145,13 @@ class Carrier:
 
     # -- operators without -----------------------------------------------------------------------
 
-    def _pass(self, op: Op) -> Refusal | None:
+    def _pass(self, node: Node, before: Mapping[int, Affine], behind: Mapping[int, Affine]) -> Refusal | None:
+        op = node.op
         if op.name in self.component.rim:
             return None
-        before, behind = self._carried(op)
-        if not before and not behind:
-            return None
-        node, facts = Node(self.graph, op), facts_of(op)
         if not before:
             return self._lift(node, before, behind)
-        sunk = facts.sink(node, before)
+        sunk = facts_of(op).sink(node, before)
         if isinstance(sunk, Refusal):
             return sunk if not behind else self._lift(node, before, behind) and sunk
         wanted = {index: gauge.inverse() for index, gauge in behind.items()}

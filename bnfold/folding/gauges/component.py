@@ -9,7 +9,6 @@ lifted or sunk through it, one label a channel, and where they come out says whi
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +53,6 @@ class Frame:
         return self.affine(np.arange(first, first + self.size, dtype=np.float64), 0.0)
 
 
-_EQUAL = np.array([1.0, -1.0])
-
-
 @record
 class Rows:
     """Equations ``sum(factors * x[cells]) = 0``, one a row; ``cells`` is ``[n, k]``, so are ``factors``.
@@ -74,7 +70,15 @@ class Rows:
     @classmethod
     def equal(cls, systems: tuple[str, ...], first: Cells, second: Cells, why: str) -> Rows:
         """Each cell of ``first`` has the value of one of ``second``."""
-        return cls(systems, np.array([first, second]).T, np.broadcast_to(_EQUAL, (len(first), 2)), why, equates=True)
+        factors = np.empty((len(first), 2))
+        factors[:] = 1.0, -1.0
+        return cls(systems, np.array([first, second]).T, factors, why, equates=True)
+
+    @classmethod
+    def still(cls, systems: tuple[str, ...], cells: Cells, why: str) -> Rows:
+        """Each of these cells keeps its value: a = 1, b = 0."""
+        column = cells.reshape(-1, 1)
+        return cls(systems, column, np.ones(column.shape), why)
 
 
 @record
@@ -92,33 +96,33 @@ class Removal:
         return self.candidate.head
 
 
-@dataclass(slots=True, eq=False)
 class Component:
     """Places with their frames, the operators among them, and the demands."""
 
-    frames: dict[Place, Frame] = field(default_factory=dict)
-    rows: list[Rows] = field(default_factory=list)
-    removals: list[Removal] = field(default_factory=list)
-    #: Operators without weights, by name; each is asked again with the gauges that were found.
-    ties: dict[str, None] = field(default_factory=dict)
-    #: Operators with weights at the rim.
-    rim: dict[str, None] = field(default_factory=dict)
-    #: Affines that were not blocked.
-    staying: dict[str, None] = field(default_factory=dict)
-    #: All blocked candidates of it, and those that have to stay.
-    heads: dict[str, None] = field(default_factory=dict)
-    held: dict[str, None] = field(default_factory=dict)
-    #: Is there an affine that does not fit the axes that its tensors were reached along?
-    is_askew: bool = False
-    #: Candidates that alone would be looked at along other axes.
-    askew: dict[str, None] = field(default_factory=dict)
-    size: int = 0
-    #: Asks what affines demand while they stay: left until it is known that any of them may go.
-    pending: list[Callable[[], None]] = field(default_factory=list)
-    #: What :func:`bnfold.folding.gauges.strands.alike` found out once the walk was done: pins change nothing about it.
-    alike: tuple[Cells, set[int]] | None = None
-    #: What :func:`bnfold.folding.gauges.strands.snapped` found, by the identities of the equations.
-    snapped: dict[tuple[int, ...], Cells] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.frames: dict[Place, Frame] = {}
+        self.rows: list[Rows] = []
+        self.removals: list[Removal] = []
+        #: Operators without weights, by name; each is asked again with the gauges that were found.
+        self.ties: dict[str, None] = {}
+        #: Operators with weights at the rim.
+        self.rim: dict[str, None] = {}
+        #: Affines that were not blocked.
+        self.staying: dict[str, None] = {}
+        #: All blocked candidates of it, and those that have to stay.
+        self.heads: dict[str, None] = {}
+        self.held: dict[str, None] = {}
+        #: Is there an affine that does not fit the axes that its tensors were reached along?
+        self.is_askew = False
+        #: Candidates that alone would be looked at along other axes.
+        self.askew: dict[str, None] = {}
+        self.size = 0
+        #: Asks what affines demand while they stay: left until it is known that any of them may go.
+        self.pending: list[Callable[[], None]] = []
+        #: What :func:`bnfold.folding.gauges.strands.alike` found out once the walk was done: pins change nothing there.
+        self.alike: tuple[Cells, set[int]] | None = None
+        #: What :func:`bnfold.folding.gauges.strands.snapped` found, by the identities of the equations.
+        self.snapped: dict[tuple[int, ...], Cells] = {}
 
     def ask_pending(self) -> None:
         """Enter what has not been asked yet."""
@@ -132,5 +136,4 @@ class Component:
         for place in dict.fromkeys(places):
             frame = self.frames.get(place)
             if frame is not None:
-                column = frame.cells.reshape(-1, 1)
-                self.rows.append(Rows(("size", "sign", "shift"), column, np.ones(column.shape), why))
+                self.rows.append(Rows.still(("size", "sign", "shift"), frame.cells, why))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,7 @@ class Conflict:
     copy: int
 
 
-@dataclass(slots=True, eq=False)
+@record
 class _Basic:
     """``x = sum(factor * variable) + constant``, from the equation ``source`` and those behind ``used``.
 
@@ -57,17 +56,17 @@ class _Basic:
     used: tuple[int, ...]
 
 
-@dataclass(slots=True, eq=False)
 class System:
-    """Equations over the reals, in ``copies`` copies. ``weights`` says how many equations hold each variable."""
+    """Equations over the reals, in ``copies`` copies. ``weights`` says how many equations hold each variable.
 
-    copies: int
-    weights: dict[int, float]
-    #: How far apart the values of variables that differ by a constant may be; None: as far as they like.
-    reach: float | None = None
-    _basic: dict[int, _Basic] = field(default_factory=dict)
-    _journal: list[tuple[int, dict[int, float], dict[int | None, tuple[Vector, Vector]]]] = field(default_factory=list)
-    _extent: dict[int | None, tuple[Vector, Vector]] = field(default_factory=dict)
+    ``reach`` is how far apart the values of variables that differ by a constant may be; None: as far as they like.
+    """
+
+    def __init__(self, copies: int, weights: dict[int, float], reach: float | None = None) -> None:
+        self.copies, self.weights, self.reach = copies, weights, reach
+        self._basic: dict[int, _Basic] = {}
+        self._journal: list[tuple[int, dict[int, float], dict[int | None, tuple[Vector, Vector]]]] = []
+        self._extent: dict[int | None, tuple[Vector, Vector]] = {}
 
     def mark(self) -> int:
         """The present state, for :meth:`undo`."""
@@ -214,14 +213,13 @@ def as_number(factor: Number) -> Number:
     return float(factor)
 
 
-@dataclass(slots=True, eq=False)
 class Parity:
     """Equations over {0, 1}, in ``copies`` copies: which variables are negative."""
 
-    copies: int
-    weights: dict[int, float]
-    _basic: dict[int, tuple[frozenset[int], Bits, object, tuple[int, ...]]] = field(default_factory=dict)
-    _journal: list[tuple[int, dict[int, float]]] = field(default_factory=list)
+    def __init__(self, copies: int, weights: dict[int, float]) -> None:
+        self.copies, self.weights = copies, weights
+        self._basic: dict[int, tuple[frozenset[int], Bits, object, tuple[int, ...]]] = {}
+        self._journal: list[tuple[int, dict[int, float]]] = []
 
     def mark(self) -> int:
         return len(self._journal)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,14 +45,14 @@ class Gone:
     rename: Mapping[str, str]
 
 
-@dataclass(slots=True, eq=False)
 class Outcome:
-    """What went, and why the others candidate."""
+    """What went, and why the others did not."""
 
-    gone: list[Gone] = field(default_factory=list)
-    contradictions: dict[str, Contradiction] = field(default_factory=dict)
-    #: May another look find more? Where an affine that stays became another operator, or one is still to be looked at.
-    again: bool = False
+    def __init__(self) -> None:
+        self.gone: list[Gone] = []
+        self.contradictions: dict[str, Contradiction] = {}
+        #: May another look find more? Where an affine that stays became another operator, or is still to be looked at.
+        self.again = False
 
 
 @record
@@ -141,16 +140,20 @@ def _prepared(context: Context, editor: Editor, candidate: Candidate) -> Prepare
     )
 
 
-@dataclass(slots=True, eq=False)
 class _Settlement:
     """One component, solved and changed."""
 
-    context: Context
-    editor: Editor
-    component: Component
-    stuck: Mapping[str, Candidate]
-    prepared: Mapping[str, Prepared]
-    outcome: Outcome
+    def __init__(
+        self,
+        context: Context,
+        editor: Editor,
+        component: Component,
+        stuck: Mapping[str, Candidate],
+        prepared: Mapping[str, Prepared],
+        outcome: Outcome,
+    ) -> None:
+        self.context, self.editor, self.component = context, editor, component
+        self.stuck, self.prepared, self.outcome = stuck, prepared, outcome
 
     def run(self) -> None:
         graph, component, contradictions = self.context.graph, self.component, self.outcome.contradictions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,50 +20,38 @@ WHOLE, SIGNS = "whole", "signs"
 MAX_EXCHANGE = 20_000
 
 
-@dataclass(slots=True, eq=False)
 class _Systems:
     """The three systems of one group."""
 
-    group: Group
-    demands: dict[str, list[Demand]]
-    size: System
-    sign: Parity
-    shift: System
-
-    @classmethod
-    def of(cls, group: Group, reach: float) -> _Systems:
+    def __init__(self, group: Group, reach: float) -> None:
+        self.group = group
+        self.demands: dict[str, list[Demand]] = {}
         copies, length = group.variables.shape
         weights: dict[str, dict[int, float]] = {
             name: dict.fromkeys(range(length), 0.0) for name in ("size", "sign", "shift")
         }
         equations = list(group.equations())
-        demands: dict[str, list[Demand]] = {}
         for equation in equations:
             for name in equation.rows.systems:
                 for position in equation.positions:
                     weights[name][position] += 1
         for head, demand in group.demands():
-            demands.setdefault(head, []).append(demand)
+            self.demands.setdefault(head, []).append(demand)
             for weight in weights.values():
                 weight[demand.inside] += 1
                 weight[demand.behind] += 1
-        made = cls(
-            group,
-            demands,
-            System(copies, weights["size"], reach),
-            Parity(copies, weights["sign"]),
-            System(copies, weights["shift"]),
-        )
+        self.size = System(copies, weights["size"], reach)
+        self.sign = Parity(copies, weights["sign"])
+        self.shift = System(copies, weights["shift"])
         zero, even = np.zeros(copies), np.zeros(copies, bool)
         for equation in equations:
             terms = _summed(equation.positions, equation.factors)
             for name in equation.rows.systems:
                 if name == "sign":
-                    made.sign.add(terms, even, equation.rows)
+                    self.sign.add(terms, even, equation.rows)
                 else:
-                    system = made.size if name == "size" else made.shift
+                    system = self.size if name == "size" else self.shift
                     system.add(terms, zero, equation.rows)
-        return made
 
     def mark(self) -> tuple[int, int, int]:
         return self.size.mark(), self.sign.mark(), self.shift.mark()
@@ -114,7 +102,7 @@ class Clash:
     pins: tuple[str, ...]
 
 
-@dataclass(slots=True, eq=False)
+@record
 class Choice:
     """What was found: how each affine goes, gauges by place, and why the rest stays."""
 
@@ -258,7 +246,7 @@ class Solver:
     def _systems_of(self, group: Group) -> _Systems:
         made = self.systems.get(group.number)
         if made is None:
-            made = self.systems[group.number] = _Systems.of(group, self.reach)
+            made = self.systems[group.number] = _Systems(group, self.reach)
             self.start[group.number] = made.mark()
         return made
 
@@ -280,7 +268,7 @@ class Solver:
             if head in self.signs_pay and self._try(self.removals[head], signs=False) is None:
                 choice.gone[head] = SIGNS
         if choice.gone:
-            choice.gauges = self._gauges()
+            choice.gauges.update(self._gauges())
         return choice
 
     def _unrivalled(self, *, apart: bool) -> Choice | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,17 +57,13 @@ class Variables:
         return [cells for _, cells, _ in self.rows] + [cells for _, _, cells in self.demands]
 
 
-@dataclass(slots=True, eq=False)
 class Strands:
     """For each variable its strand and its position in that; for each strand its group and its rank by groups."""
 
-    variables: Variables
-    tables: list[Cells]
-    of: Cells
-    position: Cells
-    group: Cells
-    rank: Cells
-    _shares: dict[int, dict[int, Share]] = field(default_factory=dict)
+    def __init__(self, variables: Variables, of: Cells, position: Cells, group: Cells, rank: Cells) -> None:
+        self.variables, self.tables = variables, variables.tables
+        self.of, self.position, self.group, self.rank = of, position, group, rank
+        self._shares: dict[int, dict[int, Share]] = {}
 
     def share(self, table: int, group: int) -> Share:
         """What one table says about a group."""
@@ -121,7 +116,7 @@ class Share:
     rows: Cells
 
 
-@dataclass(slots=True, eq=False)
+@record
 class Group:
     """Strands of one structure: ``variables`` is ``[strands, positions]``. Its equations are written out on demand."""
 
@@ -271,9 +266,7 @@ def connected(count: int, pairs: Sequence[tuple[Cells, Cells]]) -> Cells:
         if not np.count_nonzero(apart):
             return root
         a, b, first, second = a[apart], b[apart], first[apart], second[apart]
-        low = np.minimum(a, b)
-        np.minimum.at(root, a, low)
-        np.minimum.at(root, b, low)
+        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
         while not np.array_equal(root, shorter := root[root]):
             root = shorter
 
@@ -291,7 +284,7 @@ def groups_of(variables: Variables, *, apart: bool = False) -> list[Group]:
     lengths = np.diff(np.append(starts, variables.count))
     rank = np.empty(len(starts), np.intp)
     rank[members] = np.arange(len(members))
-    strands = Strands(variables, variables.tables, strand, position, group, rank)
+    strands = Strands(variables, strand, position, group, rank)
     groups = []
     for number, tables in enumerate(strands.tables_of_groups(len(bounds) - 1)):
         chosen = members[bounds[number] : bounds[number + 1]]

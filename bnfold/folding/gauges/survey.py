@@ -93,8 +93,7 @@ class Survey:
 
     def _pin(self, cells: Cells, why: str, *systems: str) -> None:
         """These cells have no gauge of their own: a = 1, b = 0."""
-        column = cells.reshape(-1, 1)
-        self.found.rows.append(Rows(systems or ("size", "sign", "shift"), column, np.ones(column.shape), why))
+        self.found.rows.append(Rows.still(systems or ("size", "sign", "shift"), cells, why))
 
     # -- operators -------------------------------------------------------------------------------
 
@@ -116,7 +115,10 @@ class Survey:
         if op.name in self.member:
             self._candidate(self.member[op.name])
             return True
-        facts, node = facts_of(op), Node(self.graph, op)
+        facts = facts_of(op)
+        if not facts.answers("as_affine"):
+            return False
+        node = Node(self.graph, op)
         own = facts.as_affine(node)
         if isinstance(own, Refusal):
             return False
@@ -127,22 +129,25 @@ class Survey:
     def _read(self, op: Op, slot: int) -> None:
         if self._special(op):
             return
-        frame = self.found.frames[op.input(slot)]
-        twice = frame.affine(2.0, 0.0)
-        facts = facts_of(op)
-        if (facts.grids or not frame.grid) and isinstance(
-            facts.absorb_input(Node(self.graph, op), {slot: twice}), NewWeights
-        ):
+        if self._takes(op, slot):
             self.found.rim[op.name] = None
             self.readers[op.name, slot] = None
         elif self._once(op, "tie"):
             self._tie(op)
 
+    def _takes(self, op: Op, slot: int) -> bool:
+        """Does it take in a scale with weights of its own?"""
+        facts, frame = facts_of(op), self.found.frames[op.input(slot)]
+        if not facts.answers("absorb_input") or (frame.grid and not facts.grids):
+            return False
+        return isinstance(facts.absorb_input(Node(self.graph, op), {slot: frame.affine(2.0, 0.0)}), NewWeights)
+
     def _written(self, op: Op, tensor: str, frame: Frame) -> None:
         if self._special(op):
             return
-        if tensor == op.outputs[0] and not frame.grid:
-            node, facts = Node(self.graph, op), facts_of(op)
+        facts = facts_of(op)
+        if facts.answers("absorb_output") and tensor == op.outputs[0] and not frame.grid:
+            node = Node(self.graph, op)
             if isinstance(facts.absorb_output(node, frame.affine(2.0, 1.0)), NewWeights):
                 self.found.rim[op.name] = None
                 return

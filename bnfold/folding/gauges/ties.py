@@ -303,9 +303,8 @@ class Tie:
         self.rows.append(Rows.equal(systems, first, second, self.why))
 
     def _pin(self, cells: Cells, system: str) -> None:
-        column = np.asarray(cells).reshape(-1, 1)
         why = f"{self.why} lets no {'negative scale' if system == 'sign' else 'shift'} through"
-        self.rows.append(Rows((system,), column, np.ones(column.shape), why))
+        self.rows.append(Rows.still((system,), cells, why))
 
     def _pin_strangers(self) -> None:
         """Tensors that it reads in another way."""
@@ -318,7 +317,7 @@ class Tie:
 
 def _labelled(scale: Vector, count: int) -> Cells | None:
     """Which label each entry is, -1 for none; None where a number is no label."""
-    index = np.rint(scale).astype(np.intp)
+    index = scale.astype(np.intp)
     if (index != scale).any() or index.max() >= count + _FIRST_LABEL or index.min() < _FIRST_LABEL - 1:
         return None
     return index - _FIRST_LABEL
