@@ -203,6 +203,8 @@ class Folder:
         total = candidate.total
         if total.is_scale or total.is_shift:
             return False
+        if self.graph.producer(candidate.input) is not None and self.graph.sole_reader(candidate.input) is None:
+            return False  # one part has to go backward, where somebody else would see it
         orders = [(total.scale_part(), total.shift_part())]
         if total.scale.all():
             # s x + t = s (x + t/s): the shift can come first where no scale is zero.

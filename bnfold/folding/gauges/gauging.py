@@ -14,7 +14,7 @@ from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.gauges.carrying import Carrier, Change, Fault
 from bnfold.folding.gauges.component import Component
-from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of
+from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of, statistics
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
 from bnfold.folding.gauges.survey import Survey, own_axes
 from bnfold.folding.moves import Blocked, Context, Move
@@ -121,8 +121,9 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
 def _prepared(context: Context, editor: Editor, candidate: Candidate) -> Prepared | Contradiction:
     """What there is to know before any equation: channels that hold one number, numbers that would grow too large."""
     total, op = candidate.total, candidate.ops[0]
-    dead, values = constant_channels(context.graph, candidate, editor.dtype_of(op))
-    fault = out_of_reach(context.graph, candidate, ~dead)
+    numbers = statistics(context.graph, candidate)
+    dead, values = constant_channels(candidate, numbers, editor.dtype_of(op))
+    fault = out_of_reach(candidate, numbers, ~dead)
     if fault is not None or not dead.any():
         return fault or Prepared(~dead)
     constants = Affine(np.where(dead, 0.0, 1.0), np.where(dead, values, 0.0), total.axis, total.grid)

@@ -27,7 +27,7 @@ def reach_of(dtype: np.dtype[Any]) -> float:
     return float(np.log(limits.largest) - np.log(limits.smallest_normal)) / 4
 
 
-def constant_channels(graph: ModelGraph, candidate: Candidate, dtype: np.dtype[Any]) -> tuple[Mask, Vector]:
+def constant_channels(candidate: Candidate, numbers: BatchNorm | None, dtype: np.dtype[Any]) -> tuple[Mask, Vector]:
     """Which channels hold one number, whatever comes in, and the number.
 
     Those of scale 0, and those of a BN whose gamma is so small that no input within :data:`FAR` standard deviations
@@ -35,7 +35,6 @@ def constant_channels(graph: ModelGraph, candidate: Candidate, dtype: np.dtype[A
     """
     total = candidate.total
     dead, values = total.scale == 0.0, total.shift
-    numbers = _statistics(graph, candidate)
     if numbers is not None:
         constant = FAR * np.abs(numbers.gamma) <= float_limits(dtype).eps * np.abs(numbers.beta)
         values = np.where(constant, numbers.beta, values)
@@ -43,20 +42,19 @@ def constant_channels(graph: ModelGraph, candidate: Candidate, dtype: np.dtype[A
     return dead, values
 
 
-def _statistics(graph: ModelGraph, candidate: Candidate) -> BatchNorm | None:
-    """Of a BN that stands alone."""
+def statistics(graph: ModelGraph, candidate: Candidate) -> BatchNorm | None:
+    """Those of a BN that stands alone."""
     numbers = batchnorm(graph, candidate.ops[0]) if len(candidate.ops) == 1 else None
     return numbers if isinstance(numbers, BatchNorm) and numbers.channels == candidate.total.size else None
 
 
-def out_of_reach(graph: ModelGraph, candidate: Candidate, live: Mask) -> Contradiction | None:
+def out_of_reach(candidate: Candidate, numbers: BatchNorm | None, live: Mask) -> Contradiction | None:
     """Why no gauge should remove an affine, whatever the equations say: it would cost a stream its precision.
 
     A BN knows the size of its input, and of that shifted by ``t / s``, which is what the stream would be rounded at
     (:meth:`bnfold.operators.BatchNorm.sizes`). An affine without statistics says nothing about its input. Only
     channels that are ``live`` count.
     """
-    numbers = _statistics(graph, candidate)
     if numbers is None or not live.any():
         return None
     scaled, shifted = numbers.sizes(candidate.total)

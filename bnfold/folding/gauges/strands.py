@@ -259,16 +259,18 @@ def connected(count: int, pairs: Sequence[tuple[Cells, Cells]]) -> Cells:
     root = np.arange(count)
     if not pairs:
         return root
+    for pair in pairs:  # a guess, which is right where nothing was said yet of the later cell: the rule
+        root[np.maximum(*pair)] = root[np.minimum(*pair)]
     first, second = (np.concatenate([np.ravel(pair[side]) for pair in pairs]) for side in (0, 1))
     while True:
+        while not np.array_equal(root, shorter := root[root]):
+            root = shorter
         a, b = root[first], root[second]
         apart = a != b
         if not np.count_nonzero(apart):
             return root
         a, b, first, second = a[apart], b[apart], first[apart], second[apart]
         np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
-        while not np.array_equal(root, shorter := root[root]):
-            root = shorter
 
 
 def groups_of(variables: Variables, *, apart: bool = False) -> list[Group]:

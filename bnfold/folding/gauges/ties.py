@@ -13,6 +13,7 @@ from bnfold.folding.gauges.component import Cells, Frame, Place, Rows
 from bnfold.graph import Op, Use
 from bnfold.operators import Node, dim_of, facts_of
 from bnfold.operators.base import Crossing, mapped
+from bnfold.operators.passing import Passing
 from bnfold.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Tie:
         """Was everything understood?"""
         if not self.facts.grids and self._has_grid():
             return False
+        if self._kind in self.survey.rigid and isinstance(self.facts, Passing) and self._passes_sizes():
+            self.survey.found.rows += self.rows
+            return True
         if not self._frame_outputs():
             return False
         framed = self._framed_outputs()
@@ -62,6 +66,19 @@ class Tie:
             self._pin_strangers()
             self.survey.found.rows += self.rows
         return done
+
+    def _passes_sizes(self) -> bool:
+        """What is known without asking of one that passes on what it is given: nothing but sizes."""
+        (source,), (output,) = self.op.inputs, self.op.outputs
+        frames, reach = self.survey.found.frames, self.survey.reach
+        frame = frames.get(output) or frames[source]
+        inside, behind = (reach(tensor, frame.axis, frame.size, frame.grid) for tensor in (source, output))
+        if inside is None or behind is None or self.graph.constant(source) is not None:
+            return False
+        self._equal(("size", "sign", "shift"), behind.cells, inside.cells)
+        self._pin(behind.cells, "sign")
+        self._pin(behind.cells, "shift")
+        return True
 
     def _from_all(self, labels: dict[int, Affine], known: Cells) -> bool:
         """Scales, negative at that, and shifts asked about at once: most operators without weights let all pass."""
@@ -179,7 +196,7 @@ class Tie:
                 return None
             if len(cells) != len(labels):
                 cells, labels = np.broadcast_arrays(cells, labels)
-            if (labels < 0).any():
+            if np.count_nonzero(labels < 0):
                 cells, labels = cells[labels >= 0], labels[labels >= 0]
             found[slot] = cells, labels
         return found
@@ -251,6 +268,8 @@ class Tie:
         shift = affine.shift[affine.shift != 0]
         if shift.size not in (1, behind.size):
             return None
+        if not np.count_nonzero(shift != behind):
+            return 1.0
         ratio = shift / behind
         factor = float(ratio[0])
         return factor if factor and (np.abs(ratio - factor) <= 1e-9 * abs(factor)).all() else None
@@ -317,7 +336,6 @@ class Tie:
 
 def _labelled(scale: Vector, count: int) -> Cells | None:
     """Which label each entry is, -1 for none; None where a number is no label."""
-    index = scale.astype(np.intp)
-    if (index != scale).any() or index.max() >= count + _FIRST_LABEL or index.min() < _FIRST_LABEL - 1:
-        return None
-    return index - _FIRST_LABEL
+    index = scale.astype(np.intp) - _FIRST_LABEL
+    known = (index >= -1) & (index < count) & (index + _FIRST_LABEL == scale)
+    return index if np.count_nonzero(known) == known.size else None
