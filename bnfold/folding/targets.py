@@ -362,11 +362,13 @@ class Folder:
 
     def gauge_blocked(self) -> bool:
         """Let affines go together that are blocked one by one; whether that changed anything."""
+        if len(self.steps) == self._steps_gauged:
+            return False  # what a gauge leaves, another one leaves too
         # Its neighbours may have changed around a candidate since it was blocked.
         current = [self._candidates.of(head) for head in self._blocked if head in self.graph]
         blocked = [candidate for candidate in current if candidate is not None and candidate.head in self._blocked]
-        if not blocked or len(self.steps) == self._steps_gauged:
-            return False  # what a gauge leaves, another one leaves too
+        if not blocked:
+            return False
         from bnfold.folding.gauges import gauge  # only what is blocked needs it
 
         outcome = gauge(self._context, self.editor, blocked, self._gauged)

@@ -250,11 +250,14 @@ def _tidy(total: Affine, *parts: Affine | None) -> Affine:
 
 def _alike(first: Affine | None, second: Affine | None, nothing: float) -> bool:
     """The same map, but for rounding; shifts that differ by ``nothing`` are the same."""
-    maps = first or Affine.identity(), second or Affine.identity()
-    rank = max((axis + 1 for affine in maps for axis, _ in affine.axes), default=0)
-    (scale, shift), (other_scale, other_shift) = (affine.broadcastable(rank) for affine in maps)
-    if any(len({1, *sizes}) > 2 for sizes in zip(scale.shape, other_scale.shape, strict=True)):
-        return False
+    one, other = first or Affine.identity(), second or Affine.identity()
+    if one.axes == other.axes:  # the rule
+        scale, shift, other_scale, other_shift = one.scale, one.shift, other.scale, other.shift
+    else:
+        rank = max(axis + 1 for affine in (one, other) for axis, _ in affine.axes)
+        (scale, shift), (other_scale, other_shift) = one.broadcastable(rank), other.broadcastable(rank)
+        if any(len({1, *sizes}) > 2 for sizes in zip(scale.shape, other_scale.shape, strict=True)):
+            return False
     reach = max(np.abs(shift).max(), np.abs(other_shift).max())
     return bool(
         (np.abs(scale - other_scale) <= _CLOSE * np.abs(scale)).all()
