@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.graph import Array
 from bnfold.verification.exact.accuracy import Error, error
-from bnfold.verification.exact.judge import flat, with_errors
+from bnfold.verification.exact.judge import with_errors
+from bnfold.verification.exact.members import flat
 from bnfold.verification.float64 import Evaluator, NotEvaluatedError
 from bnfold.verification.noise.deviation import Deviation, Measured
 from bnfold.verification.noise.judge import judge

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from bnfold.verification.answers import UnrunnableError
-from bnfold.verification.exact.judge import difference, summary
+from bnfold.verification.exact.judge import difference, hanging_values, summary
 from bnfold.verification.exact.plan import PlanCheck, PlanChecker
 from bnfold.verification.feeds.planning import Planner, next_feed
 from bnfold.verification.feeds.values import Feed, user_feeds
@@ -46,6 +46,8 @@ def verify_alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why:
     feed, fault = next(((feed, fault) for feed, plan in plans.items() for fault in plan.faults), ("", None))
     wrong = checker.wrongly_rounded()
     reason = fault.words if fault else f"{wrong[0]} is not what it was to be rounded to" if wrong else ""
+    count = sum(plan.undefined for plan in plans.values())
+    notes = [hanging_values(count)] if count else []
     seconds = time.perf_counter() - started
     return Verification(
         DIFFERENT if reason else WITHIN_ROUNDING,
@@ -54,7 +56,7 @@ def verify_alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why:
         difference(fault, feed) if fault and options.first_difference else None,
         seconds,
         reason,
-        (f"compared in float64 alone, and the accuracy not measured: {why}",),
+        (f"compared in float64 alone, and the accuracy not measured: {why}", *notes),
         summary(list(plans.values()), bool(second.unrounded), 0, seconds),
     )
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.exact.accuracy import MEANINGLESS, Declared, Error, declared_types, error, parts
-from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker, whole
+from bnfold.verification.exact.accuracy import Declared, Error, coarsest, declared_types, error, parts
+from bnfold.verification.exact.conditioning import MEANINGLESS, evaluated, undefined
+from bnfold.verification.exact.members import flat, whole
+from bnfold.verification.exact.plan import PlanCheck, PlanChecker
 from bnfold.verification.exact.slices import slices
+from bnfold.verification.exact.suspects import Fault
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
 from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
@@ -107,6 +111,8 @@ class _Case:
         errors = self._errors(checker, plans)
         wrong = checker.wrongly_rounded()
         checks = tuple(self._check(name, items, errors.get(name)) for name, items in self._measured.items())
+        if any(plan.undefined for plan in plans.values()):
+            self._notes.append(hanging_values(sum(plan.undefined for plan in plans.values())))
         verdict, reason, first = self._verdict(checker, plans, fault, feed, wrong, checks, errors)
         seconds = time.perf_counter() - started
         exactness = summary(list(plans.values()), bool(self._unrounded), self._parts, seconds)
@@ -168,8 +174,13 @@ class _Case:
 
     # -- is the result as accurate? --------------------------------------------------------------
 
-    def _errors(self, checker: PlanChecker, plans: Mapping[int, PlanCheck], declared: bool = False) -> dict[str, Error]:
-        """Of every output over the feeds that were evaluated; ``declared``: the original rounded as its types say."""
+    def _errors(
+        self, checker: PlanChecker, plans: Mapping[int, PlanCheck], declared: bool = False, defined: bool = False
+    ) -> dict[str, Error]:
+        """Of every output over the feeds that were evaluated.
+
+        ``declared``: the original rounded as its types say; ``defined``: without values that hang on the last digit.
+        """
         found: dict[str, Error] = {}
         sizes: dict[str, float] = {}
         for plan in plans.values():
@@ -180,12 +191,15 @@ class _Case:
         for index, plan in plans.items():
             if index < 0:
                 continue
-            rounded = {} if hook is None else flat(checker.first.run(self._exact_feeds(index)[0], hook))
+            feed = self._exact_feeds(index)[0]
+            rounded = {} if hook is None else flat(checker.first.run(feed, hook))
+            evaluate = partial(evaluated, checker.first, feed, flat(plan.truth))
+            free = undefined(evaluate, coarsest(self._reference.model)) if defined else {}
             for name, truth in flat(plan.truth).items():
                 mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
                 if mine is None or theirs is None:
                     continue
-                item = error(name, truth, mine, theirs, rounded.get(name), sizes.get(name, 0.0))
+                item = error(name, truth, mine, theirs, rounded.get(name), sizes.get(name, 0.0), free.get(name))
                 found[name] = found[name].joined(item) if name in found else item
         return found
 
@@ -244,6 +258,11 @@ class _Case:
             doubtful = [item for item in self._errors(checker, plans, declared=True).values() if item.factor > 1.0]
             if not doubtful:
                 self._notes.append("the runtime leaves out roundings that the original's types ask for")
+        if doubtful:
+            defined = self._errors(checker, plans, declared=True, defined=True).values()
+            doubtful = [item for item in defined if item.factor > 1.0]
+            if not doubtful:
+                self._notes.extend(hanging_values(item.undefined, item.name) for item in defined if item.undefined)
         lost = [item for item in errors.values() if item.span and item.original > MEANINGLESS * item.span]
         if not doubtful and not lost:
             return ""
@@ -275,6 +294,12 @@ class _Case:
         if not fault and not tolerance.strict:
             check = replace(check, ok=True, reason="")
         return with_errors(check, measured)
+
+
+def hanging_values(count: int, name: str = "") -> str:
+    """What is said about values that were not compared."""
+    where = f" of {name}" if name else ""
+    return f"{count} values{where} are 0/0 or the like, and hang on the last digit: they were not compared"
 
 
 def summary(plans: Sequence[PlanCheck], unrounded: bool, parts: int, seconds: float) -> Exactness:
@@ -309,14 +334,3 @@ def difference(fault: Fault, feed: str) -> FirstDifference | None:
     if not fault.op_type:
         return None
     return FirstDifference(fault.tensor, fault.node or fault.tensor, fault.op_type, fault.amount, feed)
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Array]:
-    """Members of sequences by the names that they have among the runtime's outputs."""
-    found: dict[str, Array] = {}
-    for name, value in values.items():
-        if isinstance(value, list):
-            found.update(flat({f"{name}[{index}]": item for index, item in enumerate(value)}))
-        elif value is not None:
-            found[name] = value
-    return found
