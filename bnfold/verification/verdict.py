@@ -195,6 +195,8 @@ class Verification(Displayed):
         flips = [sum(output.flips[side] for output in self.outputs) for side in (0, 1)]
         if any(flips):
             texts.append(f"{_plural(flips[1], 'discrete value')} flipped by rounding, {flips[0]} in the original")
+        if self.exactness is not None and self.exactness.flips:
+            texts.append(f"{_plural(self.exactness.flips, 'value')} on an edge decided otherwise")
         if not texts and self.exactness is not None:
             texts = [f"the same in float64, to {self.exactness.agreement:.0e} of each channel's size"]
         return "; ".join(texts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from bnfold.verification.exact.members import flat, whole
 from bnfold.verification.exact.plan import PlanCheck, PlanChecker
 from bnfold.verification.exact.slices import slices
 from bnfold.verification.exact.suspects import Fault
+from bnfold.verification.feeds.rows import all_rows
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
 from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
@@ -40,6 +42,9 @@ from bnfold.verification.verify_options import VerifyOptions
 
 #: Feeds are evaluated until so many seconds have passed, but never fewer than so many.
 _SECONDS, _FEWEST = 1.0, 2
+#: Feeds for float64 alone.
+_OVERRIDDEN, _OTHER_ROWS = -1, -2
+_UNSEEN = {_OVERRIDDEN: "other values for weights that may be overridden", _OTHER_ROWS: "other rows of a table"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ class _Case:
     # -- is the plan right? ----------------------------------------------------------------------
 
     def _plans(self, checker: PlanChecker, started: float) -> dict[int, PlanCheck]:
-        """By feed; −1 is a feed that gives other values to weights that a caller may override."""
+        """By feed, and feeds that the runtime does not see (:data:`_UNSEEN`)."""
         plans: dict[int, PlanCheck] = {}
         for index in range(len(self._reference.answers.feeds)):
             if len(plans) >= _FEWEST and time.perf_counter() - started > _SECONDS:
@@ -132,12 +137,29 @@ class _Case:
         other = self._overriding()
         if other:
             mine, theirs = self._exact_feeds(0)
-            plans[-1] = checker.check(({**mine, **other}, {**theirs, **other}), self._naming)
+            plans[_OVERRIDDEN] = checker.check(({**mine, **other}, {**theirs, **other}), self._naming)
+        for mine in self._other_rows():
+            if time.perf_counter() - started > _SECONDS or any(plan.faults for plan in plans.values()):
+                break
+            with suppress(NotEvaluatedError):
+                plans[_OTHER_ROWS] = checker.check((mine, self._renamed(mine)), self._naming)
         return plans
+
+    def _other_rows(self) -> Iterator[dict[str, Any]]:
+        """Feeds that read whole tables, in so far as feeds are not the caller's or draw at random."""
+        answers, model = self._reference.answers, self._reference.model
+        if self._options.inputs is not None or model.draws:
+            return
+        largest = max(answers.feeds, key=lambda feed: sum(np.size(value) for value in feed.values.values()))
+        if all(spec.name in largest.values for spec in answers.inputs):
+            yield from all_rows(model, answers.inputs, largest.values)
+
+    def _renamed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {self._feeding[name]: value for name, value in values.items()}
 
     def _feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         mine = dict(self._reference.answers.feeds[index].values)
-        return mine, {self._feeding[name]: value for name, value in mine.items()}
+        return mine, self._renamed(mine)
 
     def _exact_feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same for the float64 evaluation, with the numbers that the runtime draws at random."""
@@ -280,7 +302,7 @@ class _Case:
 
     def _difference(self, fault: Fault, feed: int) -> FirstDifference | None:
         feeds = self._reference.answers.feeds
-        description = feeds[feed].description if feed >= 0 else "other values for weights that may be overridden"
+        description = feeds[feed].description if feed >= 0 else _UNSEEN[feed]
         return difference(fault, description) if self._options.first_difference else None
 
     def _check(self, name: str, items: Mapping[int, Deviation], measured: Error | None) -> OutputCheck:
