@@ -67,12 +67,18 @@ class Rounded:
     """
 
     def __init__(
-        self, stored: Mapping[str, str], settings: Collection[str], seed: int, computed: Mapping[str, Array]
+        self,
+        stored: Mapping[str, str],
+        settings: Collection[str],
+        seed: int,
+        computed: Mapping[str, Array],
+        units: float = 1.0,
     ) -> None:
         """``stored`` gives the type of each constant to move; ``settings`` name outputs of operators that have
         a float attribute to move, whose results stand in for it. Those ``computed`` are moved by
-        :data:`COMPUTED_UNITS` units in the last place of the sizes that it gives."""
+        :data:`COMPUTED_UNITS` units in the last place of the sizes that it gives, the others by ``units``."""
         self._stored, self._settings, self._seed, self._computed = stored, settings, seed, computed
+        self._units = units
 
     def constant(self, name: str, values: Array) -> Array:
         if name not in self._stored:
@@ -83,7 +89,7 @@ class Rounded:
         for part in blocks(flat.size):
             drawn = _drawn_by_value(flat[part], (self._seed << 32) + crc32(name.encode()))
             if sizes is None:
-                flat[part] += drawn * spacing(flat[part], dtype)
+                flat[part] += drawn * self._units * spacing(flat[part], dtype)
             else:
                 flat[part] += drawn * COMPUTED_UNITS * spacing(sizes.reshape(-1)[part], dtype)
         return moved

@@ -41,6 +41,8 @@ COMPUTED_IN_FLOAT32 = 2.0**-20
 ETA = 2.0**-44
 #: As often where an evaluation of both models takes long, and where it takes less than so many seconds.
 _SAMPLES, _CHEAP = (3, 8), 0.3
+#: Types in which a rounding is far smaller than a fault that matters.
+_WIDE = ("float32", "float64")
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.
 _RECORDED_BYTES = 1 << 29
 #: A tensor of one name is taken for the same in models of different makers if it is as near as this.
@@ -140,7 +142,14 @@ class PlanChecker:
             return {}
         kinds = {kind(tensor) for tensor in theirs.values()}
         gone = {name: tensor for name, tensor in mine.items() if kind(tensor) not in kinds}
-        return {name: dtype for name, dtype in types_of(gone).items() if dtype in ("float32", "float64")}
+        return {name: dtype for name, dtype in types_of(gone).items() if dtype in _WIDE}
+
+    @cached_property
+    def _rounded_both(self) -> dict[str, str]:
+        """What of the original is in a short type, and may have been rounded to it when the second model was."""
+        if self._same_names or self._computed[0] is not None:
+            return {}
+        return {name: dtype for name, dtype in types_of(self._own[0]).items() if dtype not in _WIDE}
 
     @cached_property
     def _sizes_before(self) -> Mapping[str, Any]:
@@ -328,6 +337,9 @@ class PlanChecker:
             if self._rounded_before:
                 hook = Rounded(self._rounded_before, (), seed, self._sizes_before)
                 self._sample_original(found, feeds[0], outputs, apart, hook, "rounded_before")
+            if self._rounded_both:
+                hook = Rounded(self._rounded_both, (), seed, {}, units=0.5)
+                self._sample_original(found, feeds[0], outputs, apart, hook, "rounded_both")
         for name, suspect in found.suspects.items():
             fault = suspect.judged(name, self.tolerance)
             if fault is None:

@@ -290,9 +290,7 @@ def test_rows_are_read_in_float64_after_the_runtimes_feeds() -> None:
     check = verify(embedded(4, 1), embedded(4, 1.001))
     assert check.first_difference.feed == "other rows of a table"
     own = {"i": np.arange(20, 32).reshape(6, 2)}
-    assert verify(
-        embedded(4, 1), embedded(4, 1.001), inputs=own
-    ).equivalent  # the caller's inputs are all that counts
+    assert verify(embedded(4, 1), embedded(4, 1.001), inputs=own).equivalent  # the caller's inputs are all that counts
 
 
 def test_a_decision_that_reads_another_tensor_is_judged_by_its_outcome() -> None:
