@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 COMPUTED_IN_FLOAT32 = 2.0**-20
 #: How much results and constants are perturbed to see what float64 itself may do, 256 times its rounding.
 ETA = 2.0**-44
-#: As often where an evaluation of both models takes long, and where it takes less than so many seconds.
-_SAMPLES, _CHEAP = (3, 8), 0.3
+#: How often that is done, by the seconds that an evaluation of both models takes at most.
+_SAMPLES = {0.03: 24, 0.3: 8, np.inf: 3}
 #: Types in which a rounding is far smaller than a fault that matters.
 _WIDE = ("float32", "float64")
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.
@@ -326,8 +326,7 @@ class PlanChecker:
 
     def _judge(self, found: _Pass, feeds: Any, outputs: Mapping[str, str], apart: set[str]) -> None:
         rounded, settings = self._rounded
-        few, many = _SAMPLES
-        samples = many if found.seconds < _CHEAP else few
+        samples = next(count for seconds, count in _SAMPLES.items() if found.seconds <= seconds)
         self._sample(found, feeds, outputs, apart, Perturbed(ETA, self._seed), "perturbed")
         self._sample_original(found, feeds[0], outputs, apart, Perturbed(ETA, self._seed), "perturbed")
         for seed in range(self._seed, self._seed + samples):
