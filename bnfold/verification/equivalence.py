@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from bnfold.graph import Array
 from bnfold.verification.answers import NotVerifiableError
-from bnfold.verification.noise.deviation import Deviation, Measured, deviation
+from bnfold.verification.comparison import Comparison, Judge, Outputs
+from bnfold.verification.noise.deviation import Measured, deviation
 from bnfold.verification.noise.noise_judge import NoiseJudge
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.interface import MismatchError, match_inputs, match_outputs
@@ -25,28 +25,9 @@ from bnfold.verification.verdict import (
 )
 from bnfold.verification.verify_options import VerifyOptions
 
-#: The outputs of one run by name.
-Outputs = Mapping[str, Array]
 
-
-class Judge(Protocol):
-    """Decides which differences are rounding."""
-
-    def doubts(self, item: Deviation) -> bool:
-        """Whether the difference in one tensor on one feed has to be judged at all."""
-
-    def judge(
-        self, reference: Reference, candidate: Candidate, measured: Measured, outputs: Sequence[Outputs] = ()
-    ) -> Judgement:
-        """One check for each entry of ``measured``: how the candidate's outputs, or tensors inside of it,
-        differ from those in ``reference.answers`` on each feed. May run either model again.
-
-        ``outputs`` are the candidate's, under the original's names, on each feed.
-        """
-
-
-def judge_for(options: VerifyOptions) -> Judge:
-    """The judge that the options ask for."""
+def judge_for(options: VerifyOptions) -> NoiseJudge:
+    """The judge by noise, or by a fixed tolerance, that the options ask for."""
     return NoiseJudge(options.tolerance)
 
 
@@ -61,7 +42,7 @@ def compare(
         outputs = _outputs(reference, candidate)
         measured = _deviations(reference, outputs)
         _check_informative(reference, measured)
-        found = (judge or judge_for(options)).judge(reference, candidate, measured, outputs)
+        found = (judge or judge_for(options)).judge(Comparison(reference, candidate, measured, outputs))
         verdict, reason = (found.verdict, found.reason) if found.verdict else _verdict(found.checks)
     except NotVerifiableError as error:
         verdict, reason = NOT_VERIFIED, str(error)

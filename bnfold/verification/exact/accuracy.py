@@ -32,7 +32,8 @@ _FEW = 16.0
 _MANY = 64
 #: The largest relative error of one rounding.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-#: An error of so many roundings of the result's own size, four bits, is never held against it.
+#: An error of so many roundings of the result's own size, four bits, is never held against it: an original may be
+#: exact by chance, and folding may let a stream grow so much when a shift moves through it.
 _LOSABLE_ROUNDINGS = 16.0
 #: Below this a result is flushed to 0 or rounded to few bits by some machines: no error counts.
 _TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}

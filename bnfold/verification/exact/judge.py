@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 
 from bnfold.graph import Array
+from bnfold.verification.comparison import Comparison, Judge
 from bnfold.verification.exact.accuracy import Declared, Error, coarsest, declared_types, error, parts
 from bnfold.verification.exact.conditioning import MEANINGLESS, evaluated, undefined
 from bnfold.verification.exact.members import flat, whole
@@ -22,12 +23,11 @@ from bnfold.verification.exact.suspects import Fault
 from bnfold.verification.feeds.rows import all_rows
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
-from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
+from bnfold.verification.noise.deviation import Deviation, constant_outputs
 from bnfold.verification.noise.judge import Tolerance, judge
-from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.interface import match_inputs, match_outputs
 from bnfold.verification.runtime.randomness import drawing
-from bnfold.verification.runtime.sessions import Candidate, RunError, Session
+from bnfold.verification.runtime.sessions import RunError, Session
 from bnfold.verification.verdict import (
     DIFFERENT,
     EQUAL,
@@ -49,32 +49,22 @@ _UNSEEN = {_OVERRIDDEN: "other values for weights that may be overridden", _OTHE
 
 @dataclass(frozen=True, slots=True)
 class Float64Judge:
-    """Implements :class:`bnfold.verification.equivalence.Judge`.
+    """Implements :class:`bnfold.verification.comparison.Judge`.
 
     ``unrounded`` are functions that give weights of the second model before they were rounded, where its maker
     is at hand. Where a model cannot be evaluated in float64 ``otherwise`` judges, and a note says so.
     """
 
     options: VerifyOptions
-    otherwise: Any
+    otherwise: Judge
     unrounded: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
 
-    def doubts(self, item: Deviation) -> bool:
-        """Whether a difference must be judged."""
-        return bool(self.otherwise.doubts(item))
-
-    def judge(
-        self,
-        reference: Reference,
-        candidate: Candidate,
-        measured: Measured,
-        outputs: Sequence[Mapping[str, Array]] = (),
-    ) -> Judgement:
+    def judge(self, case: Comparison) -> Judgement:
         """The verdict, with the first tensor that differs."""
         try:
-            return _Case(self, reference, candidate, measured, outputs).judgement()
+            return _Case(self, case).judgement()
         except NotEvaluatedError as reason:
-            found: Judgement = self.otherwise.judge(reference, candidate, measured, outputs)
+            found = self.otherwise.judge(case)
             note = f"judged by rounding noise, not in float64: {reason}"
             return replace(found, notes=(*found.notes, note))
 
@@ -82,23 +72,16 @@ class Float64Judge:
 class _Case:
     """One second model before the judge."""
 
-    def __init__(
-        self,
-        judge: Float64Judge,
-        reference: Reference,
-        candidate: Candidate,
-        measured: Measured,
-        outputs: Sequence[Mapping[str, Array]],
-    ) -> None:
+    def __init__(self, judge: Float64Judge, case: Comparison) -> None:
         self._options, self._unrounded = judge.options, judge.unrounded
-        self._reference, self._second = reference, candidate.model
-        self._measured, self._outputs = measured, outputs
-        session = candidate.open(reference.settings)
-        answers = reference.answers
+        self._reference, self._second = case.reference, case.candidate.model
+        self._measured, self._outputs = case.measured, case.outputs
+        session = case.candidate.open(case.reference.settings)
+        answers = case.reference.answers
         self._feeding = match_inputs(answers, session)
         self._naming = match_outputs(answers.declared, session.outputs())
         self._overridable = {spec.name for spec in session.optional_inputs()}
-        self._notes = list(constant_outputs(measured))
+        self._notes = list(constant_outputs(case.measured))
         self._parts = 0
         self._drawn: dict[int, dict[str, Array]] = {}
 
