@@ -25,7 +25,7 @@ def print_restyle(console: Console, name: str, result: RestyleResult, *, layers:
     if layers and result.changes:
         _print_layers(console, result)
     if not result.changes:
-        line(console, "nothing to change: the model has this style", indent=2)
+        line(console, "nothing to change: the layers that can take a BN have this style", indent=2)
     else:
         _print_changes(console, result)
     for item in result.left:
@@ -34,8 +34,9 @@ def print_restyle(console: Console, name: str, result: RestyleResult, *, layers:
     for note in result.notes:
         line(console, note, indent=2)
     if result.inexact:
-        count = plural(len(result.inexact), "change")
-        line(console, ("warning ", STYLES["warning"]), f"{count} of {len(result.changes)} not exact: train", indent=2)
+        count, are = plural(len(result.inexact), "change"), "is" if len(result.inexact) == 1 else "are"
+        words = f"{count} of {len(result.changes)} {are} not exact: train the model before you use it"
+        line(console, ("warning ", STYLES["warning"]), words, indent=2)
     _print_end(console, result)
 
 
