@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bnfold.analysis.report import Finding
     from bnfold.equalization import EqualizationPlan
     from bnfold.folding.pair import Pair
-    from bnfold.graph import Model
+    from bnfold.graph import Model, TrainableModel
     from bnfold.repair import Change
     from bnfold.restyling import Change as StyleChange
     from bnfold.restyling import LeftAlone
@@ -208,6 +208,7 @@ class RestyleResult(Result):
     ``norms``. ``path`` is None where nothing was written; ``refused`` says why, where that was asked for.
     """
 
+    model: TrainableModel | None
     changes: tuple[StyleChange, ...]
     left: tuple[LeftAlone, ...]
     before: tuple[str, ...]

@@ -7,7 +7,7 @@ asks: who produces this tensor, who reads it, is it a constant, does anyone else
 
 from bnfold.graph.dtypes import Array, Limits, float_limits, is_float
 from bnfold.graph.elements import Dim, Op, Shape, Tensor, Use
-from bnfold.graph.model import Computed, ConvertedModel, Exact, Model, ParameterAccount, Staged
+from bnfold.graph.model import Computed, ConvertedModel, Exact, Model, ParameterAccount, Staged, TrainableModel
 from bnfold.graph.modelgraph import Evaluator, Inference, ModelGraph, walk
 from bnfold.graph.order import Order, Place, dataflow_order
 from bnfold.graph.parameters import BLOCK_BYTES, Derived, Memory, Param, ParamData
@@ -35,6 +35,7 @@ __all__ = [
     "Shape",
     "Staged",
     "Tensor",
+    "TrainableModel",
     "Use",
     "dataflow_order",
     "float_limits",

@@ -61,6 +61,11 @@ class KerasModel:
     def path(self) -> Path | None:
         return self._path
 
+    @property
+    def trainable(self) -> KerasModel:
+        """Itself."""
+        return self
+
     def with_graph(self, graph: ModelGraph) -> KerasModel:
         """The same model around a changed graph."""
         return KerasModel(self._keras, self._reading, graph, self._path)
