@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,7 +56,7 @@ def _plain(value: _Plain | None) -> dict[str, object] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Result(Displayed):
+class Result(Displayed, ABC):
     """What a rewritten model is and how it came about.
 
     ``model`` is new; the one that was given is as it was. ``verification`` is None where none was asked for, ``path``
@@ -73,6 +74,10 @@ class Result(Displayed):
     def equivalent(self) -> bool:
         """Are the outputs as they were, as far as that was asked?"""
         return self.verification is None or self.verification.equivalent
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON: everything but the model."""
 
     @property
     def _verdict(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -66,17 +66,6 @@ _PLACE = (
 )  # fmt: skip
 
 
-def _all(given: Sequence[Callable[[options.F], options.F]]) -> Callable[[options.F], options.F]:
-    """Options as one decorator."""
-
-    def decorate(function: options.F) -> options.F:
-        for option in reversed(given):
-            function = option(function)
-        return function
-
-    return decorate
-
-
 @click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @click.option(
@@ -96,8 +85,7 @@ def _all(given: Sequence[Callable[[options.F], options.F]]) -> Callable[[options
     metavar="RATES",
     help="Learning rates, with commas, or own for the model's.  [default: 0.001,0.003,0.01]",
 )
-@_all(_TRAINING)
-@_all(_PLACE)
+@options.together(*_TRAINING, *_PLACE)
 @click.option("--plot", type=options.OUTPUT, metavar="FILE", help="Draw the learning curves (.svg or .png).")
 @options.report
 @options.output_format("text", "json")
@@ -136,7 +124,7 @@ def experiment(
 
     place = {name: given.pop(name) for name in ("store", "workers", "scheduler", "run_timeout", "run_memory")}
     named = [arm.strip() for arm in arms.split(",") if arm.strip()]
-    options.check_report(report, *models, *named, data, data.rpartition(":")[0], place["store"], plot)
+    options.check_report(report, *named, data, data.rpartition(":")[0])
     if plot is not None:
         check_plot(plot)
     settings = Settings(data=data, custom=options.custom_modules(context), allow_unsafe=allow_unsafe, **given)

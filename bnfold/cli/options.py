@@ -14,11 +14,7 @@ import click
 from bnfold.errors import BnfoldError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from bnfold.quantization import Int8Report
     from bnfold.reporting.page.sheets import Sheet
-    from bnfold.results import EqualizeResult, FoldResult
     from bnfold.verification import VerifyOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -110,13 +106,20 @@ def report(function: F) -> F:
 
 
 def check_report(report: str | None, *others: str | None) -> None:
-    """Before any work is done: can the page be written? Raises UsageError where it would replace one of ``others``."""
+    """Before any work is done: can the page be written?
+
+    Raises UsageError where it would replace a file of this call: one of its options, its models, or ``others``.
+    """
     if report is None:
         return
     from bnfold.formats.atomic import resolve_target
 
+    context = click.get_current_context()
+    paths = [each.name for each in context.command.params if isinstance(each.type, click.Path)]
+    given = (context.params.get(str(name)) for name in paths if name != "report")
+    files = [file for value in (*given, others) for file in (value if isinstance(value, tuple) else (value,))]
     target = resolve_target(report)
-    if any(other is not None and resolved(other) == target for other in others):
+    if any(file is not None and resolved(file) == target for file in files):
         raise UsageError(f"{report} is a file of this call; give the report another name")
 
 
@@ -135,30 +138,6 @@ def write_report(report: str | None, sheets: Callable[[ModuleType], Sequence[She
     context = click.get_current_context()
     settings = {name: value for name, value in context.params.items() if name != "report"}
     files.write(report, render.page(str(context.info_name), sheets(made), settings))
-
-
-def print_result(
-    output_format: str,
-    model: str,
-    result: FoldResult | EqualizeResult,
-    int8: Int8Report | None,
-    show: Callable[[Console], None],
-) -> None:
-    """Print what was done with a model as JSON, or as text by ``show``, and what was measured in int8."""
-    if output_format == "json":
-        from bnfold.reporting import as_json
-
-        measured = {} if int8 is None else {"int8": int8.to_dict()}
-        click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict(), **measured}))
-        return
-    from bnfold.reporting.console import make_console
-
-    console = make_console()
-    show(console)
-    if int8 is not None:
-        from bnfold.reporting.int8 import print_int8
-
-        print_int8(console, int8)
 
 
 def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float | None) -> int | None:
@@ -185,23 +164,30 @@ _VERIFICATION = (
 )  # fmt: skip
 
 
+#: The names of their values.
+VERIFICATION = ("rtol", "atol", "inputs", "seed", "strict", "provider", "threads", "timeout", "memory")
+
+
+def together(*given: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Options as one decorator, in this order in ``--help``."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(given):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def verification(function: F) -> F:
     """--rtol, --atol, --inputs, --seed, --strict, --provider, --threads, --timeout, --memory."""
-    for option in reversed(_VERIFICATION):
-        function = option(function)
-    return function
+    return together(*_VERIFICATION)(function)
 
 
 def verification_seeded(help: str) -> Callable[[F], F]:
     """:func:`verification` for a command whose --seed is that of something else as well, as ``help`` says."""
-
-    def decorate(function: F) -> F:
-        own = click.option("--seed", type=int, default=0, show_default=True, help=help)
-        for option in reversed(_VERIFICATION):
-            function = (own if option is _SEED else option)(function)
-        return function
-
-    return decorate
+    own = click.option("--seed", type=int, default=0, show_default=True, help=help)
+    return together(*(own if option is _SEED else option for option in _VERIFICATION))
 
 
 def verify_options(values: Mapping[str, Any]) -> VerifyOptions:

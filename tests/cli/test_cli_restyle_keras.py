@@ -156,7 +156,7 @@ class TestMistakes:
     def test_no_output(self) -> None:
         outcome = run("restyle", MIXED)
         assert outcome.code == 2
-        assert "--dry-run writes nothing" in outcome.err
+        assert "Say where to write with -o OUT, or pass --dry-run" in outcome.err
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
