@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
-from bnfold import __version__
 from bnfold.errors import BnfoldError
+from bnfold.version import __version__
 
 #: Each command with the line that ``--help`` shows: the module itself need not be imported for that.
 GROUPS = {

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bnfold.analysis import Report
     from bnfold.analysis.config import Config
     from bnfold.quantization import Int8Report
-    from bnfold.reporting.page.sheets import Sheet
+    from bnfold.reporting.page.sheet import Sheet
 
 _SEVERITIES = ("error", "warning", "info", "never")
 

@@ -14,7 +14,7 @@ import click
 from bnfold.errors import BnfoldError, UsageError
 
 if TYPE_CHECKING:
-    from bnfold.reporting.page.sheets import Sheet
+    from bnfold.reporting.page.sheet import Sheet
     from bnfold.verification import VerifyOptions
 
 F = TypeVar("F", bound=Callable[..., Any])

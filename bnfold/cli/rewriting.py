@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bnfold.quantization import Int8Report
-    from bnfold.reporting.page.sheets import Sheet
+    from bnfold.reporting.page.sheet import Sheet
     from bnfold.results import Result
     from bnfold.verification import VerifyOptions
 

@@ -18,7 +18,8 @@ from bnfold.formats.keras import topology, training
 from bnfold.formats.keras.backend import quiet
 from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
-from bnfold.formats.keras.read import Reading, read
+from bnfold.formats.keras.read import read
+from bnfold.formats.keras.reading import Reading
 from bnfold.formats.keras.rebuild import rebuild
 from bnfold.formats.keras.skeleton import Skeleton, fingerprint
 from bnfold.graph import Array, Computed, Exact, ModelGraph, ParameterAccount

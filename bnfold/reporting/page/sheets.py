@@ -1,86 +1,28 @@
-"""What a page says about each model: the verdict first, then everything behind it."""
+"""The sheet of each command's result: the verdict first, then everything behind it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bnfold.analysis.phrases import plural
 from bnfold.reporting.page.data import drawing
+from bnfold.reporting.page.sheet import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
 from bnfold.reporting.text import file_size
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
     from bnfold.experiment.results import ExperimentResult
     from bnfold.folding.pair import Pair
-    from bnfold.folding.plan import Plan
     from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
     from bnfold.scanning import ScanStore
     from bnfold.verification import RuntimeCheck, Verification
 
-GOOD, BAD, CAUTION, PLAIN = "good", "bad", "caution", "plain"
 _MARKS = {"+": "comes", "-": "goes", " ": "stays"}
 #: How long verification took is another number every time: not in a page that is the same for the same models.
 _DURATION = re.compile(r",? in \d+(?:\.\d+)? s\b|,? \(\d+(?:\.\d+)? s of it in float64\)")
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One answer at the top: a question, the answer in a few words, and its tone."""
-
-    title: str
-    answer: str
-    tone: str = PLAIN
-    details: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of a grid: ``value`` is what it is sorted by where that is a number, ``details`` unfold below it."""
-
-    text: str
-    value: float | None = None
-    tone: str = ""
-    #: Pairs of a rule's code, empty where there is none, and a sentence.
-    details: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table to sort and filter. The first column holds names; ``choose`` is the column that a list filters by."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    choose: int | None = None
-
-    @property
-    def choices(self) -> list[str]:
-        return [] if self.choose is None else list(dict.fromkeys(row[self.choose].text for row in self.rows))
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """One model, or one comparison. What does not apply is empty or None and is not shown."""
-
-    title: str
-    cards: tuple[Card, ...]
-    report: Report | None = None
-    plan: Plan | None = None
-    changes: tuple[Mapping[str, str], ...] = ()
-    #: Verifications by what they are about, as plain data.
-    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    error: str = ""
-    grids: tuple[Grid, ...] = ()
-    #: What :mod:`bnfold.reporting.page.picture` made of a drawing, with its caption.
-    picture: str = ""
-    caption: str = ""
-    #: The rules whose text is shown besides those of the report.
-    codes: frozenset[str] = frozenset()
-    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 def of_report(report: Report) -> Sheet:

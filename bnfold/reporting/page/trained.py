@@ -11,9 +11,8 @@ from bnfold.analysis.phrases import plural
 from bnfold.experiment.results import ArmResult, ExperimentResult, RunResult
 from bnfold.reporting.experiment import number
 from bnfold.reporting.page.picture import picture
-from bnfold.reporting.page.render import visible
-from bnfold.reporting.page.sheets import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
-from bnfold.reporting.text import cut
+from bnfold.reporting.page.sheet import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
+from bnfold.reporting.text import cut, visible
 
 #: A longer label would leave the picture no place for curves.
 _LABEL = 40

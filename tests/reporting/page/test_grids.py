@@ -21,7 +21,7 @@ from test_page import Page, written
 from bnfold.experiment.results import ArmResult
 from bnfold.reporting.page import render, sheets
 from bnfold.reporting.page.picture import picture
-from bnfold.reporting.page.render import visible
+from bnfold.reporting.text import visible
 
 
 @pytest.fixture(scope="module")

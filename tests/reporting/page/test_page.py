@@ -22,7 +22,7 @@ from verification_models import weight, with_weight
 
 from bnfold.analysis import all_rules
 from bnfold.reporting.page.markdown import to_html
-from bnfold.reporting.page.render import visible
+from bnfold.reporting.text import visible
 
 CNN, MLP, REPVGG = (SAMPLES / f"digits_{name}.onnx" for name in ("cnn", "mlp", "repvgg"))
 
