@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bnfold.analysis.phrases import plural
-from bnfold.reporting.console import STYLES, cell, line, show, table
-from bnfold.reporting.outcomes import print_verdict
+from bnfold.reporting.console import BAD, GOOD, STYLES, cell, line, show, table
+from bnfold.reporting.outcomes import print_verdict, print_written
 from bnfold.restyling import difference
 
 if TYPE_CHECKING:
     from bnfold.results import RestyleResult
 
-_GOOD, _BAD = "green", "bold red"
-_MARKS = {"+": _GOOD, "-": "red", " ": "dim"}
+_MARKS = {"+": GOOD, "-": "red", " ": "dim"}
 
 
 def print_restyle(console: Console, name: str, result: RestyleResult, *, layers: bool = False) -> None:
@@ -42,7 +41,7 @@ def print_restyle(console: Console, name: str, result: RestyleResult, *, layers:
 def _print_changes(console: Console, result: RestyleResult) -> None:
     grid = table("class", "change", "why")
     for change in result.changes:
-        kind = cell("exact", _GOOD) if change.exact else cell("needs training", STYLES["warning"])
+        kind = cell("exact", GOOD) if change.exact else cell("needs training", STYLES["warning"])
         grid.add_row(kind, cell(change.sentence), cell(change.reason))
     show(console, grid, indent=2)
     console.print()
@@ -61,10 +60,5 @@ def _print_end(console: Console, result: RestyleResult) -> None:
         print_verdict(console, result.verification)
     for check in (result.agreement, result.rounding):
         if check is not None:
-            line(console, (check.sentence(), _GOOD if check.equivalent else _BAD), indent=2)
-    if result.path is not None:
-        line(console, ("written to ", ""), (str(result.path), "bold"), indent=2)
-    elif result.refused:
-        line(console, (f"nothing was written: {result.refused}", _BAD), indent=2)
-    elif not result.equivalent:
-        line(console, ("nothing was written", _BAD), indent=2)
+            line(console, (check.sentence(), GOOD if check.equivalent else BAD), indent=2)
+    print_written(console, result, result.refused)

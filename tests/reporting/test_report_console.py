@@ -202,6 +202,18 @@ def step(label: str, kind: str = "backward", **parts: object) -> FoldStep:
     )
 
 
+def remaining(label: str, **parts: object) -> Remaining:
+    return Remaining(
+        subject=label,
+        label=label,
+        type="BatchNormalization",
+        is_batchnorm=True,
+        backward=Refusal("a", "x is in the way"),
+        forward=Refusal("b", "y is"),
+        **parts,  # type: ignore[arg-type]
+    )
+
+
 def result(plan: Plan, **parts: object) -> FoldResult:
     summary = Comparison(
         Size(20, 4, 1, 5000, 20000), Size(16, 0, 0, 4900, 19600), file_before=21_000, file_after=20_500
@@ -211,14 +223,7 @@ def result(plan: Plan, **parts: object) -> FoldResult:
 
 class TestFold:
     def test_what_went_where_and_what_stayed(self, console: Console, sink: io.StringIO) -> None:
-        left = Remaining(
-            subject="bn_9",
-            label="bn_9",
-            type="BatchNormalization",
-            is_batchnorm=True,
-            backward=Refusal("a", "x is in the way"),
-            forward=Refusal("b", "y is"),
-        )
+        left = remaining("bn_9")
         plan = Plan((step("bn_1"), step("bn_2", "forward", through=("pool",))), (left,), ("a remark",))
         outcomes.print_fold(console, "a.onnx", result(plan))
         rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
@@ -232,15 +237,7 @@ class TestFold:
 
     def test_what_went_with_its_stream_and_what_contradicts(self, console: Console, sink: io.StringIO) -> None:
         proof = Contradiction(sentence="bn_9 and bn_1 differ", of="shift", tensor="x", constraints=("bn_9", "bn_1"))
-        left = Remaining(
-            subject="bn_9",
-            label="bn_9",
-            type="BatchNormalization",
-            is_batchnorm=True,
-            backward=Refusal("a", "x is in the way"),
-            forward=Refusal("b", "y is"),
-            together=proof,
-        )
+        left = remaining("bn_9", together=proof)
         gone = step("bn_1", "gauge", stream="sum_out", repaid=("conv_0", "conv_2"))
         outcomes.print_fold(console, "a.onnx", result(Plan((gone, step("bn_2")), (left,), ())))
         rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
