@@ -12,7 +12,7 @@ from bnfold.errors import BnfoldWarning, NotEquivalentError, UsageError
 from bnfold.folding import Plan, fold_graph
 from bnfold.folding.pair import Pair
 from bnfold.formats import load as _load
-from bnfold.graph import Model
+from bnfold.graph import Model, TrainableModel
 from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
 
 if TYPE_CHECKING:
@@ -246,11 +246,7 @@ def restyle_model(
 
     ``data`` may be the path of an ``.npz`` or ``.npy`` file as well.
     """
-    trainable = original.trainable
-    if trainable is None:
-        raise UsageError(
-            f"{name_of(original)} is no Keras model of layers: only such a one can be restyled and trained"
-        )
+    trainable = trainable_of(original)
     if fresh is not None and data is not None:
         raise UsageError("data are measured for weights that are kept, not for fresh ones")
     examples = trainable.load_data(data) if data is not None else None
@@ -270,6 +266,13 @@ def restyle_model(
         result, model=model, exact_part=exact_part, unmeasured=unmeasured, norms=found.norms,
         notes=(remark,) if remark else (),
     )  # fmt: skip
+
+
+def trainable_of(model: Model) -> TrainableModel:
+    """The model as one that Keras can train. Raises UsageError where it is none."""
+    if model.trainable is None:
+        raise UsageError(f"{name_of(model)} is no Keras model of layers: only such a one can be restyled and trained")
+    return model.trainable
 
 
 def verify(

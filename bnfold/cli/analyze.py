@@ -19,19 +19,11 @@ if TYPE_CHECKING:
     from bnfold.quantization import Int8Report
     from bnfold.reporting.page.sheet import Sheet
 
-_SEVERITIES = ("error", "warning", "info", "never")
-
 
 @click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @options.output_format("text", *FORMATS)
-@click.option("--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, with commas.")
-@click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules; the longer prefix wins.")
-@click.option(
-    "--fail-on",
-    type=click.Choice(_SEVERITIES),
-    help="Exit with 1 for a finding at or above this severity.  [default: error, or the settings file's]",
-)
+@options.rules
 @click.option("--count", is_flag=True, help="Count the findings by rule instead of printing them.")
 @click.option("--statistics", "count_as_before", is_flag=True, hidden=True)  # what --count was called in 0.1
 @click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
@@ -67,8 +59,7 @@ def analyze(
 
     options.check_report(how["report"])
     config = find_config(Path.cwd())
-    wanted = _codes(select) or config.select
-    dropped = (*config.ignore, *_codes(ignore)) if not select else _codes(ignore)
+    wanted, dropped = options.chosen_rules(config, select, ignore)
     select_rules(wanted, dropped)  # a mistake in the arguments ends the call before any model is read
     with options.progress(quiet) as progress:
         found = _analyzed(models, config, progress, select=wanted, ignore=dropped, **how)
@@ -126,11 +117,6 @@ def _printed(report: Report, stats: bool) -> Report:
     """The report without what is not printed: graphs of many models are large."""
     kept = report.batchnorms if stats else tuple(replace(item, statistics=None) for item in report.batchnorms)
     return replace(report, batchnorms=kept, pair=None)
-
-
-def _codes(values: Sequence[str]) -> tuple[str, ...]:
-    """``--select BN1,BN201 --select BN3`` as one list."""
-    return tuple(code for value in values for code in value.split(",") if code.strip())
 
 
 def _fails(reports: Sequence[Report], level: str) -> bool:

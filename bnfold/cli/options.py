@@ -14,6 +14,7 @@ import click
 from bnfold.errors import BnfoldError, UsageError
 
 if TYPE_CHECKING:
+    from bnfold.analysis.config import Config
     from bnfold.reporting.page.sheet import Sheet
     from bnfold.verification import VerifyOptions
 
@@ -57,6 +58,17 @@ class Command(click.Command):
         return super().invoke(ctx)
 
 
+def together(*given: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Options as one decorator, in this order in ``--help``."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(given):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def quiet(help: str) -> Callable[[F], F]:
     return click.option("-q", "--quiet", is_flag=True, help=help)
 
@@ -96,8 +108,32 @@ def output_format(*choices: str) -> Callable[[F], F]:
 
 int8 = click.option(
     "--int8", type=OUTPUT, metavar="DATA",
-    help="Quantise the model, folded and equalised too, and measure on these samples (.npz or .npy).",
+    help="Quantise the model as it is, folded, and equalised, and measure each on these samples (.npz or .npy).",
 )  # fmt: skip
+
+
+def rules(function: F) -> F:
+    """--select, --ignore and --fail-on."""
+    return together(
+        click.option(
+            "--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, separated by commas."
+        ),
+        click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules; the longer prefix wins."),
+        click.option(
+            "--fail-on", type=click.Choice(("error", "warning", "info", "never")),
+            help="Exit with 1 for a finding at or above this severity.  [default: error, or the settings file's]",
+        ),
+    )(function)  # fmt: skip
+
+
+def chosen_rules(
+    config: Config, select: Sequence[str], ignore: Sequence[str]
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The codes to select and to ignore: those of the command line, or of the settings where it selects none."""
+    chosen, ignored = (
+        tuple(c for value in values for c in value.split(",") if c.strip()) for values in (select, ignore)
+    )
+    return (chosen, ignored) if chosen else (config.select, (*config.ignore, *ignored))
 
 
 def report(function: F) -> F:
@@ -151,32 +187,24 @@ _VERIFICATION = (
     click.option("--inputs", type=OUTPUT, metavar="FILE", help="Compare on these inputs (.npz, or .npy for one)."),
     _SEED,
     click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
-    click.option("--provider", default="CPUExecutionProvider", show_default=True, help="onnxruntime's provider."),
+    click.option(
+        "--provider", default="CPUExecutionProvider", metavar="NAME", show_default=True,
+        help="onnxruntime's execution provider.",
+    ),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
     click.option(
         "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-        help="Give up after this time: nothing is written, exit code 1.",
+        help="Give up after this time, with exit code 1 and without a file.",
     ),
     click.option(
         "--memory", type=click.FloatRange(min=0, min_open=True), metavar="MB", callback=_bytes,
-        help="Give up beyond this much address space a process: nothing is written, exit code 1.",
+        help="Give up where a process needs more address space, with exit code 1 and without a file.",
     ),
 )  # fmt: skip
 
 
 #: The names of their values.
 VERIFICATION = ("rtol", "atol", "inputs", "seed", "strict", "provider", "threads", "timeout", "memory")
-
-
-def together(*given: Callable[[Any], Any]) -> Callable[[F], F]:
-    """Options as one decorator, in this order in ``--help``."""
-
-    def decorate(function: F) -> F:
-        for option in reversed(given):
-            function = option(function)
-        return function
-
-    return decorate
 
 
 def verification(function: F) -> F:

@@ -25,8 +25,8 @@ _STYLE = (
         "--bias", type=click.Choice(["auto", "keep"]), default="auto", show_default=True,
         help="auto: a bias goes where a BN follows directly, and comes back where none does.",
     ),
-    click.option("--momentum", type=float, help="Of new and moved BN.  [default: Keras's, or its own]"),
-    click.option("--epsilon", type=float, help="Of new and moved BN.  [default: Keras's, or its own]"),
+    click.option("--momentum", type=float, help="Momentum of new and moved BN.  [default: Keras's, or its own]"),
+    click.option("--epsilon", type=float, help="Epsilon of new and moved BN.  [default: Keras's, or its own]"),
 )  # fmt: skip
 
 

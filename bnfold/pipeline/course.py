@@ -62,6 +62,8 @@ class Course:
     allow_unsafe: bool
     progress: Progress
     external_data: bool | None = None
+    #: Is the result to be trained? Then the model has to be one that can.
+    trains: bool = False
     original: Model = field(init=False)
     target: Path | None = field(init=False)
     runs: Runs = field(init=False)
@@ -71,6 +73,8 @@ class Course:
         self.target = None if self.output is None else _target(self.source, self.output)
         self.progress("reading the model")
         self.original = api.load(self.source, allow_unsafe=self.allow_unsafe)
+        if self.trains:
+            api.trainable_of(self.original)
         if self.target is not None:
             self.original.check_target(self.target)
         self.runs = Runs(self.original, Path(self.source), self.allow_unsafe, self.options, limits)

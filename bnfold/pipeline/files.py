@@ -149,7 +149,7 @@ def restyle_file(
     by Keras's own predictions. If they differ nothing is written. ``exact`` writes nothing either where a change is
     not exact. Errors and promises are those of :func:`fold_file`.
     """
-    course = Course(source, output, options, allow_unsafe, progress)
+    course = Course(source, output, options, allow_unsafe, progress, trains=True)
     if course.converts:
         raise UsageError(f"{output}: a model that is to be trained is written as .keras or .h5")
     progress("restyling")

@@ -172,8 +172,9 @@ class TestMistakes:
         assert outcome.err.startswith("bnfold: ")
         assert words in outcome.err
 
-    def test_onnx(self, tmp_path: Path) -> None:
-        outcome = run("restyle", SAMPLES / "digits_mlp.onnx", "-o", tmp_path / "out.onnx")
+    @pytest.mark.parametrize("suffix", [".onnx", ".keras"])
+    def test_onnx(self, tmp_path: Path, suffix: str) -> None:
+        outcome = run("restyle", SAMPLES / "digits_mlp.onnx", "-o", tmp_path / f"out{suffix}")
         assert outcome.code == 2
         assert "no Keras model" in outcome.err
         outcome = run("restyle", MIXED, "-o", tmp_path / "out.onnx")

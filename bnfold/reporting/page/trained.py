@@ -8,6 +8,7 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from bnfold.analysis.phrases import plural
+from bnfold.errors import MissingExtraError
 from bnfold.experiment.results import ArmResult, ExperimentResult, RunResult
 from bnfold.reporting.experiment import number
 from bnfold.reporting.page.picture import picture
@@ -24,9 +25,7 @@ def sheet(name: str, result: ExperimentResult) -> Sheet:
     notes = [*result.remarks()]
     drawn = _curves(result)
     if not drawn:
-        notes.append(
-            'the learning curves are drawn by matplotlib, not installed here: pip install "bnfold[experiment]"'
-        )
+        notes.append(str(MissingExtraError.of("the learning curves need matplotlib", "experiment")))
     grids = (_arms(result), _pairs(result), _shipped(result))
     return Sheet(
         name, _cards(result), notes=tuple(notes), grids=grids, picture=drawn, caption=_CAPTION if drawn else ""
