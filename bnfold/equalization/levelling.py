@@ -9,7 +9,8 @@ two, of which none is needed where the two differ by a factor of two at most, it
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,13 +42,18 @@ class Problem:
     links: list[Link] = field(default_factory=list)
     blocks: list[Cells] = field(default_factory=list)
     biases: list[tuple[Cells, Vector]] = field(default_factory=list)
+    #: For each variable the number of its block, from 1 on; 0 for one that is in none yet, and for the ground.
+    block_of: Cells = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.block_of = np.zeros(self.count + 1, np.intp)
 
     def add_block(self, variables: Cells) -> None:
         """Variables to be looked at together, but for those that are in a block already."""
-        known = np.concatenate([*self.blocks, np.zeros(1, np.intp)])
-        fresh = np.setdiff1d(variables, known)
+        fresh = np.unique(variables[(self.block_of[variables] == 0) & (variables > 0)])
         if fresh.size:
             self.blocks.append(fresh)
+            self.block_of[fresh] = len(self.blocks)
 
 
 def level(problem: Problem, *, exact: bool) -> tuple[Vector, bool]:
@@ -61,6 +67,8 @@ class _Levelling:
         self.fine: float | None = None
         self.scales = np.zeros(problem.count + 1)
         self.bias = np.full(problem.count + 1, -np.inf)
+        #: Room for what is written and read of the variables at hand: of all, it would take longer than they do.
+        self.written, self.read = (np.full(problem.count + 1, -np.inf) for _ in range(2))
         for variables, logs in problem.biases:
             np.maximum.at(self.bias, variables, logs - np.log2(BIAS_REACH))
 
@@ -76,21 +84,29 @@ class _Levelling:
         return self.scales, self._iterate(None, MAX_ROUNDS)
 
     def _iterate(self, fine: float | None, rounds: int) -> bool:
-        """Level everything to ``fine`` bits, or by powers of two; was that done within so many rounds?"""
+        """Level everything to ``fine`` bits, or by powers of two; was that done within so many rounds?
+
+        In a round the blocks are settled in their order, but for those around which nothing has changed since.
+        """
         self.fine = fine
-        parts = [_Part.of(block, self.problem.links) for block in self.problem.blocks]
-        dirty = [True] * len(parts)
+        parts = _parts(self.problem)
+        due = set(range(len(parts)))
         for _ in range(rounds):
-            if not any(dirty):
+            if not due:
                 return True
-            for number, part in enumerate(parts):
-                if dirty[number]:
-                    dirty[number] = False
-                    if self._settle(part):
-                        for other, neighbour in enumerate(parts):
-                            affected = part.circular if other == number else not part.ids.isdisjoint(neighbour.ids)
-                            dirty[other] |= affected
-        return not any(dirty)
+            queue, later = sorted(due), set[int]()
+            while queue:
+                number = heapq.heappop(queue)
+                due.discard(number)
+                if self._settle(parts[number]):
+                    for affected in parts[number].neighbours - due:
+                        if affected > number:
+                            due.add(affected)
+                            heapq.heappush(queue, affected)
+                        else:
+                            later.add(affected)
+            due = later
+        return not due
 
     def _settle(self, part: _Part) -> bool:
         """Level the variables of a block; did any of them change?"""
@@ -102,20 +118,21 @@ class _Levelling:
             moved = moved or bool(steps.any())
         return moved
 
-    def _steps(self, variables: Cells, links: Iterable[Link]) -> Vector:
+    def _steps(self, variables: Cells, links: Sequence[Link]) -> Vector:
         """What to add to the scales of variables, each as if it alone were to change."""
         wanted = self._wanted(variables, links)
         if self.fine is not None:
             return np.where(np.abs(wanted) > self.fine, wanted / 2, 0.0)
         return np.where(np.abs(wanted) > _ONE, np.rint(wanted / 2), 0.0)
 
-    def _wanted(self, variables: Cells, links: Iterable[Link]) -> Vector:
+    def _wanted(self, variables: Cells, links: Sequence[Link]) -> Vector:
         """By how many bits what reads each variable exceeds what writes it, 0 where nothing may be done about it."""
-        written, read = (np.full(self.scales.size, -np.inf) for _ in range(2))
         for link in links:
-            np.maximum.at(written, link.outs, link.written(self.scales))
-            np.maximum.at(read, link.ins, link.read(self.scales))
-        written, read = written[variables], read[variables]
+            np.maximum.at(self.written, link.outs, link.written(self.scales))
+            np.maximum.at(self.read, link.ins, link.read(self.scales))
+        written, read = self.written[variables], self.read[variables]
+        for link in links:
+            self.written[link.outs] = self.read[link.ins] = -np.inf
         there = np.isfinite(written) & np.isfinite(read)
         written, read = np.where(there, written, 0.0), np.where(there, read, 0.0)
         # Upward no further than the bias allows, downward for the weights alone.
@@ -126,15 +143,30 @@ class _Levelling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """A block with the links that touch it; ``ids`` tell them from others. Circular: one variable at a time."""
+    """A block with the links that touch it, and the numbers of those that share one with it.
+
+    One that is circular is its own neighbour, and settled one variable at a time.
+    """
 
     variables: Cells
-    links: Sequence[Link]
-    ids: frozenset[int]
-    circular: bool
+    links: list[Link] = field(default_factory=list)
+    neighbours: set[int] = field(default_factory=set)
+    circular: bool = False
 
-    @classmethod
-    def of(cls, variables: Cells, links: Sequence[Link]) -> _Part:
-        mine = [link for link in links if np.isin(link.outs, variables).any() or np.isin(link.ins, variables).any()]
-        circular = any(np.isin(link.outs, variables).any() and np.isin(link.ins, variables).any() for link in mine)
-        return cls(variables, mine, frozenset(map(id, mine)), circular)
+
+def _parts(problem: Problem) -> list[_Part]:
+    """The blocks in their order."""
+    ends = [
+        tuple({number - 1 for number in problem.block_of[cells].tolist() if number} for cells in (link.outs, link.ins))
+        for link in problem.links
+    ]
+    circular = {number for outs, ins in ends for number in outs & ins}
+    parts = [_Part(variables, circular=number in circular) for number, variables in enumerate(problem.blocks)]
+    for link, (outs, ins) in zip(problem.links, ends, strict=True):
+        for number in outs | ins:
+            parts[number].links.append(link)
+            parts[number].neighbours.update(outs | ins)
+    for number, part in enumerate(parts):
+        if not part.circular:
+            part.neighbours.discard(number)
+    return parts

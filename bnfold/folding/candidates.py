@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Use
 from bnfold.operators import Node, as_affine, facts_of
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Candidate:
     """A run of affine operators, each the only reader of the one before, and the one affine they are together."""
 
+    _: KW_ONLY
     ops: tuple[Op, ...]
     total: Affine
     #: The tensor that the first of them reads, and in which slot.

@@ -14,6 +14,7 @@ from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.graph import ModelGraph, Op, Order, Param, Use
 from bnfold.operators import Node, Rewrite
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 #: Operators asked in one search: a bound that no real model reaches.
@@ -54,7 +55,7 @@ class Move:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Blocked:
     """Why a search found no way, and whom it had asked."""
 

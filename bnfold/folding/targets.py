@@ -158,10 +158,13 @@ class Folder:
         return found if fault is None else Blocked(fault, frozenset(found.asked))
 
     def _is_identity(self, candidate: Candidate) -> bool:
+        scale = candidate.total.scale
+        if not 0.99 < scale[0] < 1.01:  # of one channel: the rule
+            return False
         if candidate.total.is_identity:
             return True
         op = candidate.ops[0]
-        near = len(candidate.ops) == 1 and bool((np.abs(candidate.total.scale - 1.0) < 0.01).all())
+        near = len(candidate.ops) == 1 and bool((np.abs(scale - 1.0) < 0.01).all())
         return near and facts_of(op).is_identity(Node(self.graph, op))
 
     def _pays(self, candidate: Candidate, moves: list[Move]) -> bool:
@@ -304,6 +307,7 @@ class Folder:
 
     def _block(self, candidate: Candidate, back: Move | Blocked, ahead: Move | Blocked, *, bias: bool) -> None:
         """Keep the reasons, and look again when something that was asked changes."""
+        self._worklist.skip(op.name for op in candidate.ops)  # each of them would lead to this one candidate
         reasons = []
         for found in (back, ahead):
             if isinstance(found, Blocked):

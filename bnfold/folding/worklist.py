@@ -43,11 +43,16 @@ class Worklist:
         for name in asked:
             self._dependents.setdefault(name, set()).add(head)
 
+    def skip(self, names: Iterable[str]) -> None:
+        """Leave operators out that are queued; they may come back."""
+        self._queued.difference_update(names)
+
     def pop(self) -> str | None:
         """The next operator that still exists; None when all is done."""
         while self._heap:
             _, name = heapq.heappop(self._heap)
-            self._queued.discard(name)
-            if name in self._graph:
-                return name
+            if name in self._queued:
+                self._queued.discard(name)
+                if name in self._graph:
+                    return name
         return None

@@ -29,7 +29,7 @@ class ParamData(Protocol):
         """Only ``array[start:stop]`` along the first axis."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Memory:
     """Values that are in memory already; float64 values of a narrower Param are rounded when read."""
 
@@ -43,7 +43,7 @@ class Memory:
         return np.asarray(_cast(self.values[start:stop], self.dtype))
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Derived:
     """``base`` times ``factors``, plus ``terms``: float64 arrays that broadcast, rounded once, when read.
 

@@ -133,7 +133,7 @@ class NewOp:
     domain: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NewWeights:
     """The operator stays, with new constants in some slots, other attributes or another type."""
 
@@ -145,14 +145,14 @@ class NewWeights:
     channel_axis: Mapping[int, int] = field(default_factory=dict, kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class NewAffine:
     """The operator, itself an affine, becomes another one, in its cheapest form."""
 
     affine: Affine
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WithResidual:
     """New weights, and an affine on the output that they could not take in: a MatMul has no bias."""
 
@@ -164,7 +164,7 @@ class WithResidual:
 Rewrite = NewWeights | NewAffine | WithResidual
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Crossing:
     """An affine on the other side of an operator: by input slot for a lift, by output index for a sink."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ from bnfold.graph import ModelGraph, Op, float_limits, is_float
 from bnfold.operators.base import Absorbed, Conditions, Facts, KeepsShape, NewAffine, Node, Role, facts_of
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.pointwise import of_affine
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class BatchNorm:
     """A BatchNormalization in inference form: ``gamma * (x - mean) / sqrt(variance + epsilon) + beta``.
 

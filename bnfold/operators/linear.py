@@ -8,7 +8,7 @@ describes its layout once as a :class:`Layout`, and the algebra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,11 @@ from bnfold.operators.base import (
     vectors,
 )
 from bnfold.operators.weights import Weight, constant_values
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Layout:
     """Where the channels of a linear operator lie, in its data and in its weight.
 
@@ -41,6 +42,7 @@ class Layout:
     of the two counts within a group only.
     """
 
+    _: KW_ONLY
     weight: Weight
     weight_slot: int = 1
     in_slot: int = 0

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bnfold.graph import Param
 from bnfold.operators.base import NewOp, Node
+from bnfold.records import record
 from bnfold.refusal import Refusal
 
 Factor = NDArray[np.float64]
@@ -43,7 +44,7 @@ class Weight(Protocol):
         """The weight times a factor that broadcasts against it."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PlainWeight:
     """A constant of a floating-point type."""
 

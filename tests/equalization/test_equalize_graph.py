@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_close, random_feeds, run
+from helpers import Net, assert_close, lines_of, random_feeds, run
 from level_nets import SAME, C, LevelNet, equalized, imbalances, same_bits, unlevel
 from onnx import numpy_helper
 
 import bnfold
+from bnfold.equalization import equalize_graph
+from bnfold.formats import load
 
 
 def weights(model):
@@ -307,3 +309,15 @@ def test_padding_does_not_matter_to_a_scale():
     assert any(attribute.ints[:] == SAME for attribute in model.graph.node[0].attribute if attribute.name == "pads")
     assert equalized(model)[0].plan.scaled
     assert made.layers
+
+
+def test_work_grows_like_the_network():
+    work = []
+    for layers in (20, 80):
+        made = LevelNet(Net(seed=5))
+        x = made.input()
+        for _ in range(layers):
+            x = made.same("Relu", made.conv(x))
+        graph = load(made.net.build(x)).graph
+        work.append(lines_of(lambda graph=graph: equalize_graph(graph)) / layers)
+    assert work[1] < 1.5 * work[0], f"{work[0]:.0f} executed lines a layer became {work[1]:.0f}"

@@ -63,7 +63,15 @@ def nothing(net: Net, y: str, size: int) -> str:
     return y
 
 
-@pytest.mark.parametrize("build", [plain, stuck, residual, linear, meeting, wide, nothing])
+def run(net: Net, y: str, size: int) -> str:
+    """Affines in a row that as one would vanish in float32."""
+    y = net.op("Tanh", y)
+    for index in range(size):
+        y = net.op("Mul", y, np.float32(1e-30 if index < 2 else 2.0 if index % 2 else 0.5))
+    return net.op("Tanh", y)
+
+
+@pytest.mark.parametrize("build", [run, plain, stuck, residual, linear, meeting, wide, nothing])
 def test_work_grows_like_the_graph(build):
     work = []
     for size in (150, 600):

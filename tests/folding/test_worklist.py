@@ -57,3 +57,11 @@ def test_dependents_of_what_is_gone_come_again():
     graph.remove("c")
     worklist.add_dependents_of_removed()
     assert drained(worklist) == ["a"]
+
+
+def test_what_is_skipped_comes_when_it_is_added_again():
+    _, worklist = row("a", "b", "c")
+    worklist.add(["a", "b", "c"])
+    worklist.skip(["b", "c"])
+    worklist.add(["c"])
+    assert drained(worklist) == ["a", "c"]

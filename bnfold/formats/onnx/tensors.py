@@ -14,6 +14,7 @@ from onnx import TensorProto
 from bnfold.formats.onnx.payloads import Stored
 from bnfold.graph import Array, Param, ParamData
 from bnfold.graph.dtypes import is_float
+from bnfold.records import record
 
 #: TensorProto's element types by number, as numpy knows them.
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -118,7 +119,7 @@ class Packed:
         return self.read()[start:stop]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Inline:
     """The ParamData of a tensor that holds its own data."""
 
