@@ -115,10 +115,10 @@ class Context:
             backward, forward = (side.sentence for side in sides)
             codes = tuple(side.code for side in sides)
             step = self.fates.step(self.key(site.op))
+            kind, into = ("stays", ()) if step is None else (step.kind.value, (fate.label,))
             # What takes the place of a BN may have its name.
-            into = f"{fate.label} ({fate.type})" if fate.label == site.label else fate.label
-            kind, names = ("stays", ()) if step is None else (step.kind.value, (into,))
-            return Foldability(kind, names, backward=backward, forward=forward, codes=codes)
+            other = fate.type if into == (site.label,) else ""
+            return Foldability(kind, into, backward=backward, forward=forward, codes=codes, becomes=other)
         if isinstance(fate, FoldStep):
             return Foldability(fate.kind.value, fate.into, fate.through)
         own = self.own_refusal(site)
