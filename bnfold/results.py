@@ -236,6 +236,11 @@ class RestyleResult(Result):
         """The changes after which the model has to be trained."""
         return tuple(change for change in self.changes if not change.exact)
 
+    def inexact_sentence(self) -> str:
+        """``1 of 8 changes is not exact``."""
+        count = len(self.inexact)
+        return f"{count} of {len(self.changes)} changes {'is' if count == 1 else 'are'} not exact"
+
     @property
     def equivalent(self) -> bool:
         """Do the exact changes leave the outputs as they are, as far as that was asked?"""

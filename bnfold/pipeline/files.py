@@ -155,7 +155,7 @@ def restyle_file(
     progress("restyling")
     result = api.restyle_model(course.original, style, fresh=fresh, data=data, build=output is not None)
     if exact and result.inexact:
-        return replace(result, refused=f"{len(result.inexact)} of {len(result.changes)} changes are not exact")
+        return replace(result, refused=result.inexact_sentence())
     if output is None:
         return result
     return course.write(result, course.runs.with_exact_verdict if verify and fresh is None else None)

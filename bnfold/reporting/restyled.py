@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bnfold.analysis.phrases import plural
 from bnfold.reporting.console import BAD, GOOD, STYLES, cell, line, show, table
 from bnfold.reporting.outcomes import print_verdict, print_written
 from bnfold.restyling import difference
@@ -33,8 +32,8 @@ def print_restyle(console: Console, name: str, result: RestyleResult, *, layers:
     for note in result.notes:
         line(console, note, indent=2)
     if result.inexact:
-        count = plural(len(result.inexact), "change")
-        line(console, ("warning ", STYLES["warning"]), f"{count} of {len(result.changes)} not exact: train", indent=2)
+        sentence = f"{result.inexact_sentence()}: the model has to be trained"
+        line(console, ("warning ", STYLES["warning"]), sentence, indent=2)
     _print_end(console, result)
 
 

@@ -66,14 +66,14 @@ class TestNeedsTraining:
         outcome = run("restyle", INCEPTION, "-o", tmp_path / "out.keras")
         assert outcome.code == 0
         assert "needs training bn_stem moves between conv_stem and its relu" in outcome.words
-        assert "warning 1 change of 8 not exact: train" in outcome.words
+        assert "warning 1 of 8 changes is not exact: the model has to be trained" in outcome.words
         assert "verified in" in outcome.words
         assert names(tmp_path / "out.keras")[1:4] == ["conv_stem", "bn_stem", "conv_stem_activation"]
 
     def test_exact_writes_nothing(self, tmp_path: Path) -> None:
         outcome = run("restyle", INCEPTION, "-o", tmp_path / "out.keras", "--exact")
         assert outcome.code == 1
-        assert "nothing was written: 1 of 8 changes are not exact" in outcome.words
+        assert "nothing was written: 1 of 8 changes is not exact" in outcome.words
         assert not list(tmp_path.iterdir())
 
     def test_fresh_weights_are_compared_with_nothing(self, tmp_path: Path) -> None:
