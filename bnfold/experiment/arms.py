@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -136,7 +137,7 @@ def compile_arm(keras: Any, model: Any, built: Built, rate: float | None, *, eag
     try:
         written = dict(built.compiled["optimizer"])
         if rate is not None:
-            written["config"] = {**written["config"], "learning_rate": rate}  # in the place of a schedule, too
+            written = _with_rate(written, rate)
         optimizer = keras.optimizers.deserialize(written)
         loss = keras.saving.deserialize_keras_object(built.compiled["loss"])
         metrics = [] if built.metric == "loss" else [keras.saving.deserialize_keras_object(built.metric)]
@@ -144,6 +145,13 @@ def compile_arm(keras: Any, model: Any, built: Built, rate: float | None, *, eag
         model.compile(optimizer=optimizer, loss=loss, loss_weights=weights, metrics=metrics, run_eagerly=eagerly)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UsageError(f"the arm {built.label} cannot be compiled: {shortened(error)}") from error
+
+
+def _with_rate(written: Mapping[str, Any], rate: float) -> dict[str, Any]:
+    """An optimizer's configuration with a learning rate, also in the place of a schedule, or for the one inside it."""
+    config, inner = written["config"], written["config"].get("inner_optimizer")
+    changes = {"learning_rate": rate} if inner is None else {"inner_optimizer": _with_rate(inner, rate)}
+    return {**written, "config": {**config, **changes}}
 
 
 @contextmanager
@@ -158,6 +166,7 @@ def told_of_user_mistakes(what: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """Of TensorFlow's pages of words the line that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "rror" in line or "hape" in line), lines[0] if lines else "")
+    """Of TensorFlow's pages of words the line that says what is wrong, or all of Keras's words on a layer."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error).split("Arguments received by", 1)[0])  # Keras prints in bold
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "rror" in line or "hape" in line), " ".join(lines))

@@ -239,7 +239,7 @@ class _Conductor:
         counted = {label: with_diverged(values, worst) for label, values in scores.items()}
         curves = {label: [[epoch.val_score for epoch in run.epochs] for run in found] for label, found in runs.items()}
         reached = epochs_to_reach(curves, higher=higher)
-        timing = records.result(_TIMING)[0]
+        timing = relative_to(self.plan.arms[0].label, records.result(_TIMING)[0])
         arms = tuple(
             ArmResult(
                 label=arm.label,
@@ -295,6 +295,13 @@ def _val_score(records: Records, run: Run) -> float | None:
     """None for a run that diverged, whatever it had come to by then."""
     content = records.result(run.key)[0]
     return None if content["diverged"] else content["val_score"]
+
+
+def relative_to(first: str, timing: dict[str, Any]) -> dict[str, Any]:
+    """Times by arm, relative to the first arm's; where that has none they are relative to nothing."""
+    if "relative" in timing.get(first, {}):
+        return timing
+    return {label: {key: value for key, value in found.items() if key != "relative"} for label, found in timing.items()}
 
 
 def _shipped(records: Records, arm: Arm, timing: dict[str, Any]) -> Shipped:

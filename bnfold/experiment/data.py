@@ -283,7 +283,10 @@ def _as_arrays(value: Any) -> Any:
         return {str(name): _as_arrays(item) for name, item in value.items()}
     if isinstance(value, tuple):
         return tuple(_as_arrays(item) for item in value)
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError:  # rows of different lengths, which the check finds to be no numbers
+        return np.empty(len(value), object)
 
 
 def _check(spec: str, data: Data) -> None:

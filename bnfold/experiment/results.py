@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, median
 from typing import Any
 
+from bnfold.display import Displayed
 from bnfold.experiment.significance import LEVEL, Difference, lowest_p, seeds_needed
 from bnfold.experiment.training import Epoch
 
@@ -18,13 +19,14 @@ class Shipped:
     """What a trained arm is when it is deployed: folded, as ONNX, and compared with what was trained.
 
     ``verdict`` is the sentence of the verification. ``milliseconds`` is one inference in onnxruntime, ``relative``
-    that time in the first arm's; None where the models were not equivalent or could not be timed.
+    that time in the first arm's; None where the models were not equivalent or could not be timed. A model that cannot
+    be converted is folded as a Keras model and compared by its predictions; then ``nodes`` is None.
     """
 
     batchnorms: int
     batchnorms_left: int
     parameters: int
-    nodes: int
+    nodes: int | None
     equivalent: bool
     verdict: str
     milliseconds: float | None = None
@@ -101,7 +103,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExperimentResult:
+class ExperimentResult(Displayed):
     """The table and the verdict. ``judged_on`` is "test", or "validation" where there are no test data."""
 
     metric: str
@@ -148,7 +150,16 @@ class ExperimentResult:
             )
         if any(arm.diverged for arm in self.arms):
             found.append("a diverged run counts as the worst score that was seen in any")
-        return [*found, *self.notes]
+        return [*found, *self._unconverted(), *self.notes]
+
+    def _unconverted(self) -> Iterator[str]:
+        """Which arms no ONNX could be made of, by the reason."""
+        reasons: dict[str, list[str]] = {}
+        for arm in self.arms:
+            if arm.shipped is not None and arm.shipped.nodes is None:
+                reasons.setdefault(", ".join(arm.shipped.notes), []).append(arm.label)
+        for reason, labels in reasons.items():
+            yield f"folded as a Keras model, without nodes and latency ({', '.join(labels)}): {reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from bnfold.errors import BnfoldError, UsageError
+from bnfold import api
+from bnfold.errors import BnfoldError, OutputError, UsageError
 from bnfold.experiment.arms import Built, build, compile_arm, open_arm, start_keras, told_of_user_mistakes
 from bnfold.experiment.data import Examples, load_data
 from bnfold.experiment.fitting import check_fit
@@ -16,6 +18,7 @@ from bnfold.experiment.results import Shipped
 from bnfold.experiment.schedule import Plan, Settings
 from bnfold.experiment.training import evaluate, train, unpack
 from bnfold.jobs import emit
+from bnfold.results import Agreement
 from bnfold.temporary import temporary_folder
 
 #: What is preloaded: it takes seconds to import, and nothing of it starts a thread.
@@ -138,7 +141,10 @@ def _ship(model: Any, weights: bytes) -> tuple[Shipped, bytes]:
         source, target = folder / "arm.keras", folder / "arm.onnx"
         with quiet():
             model.save(source)
-        result = fold_file(source, target, allow_unsafe=True)  # this very model, which runs already
+        try:
+            result = fold_file(source, target, allow_unsafe=True)  # this very model, which runs already
+        except OutputError as error:
+            return _ship_unconverted(source, str(error).removeprefix(f"{source} ")), b""
         before, after = result.summary.before, result.summary.after
         found = result.verification
         shipped = Shipped(
@@ -151,6 +157,22 @@ def _ship(model: Any, weights: bytes) -> tuple[Shipped, bytes]:
             notes=result.notes,
         )
         return shipped, target.read_bytes() if result.path is not None else b""
+
+
+def _ship_unconverted(source: Path, reason: str) -> Shipped:
+    """What a model is when it is folded that no ONNX can be made of; Keras's predictions are compared then."""
+    original: Any = api.load(source, allow_unsafe=True)
+    result = api.fold(original)
+    agreement = Agreement(*original.prediction_difference(result.model))
+    return Shipped(
+        batchnorms=result.summary.before.batchnorms,
+        batchnorms_left=result.summary.after.batchnorms,
+        parameters=result.summary.after.parameters,
+        nodes=None,
+        equivalent=agreement.equivalent,
+        verdict=agreement.sentence(),
+        notes=(reason,),
+    )
 
 
 def time_models(models: Mapping[str, bytes], threads: int) -> Value:

@@ -129,14 +129,19 @@ def _arrive(arrived: queue.SimpleQueue[tuple[Job, Any, bool]], job: Job, row: An
 
 @contextmanager
 def _local(workers: int, stopping: threading.Event) -> Iterator[Executor]:
-    """Threads that wait for processes. Nothing is left of them when the block ends, however it does."""
+    """Threads that wait for processes. Nothing is left of them when the block ends, however it does.
+
+    Where every job has been done the fork server stays, for the next ones: what it preloads may take seconds.
+    """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="bnfold-job")
     try:
         yield pool
-    finally:
+    except BaseException:  # GeneratorExit too: nobody wants the rest
         stopping.set()
         pool.shutdown(wait=False, cancel_futures=True)
         close_all()  # the threads wait for nothing any more
+        raise
+    finally:
         pool.shutdown()
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bnfold.display import Displayed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Int8Output:
@@ -66,7 +68,7 @@ class LayerLoss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Int8Report:
+class Int8Report(Displayed):
     """Models beside each other in int8. ``calibration`` and ``held_out`` are numbers of samples, ``batch`` of a run."""
 
     rows: tuple[Int8Row, ...] = ()

@@ -60,9 +60,10 @@ def _cost(result: ExperimentResult) -> Table:
 def _shipped(shipped: Shipped) -> list[str]:
     time = _DASH if shipped.milliseconds is None else f"{shipped.milliseconds:.3g} ms"
     relative = _DASH if shipped.relative is None else f"{shipped.relative:.2f}"
+    nodes = _DASH if shipped.nodes is None else f"{shipped.nodes:,}"
     return [
-        f"{shipped.batchnorms:,}", f"{shipped.batchnorms_left:,}", f"{shipped.parameters:,}", f"{shipped.nodes:,}",
-        time, relative, "is equivalent" if shipped.equivalent else "is not equivalent",
+        f"{shipped.batchnorms:,}", f"{shipped.batchnorms_left:,}", f"{shipped.parameters:,}", nodes, time, relative,
+        "is equivalent" if shipped.equivalent else "is not equivalent",
     ]  # fmt: skip
 
 

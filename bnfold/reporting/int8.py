@@ -97,7 +97,7 @@ def _rows(rows: Sequence[Int8Row]) -> Table:
                 cell(row.model),
                 cell(row.weights),
                 cell(output.name),
-                cell(_decibels(output.snr_db)),
+                cell(decibels(output.snr_db)),
                 cell("–" if output.agreement is None else f"{100 * output.agreement:.1f} %"),
                 cell("–" if row.size is None else file_size(row.size)),
                 cell("–" if row.latency_ms is None else f"{row.latency_ms:.2f} ms"),
@@ -113,10 +113,11 @@ def _losses(losses: Sequence[LayerLoss]) -> Table:
         cells = []
         for model in models:
             known = model in loss.snr_db
-            cells += [_decibels(loss.snr_db[model]), f"{loss.spread_bits[model]:.1f} bits"] if known else ["–", "–"]
+            cells += [decibels(loss.snr_db[model]), f"{loss.spread_bits[model]:.1f} bits"] if known else ["–", "–"]
         grid.add_row(cell(loss.layer), *map(cell, cells))
     return grid
 
 
-def _decibels(value: float) -> str:
+def decibels(value: float) -> str:
+    """A signal-to-noise ratio for people."""
     return "equal" if value == float("inf") else "not finite" if value == float("-inf") else f"{value:.1f} dB"

@@ -10,12 +10,16 @@ from bnfold.analysis.report import Report
 from bnfold.errors import UsageError
 from bnfold.reporting.drawing.svg import side_by_side
 from bnfold.reporting.drawing.view import picture
-from bnfold.reporting.text import clean, cut
+from bnfold.reporting.int8 import decibels
+from bnfold.reporting.page import sheets
+from bnfold.reporting.page.sheet import Sheet
+from bnfold.reporting.text import clean, cut, file_size
 from bnfold.results import EqualizeResult, FixResult, FoldResult, RestyleResult
 from bnfold.verification import RuntimeCheck, Verification
 
 if TYPE_CHECKING:
     from bnfold.folding.pair import Pair
+    from bnfold.quantization import Int8Report
 
 #: So many rows are shown; ``--report`` has them all.
 _ROWS = 20
@@ -41,7 +45,53 @@ def html(result: Any) -> str:
     if isinstance(result, RuntimeCheck):
         levels = [(name, level.sentence()) for name, level in result.levels.items()]
         return _page(result.sentence(), _table(("optimisations", "verdict"), levels))
-    return _page(result.sentence(), _outputs(result))
+    if isinstance(result, Verification):
+        return _page(result.sentence(), _outputs(result))
+    return _of_many(result)
+
+
+def _of_many(result: Any) -> str:
+    """What is about several models at once; who asks for anything else imports none of it."""
+    from bnfold.experiment.results import ExperimentResult
+    from bnfold.quantization import Int8Report
+
+    if isinstance(result, Int8Report):
+        return _int8(result)
+    if isinstance(result, ExperimentResult):
+        return _sheet(sheets.of_experiment([result.verdict()], result))
+    return _sheet(sheets.of_scan(result))
+
+
+def _sheet(sheet: Sheet) -> str:
+    """The tables of a page's sheet, with its notes and its picture."""
+    grids = [
+        f"<p>{escape(grid.title)}</p>{_table(grid.columns, [[cell.text for cell in row] for row in grid.rows])}"
+        for grid in sheet.grids
+        if grid.rows
+    ]
+    return _page(sheet.title, *grids, *(f"<p>{_cell(note)}</p>" for note in sheet.notes), sheet.picture)
+
+
+def _int8(report: Int8Report) -> str:
+    rows = [
+        (
+            row.model, row.weights, output.name, decibels(output.snr_db),
+            "–" if output.agreement is None else f"{100 * output.agreement:.1f} %",
+            "–" if row.size is None else file_size(row.size),
+            "–" if row.latency_ms is None else f"{row.latency_ms:.2f} ms",
+        )
+        for row in report.rows
+        for output in row.outputs
+    ]  # fmt: skip
+    failed = [(row.model, row.weights, row.error) for row in report.rows if row.error]
+    losses = [(loss.layer, model, decibels(snr)) for loss in report.losses for model, snr in loss.snr_db.items()]
+    return _page(
+        f"int8: {report.calibration} samples to calibrate, {report.held_out} held out",
+        _table(("model", "weights", "output", "SNR", "same top-1", "size", "latency"), rows),
+        _table(("model", "weights", "failed"), failed),
+        _table(("layer", "model", "SNR"), losses),
+        *(f"<p>{_cell(note)}</p>" for note in report.notes),
+    )
 
 
 def _report(report: Report) -> str:

@@ -23,7 +23,7 @@ def print_restyle(console: Console, name: str, result: RestyleResult, *, layers:
     if layers and result.changes:
         _print_layers(console, result)
     if not result.changes:
-        line(console, "nothing to change: the model has this style", indent=2)
+        line(console, "nothing to change: the layers that can take a BN have this style", indent=2)
     else:
         _print_changes(console, result)
     for item in result.left:
@@ -32,7 +32,7 @@ def print_restyle(console: Console, name: str, result: RestyleResult, *, layers:
     for note in result.notes:
         line(console, note, indent=2)
     if result.inexact:
-        sentence = f"{result.inexact_sentence()}: the model has to be trained"
+        sentence = f"{result.inexact_sentence()}: train the model before you use it"
         line(console, ("warning ", STYLES["warning"]), sentence, indent=2)
     _print_end(console, result)
 

@@ -18,6 +18,7 @@ class Kind(str, Enum):
     REMOVE = "remove"
     BIAS_GOES = "bias goes"
     BIAS_COMES = "bias comes"
+    PARTED = "parted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class LeftAlone:
-    """A linear layer that gets no BN whatever the style, and why."""
+    """A layer that gets no BN whatever the style, or keeps the one inside it, and why."""
 
     layer: str
     reason: str

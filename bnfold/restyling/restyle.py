@@ -7,8 +7,11 @@ the model computes something else until it is trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+
+import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding import FoldStep, Plan, Remaining, fold_graph
@@ -21,7 +24,7 @@ from bnfold.restyling import edit
 from bnfold.restyling.change import Change, Kind, LeftAlone, Restyled
 from bnfold.restyling.listing import listing
 from bnfold.restyling.style import Norm, Style
-from bnfold.restyling.units import Call, Existing, Unit, find_units
+from bnfold.restyling.units import Call, Existing, Unit, find_opaque, find_units
 
 _FRESH = "its weights are initialised anew"
 
@@ -67,6 +70,8 @@ class _Restyler:
         self.changes: list[Change] = []
         #: The BN that were made, by the name that they have in the end.
         self.made: list[str] = []
+        #: Layers whose calls are normalised differently, which cannot be where they share one BN.
+        self.differing: set[str] = set()
         #: Names of BN that stand in the new place of one that is still in its old one, with that one's.
         self.stand_ins: dict[str, str] = {}
 
@@ -78,6 +83,7 @@ class _Restyler:
         reasons = {name: self._why_not_folded(folded, name, left) for name in plan.gone}
         self._carry_out(plan, reasons)
         self._set_biases(plan, left)
+        self._tell_parted()
         exact = self.graph.copy() if left and not self.fresh else None
         for name in left:
             edit.cut(self.graph, self.graph.op(name))
@@ -86,7 +92,7 @@ class _Restyler:
         return Restyled(
             self.graph,
             tuple(self._unexact(change) for change in self.changes) if self.fresh else tuple(self.changes),
-            tuple(LeftAlone(self._name(unit), unit.reason) for unit in self.units if unit.reason),
+            tuple(self._left_alone()),
             exact,
             tuple(self.made),
             tuple(listing(self.original)),
@@ -116,7 +122,8 @@ class _Restyler:
             return
         places = [self._place(call) for call in unit.calls]
         if len({found is None for _, found in places}) > 1:
-            return  # calls of one layer that are normalised differently could not share it any more
+            self.differing.add(unit.origin)  # with a BN for some of its calls alone they could not share it any more
+            return
         olds = self._movable(unit)
         for call, (behind, found), old in zip(unit.calls, places, olds, strict=True):
             if found is None:
@@ -309,6 +316,8 @@ class _Restyler:
                 edit.drop_biases(self.graph, pairs)
                 means = ", ".join(dict.fromkeys(norm.display for _, norm in pairs))
                 sentence = f"the bias of {name} goes into the moving mean of {means}"
+                if self.fresh:
+                    sentence = f"{name} loses its bias: {means} follows it directly"
                 self._tell(Change(Kind.BIAS_GOES, name, sentence))
             return
         if all(has_bias_input(linear) for linear in linears):
@@ -320,6 +329,38 @@ class _Restyler:
             if bare and linear_layout(self.graph, bare[0]) is not None:
                 edit.add_bias(self.graph, bare)
                 self._tell(Change(Kind.BIAS_COMES, name, f"{name} gets a bias: no BN follows it directly"))
+
+    # -- what is told besides --------------------------------------------------------------------
+
+    def _tell_parted(self) -> None:
+        """A layer that was called twice is two where something was folded into one of its calls."""
+        for unit in self.units:
+            weights = [self.graph.op(call.linear).inputs[1:] for call in unit.calls if call.linear in self.graph]
+            kinds: list[tuple[str, ...]] = []
+            for each in weights:
+                if not any(self._alike(each, other) for other in kinds):
+                    kinds.append(each)
+            if len(kinds) > 1:
+                name = self._name(unit)
+                sentence = f"{name} becomes {len(kinds)} layers: something is folded into a part of its calls"
+                self._tell(Change(Kind.PARTED, name, sentence))
+
+    def _alike(self, first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+        pairs = zip_longest(first, second, fillvalue="")
+        return all(a == b or (a and b and self._equal(a, b)) for a, b in pairs)
+
+    def _equal(self, first: str, second: str) -> bool:
+        a, b = self.graph.params[first], self.graph.params[second]
+        return a.shape == b.shape and a.dtype == b.dtype and bool(np.array_equal(a.array(), b.array()))
+
+    def _left_alone(self) -> Iterator[LeftAlone]:
+        for unit in self.units:
+            if unit.reason:
+                yield LeftAlone(self._name(unit), unit.reason)
+            elif unit.origin in self.differing:
+                yield LeftAlone(self._name(unit), "its calls share it, and a BN follows only some of them")
+        for name, reason in find_opaque(self.original).items():
+            yield LeftAlone(name, reason)
 
     # -- words -----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, facts_of, role
-from bnfold.operators.base import Combination
+from bnfold.operators.base import Combination, facts_about
 from bnfold.operators.patterns import (
     is_concatenation,
     is_final_activation,
@@ -63,6 +63,23 @@ class Unit:
 def find_units(graph: ModelGraph) -> list[Unit]:
     """The linear layers of a graph in its order; lookups, which have no hidden activation, are none of them."""
     return _Finder(graph).units()
+
+
+def find_opaque(graph: ModelGraph) -> dict[str, str]:
+    """The layers that have linear layers or BN inside which nothing is known of, by name, and what is to be said."""
+    found = {}
+    for op in graph.ops():
+        facts = {name: facts_about(name, op.domain) for name in op.attributes.get("contains", ())}
+        inside = [
+            name
+            for name, known in facts.items()
+            if known.role is Role.BATCHNORM or (known.role is Role.LINEAR and not known.is_lookup)
+        ]
+        if inside:
+            is_variant = op.type.startswith(f"{inside[0]}[")
+            what = f"{op.type} layers" if is_variant else f"the {' and '.join(inside)} in a {op.type}"
+            found[op.origin or op.name] = f"restyle does not change {what}"
+    return found
 
 
 class _Finder:
@@ -142,9 +159,9 @@ class _Finder:
         if linear_layout(self.graph, op) is None:
             return "its output channels do not lie on one axis"
         if not call.activation and not call.direct:
-            return "no activation belongs to it"
+            return "no activation follows it directly"
         if self._is_attention(call):
-            return "it belongs to an attention block"
+            return "it belongs to an attention block or a gate"
         return ""
 
     def _ends_in_features(self, call: Call) -> bool:

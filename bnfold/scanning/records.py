@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
+from bnfold.display import Displayed
 from bnfold.formats.remote import is_remote
 from bnfold.jobs import Outcome
 from bnfold.jobs.store import Store, StoreError
@@ -50,7 +51,7 @@ create view models as
 """
 
 
-class ScanStore(Store):
+class ScanStore(Store, Displayed):
     """The store of a scan."""
 
     again = frozenset({*Store.again, UNAVAILABLE})

@@ -1,6 +1,7 @@
 """``bnfold experiment`` from end to end: on digits, killed and resumed, on a cluster, and with everything wrong.
 
-The size is that of an experiment in earnest, 3 arms × 3 rates × 5 seeds; the net and its data are tiny.
+The size is that of an experiment in earnest, 3 arms × 3 rates × 5 seeds; the net and its data are tiny. The mistakes
+come first: the experiment on one worker, which the later tests compare with, goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ import command_line
 import numpy as np
 import pytest
 from dask_cluster import cluster
-from process import SAMPLES, bnfold, command, environment
+from process import SAMPLES, bnfold, running
 
 pytestmark = pytest.mark.slow
 
+Process = subprocess.Popen[str]
 DIGITS = SAMPLES / "digits.npz"
 ARMS, RATES, SEEDS = ["none", "before", "after"], [0.01, 0.03, 0.1], 5
 RUNS = len(ARMS) * len(RATES) * SEEDS
@@ -37,10 +40,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     net = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
-            layers.Conv2D(2, 3, padding="same", activation="relu", name="conv"),
-            layers.Conv2D(2, 3, padding="same", activation="relu", name="conv2"),
-            layers.Flatten(),
-            layers.Dense(10, activation="softmax", name="last"),
+            layers.Conv2D(4, 3, padding="same", activation="relu", name="conv"),
+            layers.Conv2D(10, 3, padding="same", name="last"),
+            layers.GlobalAveragePooling2D(),
+            layers.Softmax(),
         ]
     )
     net.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -84,97 +87,33 @@ def finished(store: Path) -> dict[str, float]:
     return {}
 
 
-def begun(store: Path, line: list[str], enough: int) -> subprocess.Popen[str]:
+def begun(store: Path, line: list[str], enough: int) -> Process:
     """A bnfold process that has ``enough`` jobs behind it."""
-    process = subprocess.Popen(
-        command(*line), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = running(line)
     while not store.exists() or len(finished(store)) < enough:
         assert process.poll() is None
         time.sleep(0.05)
     return process
 
 
-@pytest.fixture(scope="module")
-def done(model: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The store and the result of the experiment on one worker."""
+@pytest.fixture(scope="module", autouse=True)
+def under_way(model: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Process]]:
+    """The experiment on one worker, which goes on beside the first tests."""
     store = tmp_path_factory.mktemp("store") / "s.sqlite"
     plot = str(store.with_name("p.svg"))
-    outcome = bnfold(*arguments(model, few, store, "--workers", "1", "--plot", plot), seconds=SECONDS)
-    assert outcome.returncode == 0, outcome.stderr
-    return store, json.loads(outcome.stdout)
-
-
-class TestResult:
-    def test_table(self, done: tuple[Path, dict[str, Any]]) -> None:
-        result = done[1]
-        assert (result["metric"], result["judged_on"]) == ("accuracy", "test")
-        assert [arm["arm"] for arm in result["arms"]] == ARMS
-        for arm in result["arms"]:
-            assert len(arm["runs"]) == SEEDS
-            assert [rate["learning_rate"] for rate in arm["validation_by_rate"]] == RATES
-            assert all(len(rate["scores"]) == SEEDS for rate in arm["validation_by_rate"])
-            assert all(0 < score < 1 for score in arm["scores"])
-        assert "no clear difference" in result["verdict"]
-        assert (result["lowest_p"], result["lowest_p_holm"]) == (0.0625, 0.1875)
-        assert b"<svg" in done[0].with_name("p.svg").read_bytes()
-
-    def test_what_it_costs_to_ship(self, done: tuple[Path, dict[str, Any]]) -> None:
-        """Before a zero-padded convolution a BN behind the activation stays; the other goes into the Dense."""
-        none, before, after = (arm["shipped"] for arm in done[1]["arms"])
-        assert (none["batchnorms"], none["batchnorms_left"]) == (0, 0)
-        assert (before["batchnorms"], before["batchnorms_left"]) == (2, 0)
-        assert (after["batchnorms"], after["batchnorms_left"]) == (2, 1)
-        assert before["parameters"] == none["parameters"] < after["parameters"]
-        assert all(shipped["equivalent"] for shipped in (none, before, after))
-        assert after["relative"] > 0
-
-    def test_nothing_is_done_twice(self, model: Path, few: Path, done: tuple[Path, dict[str, Any]]) -> None:
-        store, result = done
-        before = finished(store)
-        assert len(before) == RUNS + len(ARMS) + 1
-        again = command_line.bnfold(*arguments(model, few, store))
-        assert json.loads(again.out) == result
-        assert finished(store) == before
-
-    def test_another_experiment_does_not_take_the_store(
-        self, model: Path, few: Path, done: tuple[Path, dict[str, Any]]
-    ) -> None:
-        store, _ = done
-        before = finished(store)
-        outcome = command_line.bnfold(*arguments(model, few, store, "--epochs", "3"))
-        assert outcome.code == 2
-        assert "is the store of another experiment, with other epochs (1 there, 3 here)" in outcome.err
-        assert finished(store) == before
-
-
-def test_killed_and_resumed(model: Path, few: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """With kill -9 in the middle: the next call trains the rest, and two workers give the same as one."""
-    store = tmp_path / "s.sqlite"
-    line = arguments(model, few, store, "--workers", "2")
-    process = begun(store, line, RUNS // 2)
-    process.send_signal(signal.SIGKILL)
+    process = running(arguments(model, few, store, "--workers", "1", "--plot", plot))
+    yield store, process
+    process.kill()
     process.communicate()
-    before = finished(store)
-    assert RUNS // 2 <= len(before) < RUNS
-    outcome = bnfold(*line, seconds=SECONDS)
-    assert outcome.returncode == 0, outcome.stderr
-    after = finished(store)
-    assert len(after) == RUNS + len(ARMS) + 1
-    assert all(after[key] == when for key, when in before.items())
-    assert lasting(json.loads(outcome.stdout)) == lasting(done[1])
 
 
-def test_on_a_cluster(model: Path, few: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """A real Dask scheduler with two workers as processes, one of which is killed on the way and replaced."""
-    store = tmp_path / "s.sqlite"
-    with cluster(tmp_path) as dask:
-        process = begun(store, arguments(model, few, store, "--scheduler", dask.address), RUNS // 4)
-        dask.workers[0].kill()
-        dask.workers.append(dask.add_worker())
-        out, err = process.communicate(timeout=SECONDS)
+@pytest.fixture(scope="module")
+def done(under_way: tuple[Path, Process]) -> tuple[Path, dict[str, Any]]:
+    """The store and the result of the experiment on one worker."""
+    store, process = under_way
+    out, err = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, err
-    assert lasting(json.loads(out)) == lasting(done[1])
+    return store, json.loads(out)
 
 
 def assert_sentence(line: list[str], *words: str) -> None:
@@ -248,7 +187,8 @@ class TestMistakes:
         net.save(tmp_path / "m.keras")
         refused(words, model=tmp_path / "m.keras")
 
-    def test_no_scheduler(self, model: Path, tmp_path: Path) -> None:
+    def test_no_scheduler(self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bnfold.jobs.cluster._CONNECT_SECONDS", 0.5)
         line = arguments(model, DIGITS, tmp_path / "s.sqlite", "--format", "text", "--scheduler", "tcp://127.0.0.1:9")
         assert_sentence(line, "there is no Dask scheduler at tcp://127.0.0.1:9")
 
@@ -283,3 +223,75 @@ class TestMistakes:
         store.write_text("something else")
         assert_sentence(arguments(model, DIGITS, store, "--format", "text"), "is not a store")
         assert store.read_text() == "something else"
+
+
+class TestResult:
+    def test_table(self, done: tuple[Path, dict[str, Any]]) -> None:
+        result = done[1]
+        assert (result["metric"], result["judged_on"]) == ("accuracy", "test")
+        assert [arm["arm"] for arm in result["arms"]] == ARMS
+        for arm in result["arms"]:
+            assert len(arm["runs"]) == SEEDS
+            assert [rate["learning_rate"] for rate in arm["validation_by_rate"]] == RATES
+            assert all(len(rate["scores"]) == SEEDS for rate in arm["validation_by_rate"])
+            assert all(0 < score < 1 for score in arm["scores"])
+        assert "no clear difference" in result["verdict"]
+        assert (result["lowest_p"], result["lowest_p_holm"]) == (0.0625, 0.1875)
+        assert b"<svg" in done[0].with_name("p.svg").read_bytes()
+
+    def test_what_it_costs_to_ship(self, done: tuple[Path, dict[str, Any]]) -> None:
+        """Before a zero-padded convolution a BN behind the activation stays."""
+        none, before, after = (arm["shipped"] for arm in done[1]["arms"])
+        assert (none["batchnorms"], none["batchnorms_left"]) == (0, 0)
+        assert (before["batchnorms"], before["batchnorms_left"]) == (1, 0)
+        assert (after["batchnorms"], after["batchnorms_left"]) == (1, 1)
+        assert before["parameters"] == none["parameters"] < after["parameters"]
+        assert all(shipped["equivalent"] for shipped in (none, before, after))
+        assert after["relative"] > 0
+
+    def test_nothing_is_done_twice(self, model: Path, few: Path, done: tuple[Path, dict[str, Any]]) -> None:
+        store, result = done
+        before = finished(store)
+        assert len(before) == RUNS + len(ARMS) + 1
+        again = command_line.bnfold(*arguments(model, few, store))
+        assert json.loads(again.out) == result
+        assert finished(store) == before
+
+    def test_another_experiment_does_not_take_the_store(
+        self, model: Path, few: Path, done: tuple[Path, dict[str, Any]]
+    ) -> None:
+        store, _ = done
+        before = finished(store)
+        outcome = command_line.bnfold(*arguments(model, few, store, "--epochs", "3"))
+        assert outcome.code == 2
+        assert "is the store of another experiment, with other epochs (1 there, 3 here)" in outcome.err
+        assert finished(store) == before
+
+
+def test_killed_and_resumed(model: Path, few: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """With kill -9 in the middle: the next call trains the rest, and two workers give the same as one."""
+    store = tmp_path / "s.sqlite"
+    line = arguments(model, few, store, "--workers", "2")
+    process = begun(store, line, RUNS // 2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = finished(store)
+    assert RUNS // 2 <= len(before) < RUNS
+    outcome = bnfold(*line, seconds=SECONDS)
+    assert outcome.returncode == 0, outcome.stderr
+    after = finished(store)
+    assert len(after) == RUNS + len(ARMS) + 1
+    assert all(after[key] == when for key, when in before.items())
+    assert lasting(json.loads(outcome.stdout)) == lasting(done[1])
+
+
+def test_on_a_cluster(model: Path, few: Path, done: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """A real Dask scheduler with two workers as processes, one of which is killed on the way and replaced."""
+    store = tmp_path / "s.sqlite"
+    with cluster(tmp_path) as dask:
+        process = begun(store, arguments(model, few, store, "--scheduler", dask.address), RUNS // 4)
+        dask.workers[0].kill()
+        dask.workers.append(dask.add_worker())
+        out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, err
+    assert lasting(json.loads(out)) == lasting(done[1])

@@ -48,7 +48,7 @@ class TestWritten:
     def test_again_there_is_nothing_to_change(self, written: tuple[Outcome, Path]) -> None:
         outcome = run("restyle", written[1], "--dry-run")
         assert outcome.code == 0
-        assert "nothing to change: the model has this style" in outcome.words
+        assert "nothing to change: the layers that can take a BN have this style" in outcome.words
 
     def test_quiet(self, tmp_path: Path) -> None:
         outcome = run("restyle", MIXED, "-o", tmp_path / "out.keras", "-q", "--no-verify")
@@ -66,7 +66,7 @@ class TestNeedsTraining:
         outcome = run("restyle", INCEPTION, "-o", tmp_path / "out.keras")
         assert outcome.code == 0
         assert "needs training bn_stem moves between conv_stem and its relu" in outcome.words
-        assert "warning 1 of 8 changes is not exact: the model has to be trained" in outcome.words
+        assert "warning 1 of 8 changes is not exact: train the model before you use it" in outcome.words
         assert "verified in" in outcome.words
         assert names(tmp_path / "out.keras")[1:4] == ["conv_stem", "bn_stem", "conv_stem_activation"]
 

@@ -118,6 +118,10 @@ class TestFunctions:
             ("def load(:", "mine.py:load raised SyntaxError"),
             ("def load():\n    raise SystemExit(3)", "mine.py:load ended the process, with code 3"),
             ("def load(needed):\n    pass", "raised TypeError: load"),
+            (
+                "def load():\n    return {'x_train': [[1, 2], [3]], 'y_train': [0, 1]}",
+                r"x_train is no array of numbers, but object \(2,\)",
+            ),
         ],
     )
     def test_what_is_wrong_is_said(self, tmp_path: Path, body: str, words: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from bnfold.errors import UsageError
 from bnfold.experiment import work
-from bnfold.experiment.arms import Built, build, open_arm
+from bnfold.experiment.arms import Built, build, compile_arm, open_arm, told_of_user_mistakes
 from bnfold.experiment.initial import initialise
 from bnfold.experiment.schedule import Arm, Plan, Settings, make_plan
 from bnfold.experiment.significance import compare
@@ -45,9 +45,9 @@ def settings(**changes: Any) -> Settings:
     return Settings(**{"data": str(DIGITS), "epochs": 2, "batch_size": 128, **changes})
 
 
-def arms(model_file: Path, **changes: Any) -> dict[str, Built]:
+def arm(model_file: Path, label: str, **changes: Any) -> Built:
     plan = make_plan([str(model_file)], (), settings=settings(**changes))
-    return {arm.label: build(arm, plan.settings) for arm in plan.arms}
+    return build(next(each for each in plan.arms if each.label == label), plan.settings)
 
 
 def trained(
@@ -69,7 +69,7 @@ class TestBeginning:
         return {f"{layer.name}/{weight.name}": weight.numpy() for layer in model.layers for weight in layer.variables}
 
     def test_arms_share_the_weights_of_the_layers_they_share(self, model_file: Path) -> None:
-        found = {label: self.weights(built, 5) for label, built in arms(model_file).items()}
+        found = {label: self.weights(arm(model_file, label), 5) for label in ("none", "before", "after")}
         for name in ("first/kernel", "second/kernel", "last/kernel", "drop/seed_generator_state"):
             for label in ("before", "after"):
                 assert np.array_equal(found["none"][name], found[label][name]), name
@@ -77,7 +77,7 @@ class TestBeginning:
         assert "first_bn/gamma" not in found["none"]
 
     def test_seeds_differ(self, model_file: Path) -> None:
-        built = arms(model_file)["none"]
+        built = arm(model_file, "none")
         first, again, other = (self.weights(built, seed)["first/kernel"] for seed in (1, 1, 2))
         assert np.array_equal(first, again)
         assert not np.array_equal(first, other)
@@ -102,20 +102,20 @@ class TestBeginning:
         original = keras.models.load_model(model_file)
         data = np.load(DIGITS)
         expected = original.evaluate(data["x_train"], data["y_train"], verbose=0)[0]
-        rows, _ = trained(arms(model_file, keep_weights=True)["none"], rate=1e-9, epochs=1, keep_weights=True)
+        rows, _ = trained(arm(model_file, "none", keep_weights=True), rate=1e-9, epochs=1, keep_weights=True)
         assert rows[0]["val_loss"] == pytest.approx(expected, rel=0.05)  # of the fifth that is split off
 
 
 class TestTraining:
     def test_is_repeatable_and_follows_the_seed(self, model_file: Path) -> None:
-        built = arms(model_file)["before"]
+        built = arm(model_file, "before")
         first, again, other = (without_times(trained(built, seed)[0]) for seed in (1, 1, 2))
         assert first == again
         assert first != other
         assert [row["epoch"] for row in first] == [1, 2]
 
     def test_the_best_epoch_is_kept(self, model_file: Path) -> None:
-        built = arms(model_file)["none"]
+        built = arm(model_file, "none")
         rows, found = trained(built, epochs=4, rate=0.03)
         scores = [row["val_score"] for row in rows]
         assert found.val_score == max(scores)
@@ -128,14 +128,14 @@ class TestTraining:
         assert right.mean() == pytest.approx(found.val_score)
 
     def test_a_run_that_diverges_ends_there(self, model_file: Path) -> None:
-        built = arms(model_file, optimizer="sgd")["none"]
+        built = arm(model_file, "none", optimizer="sgd")
         rows, found = trained(built, rate=1e30, epochs=5)
         assert found.diverged
         assert (found.weights, rows[-1]["diverged"]) == (b"", True)
         assert len(rows) < 5
 
     def test_early_stopping(self, model_file: Path) -> None:
-        rows, found = trained(arms(model_file)["none"], rate=1e-12, epochs=6, patience=2)
+        rows, found = trained(arm(model_file, "none"), rate=1e-12, epochs=6, patience=2)
         assert len(rows) == found.best_epoch + 2 == 3
 
     def test_a_rate_takes_the_place_of_a_schedule(self, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ class TestTraining:
         script = tmp_path / "mine.py"
         script.write_text(DATASETS.format(digits=str(DIGITS), kind=kind))
         changes = {"data": f"{script}:load"}
-        built = arms(model_file)["before"]
+        built = arm(model_file, "before")
         first, again = (trained(built, **changes) for _ in range(2))
         assert without_times(first[0]) == without_times(again[0])
         assert first[1].val_score is not None
@@ -243,6 +243,17 @@ class TestPreparing:
         with pytest.raises(UsageError, match="nothing to train"):
             work.prepare(plan_for(tmp_path / "m.keras"))
 
+    def test_what_keras_says_of_a_layer(self) -> None:
+        words = "Exception encountered when calling Lambda.call().\n\n\x1b[1mname 'x' is not defined\x1b[0m\n\n"
+        with (
+            pytest.raises(
+                UsageError,
+                match=r"^it fails: Exception encountered when calling Lambda.call\(\)\. name 'x' is not defined$",
+            ),
+            told_of_user_mistakes("it fails"),
+        ):
+            raise NameError(f"{words}Arguments received by Lambda.call():\n  • inputs=tf.Tensor(shape=(2, 3))")
+
     def test_an_onnx_model(self) -> None:
         with pytest.raises(UsageError, match="is no Keras model"):
             work.prepare(plan_for(DIGITS.parent / "digits_mlp.onnx"))
@@ -250,7 +261,7 @@ class TestPreparing:
 
 class TestFinishing:
     def test_scores_and_cost(self, model_file: Path) -> None:
-        built = arms(model_file)["before"]
+        built = arm(model_file, "before")
         runs = {seed: trained(built, seed)[1].weights for seed in (0, 1)}
         plain, content = work.finish(built, settings(), runs)
         data = np.load(DIGITS)
@@ -265,6 +276,47 @@ class TestFinishing:
         timed, _ = work.time_models({"a": content, "b": content}, threads=1)
         assert timed["a"]["relative"] == 1.0
         assert timed["b"]["milliseconds"] > 0
+
+
+class TestPrecision:
+    """Models that compute in 16 bits, from their arm to what is shipped."""
+
+    def model(self, policy: str, path: Path, optimizer: Any = "adam") -> Path:
+        keras.utils.set_random_seed(0)
+        layers = [
+            keras.layers.Flatten(dtype=policy),
+            keras.layers.Dense(16, activation="relu", name="first", dtype=policy),
+            keras.layers.Dense(10, name="last", dtype=policy),
+            keras.layers.Softmax(dtype="float32"),
+        ]
+        model = keras.Sequential([keras.Input((8, 8)), *layers])
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.save(path)
+        return path
+
+    @pytest.mark.parametrize(("policy", "nodes"), [("mixed_float16", True), ("mixed_bfloat16", False)])
+    def test_to_the_end(self, tmp_path: Path, policy: str, nodes: bool) -> None:
+        """tf2onnx knows no bfloat16: such a model is folded as a Keras model, and its predictions are compared."""
+        built = arm(self.model(policy, tmp_path / "m.keras"), "before")
+        rows, found = trained(built, epochs=3, rate=0.01)
+        assert not rows[-1]["diverged"]
+        assert found.val_score is not None
+        assert found.val_score > 0.3
+        norm = open_arm(keras, built, settings()).get_layer("first_bn")
+        assert (norm.dtype_policy.name, norm.moving_mean.dtype) == (policy, "float32")
+        plain, content = work.finish(built, settings(), {0: found.weights})
+        shipped = plain["shipped"]
+        assert (shipped["batchnorms"], shipped["batchnorms_left"], shipped["equivalent"]) == (1, 0, True)
+        assert shipped["parameters"] == 64 * 16 + 16 + 16 * 10 + 10
+        assert (shipped["nodes"] is not None, bool(content)) == (nodes, nodes)
+        assert ("it computes in bfloat16" in " ".join(shipped["notes"])) == (not nodes)
+
+    def test_a_rate_reaches_the_optimizer_inside_a_scaled_one(self, tmp_path: Path) -> None:
+        scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
+        built = arm(self.model("mixed_float16", tmp_path / "m.keras", scaled), "none")
+        model = open_arm(keras, built, settings())
+        compile_arm(keras, model, built, 0.03)
+        assert float(model.optimizer.inner_optimizer.learning_rate) == pytest.approx(0.03)
 
 
 class TestControls:

@@ -219,11 +219,17 @@ def test_a_dtype_policy_gives_params_the_variables_dtype(policy: str, variable: 
 def test_unknown_layers_are_opaque_but_own_their_weights() -> None:
     graph, op = only(sequential((5, 8), layers.Bidirectional(layers.LSTM(3))), "Bidirectional")
     assert len(op.inputs) == 1 + 6
-    assert not op.attributes
+    assert op.attributes == {"contains": ("LSTM",)}
     x = Input((5, 8))
     graph, op = only(keras.Model(x, layers.MultiHeadAttention(2, 4)(x, x)), "MultiHeadAttention")
     assert op.inputs[:2] == (graph.inputs[0].name, graph.inputs[0].name)
     assert len(op.inputs) == 2 + 8
+    assert op.attributes == {"contains": ("Dropout", "EinsumDense", "Softmax")}
+    adapted = layers.Dense(3)
+    model = sequential((8,), adapted)
+    adapted.enable_lora(2)
+    assert only(model, "Dense[lora]")[1].attributes == {"contains": ("Dense",)}
+    assert not only(sequential((8,), layers.LayerNormalization()), "LayerNormalization")[1].attributes
 
 
 def test_a_custom_class_with_a_known_name_is_not_mistaken_for_it() -> None:

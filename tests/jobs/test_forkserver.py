@@ -195,6 +195,10 @@ class TestRun:
         assert [(done, total) for done, _, total in progress] == [(1, 2), (2, 2)]
         assert progress[-1][1] == 1
 
+    def test_where_all_is_done_the_server_stays_for_the_next(self) -> None:
+        parents = [outcome.value[1] for _ in "ab" for _, outcome in run([Job("k", todo.whoami)], workers=1)]
+        assert parents[0] == parents[1]
+
     def test_leaving_early_ends_what_is_under_way(self, tmp_path: Path) -> None:
         note = tmp_path / "note"
         jobs = [Job("a", todo.hangs, (str(note),)), Job("b", todo.add, (1,))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,14 @@ class TestTable:
         assert "before is better than none by 0.1086 (95 % interval 0.0" in printed(result)
         assert "p = 0.0156)" in printed(result)
         assert "takes at least" not in printed(result)
+
+    def test_an_arm_that_is_no_onnx(self) -> None:
+        only = arm("none", 0.7, 0.6, 0.65)
+        shipped = replace(only.shipped, nodes=None, milliseconds=None, relative=None, notes=("it cannot be",))
+        text = printed(experiment(replace(only, shipped=shipped), arm("before", 0.9, 0.8, 0.85)))
+        assert "none 2 1 1,234 – – – is equivalent" in text
+        assert "folded as a Keras model, without nodes and latency (none): it cannot be" in text
+        assert "folded as a Keras model" not in printed(experiment())
 
     def test_without_test_data(self) -> None:
         text = printed(experiment(judged_on="validation"))

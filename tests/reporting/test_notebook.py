@@ -6,14 +6,19 @@ import pickle
 import subprocess
 import sys
 from html.parser import HTMLParser
+from math import inf
+from pathlib import Path
 
 import hostile
 import pytest
 from command_line import SAMPLES
+from experiment_samples import experiment
 from onnx_nets import Net
 
 import bnfold
 from bnfold import display
+from bnfold.quantization import Int8Output, Int8Report, Int8Row, LayerLoss
+from bnfold.scanning import ScanStore
 
 CNN, MOBILENET = SAMPLES / "digits_cnn.onnx", SAMPLES / "mobilenet_v2_relu.onnx"
 
@@ -77,6 +82,50 @@ def test_a_check_of_the_runtime() -> None:
     text = bnfold.check_runtime(CNN)._repr_html_()
     assert all(f">{level}</td>" in text for level in ("basic", "extended", "all"))
     assert tags(text).count("tr") == 1 + 3
+
+
+def test_an_experiment() -> None:
+    text = experiment()._repr_html_()
+    assert text is not None
+    found = tags(text)
+    assert found.count("table") == 3
+    assert found.count("svg") == 1
+    for words in ("no clear difference in accuracy", "none − before", "is equivalent", "takes at least 6 seeds"):
+        assert words in text
+
+
+def test_int8() -> None:
+    outputs = (Int8Output(name="y", snr_db=31.25, agreement=0.985), Int8Output(name="<b>", snr_db=inf, agreement=None))
+    row = Int8Row(model="folded", weights="per tensor", outputs=outputs, size=2048, latency_ms=1.5)
+    failed = Int8Row(model="folded", weights="per channel", error="it ended")
+    loss = LayerLoss(layer="conv", snr_db={"folded": 20.0}, spread_bits={"folded": 3.0})
+    report = Int8Report(rows=(row, failed), losses=(loss,), calibration=8, held_out=4, notes=("a note",))
+    text = report._repr_html_()
+    assert text is not None
+    assert tags(text).count("tr") == 1 + 2 + 1 + 1 + 1 + 1
+    for words in (
+        "8 samples to calibrate",
+        "31.2 dB",
+        "98.5 %",
+        ">equal<",
+        "&lt;b&gt;",
+        "it ended",
+        "20.0 dB",
+        "a note",
+    ):
+        assert words in text
+
+
+@pytest.mark.slow
+def test_a_scan(tmp_path: Path) -> None:
+    store = ScanStore(tmp_path / "s.sqlite")
+    assert [row.status for row in bnfold.scan([CNN], store=store, workers=1)] == ["findings"]
+    text = store._repr_html_()
+    store.close()
+    assert text is not None
+    assert "1 model" in text
+    assert "digits_cnn.onnx" in text
+    assert tags(text).count("table") == 2
 
 
 def test_what_came_from_another_process_has_no_picture() -> None:

@@ -149,8 +149,10 @@ class TestWhereNoneGoes:
 
         model = randomised(functional((7, 3), body))
         reasons = left(model)
-        assert set(reasons) == {"query", "energy", "weights", "last"}
-        assert {reasons[name] for name in ("query", "energy", "weights")} == {"it belongs to an attention block"}
+        assert set(reasons) == {"query", "energy", "weights", "last", "heads"}
+        said = {reasons[name] for name in ("query", "energy", "weights")}
+        assert said == {"it belongs to an attention block or a gate"}
+        assert reasons["heads"] == "restyle does not change the EinsumDense in a MultiHeadAttention"
         new = set(names(restyled(model))) - set(names(model))
         assert new == {"hidden_bn", "hidden_activation"}
 
@@ -158,7 +160,48 @@ class TestWhereNoneGoes:
         def body(x: Any) -> Any:
             return layers.Dense(2, name="b")(layers.Dense(4, name="a")(x))
 
-        assert left(functional((3,), body))["a"] == "no activation belongs to it"
+        assert left(functional((3,), body))["a"] == "no activation follows it directly"
+
+
+class TestOpaque:
+    """What a layer holds inside stays as it is, and that is said."""
+
+    @pytest.mark.parametrize("norm", ["before", "after", "none"])
+    def test_wrapped_layers(self, norm: str) -> None:
+        inner = Sequential([Input((4,)), layers.Dense(4, activation="relu"), layers.BatchNormalization()], name="inner")
+
+        def body(x: Any) -> Any:
+            x = layers.TimeDistributed(layers.Dense(4, activation="relu"), name="each")(x)
+            x = layers.TimeDistributed(layers.BatchNormalization(), name="norm")(x)
+            x = layers.TimeDistributed(inner, name="model")(x)
+            x = layers.SpectralNormalization(layers.Conv1D(3, 2, activation="relu"), name="spectral")(x)
+            x = layers.TimeDistributed(layers.LayerNormalization(), name="layer_norm")(x)
+            x = layers.Bidirectional(layers.LSTM(3), name="both")(x)
+            return layers.Dense(2, name="last")(layers.Dense(5, activation="relu", name="hidden")(x))
+
+        model = randomised(functional((7, 3), body))
+        said = "restyle does not change the "
+        assert {name: reason for name, reason in left(model, norm).items() if name != "last"} == {
+            "each": f"{said}Dense in a TimeDistributed",
+            "norm": f"{said}BatchNormalization in a TimeDistributed",
+            "model": f"{said}BatchNormalization and Dense in a TimeDistributed",
+            "spectral": f"{said}Conv1D in a SpectralNormalization",
+        }
+        kept = restyled(model, norm)
+        assert [name for name in names(kept) if "hidden" not in name] == [n for n in names(model) if n != "hidden"]
+
+    def test_an_adapter(self) -> None:
+        """Keras's LoRA: two more matrices, which a BN could not be folded into."""
+        model = mlp()
+        model.get_layer("second").enable_lora(2)
+        assert left(model)["second"] == "restyle does not change Dense[lora] layers"
+        assert names(restyled(model)) == ["first", "first_bn", "first_activation", "second", "last"]
+
+    def test_integers(self) -> None:
+        model = mlp()
+        model.quantize("int8")
+        assert set(left(model)) == {"first", "second", "last"}
+        assert left(model)["first"] == "restyle does not change Dense[int8] layers"
 
 
 def residual(norms: bool) -> keras.Model:
@@ -202,7 +245,7 @@ class TestResidual:
             y = layers.ReLU()(layers.BatchNormalization(name="bn")(y))
             return layers.Conv2D(2, 1, name="last")(y)
 
-        assert left(functional((6, 6, 3), body))["conv"] == "no activation belongs to it"
+        assert left(functional((6, 6, 3), body))["conv"] == "no activation follows it directly"
 
     def test_a_linear_bottleneck_gets_its_bn(self) -> None:
         def body(x: Any) -> Any:
@@ -224,6 +267,31 @@ class TestBuilds:
         assert names(result) == ["shared", "shared_bn", "shared_activation", "head"]
         assert len(result.get_layer("shared_bn")._inbound_nodes) == 2
         assert not result.get_layer("shared").use_bias
+
+    def test_calls_that_are_normalised_differently(self) -> None:
+        """They cannot share a BN, and what is folded into one of them parts them."""
+        a, b = Input((6,), name="a"), Input((6,), name="b")
+        shared = layers.Dense(4, name="shared")
+        normalised = layers.ReLU()(layers.BatchNormalization(name="norm")(shared(a)))
+        joined = layers.Concatenate()([normalised, layers.ReLU()(shared(b))])
+        model = randomised(Model([a, b], layers.Dense(2, name="last")(joined)))
+        assert left(model)["shared"] == "its calls share it, and a BN follows only some of them"
+        assert "shared_bn" not in names(restyled(model))
+        changes = restyle_graph(read(model).graph, style_of("none")).changes
+        assert [change.kind.value for change in changes] == ["remove", "parted"]
+        assert changes[1].sentence.startswith("shared becomes 2 layers")
+        assert {"shared", "shared_2"} <= set(names(restyled(model, "none")))
+        fresh = restyle_graph(read(model).graph, style_of("none"), fresh=True)
+        assert [change.kind.value for change in fresh.changes] == ["remove"]
+
+    def test_calls_that_are_normalised_alike_stay_one_layer(self) -> None:
+        a, b = Input((6,), name="a"), Input((6,), name="b")
+        shared, norm = layers.Dense(4, name="shared"), layers.BatchNormalization(name="norm")
+        joined = layers.Concatenate()([layers.ReLU()(norm(shared(x))) for x in (a, b)])
+        model = randomised(Model([a, b], layers.Dense(2, name="last")(joined)))
+        changes = restyle_graph(read(model).graph, style_of("none")).changes
+        assert [change.kind.value for change in changes] == ["remove"]
+        assert "shared_2" not in names(restyled(model, "none"))
 
     def test_a_nested_model_that_is_called_twice_stays_one(self) -> None:
         tower = Sequential(
@@ -367,6 +435,11 @@ class TestNewNorms:
 
 
 class TestFresh:
+    def test_a_bias_goes_into_nothing(self) -> None:
+        changes = restyle_graph(read(mlp()).graph, style_of("before"), fresh=True).changes
+        told = [change.sentence for change in changes if change.kind.value == "bias goes"]
+        assert told[0] == "first loses its bias: first_bn follows it directly"
+
     def test_the_seed_decides(self) -> None:
         model = mlp()
         first, again, other = (bnfold.restyle(model, weights="fresh", seed=seed) for seed in (1, 1, 2))

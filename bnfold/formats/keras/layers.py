@@ -29,8 +29,9 @@ ZeroPadding and ``cropping`` of Cropping are one ``(before, after)`` pair an axi
 ``data_format="channels_first"`` moves the channels last before it flattens. ``training=True`` is there
 where the call asks for training behaviour even at inference (calling and exporting the model obey
 that, ``predict`` overrides it), and ``compute_dtype`` where a layer computes in another dtype than
-its weights have (mixed precision). ``changes_mask=True`` and ``masked=True`` are those of
-:mod:`bnfold.formats.keras.masks`.
+its weights have (mixed precision). ``contains`` of an opaque layer are the types in it whose arithmetic would be
+known: those that a TimeDistributed wraps, and Dense of a quantized Dense. ``changes_mask=True`` and
+``masked=True`` are those of :mod:`bnfold.formats.keras.masks`.
 
 Operations of ``keras.ops`` called on tensors have the type ``ops.`` and their class; ``ops.Add``,
 ``ops.Subtract``, ``ops.Multiply`` and ``ops.TrueDivide`` list their two operands, a constant one as a
@@ -140,6 +141,16 @@ def type_of(keras: Any, layer: Any) -> str:
 def spec_of(keras: Any, layer: Any) -> Spec | None:
     """The facts of a layer, None for one that has to be treated as opaque."""
     return SPECS.get(type_of(keras, layer))
+
+
+def contained_types(keras: Any, layer: Any) -> tuple[str, ...]:
+    """The types with known arithmetic in an opaque layer: those of the layers that it wraps or holds, and its own
+    without a variant (``Dense`` in ``Dense[int8]``).
+    """
+    if not isinstance(layer, keras.layers.Layer):
+        return ()
+    held = [type_of(keras, each) for each in layer._flatten_layers()]
+    return tuple(sorted({name for each in held if (name := each.partition("[")[0]) in SPECS}))
 
 
 def weight(layer: Any, attribute: str) -> Any:

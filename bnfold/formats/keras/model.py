@@ -271,9 +271,11 @@ class KerasModel:
     def prediction_difference(self, other: KerasModel) -> tuple[float, float]:
         """How far another model's predictions stray from this one's on random inputs, and what rounding explains.
 
-        Both as parts of the largest output; the second is the root of the coarsest output's machine epsilon.
+        Both as parts of the largest output; the second is the root of the coarsest machine epsilon, that of an output
+        or of what a layer computes in.
         """
-        gaps, steps = [0.0], [0.0]
+        kinds = {layer.compute_dtype for layer in self.keras_model._flatten_layers()}
+        gaps, steps = [0.0], [0.0, *(_eps(kind) for kind in kinds if "float" in str(kind))]
         for seed in range(_PREDICTIONS):
             feeds = self._random_feeds(seed)
             expected, actual = self.predict(feeds), other.predict(feeds)
@@ -293,7 +295,7 @@ class KerasModel:
         return feeds
 
 
-def _eps(dtype: np.dtype[Any]) -> float:
+def _eps(dtype: np.dtype[Any] | str) -> float:
     finfo: Any = ml_dtypes.finfo  # which knows bfloat16 as well, and no types of its own
     return float(finfo(dtype).eps)
 

@@ -20,6 +20,7 @@ from bnfold.formats.keras.layers import (
     Spec,
     activation_name,
     attributes_of,
+    contained_types,
     spec_of,
     type_of,
     weight,
@@ -219,6 +220,8 @@ class _Reader:
             attributes["training"] = True
         if getattr(layer, "compute_dtype", None) != getattr(layer, "variable_dtype", None):
             attributes["compute_dtype"] = layer.compute_dtype
+        if spec is None and (contained := contained_types(self.keras, layer)):
+            attributes["contains"] = contained
         return attributes
 
     def _distinct(self, outputs: Sequence[str]) -> list[str]:

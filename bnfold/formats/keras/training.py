@@ -191,7 +191,8 @@ def load_data(reading: Reading, path: Path) -> dict[str, Array]:
         stored = np.load(path, allow_pickle=False)
         found = {"x": stored} if isinstance(stored, np.ndarray) else dict(stored)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path} cannot be read as .npz or .npy: {shortened(error)}") from error
+        words = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path} cannot be read as .npz or .npy: {shortened(words)}") from error
     if len(names) == 1 and names[0] not in found:
         key = next((key for key in ("x_train", "x") if key in found), None)
         found = {names[0]: found[key]} if key is not None else found

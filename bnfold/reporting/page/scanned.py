@@ -16,6 +16,8 @@ from bnfold.scanning.summary import ScanSummary, summarise
 
 #: So many models stand in the table, those that did not go well first, and so many findings below each.
 _MODELS, _FINDINGS = 5_000, 50
+#: Of so many BN in all each is named below its model; of more only those that stay.
+_BATCHNORMS = 5_000
 _COLUMNS = ("model", "status", "size", "BN", "fold", "findings", "seconds")
 #: What unfolds below a cell: pairs of a rule's code, empty where there is none, and a sentence.
 _Lines = tuple[tuple[str, str], ...]
@@ -34,7 +36,7 @@ def sheet(store: ScanStore) -> Sheet:
         *sorted(WELL),
     )
     found = {path: findings for path, _, findings in store.findings()}
-    normalised = _batchnorms(store)
+    normalised = _batchnorms(store, one_by_one=summary.batchnorms <= _BATCHNORMS)
     rows = tuple(
         _row(model, found.get(model[0], ()), *normalised.get(model[0], _NONE)) for model in islice(models, _MODELS)
     )
@@ -78,8 +80,8 @@ def _cards(summary: ScanSummary) -> tuple[Card, ...]:
     )  # fmt: skip
 
 
-def _batchnorms(store: ScanStore) -> dict[str, tuple[_Lines, _Lines]]:
-    """By model: how many BN stand where, and which stay and why."""
+def _batchnorms(store: ScanStore, *, one_by_one: bool) -> dict[str, tuple[_Lines, _Lines]]:
+    """By model: how many BN stand where and what each of them is, and which stay and why."""
     found: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {}
     placements = store.query(
         "select path, placement, count(*) from batchnorms join models on models.id = job "
@@ -87,13 +89,20 @@ def _batchnorms(store: ScanStore) -> dict[str, tuple[_Lines, _Lines]]:
     )
     for path, placement, count in placements:
         found.setdefault(path, ([], []))[0].append(("", f"{count:,} {placement}"))
+    each = store.query(
+        "select path, name, channels, pattern, into_layers from batchnorms join models on models.id = job "
+        "order by path, batchnorms.rowid"
+    )
+    for path, name, channels, pattern, into in each if one_by_one else ():
+        fate = f"folds into {into}" if into else "stays"
+        found[path][0].append(("", f"{name}: {pattern}, {'?' if channels is None else channels} channels, {fate}"))
     left = store.query(
         "select path, name, reason from batchnorms join models on models.id = job "
         "where direction = 'stays' order by path, batchnorms.rowid"
     )
     for path, name, reason in left:
         found[path][1].append(("", f"{name} stays: {reason}"))
-    return {path: (tuple(where), _cut(stay)) for path, (where, stay) in found.items()}
+    return {path: (_cut(where), _cut(stay)) for path, (where, stay) in found.items()}
 
 
 def _cut(lines: Sequence[tuple[str, str]]) -> _Lines:

@@ -94,10 +94,10 @@ def _shipped(result: ExperimentResult) -> Grid:
     rows = []
     for arm in result.arms:
         if (what := arm.shipped) is not None:
-            counts = (what.batchnorms, what.batchnorms_left, what.parameters, what.nodes)
+            counts = (what.batchnorms, what.batchnorms_left, what.parameters)
             same = Cell("is equivalent", tone=GOOD) if what.equivalent else Cell("is not equivalent", tone=BAD)
             rows.append((
-                Cell(arm.label), *(Cell(f"{count:,}", count) for count in counts),
+                Cell(arm.label), *(Cell(f"{count:,}", count) for count in counts), _optional(what.nodes, ",d"),
                 _optional(what.milliseconds, ".3g"), _optional(what.relative, ".2f"), same,
             ))  # fmt: skip
     return Grid("What is shipped", columns, tuple(rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import helpers
@@ -19,9 +20,10 @@ from onnx_nets import Net
 from test_page import Page, written
 
 from bnfold.experiment.results import ArmResult
-from bnfold.reporting.page import render, sheets
+from bnfold.reporting.page import render, scanned, sheets
 from bnfold.reporting.page.picture import picture
 from bnfold.reporting.text import visible
+from bnfold.scanning import ScanStore
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,21 @@ class TestScan:
         row = words[words.index("stays.onnx") :]
         assert "1 after activation" in row
         assert "kept stays: softmax (Softmax)" in row
+        assert "Softmax → BN" in row
+        assert "3 channels, stays" in row
+        assert "channels, folds into conv" in words[words.index("a.onnx") :]
+
+    def test_of_many_batchnorms_only_those_that_stay_are_named(
+        self, models: Path, scan: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(ScanStore(models.parent / f"{models.name}.sqlite")) as store:
+            every = str(sheets.of_scan(store).grids)
+            monkeypatch.setattr(scanned, "_BATCHNORMS", 2)
+            some = str(sheets.of_scan(store).grids)
+        assert "3 channels, stays" in every
+        assert "channels, " not in some
+        assert "1 after activation" in some
+        assert "kept stays: softmax" in some
 
     def test_counts_as_bars(self, scan: Path) -> None:
         (data,) = Page(scan.read_text(encoding="utf-8")).data
