@@ -81,17 +81,27 @@ def _clearly_safe(source: Derived, limits: Limits, channel_axis: int) -> bool:
         if not np.isfinite(size).all() or not size.all():
             return False
         low, high = low * float(size.min()), high * float(size.max())
-    top, bottom = 0.0, np.inf
-    for start, stop in source.base.row_blocks():
-        peaks = _row_peaks(source.base.data.rows(start, stop))
-        if not np.isfinite(peaks).all():
-            return False
-        top = max(top, float(peaks.max(initial=0.0)))
-        bottom = min(bottom, float(peaks[peaks > 0].min(initial=np.inf)))
+    extent = source.base.extent or _extent(source.base)
+    if extent is None:
+        return False
+    source.base.note_extent(extent)
+    bottom, top = extent
     # Rows are channels along axis 0 only. Along another axis a channel may be smaller than every row,
     # which the exponent range of float32 and wider leaves room for.
     margin = 1.0 if channel_axis == 0 else 2.0**40
     return top * high < limits.largest and bottom * low > limits.smallest_normal * margin
+
+
+def _extent(param: Param) -> tuple[float, float] | None:
+    """The smallest of the largest magnitudes of its rows that are not zero, and the largest; None if not finite."""
+    top, bottom = 0.0, np.inf
+    for start, stop in param.row_blocks():
+        peaks = _row_peaks(param.data.rows(start, stop))
+        if not np.isfinite(peaks).all():
+            return None
+        top = max(top, float(peaks.max(initial=0.0)))
+        bottom = min(bottom, float(peaks[peaks > 0].min(initial=np.inf)))
+    return bottom, top
 
 
 def _row_peaks(rows: Array) -> NDArray[np.float64]:

@@ -402,6 +402,8 @@ class ModelGraph:
                 dtype = mine.dtype if mine.dtype is not None else value.dtype
                 shape = mine.shape if mine.shape is not None else value.shape
                 self._tensors[key] = Tensor(key, dtype, shape)
+        # Inference may have asked for constants whose types nobody knew before.
+        self._computed = {name: value for name, value in self._computed.items() if value is not None}
 
     def _compute(self, tensor: str) -> None:
         """Evaluate the operators behind ``tensor`` as far as they stand on constants alone.

@@ -111,6 +111,8 @@ class Param:
     shape: tuple[int, ...]
     data: ParamData
     record: object | None = None
+    #: The smallest and the largest of the magnitudes that its rows reach, once somebody has read a large weight for it.
+    extent: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, name: str, values: Array, dtype: np.dtype[Any] | None = None) -> Param:
@@ -182,6 +184,10 @@ class Param:
             return Param.of(self.name, exact * values if is_factor else exact + values, self.dtype)
         base, steps = (self.data.base, self.data.steps) if isinstance(self.data, Derived) else (self, ())
         return Param(self.name, self.dtype, self.shape, Derived(base, (*steps, (is_factor, values))))
+
+    def note_extent(self, extent: tuple[float, float]) -> None:
+        """Keep :attr:`extent`: it follows from the values, so nobody sees a difference but in time."""
+        object.__setattr__(self, "extent", extent)
 
     def renamed(self, name: str) -> Param:
         return replace(self, name=name)

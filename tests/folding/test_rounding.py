@@ -81,3 +81,18 @@ def test_large_weights_are_judged_piece_by_piece():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_half_precision_has_a_code_of_its_own(dtype):
     assert overflow_code(dtype) == ("fp16-overflow" if dtype == np.float16 else "overflow")
+
+
+@pytest.mark.parametrize(
+    ("factor", "refuses"), [(1.0, False), (1e37, False), (1e38, True), (1e-37, False), (1e-38, True)]
+)
+def test_a_large_weight_that_was_judged_once_is_judged_by_its_next_factor_too(factor, refuses):
+    base = Param.of("w", np.full((64, 1024), 30.0, np.float32) * np.arange(1, 65, dtype=np.float32)[:, None] / 64)
+    assert rounding_fault(base.scaled(np.full((1, 1), 2.0))) is None
+    assert base.extent == (30.0 / 64, 30.0)
+    new = base.scaled(np.full((1, 1), factor / 2)).scaled(np.full((1, 1), 2.0))
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.abs((base.array().astype(np.float64) * factor).astype(np.float32))
+    limits = float_limits(np.dtype(np.float32))
+    survives = bool(np.isfinite(rounded).all() and (rounded.max(axis=1) >= limits.smallest_normal).all())
+    assert (rounding_fault(new) is not None) == refuses == (not survives)

@@ -127,7 +127,7 @@ CASES = [
 
 
 #: The order of additions and the last digit of a function are up to the implementation.
-INEXACT = ("CumSum", "Erf", "Exp", "Log", "MatMul", "Pow", "Sigmoid", "Sqrt", "Tanh")
+INEXACT = ("CumSum", "Erf", "Exp", "Log", "MatMul", "Pow", "Sigmoid", "Sqrt", "Sum", "Tanh")
 
 
 @pytest.mark.parametrize(("kind", "arrays", "attributes"), CASES)
@@ -227,6 +227,40 @@ def test_half_precision_is_computed_as_such():
     read = load(on_constants("Mul", [third, third], opset=17)).graph
     assert read.constant("y0").dtype == np.float16
     np.testing.assert_array_equal(read.constant("y0").array(), third * third)
+
+
+def chain(x: np.ndarray) -> list:
+    """1 - sigmoid(x) / 3, in steps."""
+    return [
+        helper.make_node("Sigmoid", ["x"], ["s"]),
+        helper.make_node("Div", ["s", "three"], ["d"]),
+        helper.make_node("Sub", ["one", "d"], ["y"]),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_chain_is_rounded_once(dtype):
+    x = np.linspace(-3, 3, 101).astype(dtype)
+    params = {"x": x, "three": np.array(3, dtype), "one": np.array(1, dtype)}
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    found = load(model(chain(x), [], [value("y", [101], kind)], params)).graph.constant("y")
+    expected = 1 - 1 / (1 + np.exp(-x.astype(np.float64))) / 3
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found.exact(), expected, rtol=1e-15)
+    np.testing.assert_array_equal(found.array(), found.exact().astype(dtype))
+
+
+def test_where_the_type_decides_it_counts():
+    # In float32 the quotient is 3, and 2.9999998 before it is rounded.
+    low = np.array([np.nextafter(np.float32(0.3), np.float32(0))])
+    params = {"low": low, "tenth": np.array([0.1], np.float32)}
+    nodes = [helper.make_node("Div", ["low", "tenth"], ["q"]), helper.make_node("Floor", ["q"], ["y"])]
+    proto = model(nodes, [], [value("y", [1])], params)
+    [expected] = run(proto, {})
+    assert load(proto).graph.constant("y").array() == expected
+    half = {"low": np.array([60000], np.float16), "tenth": np.array([0.5], np.float16)}
+    proto = model(nodes[:1], [], [value("q", [1], TensorProto.FLOAT16)], half)
+    assert np.isinf(load(proto).graph.constant("q").array()), "as the runtime has it"
 
 
 BOMBS = {

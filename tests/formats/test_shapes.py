@@ -40,6 +40,21 @@ def test_shapes_follow_computed_sizes():
     assert read.tensor("r").shape == ("N", 2, 2)
 
 
+def test_bounds_that_operators_compute_from_constants_are_seen():
+    nodes = [
+        node("Unsqueeze", ["two", "zero"], ["end"]),
+        node("Slice", ["x", "zero", "end", "one"], ["front"]),
+        node("Concat", ["front", "x"], ["joined"], axis=1),
+        node("Relu", ["joined"], ["end_"]),
+        node("Relu", ["end_"], ["y"]),
+    ]
+    params = {"two": np.array(2), "zero": np.array([0]), "one": np.array([1])}
+    read = load(model(nodes, [X], [value("y", [None] * 2)], params)).graph
+    assert read.tensor("front").shape == ("N", 2)
+    assert read.tensor("joined").shape == read.tensor("end_").shape == ("N", 6)
+    assert "end__" not in read.known_tensors()
+
+
 def test_a_constant_above_the_threshold_keeps_its_shape():
     big = numpy_helper.from_array(np.ones((40, 50), np.float32))
     nodes = [node("Constant", [], ["c"], value=big), node("MatMul", ["x", "c"], ["m"]), node("Relu", ["m"], ["y"])]

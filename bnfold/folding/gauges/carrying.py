@@ -10,6 +10,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.folding.candidates import Candidate
 from bnfold.folding.gauges.component import Component
+from bnfold.folding.gauges.equations import NOTHING
 from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice
 from bnfold.folding.moves import Context, Move, unsound
 from bnfold.graph import Op, Param, Use
@@ -50,6 +51,9 @@ class Carrier:
         self.context, self.graph = context, context.graph
         self.component, self.blocked, self.choice = component, blocked, choice
         self.gauges = choice.gauges
+        shifts = [float(np.abs(gauge.shift).max()) for gauge in choice.gauges.values()]
+        #: A shift that is off by less beside the largest of all is off by rounding.
+        self.nothing = NOTHING * max(shifts, default=0.0)
         self.change = Change()
         gone = {blocked[head].output for head, how in choice.gone.items() if how == WHOLE}
         for place in self.gauges:
@@ -154,7 +158,7 @@ class Carrier:
             return sunk if not behind else self._lift(node, before, behind) and sunk
         wanted = {index: gauge.inverse() for index, gauge in behind.items()}
         outputs = [index for index, tensor in enumerate(op.outputs) if tensor and node.used(index)]
-        if not all(_alike(sunk.affines.get(i), wanted.get(i)) for i in outputs):
+        if not all(_alike(sunk.affines.get(i), wanted.get(i), self.nothing) for i in outputs):
             return node.refuse("unequal-operands", "would not pass on what its inputs carry")
         self._enter(op, before, sunk.rewrite)
         return None
@@ -167,7 +171,7 @@ class Carrier:
         for way in ways:
             gauges = {slot: affine.inverse() for slot, affine in before.items()}
             slots = {*gauges, *way.affines}
-            if all(_alike(way.affines.get(slot), gauges.get(slot)) for slot in slots):
+            if all(_alike(way.affines.get(slot), gauges.get(slot), self.nothing) for slot in slots):
                 self._enter(node.op, before, way.rewrite)
                 return None
         return node.refuse("unequal-operands", "would not pass on what its inputs carry")
@@ -246,15 +250,15 @@ def _tidy(total: Affine, *parts: Affine | None) -> Affine:
     return replace(total, scale=scale, shift=np.where(np.abs(total.shift) <= _ROUNDING * reach, 0.0, total.shift))
 
 
-def _alike(first: Affine | None, second: Affine | None) -> bool:
-    """The same map, but for rounding."""
+def _alike(first: Affine | None, second: Affine | None, nothing: float) -> bool:
+    """The same map, but for rounding; shifts that differ by ``nothing`` are the same."""
     maps = first or Affine.identity(), second or Affine.identity()
     rank = max((axis + 1 for affine in maps for axis, _ in affine.axes), default=0)
     (scale, shift), (other_scale, other_shift) = (affine.broadcastable(rank) for affine in maps)
     if any(len({1, *sizes}) > 2 for sizes in zip(scale.shape, other_scale.shape, strict=True)):
         return False
-    reach = max(np.abs(shift).max(), np.abs(other_shift).max(), 1e-30)
+    reach = max(np.abs(shift).max(), np.abs(other_shift).max())
     return bool(
         (np.abs(scale - other_scale) <= _CLOSE * np.abs(scale)).all()
-        and (np.abs(shift - other_shift) <= _CLOSE * reach).all()
+        and (np.abs(shift - other_shift) <= max(_CLOSE * reach, nothing)).all()
     )

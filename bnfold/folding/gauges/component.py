@@ -8,6 +8,7 @@ lifted or sunk through it, one label a channel, and where they come out says whi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +54,9 @@ class Frame:
         return self.affine(np.arange(first, first + self.size, dtype=np.float64), 0.0)
 
 
+_EQUAL = np.array([1.0, -1.0])
+
+
 @record
 class Rows:
     """Equations ``sum(factors * x[cells]) = 0``, one a row; ``cells`` is ``[n, k]``, so are ``factors``.
@@ -64,6 +68,13 @@ class Rows:
     cells: Cells
     factors: NDArray[np.float64]
     why: str
+    #: Do all say that one cell has the value of another?
+    equates: bool = False
+
+    @classmethod
+    def equal(cls, systems: tuple[str, ...], first: Cells, second: Cells, why: str) -> Rows:
+        """Each cell of ``first`` has the value of one of ``second``."""
+        return cls(systems, np.array([first, second]).T, np.broadcast_to(_EQUAL, (len(first), 2)), why, equates=True)
 
 
 @record
@@ -102,8 +113,17 @@ class Component:
     #: Candidates that alone would be looked at along other axes.
     askew: dict[str, None] = field(default_factory=dict)
     size: int = 0
+    #: Asks what affines demand while they stay: left until it is known that any of them may go.
+    pending: list[Callable[[], None]] = field(default_factory=list)
     #: What :func:`bnfold.folding.gauges.strands.alike` found out once the walk was done: pins change nothing about it.
     alike: tuple[Cells, set[int]] | None = None
+    #: What :func:`bnfold.folding.gauges.strands.snapped` found, by the identities of the equations.
+    snapped: dict[tuple[int, ...], Cells] = field(default_factory=dict)
+
+    def ask_pending(self) -> None:
+        """Enter what has not been asked yet."""
+        while self.pending:
+            self.pending.pop(0)()
 
     def pin(self, graph: ModelGraph, name: str, why: str) -> None:
         """Nothing that an operator sees has a gauge of its own."""

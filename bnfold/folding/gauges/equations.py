@@ -22,7 +22,11 @@ Bits = NDArray[np.bool_]
 #: One number for all copies, or one for each.
 Number = float | Vector
 
-_TOLERANCE = 1e-9
+#: How far a sum may be off zero, relative to the largest of its terms, and count as zero.
+TOLERANCE = 1e-9
+#: A value this small beside the largest number that it was added up from is zero: a sum of n numbers is off by n
+#: times 2^-53 of the largest at the most, so that is room for 32 of them that all err the same way.
+NOTHING = 2.0**-48
 #: So many equations behind a conflict are told at most.
 _TOLD = 64
 
@@ -41,10 +45,14 @@ class Conflict:
 
 @dataclass(slots=True, eq=False)
 class _Basic:
-    """``x = sum(factor * variable) + constant``, from the equation ``source`` and those behind ``used``."""
+    """``x = sum(factor * variable) + constant``, from the equation ``source`` and those behind ``used``.
+
+    The constant was added up from numbers of which ``largest`` is the largest.
+    """
 
     terms: dict[int, Number]
     constant: Vector
+    largest: Vector
     source: object
     used: tuple[int, ...]
 
@@ -75,21 +83,21 @@ class System:
 
     def add(self, terms: Mapping[int, Number], constant: Vector, source: object) -> Conflict | None:
         """``sum(factor * variable) = constant``: kept if it contradicts nothing."""
-        rest, right, used, size = self._reduced(terms, constant)
+        rest, right, used, size, summed = self._reduced(terms, constant)
         left: dict[int, Number] = {}
         for variable, (factor, largest) in rest.items():
             if isinstance(factor, float):  # the rule: one number for all copies
-                if abs(factor) > _TOLERANCE * largest:
+                if abs(factor) > TOLERANCE * largest:
                     left[variable] = factor
                 continue
-            zero = np.abs(factor) <= _TOLERANCE * largest
+            zero = np.abs(factor) <= TOLERANCE * largest
             if zero.all():
                 continue
             if zero.any():
                 raise MixedError
             left[variable] = factor
         if not left:
-            off = np.abs(right) > _TOLERANCE * size
+            off = np.abs(right) > TOLERANCE * np.maximum(size, 1.0)
             return Conflict(self._sources(source, used), int(off.argmax())) if off.any() else None
         pivot = min(left, key=lambda variable: (self.weights[variable], -variable))
         divisor = left.pop(pivot)
@@ -104,34 +112,43 @@ class System:
         for variable in expression:
             self.weights[variable] += self.weights[pivot]
         self._extent.update(extent)
-        self._basic[pivot] = _Basic(expression, value, source, used)
+        self._basic[pivot] = _Basic(expression, value, summed / np.abs(divisor), source, used)
         return None
 
     def values(self) -> dict[int, Vector]:
-        """A solution: free variables are zero, or what brings those that hang on them closest to zero."""
+        """A solution: free variables are zero, or what brings those that hang on them closest to zero.
+
+        What is zero but for rounding is zero.
+        """
         found: dict[int, Vector] = {}
+        sizes: dict[int, Vector] = {}
         for variable in self.weights:
             if variable not in self._basic:
                 low, high = self._extent_of(variable)
                 centre = -(low + high) / 2
                 far = np.maximum(np.abs(low), np.abs(high)) > (self.reach or np.inf) / 4
                 found[variable] = np.where(far, centre, 0.0)
+                sizes[variable] = np.abs(found[variable])
         for variable, basic in reversed(self._basic.items()):
-            total = basic.constant
+            total, size = basic.constant, basic.largest
             for other, factor in basic.terms.items():
                 total = total + factor * found[other]
-            found[variable] = total
+                size = np.maximum(size, np.abs(factor) * sizes[other])
+            found[variable] = np.where(np.abs(total) <= NOTHING * size, 0.0, total)
+            sizes[variable] = size
         return found
 
     def _reduced(
         self, terms: Mapping[int, Number], constant: Vector
-    ) -> tuple[dict[int, tuple[Number, Number]], Vector, tuple[int, ...], Vector]:
-        """The equation in free variables, its right side, the variables replaced, and the size of what was added.
+    ) -> tuple[dict[int, tuple[Number, Number]], Vector, tuple[int, ...], Vector, Vector]:
+        """The equation in free variables, its right side, the variables replaced, and the largest numbers added up.
 
-        Each factor stands beside the largest of the numbers that it is the sum of.
+        Each factor stands beside the largest of the numbers that it is the sum of; beside the right side stand that
+        of what was added now, and that of what these were added up from before.
         """
         rest: dict[int, tuple[Number, Number]] = {}
-        right, size = constant, np.maximum(np.abs(constant), 1.0)
+        right, size = constant, np.abs(constant)
+        summed = size
         used: dict[int, None] = {}
         stack = list(terms.items())
         while stack:
@@ -145,8 +162,9 @@ class System:
             if np.count_nonzero(basic.constant):
                 part = factor * basic.constant
                 right, size = right - part, np.maximum(size, np.abs(part))
+                summed = np.maximum(summed, np.abs(factor) * basic.largest)
             stack += [(other, factor * inner) for other, inner in basic.terms.items()]
-        return rest, right, tuple(used), size
+        return rest, right, tuple(used), size, summed
 
     def _extent_of(self, variable: int | None) -> tuple[Vector, Vector]:
         zero = np.zeros(self.copies)

@@ -86,6 +86,7 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
     waiting = dict.fromkeys(head for head in prepared if tried.get(head) is not stuck[head])
     tried |= stuck
     members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
+    in_vain: list[Component] = []
     while waiting:
         start = next(iter(waiting))
         component = Survey(context, members).run(stuck[start])
@@ -99,12 +100,21 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
         before = len(outcome.gone)
         _Settlement(context, editor, component, stuck, prepared, outcome).run()
         if len(outcome.gone) == before:
+            if component.is_askew or component.askew:
+                in_vain.append(component)
             continue
+        gone = {each.candidate.head for each in outcome.gone[before:]}
+        for other in in_vain:  # what stood in their way along other axes may be gone
+            if not gone.isdisjoint(other.heads):
+                for head in other.heads:
+                    tried.pop(head, None)
+                outcome.again = True
         for head in component.heads:  # they are others now, or have other neighbours
             for op in stuck[head].ops:
                 members.pop(op.name, None)
             if head in waiting:
-                del waiting[head], tried[head]
+                del waiting[head]
+                tried.pop(head, None)
                 outcome.again = True
     return outcome
 
@@ -153,6 +163,8 @@ class _Settlement:
             if removal.head in contradictions or not _can_go(graph, removal.candidate):
                 component.removals.remove(removal)
                 component.held[removal.head] = None
+        if component.removals:
+            component.ask_pending()
         dtype = narrow or self.editor.dtype_of(self.stuck[next(iter(component.heads))].ops[0])
         for _ in range(_MAX_FAULTS if component.removals else 0):
             choice = Solver(component, self._live(), self._signs_pay(), self._names(), reach_of(dtype)).solve()

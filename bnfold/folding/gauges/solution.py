@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bnfold.affine import Affine
-from bnfold.folding.gauges.component import Component, Place, Removal, Rows
-from bnfold.folding.gauges.equations import Conflict, MixedError, Number, Parity, System, as_number
+from bnfold.folding.gauges.component import Cells, Component, Place, Removal, Rows
+from bnfold.folding.gauges.equations import TOLERANCE, Conflict, MixedError, Number, Parity, System, as_number
 from bnfold.folding.gauges.strands import Demand, Group, contracted, groups_of, snapped
 from bnfold.records import record
 
@@ -25,6 +25,7 @@ class _Systems:
     """The three systems of one group."""
 
     group: Group
+    demands: dict[str, list[Demand]]
     size: System
     sign: Parity
     shift: System
@@ -35,23 +36,26 @@ class _Systems:
         weights: dict[str, dict[int, float]] = {
             name: dict.fromkeys(range(length), 0.0) for name in ("size", "sign", "shift")
         }
-        for equation in group.equations:
+        equations = list(group.equations())
+        demands: dict[str, list[Demand]] = {}
+        for equation in equations:
             for name in equation.rows.systems:
                 for position in equation.positions:
                     weights[name][position] += 1
-        for demands in group.demands.values():
-            for demand in demands:
-                for weight in weights.values():
-                    weight[demand.inside] += 1
-                    weight[demand.behind] += 1
+        for head, demand in group.demands():
+            demands.setdefault(head, []).append(demand)
+            for weight in weights.values():
+                weight[demand.inside] += 1
+                weight[demand.behind] += 1
         made = cls(
             group,
+            demands,
             System(copies, weights["size"], reach),
             Parity(copies, weights["sign"]),
             System(copies, weights["shift"]),
         )
         zero, even = np.zeros(copies), np.zeros(copies, bool)
-        for equation in group.equations:
+        for equation in equations:
             terms = _summed(equation.positions, equation.factors)
             for name in equation.rows.systems:
                 if name == "sign":
@@ -119,22 +123,100 @@ class Choice:
     gauges: dict[Place, Affine] = field(default_factory=dict)
 
 
+def _pins(component: Component, system: str) -> list[Rows]:
+    """The equations that keep single cells at their values."""
+    return [rows for rows in component.rows if rows.cells.shape[1] == 1 and system in rows.systems]
+
+
+def _pinned(component: Component, root: Cells, pins: Sequence[Rows]) -> Cells:
+    """For each root the number of the first of these equations that holds one of its cells, -1 for none."""
+    by = np.full(component.size, -1)
+    for number in reversed(range(len(pins))):
+        by[root[pins[number].cells[:, 0]]] = number
+    return by
+
+
 def hopeless(component: Component, live: Mapping[str, NDArray[np.bool_]]) -> dict[str, Clash]:
-    """Affines with a shift between two tensors that can have none: no system needs to be solved to see that."""
-    root = snapped(component, "shift")
-    pins = [rows for rows in component.rows if rows.cells.shape[1] == 1 and "shift" in rows.systems]
-    pinned_by = np.full(component.size, -1)
-    for number in reversed(range(len(pins))):  # the first one of a cell counts
-        pinned_by[root[pins[number].cells[:, 0]]] = number
-    pinned = pinned_by >= 0
-    found = {}
-    for removal in component.removals:
-        inside, behind = root[removal.inside], root[removal.behind]
-        both = pinned[inside] & pinned[behind] & (removal.shift != 0) & live[removal.head]
-        if both.any():
-            at = int(both.argmax())
-            found[removal.head] = Clash("shift", (), (pins[pinned_by[inside[at]]].why, pins[pinned_by[behind[at]]].why))
+    """Affines with a shift between tensors that can have none, or with a scale: no system needs to be solved for that.
+
+    A sign may still be left where sizes and shifts go.
+    """
+    found: dict[str, Clash] = {}
+    for system, name in (("shift", "shift"), ("size", "scale")):
+        left = [removal for removal in component.removals if removal.head not in found]
+        pins = _pins(component, system)
+        if not left or not pins:
+            continue
+        root = snapped(component, system)
+        by = _pinned(component, root, pins)
+        pinned = by >= 0
+        for removal in left:
+            wanted = removal.shift != 0 if system == "shift" else np.abs(removal.scale) != 1
+            inside, behind = root[removal.inside], root[removal.behind]
+            both = pinned[inside] & pinned[behind] & wanted & live[removal.head]
+            if np.count_nonzero(both):
+                at = int(both.argmax())
+                cells = (inside[at], behind[at]) if system == "shift" else (behind[at], inside[at])
+                whys = dict.fromkeys(pins[by[cell]].why for cell in cells)
+                found[removal.head] = Clash(name, (), tuple(whys))
     return found
+
+
+class _Wants:
+    """Affines in front of tensors without a shift: each wants one shift, whatever the others do.
+
+    That two of them want different ones of the same cell is seen without solving anything.
+    """
+
+    def __init__(self, component: Component, live: Mapping[str, NDArray[np.bool_]]) -> None:
+        root = snapped(component, "shift")
+        pinned = _pinned(component, root, _pins(component, "shift")) >= 0
+        self.of: dict[str, tuple[Cells, NDArray[np.float64]]] = {}
+        for removal in component.removals:
+            alive = np.flatnonzero(live[removal.head])
+            if pinned[root[removal.behind[alive]]].all():
+                self.of[removal.head] = root[removal.inside[alive]], removal.shift[alive] / removal.scale[alive]
+        self.met, self.owner = np.full(component.size, np.nan), np.full(component.size, -1)
+        self.heads: list[str] = []
+
+    def clear(self) -> None:
+        self.met[:] = np.nan
+        self.heads.clear()
+
+    def against(self, head: str) -> str | None:
+        """Who got another shift of the same cell."""
+        if head not in self.of:
+            return None
+        cells, shifts = self.of[head]
+        met = self.met[cells]
+        far = np.flatnonzero(_differ(met, shifts))
+        return self.heads[self.owner[cells[far[0]]]] if len(far) else None
+
+    def meet(self, head: str) -> None:
+        """That one goes."""
+        if head in self.of:
+            cells, shifts = self.of[head]
+            self.met[cells], self.owner[cells] = shifts, len(self.heads)
+            self.heads.append(head)
+
+    def exclude(self, heads: Sequence[str]) -> bool:
+        """Is it plain that no two of them can go together? They all want different shifts of one cell."""
+        if any(head not in self.of for head in heads):
+            return False
+        times = np.zeros(len(self.met), np.intp)
+        for head in heads:
+            times[self.of[head][0]] += 1
+        shared = np.flatnonzero(times == len(heads))
+        if not len(shared):
+            return False
+        wanted = np.sort([self.of[head][1][self.of[head][0] == shared[0]][0] for head in heads])
+        return bool(_differ(wanted[1:], wanted[:-1]).all())
+
+
+def _differ(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """As far as a :class:`System` tells numbers apart; what is no number differs from none."""
+    sizes = np.maximum(np.maximum(np.abs(first), np.abs(second)), 1.0)
+    return np.asarray(np.abs(first - second) > TOLERANCE * sizes)
 
 
 class Solver:
@@ -156,16 +238,29 @@ class Solver:
         #: Of those that share a name here one alone may go; who has it.
         self.names, self.owners = names, dict[str, str]()
         self.removals = {removal.head: removal for removal in component.removals}
-        self.variables = contracted(component, alive)
+        self.wants = _Wants(component, alive)
 
-    def _build(self, *, apart: bool) -> None:
-        groups = groups_of(self.variables, apart=apart)
-        self.systems = [_Systems.of(group, self.reach) for group in groups]
-        self.at: dict[str, list[_Systems]] = {head: [] for head in self.removals}
-        for systems in self.systems:
-            for head in systems.group.demands:
-                self.at[head].append(systems)
+    def _build(self, heads: Sequence[str], *, apart: bool) -> None:
+        asked = [self.removals[head] for head in heads]
+        self.variables = contracted(self.component, self.alive, asked, apart=apart)
+        self.groups = groups_of(self.variables, apart=apart)
+        #: Those that something was demanded of.
+        self.systems: dict[int, _Systems] = {}
+        self.start: dict[int, tuple[int, int, int]] = {}
+        self.at: dict[str, list[Group]] = {head: [] for head in heads}
+        for group in self.groups:
+            for head in group.heads:
+                self.at[head].append(group)
         self.spent = 0
+        self.wants.clear()
+        self.owners.clear()
+
+    def _systems_of(self, group: Group) -> _Systems:
+        made = self.systems.get(group.number)
+        if made is None:
+            made = self.systems[group.number] = _Systems.of(group, self.reach)
+            self.start[group.number] = made.mark()
+        return made
 
     def solve(self) -> Choice:
         """The choice, with strands in groups where they behave alike all through."""
@@ -175,18 +270,42 @@ class Solver:
             return self._solve(apart=True)
 
     def _solve(self, *, apart: bool) -> Choice:
-        self._build(apart=apart)
-        self.owners.clear()
-        start = [systems.mark() for systems in self.systems]
-        choice = self._greedy(self.removals)
-        if choice.clashes:
-            choice = self._exchanged(choice, start)
+        choice = self._unrivalled(apart=apart)
+        if choice is None:
+            self._build(list(self.removals), apart=apart)
+            choice = self._greedy(self.removals)
+            if choice.clashes:
+                choice = self._exchanged(choice)
         for head in list(choice.clashes):
             if head in self.signs_pay and self._try(self.removals[head], signs=False) is None:
                 choice.gone[head] = SIGNS
         if choice.gone:
             choice.gauges = self._gauges()
         return choice
+
+    def _unrivalled(self, *, apart: bool) -> Choice | None:
+        """The choice where affines exclude each other in plain sight and the first of each such set can go.
+
+        Systems are built for these alone: of the many BN of a dense block for one.
+        """
+        self.wants.clear()
+        first = []
+        for head in self.removals:
+            if self.wants.against(head) is None:
+                self.wants.meet(head)
+                first.append(head)
+        if len(first) == len(self.removals):
+            return None
+        self._build(first, apart=apart)
+        choice = self._greedy(first)
+        if choice.clashes:
+            return None
+        for head, removal in self.removals.items():
+            clash = None if head in choice.gone else self._rival(removal, self.names.get(head))
+            if clash is not None:
+                choice.clashes[head] = clash
+        blocked = _by_rival(choice).values()
+        return choice if all(len(heads) < 2 or self.wants.exclude(heads) for heads in blocked) else None
 
     def _greedy(self, heads: Iterable[str]) -> Choice:
         choice = Choice()
@@ -198,51 +317,64 @@ class Solver:
                 choice.clashes[head] = clash
         return choice
 
-    def _exchanged(self, choice: Choice, start: list[tuple[int, int, int]]) -> Choice:
+    def _exchanged(self, choice: Choice) -> Choice:
         """Give up one for two, as long as that is found and time allows."""
         limit = min(MAX_EXCHANGE, 200 + 3 * self.spent)
-        improved = True
+        improved, moved = True, False
         while improved and self.spent < limit:
             improved = False
-            blocked: dict[str, list[str]] = {}
-            for head, clash in choice.clashes.items():
-                for other in clash.others:
-                    blocked.setdefault(other, []).append(head)
-            for other, heads in sorted(blocked.items(), key=lambda item: -len(item[1])):
+            for other, heads in sorted(_by_rival(choice).items(), key=lambda item: -len(item[1])):
                 if len(heads) < 2 or self.spent >= limit:
                     break
-                self._restart(start)
+                if self.wants.exclude(heads):
+                    continue  # whom another one blocks stays blocked, and of these one would go at the most
+                self._restart()
+                moved = True
                 kept = [head for head in choice.gone if head != other]
                 trial = self._greedy([*kept, *choice.clashes, other])
                 if len(trial.gone) > len(choice.gone):
                     choice, improved = trial, True
                     break
-        self._restart(start)
+        if not moved:
+            return choice
+        self._restart()
         return self._greedy([*choice.gone, *choice.clashes])
 
-    def _restart(self, start: list[tuple[int, int, int]]) -> None:
+    def _restart(self) -> None:
         self.owners.clear()
-        for systems, marks in zip(self.systems, start, strict=True):
-            systems.undo(marks)
+        self.wants.clear()
+        for number, systems in self.systems.items():
+            systems.undo(self.start[number])
 
     def _try(self, removal: Removal, *, signs: bool) -> Clash | None:
         """Let an affine go, or say what contradicts it."""
         name = self.names.get(removal.head) if signs else None
-        if name in self.owners:
-            return Clash("name", (self.owners[name],), ())
+        self.spent += 1
+        rival = self._rival(removal, name)
+        if rival is not None:
+            return rival
         done: list[tuple[_Systems, tuple[int, int, int]]] = []
-        for systems in self.at[removal.head]:
+        for group in self.at[removal.head]:
+            systems = self._systems_of(group)
             done.append((systems, systems.mark()))
-            for demand in systems.group.demands[removal.head]:
+            for demand in systems.demands[removal.head]:
                 self.spent += 1
                 found = systems.demand(demand, removal.head, signs=signs)
                 if found is not None:
                     for other, marks in reversed(done):
                         other.undo(marks)
                     return self._clash(removal, *found)
+        self.wants.meet(removal.head)
         if name is not None:
             self.owners[name] = removal.head
         return None
+
+    def _rival(self, removal: Removal, name: str | None) -> Clash | None:
+        """Another one that went in its place, as far as that needs no system."""
+        if name in self.owners:
+            return Clash("name", (self.owners[name],), ())
+        against = self.wants.against(removal.head)
+        return None if against is None else Clash("shift", (against,), ())
 
     @staticmethod
     def _clash(removal: Removal, system: str, conflict: Conflict) -> Clash:
@@ -254,9 +386,10 @@ class Solver:
 
     def _gauges(self) -> dict[Place, Affine]:
         """The gauge of every place that has one: ``a v + a b``."""
-        count = self.variables.count
+        # The last one is for cells of which nothing is demanded, at -1.
+        count = self.variables.count * self.variables.width + 1
         logs, negative, shifts = np.zeros(count), np.zeros(count, bool), np.zeros(count)
-        for systems in self.systems:
+        for systems in self.systems.values():  # what nothing was demanded of stays as it is
             variables = systems.group.variables
             for target, found in (
                 (logs, systems.size.values()),
@@ -264,14 +397,27 @@ class Solver:
                 (shifts, systems.shift.values()),
             ):
                 target[variables] = np.stack([found[position] for position in range(variables.shape[1])], axis=1)
-        logs[np.abs(logs) < 1e-12] = 0.0
-        logs, negative, shifts = (found[self.variables.of] for found in (logs, negative, shifts))
-        sizes = np.exp(logs[snapped(self.component, "size")])
-        sizes = np.where(negative[snapped(self.component, "sign")], -sizes, sizes)
-        shifts = shifts[snapped(self.component, "shift")]
+        logs[np.abs(logs) < 1e-12] = 0.0  # sums of logarithms of some tens: hundreds of them are off by less
+        of, component = self.variables.of, self.component
+        sizes = np.exp(logs)[of[snapped(component, "size")]]
+        if negative.any():
+            sizes = np.where(negative[of[snapped(component, "sign")]], -sizes, sizes)
+        shifts = shifts[of[snapped(component, "shift")]]
         gauges: dict[Place, Affine] = {}
-        for place, frame in self.component.frames.items():
-            scale, shift = sizes[frame.cells], shifts[frame.cells]
-            if (scale != 1.0).any() or shift.any():
-                gauges[place] = frame.affine(scale, scale * shift)
+        changed = np.flatnonzero((sizes != 1.0) | (shifts != 0.0))
+        firsts = [frame.first for frame in component.frames.values()]  # ascending: in the order of their making
+        concerned = set(np.searchsorted(firsts, changed, side="right").tolist())
+        for number, (place, frame) in enumerate(component.frames.items(), start=1):
+            if number in concerned:
+                scale = sizes[frame.first : frame.first + frame.size]
+                gauges[place] = frame.affine(scale, scale * shifts[frame.first : frame.first + frame.size])
         return gauges
+
+
+def _by_rival(choice: Choice) -> dict[str, list[str]]:
+    """For each affine that others name as what they contradict those others."""
+    blocked: dict[str, list[str]] = {}
+    for head, clash in choice.clashes.items():
+        for other in clash.others:
+            blocked.setdefault(other, []).append(head)
+    return blocked

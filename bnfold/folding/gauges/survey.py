@@ -35,16 +35,23 @@ class Survey:
         self.seen: set[tuple[str, str]] = set()
         #: Operators that stop everything, and why.
         self.blocked: dict[str, str] = {}
+        #: Operators through which only positive scales pass, once one of them was asked: no other needs to be.
+        self.rigid: set[tuple[str, str]] = set()
         #: Reads by operators with weights, to be asked about shifts when the rest is known.
         self.readers: dict[tuple[str, int], None] = {}
 
     def run(self, start: Candidate) -> Component:
-        """What is tied to one of them."""
+        """What is tied to one of them; what affines demand while they stay is pending."""
         self._candidate(start)
-        return self.walk()
+        return self._walk()
 
     def walk(self) -> Component:
         """What is tied to the places that were reached."""
+        component = self._walk()
+        component.ask_pending()
+        return component
+
+    def _walk(self) -> Component:
         while self.queue:
             self._look(self.queue.popleft())
         for name, why in self.blocked.items():
@@ -204,25 +211,28 @@ class Survey:
 
     def _hold(self, ops: tuple[Op, ...], scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
         """What an affine demands while it stays: it must not need more operators than now."""
-        op = ops[0]
+        if len(ops) == 1 and facts_of(ops[0]).role is not Role.BATCHNORM:
+            # One BatchNormalization, or two operators, compute any affine.
+            self.found.pending.append(lambda: self._hold_one(ops[0], scale, shift, inside, behind))
+
+    def _hold_one(self, op: Op, scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
+        if op.name in self.blocked:
+            return  # it demands everything already
         facts, node = facts_of(op), Node(self.graph, op)
-        if len(ops) > 1 or facts.role is Role.BATCHNORM:
-            return  # one BatchNormalization, or two operators, compute any affine
         probe = behind.affine(2.0, 1.0)
         after = facts.absorb_output(node, probe)
         if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
             return
-        cells = np.stack([inside.cells, behind.cells], axis=1)
         if (scale == 1.0).all():
-            self._equal(("size", "sign"), cells, f"{op.display} ({op.type}) only adds")
+            why = f"{op.display} ({op.type}) only adds"
+            self.found.rows.append(Rows.equal(("size", "sign"), inside.cells, behind.cells, why))
         elif not shift.any():
+            cells = np.stack([inside.cells, behind.cells], axis=1)
             factors = np.stack([scale, -np.ones(behind.size)], axis=1)
             self.found.rows.append(Rows(("shift",), cells, factors, f"{op.display} ({op.type}) only multiplies"))
         else:
             self._block(op, "would need another operator")
-
-    def _equal(self, systems: tuple[str, ...], cells: Cells, why: str) -> None:
-        self.found.rows.append(Rows(systems, cells, np.tile([1.0, -1.0], (len(cells), 1)), why))
+            self.found.pin(self.graph, op.name, self.blocked[op.name])
 
     # -- operators without weights ---------------------------------------------------------------
 

@@ -18,6 +18,8 @@ from bnfold.refusal import Refusal
 if TYPE_CHECKING:
     from bnfold.folding.gauges.survey import Survey
 
+#: Cells of one operand, and for each the number of the label that arrived there.
+_Ends = tuple[Cells, Cells]
 #: Labels begin here: 1 is what carries nothing.
 _FIRST_LABEL = 2
 
@@ -47,17 +49,45 @@ class Tie:
             labels[index] = frame.labels(first)
             cells.append(frame.cells)
             first += frame.size
-        known = np.concatenate(cells)
-        ways = self.facts.lift(self.node, labels)
-        done = self._from_lift(labels, known, ways) if isinstance(ways, list) else self._from_sink()
-        if not done and isinstance(ways, list) and self._flowing() == 1:
-            # Upward a Flatten tells every pixel from the next, downward it repeats a channel's label for each.
-            self.rows, self.touched = [], set()
-            done = self._from_sink()
+        known = np.concatenate(cells) if len(cells) > 1 else cells[0]
+        done = self._kind not in self.survey.rigid and self._from_all(labels, known)
+        if not done:
+            ways = self.facts.lift(self.node, labels)
+            done = self._from_lift(labels, known, ways) if isinstance(ways, list) else self._from_sink()
+            if not done and isinstance(ways, list) and self._flowing() == 1:
+                # Upward a Flatten tells every pixel from the next, downward it repeats a channel's label for each.
+                self.rows, self.touched = [], set()
+                done = self._from_sink()
         if done:
             self._pin_strangers()
             self.survey.found.rows += self.rows
         return done
+
+    def _from_all(self, labels: dict[int, Affine], known: Cells) -> bool:
+        """Scales, negative at that, and shifts asked about at once: most operators without weights let all pass."""
+        ways = self._lifted({index: Affine(-a.scale, a.scale, a.axis, a.grid) for index, a in labels.items()})
+        if not ways or (len(ways) > 1 and len(self.node.op.outputs) > 1):
+            return False
+        shifted: list[dict[int, Affine]] = []
+        for way in ways:
+            if way.affines.keys() != ways[0].affines.keys():
+                return False
+            if any((a.scale != ways[0].affines[slot].scale).any() for slot, a in way.affines.items() if way != ways[0]):
+                return False
+            shifted.append({slot: a for slot, a in way.affines.items() if not a.is_scale})
+        if len(ways) > 1 and any(len(way) != 1 for way in shifted):
+            return False  # shifts go to one operand, or to all that there are
+        slots = self._slots(ways[0], known, sign=-1.0)
+        if slots is None:
+            self.touched.clear()
+            return False
+        return self._tied(shifted, known, slots, alike=True)
+
+    @property
+    def _kind(self) -> tuple[str, str] | None:
+        """What an operator without attributes or constants is: another one that is the same answers the same."""
+        op = self.op
+        return None if op.attributes or len(op.inputs) > 1 else (op.domain, op.type)
 
     def _has_grid(self) -> bool:
         frames = self.survey.found.frames
@@ -139,57 +169,65 @@ class Tie:
         self.touched.add(place)
         return frame.cells
 
+    def _slots(self, way: Crossing, known: Cells, sign: float = 1.0) -> dict[int, _Ends] | None:
+        """For each operand its cells and which of the labels arrived there."""
+        found = {}
+        for slot, affine in way.affines.items():
+            cells = self._cells(slot, affine)
+            labels = _labelled(sign * affine.scale, known.size)
+            if cells is None or labels is None:
+                return None
+            if len(cells) != len(labels):
+                cells, labels = np.broadcast_arrays(cells, labels)
+            if (labels < 0).any():
+                cells, labels = cells[labels >= 0], labels[labels >= 0]
+            found[slot] = cells, labels
+        return found
+
     def _from_lift(self, labels: dict[int, Affine], known: Cells, ways: list[Crossing]) -> bool:
-        parts: list[list[tuple[int, Cells, Cells]]] = []
+        parts: list[dict[int, _Ends]] = []
         for way in ways:
-            found = []
-            for slot, affine in way.affines.items():
-                cells = self._cells(slot, affine)
-                behind = _labelled(affine.scale, known.size)
-                if cells is None or behind is None:
-                    return False
-                cells, behind = np.broadcast_arrays(cells, behind)
-                found.append((slot, cells[behind >= 0], known[behind[behind >= 0]]))
+            found = self._slots(way, known)
+            if found is None:
+                return False
             parts.append(found)
         if not parts:
             return False
-        if len(parts) == 1:
-            slots = {slot: (cells, behind) for slot, cells, behind in parts[0]}
-        else:
+        slots = parts[0]
+        if len(parts) > 1:
             if any(len(found) != 1 for found in parts):
                 return False
-            slots = {slot: (cells, behind) for ((slot, cells, behind),) in parts}
-            if not self._add_up(("size", "sign"), known, {slot: (*pair, 1.0) for slot, pair in slots.items()}):
+            slots = {slot: ends for found in parts for slot, ends in found.items()}
+            if not self._add_up(("size", "sign"), known, {slot: (*ends, 1.0) for slot, ends in slots.items()}):
                 return False
-        self._signs(labels, known, slots)
-        return self._shifts(labels, known, slots, alike=len(parts) == 1)
-
-    def _signs(self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]]) -> None:
-        negative = {index: replace(a, scale=-a.scale) for index, a in labels.items()}
-        if not self._lifted(negative):
+        rigid = self._kind in self.survey.rigid
+        signs = not rigid and self._lifted({index: replace(a, scale=-a.scale) for index, a in labels.items()})
+        if not signs:
             for cells in (known, *(cells for cells, _ in slots.values())):
                 self._pin(cells, "sign")
-
-    def _shifts(
-        self, labels: dict[int, Affine], known: Cells, slots: dict[int, tuple[Cells, Cells]], *, alike: bool
-    ) -> bool:
-        """What it does to shifts, and to scales where every operand has the output's (``alike``)."""
         moved = {i: replace(a, scale=np.ones(a.size), shift=a.scale) for i, a in labels.items()}
-        ways = [
+        shifted = [
             {slot: affine for slot, affine in way.affines.items() if not affine.is_identity}
-            for way in self._lifted(moved)
+            for way in ([] if rigid else self._lifted(moved))
         ]
+        if self._kind is not None and not signs and not shifted:
+            self.survey.rigid.add(self._kind)
+        return self._tied(shifted, known, slots, alike=len(parts) == 1)
+
+    def _tied(self, ways: list[dict[int, Affine]], known: Cells, slots: dict[int, _Ends], *, alike: bool) -> bool:
+        """What it does to shifts, and to scales where every operand has the output's (``alike``)."""
         factors: dict[int, float] = {}
         for way in ways:
             for slot, affine in way.items():
-                factor = self._factor(affine, labels, slots.get(slot), known)
+                factor = self._factor(affine, slots.get(slot))
                 if factor is None:
                     ways = []
                     break
                 factors[slot] = factor
         # Of two tensors without a shift both have the same: one equation for all that is alike, where there can be.
         same = {slot for slot in slots if not ways or (len(ways) == 1 and factors.get(slot) == 1.0)} if alike else set()
-        for slot, (cells, behind) in slots.items():
+        for slot, (cells, labels) in slots.items():
+            behind = known[labels]
             if alike:
                 self._equal(("size", "sign", "shift") if slot in same else ("size", "sign"), behind, cells)
             if not ways and slot not in same:
@@ -205,34 +243,26 @@ class Tie:
         return all(len(way) == 1 for way in ways) and self._add_up(("shift",), known, terms)
 
     @staticmethod
-    def _factor(
-        affine: Affine, labels: dict[int, Affine], pair: tuple[Cells, Cells] | None, known: Cells
-    ) -> float | None:
+    def _factor(affine: Affine, ends: _Ends | None) -> float | None:
         """What a shift is multiplied by on its way from the output to this operand."""
-        if pair is None or len(pair[0]) == 0:
+        if ends is None or len(ends[0]) == 0:
             return None
-        values = np.concatenate([label.scale for label in labels.values()])
-        order = np.argsort(known)
-        behind = values[order[np.searchsorted(known[order], pair[1])]]
+        behind = ends[1] + float(_FIRST_LABEL)
         shift = affine.shift[affine.shift != 0]
-        if shift.size != behind.size:
-            if shift.size != 1:
-                return None
-            shift = np.broadcast_to(shift, behind.shape)
+        if shift.size not in (1, behind.size):
+            return None
         ratio = shift / behind
         factor = float(ratio[0])
-        return factor if factor and np.allclose(ratio, factor, rtol=1e-9) else None
+        return factor if factor and (np.abs(ratio - factor) <= 1e-9 * abs(factor)).all() else None
 
     def _add_up(self, systems: tuple[str, ...], known: Cells, terms: dict[int, tuple[Cells, Cells, float]]) -> bool:
         """The output's is the sum of the operands': every operand has all of its channels."""
-        columns, factors = [known], [-1.0]
-        for cells, behind, factor in terms.values():
-            order = np.argsort(behind)
-            if not np.array_equal(behind[order], np.sort(known)):
+        columns, factors, every = [known], [-1.0], np.arange(known.size)
+        for cells, labels, factor in terms.values():
+            order = np.argsort(labels)
+            if not np.array_equal(labels[order], every):
                 return False
-            place = np.empty(known.size, np.intp)
-            place[np.argsort(known)] = cells[order]
-            columns.append(place)
+            columns.append(cells[order])
             factors.append(factor)
         rows = np.stack(columns, axis=1)
         self.rows.append(Rows(systems, rows, np.tile(factors, (len(rows), 1)), self.why))
@@ -270,8 +300,7 @@ class Tie:
         return True
 
     def _equal(self, systems: tuple[str, ...], first: Cells, second: Cells) -> None:
-        rows = np.stack([first, second], axis=1)
-        self.rows.append(Rows(systems, rows, np.tile([1.0, -1.0], (len(rows), 1)), self.why))
+        self.rows.append(Rows.equal(systems, first, second, self.why))
 
     def _pin(self, cells: Cells, system: str) -> None:
         column = np.asarray(cells).reshape(-1, 1)
@@ -289,7 +318,7 @@ class Tie:
 
 def _labelled(scale: Vector, count: int) -> Cells | None:
     """Which label each entry is, -1 for none; None where a number is no label."""
-    index = np.rint(scale).astype(np.intp) - _FIRST_LABEL
-    if (np.rint(scale) != scale).any() or (index >= count).any() or (index < -1).any():
+    index = np.rint(scale).astype(np.intp)
+    if (index != scale).any() or index.max() >= count + _FIRST_LABEL or index.min() < _FIRST_LABEL - 1:
         return None
-    return index
+    return index - _FIRST_LABEL

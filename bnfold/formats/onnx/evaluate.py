@@ -14,12 +14,15 @@ from onnx import NodeProto, helper
 from bnfold.formats.onnx.attributes import Attributes, attribute_protos
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.tensors import ELEMENT_TYPES
-from bnfold.graph import Array, Evaluator, ModelGraph, Op, Param
+from bnfold.graph import Array, Evaluator, ModelGraph, Op, Param, float_limits, is_float
 from bnfold.operators.onnx.constants import Inputs, check_operands, is_copy, result_size, type_only
 
 #: The largest result of one operator, and the sum of all results of one model.
 MAX_RESULT_BYTES = 1 << 26
 MAX_TOTAL_BYTES = 1 << 28
+
+#: So many roundings are one computation's own; what is farther off is another result.
+_FEW = 64.0
 
 #: What the reference implementation raises for inputs that the operator does not allow.
 _FAILURES = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -51,12 +54,14 @@ def evaluator(context: Context) -> Evaluator:
             if not 0 <= size <= min(MAX_RESULT_BYTES, MAX_TOTAL_BYTES - spent):
                 return None
             spent += size
-            results = _run(op, inputs, version)
+            results = _run(op, [None if param is None else param.array() for param in inputs], version)
         except _FAILURES:
             return None
         if any(result.dtype not in ELEMENT_TYPES for result in results):
             return None
-        return [Param.of(name, value) for name, value in zip(op.outputs, results, strict=True)]
+        exact = _unrounded(op, inputs, version, results)
+        triples = zip(op.outputs, exact, results, strict=True)
+        return [Param.of(name, value, rounded.dtype) for name, value, rounded in triples]
 
     return evaluate
 
@@ -67,15 +72,45 @@ def _typed(graph: ModelGraph, tensor: str) -> Param | None:
     return None if dtype is None else Param.of(tensor, np.zeros(1, dtype))
 
 
-def _run(op: Op, inputs: Inputs, version: int) -> list[Array]:
+def _unrounded(op: Op, inputs: Inputs, version: int, results: list[Array]) -> list[Array]:
+    """The results in float64, from inputs that were not rounded on the way: rounded once, where a weight is written.
+
+    Where that is something else (a Floor, an overflow) the type matters, and what was computed in it counts.
+    """
+    if not any(is_float(result.dtype) and result.dtype != np.float64 for result in results):
+        return results
+    arrays = [None if param is None else param.exact() if param.is_float else param.array() for param in inputs]
+    try:
+        found = [arrays[0]] if op.type in ("Cast", "CastLike") else _run(op, arrays, version)
+    except _FAILURES:
+        return results
+    return [
+        exact if exact is not None and _is_unrounded(exact, rounded) else rounded
+        for exact, rounded in zip(found, results, strict=True)
+    ]
+
+
+def _is_unrounded(exact: Array, rounded: Array) -> bool:
+    """May it be what ``rounded`` was computed from, but for some roundings?"""
+    if not is_float(rounded.dtype) or exact.dtype != np.float64 or exact.shape != rounded.shape:
+        return False
+    wide = rounded.astype(np.float64)
+    if np.array_equal(exact, wide, equal_nan=True):
+        return False  # nothing was rounded, and a view of what is stored takes no memory
+    near = _FEW * float_limits(rounded.dtype).eps
+    largest = float(np.max(np.abs(wide), initial=0.0, where=np.isfinite(wide)))
+    return bool(np.allclose(exact, wide, rtol=near, atol=near * largest, equal_nan=True))
+
+
+def _run(op: Op, inputs: Sequence[Array | None], version: int) -> list[Array]:
     from onnx.reference import ReferenceEvaluator
 
-    names = ["" if param is None else f"input_{slot}" for slot, param in enumerate(inputs)]
+    names = ["" if array is None else f"input_{slot}" for slot, array in enumerate(inputs)]
     outputs = [f"output_{slot}" for slot in range(len(op.outputs))]
     node = NodeProto(op_type=op.type, input=names, output=outputs, attribute=attribute_protos(op, version))
     opset = [helper.make_opsetid("", version)]
     function = helper.make_function("bnfold", op.type, [name for name in names if name], outputs, [node], opset)
-    feeds = {name: param.array() for name, param in zip(names, inputs, strict=True) if param is not None}
+    feeds = {name: array for name, array in zip(names, inputs, strict=True) if array is not None}
     check_operands(op, list(feeds.values()))
     with np.errstate(all="ignore"):
         results = ReferenceEvaluator(function).run(None, feeds, attributes={})

@@ -11,8 +11,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
 from bnfold.formats.onnx.build import Builder
 from bnfold.formats.onnx.context import Context
+from bnfold.formats.onnx.tensors import to_proto
 from bnfold.formats.onnx.types import tensors_by_name, to_tensor, to_value_info
-from bnfold.graph import ModelGraph, Tensor, walk
+from bnfold.graph import ModelGraph, Param, Tensor, walk
 
 #: How many numbers inference may compute to find out shapes.
 MAX_VALUES = 1 << 20
@@ -35,6 +36,10 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
             # Without a Concat no value grows, which the graph says faster than the model.
             safe = all(op.type != "Concat" for inner in walk(graph) for op in inner.ops())
             found = _inferred(model, safe or _may_propagate(model.graph))
+            operands = _computed_operands(graph, found)
+            if operands:
+                model = _with_constants(model, operands)
+                found = _inferred(model, safe or _may_propagate(model.graph))
             if _needs_resolving(context):
                 while _resolve_axes(model.graph, found):
                     found = _inferred(model, safe or _may_propagate(model.graph))
@@ -50,6 +55,45 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
 def _inferred(model: ModelProto, data_prop: bool) -> dict[str, Tensor]:
     graph = onnx.shape_inference.infer_shapes(model, data_prop=data_prop).graph
     return tensors_by_name((*graph.value_info, *graph.output))
+
+
+def _computed_operands(graph: ModelGraph, found: Mapping[str, Tensor]) -> dict[str, Param]:
+    """The bounds, axes and shapes that operators compute from constants, where inference could not follow."""
+    operands: dict[str, Param] = {}
+    for op in graph.ops():
+        if len(op.inputs) < 2 or all(_is_static(found.get(name)) for name in op.outputs):
+            continue
+        for name in op.inputs[1:]:
+            producer = graph.producer(name)
+            if producer is None or producer.type == "Constant":
+                continue  # inference sees those itself
+            param = graph.constant(name)
+            if param is not None and param.dtype.kind == "i" and param.size <= _MAX_RANK:
+                operands[name] = param
+    return operands
+
+
+def _is_static(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.shape is not None and all(isinstance(size, int) for size in tensor.shape)
+
+
+def _with_constants(model: ModelProto, operands: Mapping[str, Param]) -> ModelProto:
+    """A copy whose operators read those operands from initializers."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    taken = {name for node in copy.graph.node for name in (*node.input, *node.output)}
+    names = {}
+    for name, param in operands.items():
+        names[name] = f"{name}_"
+        while names[name] in taken:
+            names[name] += "_"
+        taken.add(names[name])
+        copy.graph.initializer.append(to_proto(param.renamed(names[name])))
+    for node in copy.graph.node:
+        for slot, name in enumerate(node.input):
+            if name in names:
+                node.input[slot] = names[name]
+    return copy
 
 
 #: From this opset on, the axes of these operators may count from the right. Runtimes take that before it as well,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bnfold.graph import Array
+from bnfold.verification.float64.erf import erf
 from bnfold.verification.float64.registry import (
     OPERATORS,
     Call,
@@ -24,36 +25,6 @@ from bnfold.verification.float64.tensors import REALS, numpy_type, widened
 #: TensorProto's numbers of STRING and BOOL.
 _STRING, _BOOL = 8, 9
 _SELU_ALPHA, _SELU_GAMMA = single(1.6732632423543772), single(1.0507009873554804)
-
-
-def _erf(x: Array) -> Array:
-    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x), np.float64) if x.size < _ERF_LOOP else _erf_series(x)
-
-
-#: Arrays larger than this are worth numpy operations instead of a call for each element.
-_ERF_LOOP = 1 << 12
-
-
-def _erf_series(x: Array) -> Array:
-    """erf by its Maclaurin series below 2.5 and by a continued fraction of erfc above, to some 1e-15."""
-    size = np.minimum(np.abs(x), 6.0)
-    small = size <= 2.5
-    result = np.empty_like(size)
-    a = size[small]
-    square, term = a * a, a.copy()
-    total = a.copy()
-    # erf(a) = 2/sqrt(pi) · exp(-a²) · Σ 2^n a^(2n+1) / (2n+1)!!: all terms are positive.
-    for n in range(1, 60):
-        term = term * (2.0 * square / (2 * n + 1))
-        total += term
-    result[small] = 2.0 / math.sqrt(math.pi) * np.exp(-square) * total
-    b = size[~small]
-    # erfc(b) = exp(-b²)/sqrt(pi) · 1/(b + (1/2)/(b + 1/(b + (3/2)/(b + …)))).
-    fraction = b.copy()
-    for n in range(80, 0, -1):
-        fraction = b + (n / 2.0) / fraction
-    result[~small] = 1.0 - np.exp(-b * b) / (math.sqrt(math.pi) * fraction)
-    return np.where(np.isnan(x), np.nan, np.copysign(result, x))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -79,7 +50,7 @@ UNARY: dict[str, Callable[[Array], Any]] = {
     "Ceil": np.ceil,
     "Cos": np.cos,
     "Cosh": np.cosh,
-    "Erf": _erf,
+    "Erf": erf,
     "Exp": np.exp,
     "Floor": np.floor,
     "Identity": lambda x: x,
@@ -220,7 +191,7 @@ def _gelu(call: Call) -> Any:
     x = call.inputs[0]
     if call.attribute("approximate", "none") == "tanh":
         return 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-    return 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0)))
+    return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
 
 
 @operator("Clip")

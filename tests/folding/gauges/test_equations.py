@@ -100,3 +100,33 @@ def test_a_small_factor_is_no_zero():
     system.add({0: 1e-12, 1: -1.0}, np.zeros(1), "tie")
     assert system.add({1: 1.0}, np.full(1, 3.0), "one") is None
     np.testing.assert_allclose(system.values()[0], 3e12)
+
+
+@pytest.mark.parametrize(("off", "is_zero"), [(0.0, True), (2.0**-50, True), (2.0**-46, False), (1e-9, False)])
+def test_a_value_is_zero_where_rounding_alone_keeps_it_from_that(off, is_zero):
+    """Of ``x - y = 3, y + z = -3 + off`` follows x = -z + off: a sum of threes that is zero or nearly so."""
+    system = System(1, weights(3))
+    system.add({0: 1.0, 1: -1.0}, np.array([3.0]), "first")
+    system.add({1: 1.0, 2: 1.0}, np.array([-3.0 + 3.0 * off]), "second")
+    system.add({2: 1.0}, np.array([0.0]), "third")
+    assert (system.values()[0][0] == 0.0) == is_zero
+
+
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
+def test_small_values_are_not_zero_for_being_small(size):
+    system = System(1, weights(2))
+    system.add({0: 1.0, 1: -1.0}, np.array([size]), "first")
+    system.add({1: 1.0}, np.array([0.0]), "second")
+    assert system.values()[0][0] == size
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rounding_of_a_long_chain_leaves_no_shift_where_there_is_none(seed):
+    """Around a ring of branches that pay for each other the shifts add up to zero exactly, in floats nearly."""
+    rng = np.random.default_rng(seed)
+    steps = rng.standard_normal(12) / 3.0
+    system = System(1, weights(13))
+    for k, step in enumerate(steps):
+        system.add({k + 1: 1.0, k: -1.0}, np.array([step]), k)
+    system.add({12: 1.0}, np.array([np.sum(steps[::-1])]), "ring")
+    assert system.values()[0][0] == 0.0

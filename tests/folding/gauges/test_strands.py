@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net
-from streams import C, activated, conv, head, stem
+from helpers import Net, fold
+from streams import C, activated, conv, head, stem, stream, together
 
 from bnfold.folding.gauges import strands, survey
 from bnfold.folding.gauges.strands import connected, groups_of
@@ -37,7 +37,7 @@ def groups_in(net: Net, x: str) -> list[int]:
     blocked = {op.name: candidate for candidate, _, _ in folder._blocked.values() for op in candidate.ops}
     component = survey.Survey(folder._context, blocked).run(next(iter(blocked.values())))
     alive = {removal.head: np.ones(removal.scale.size, bool) for removal in component.removals}
-    return sorted(len(group.variables) for group in groups_of(strands.contracted(component, alive)) if group.demands)
+    return sorted(len(group.variables) for group in groups_of(strands.contracted(component, alive)) if group.heads)
 
 
 def test_the_channels_of_a_residual_stream_share_one_system():
@@ -57,3 +57,20 @@ def test_channels_that_go_different_ways_do_not():
     x = net.op("Add", x, conv(net, activated(net, x, "bn2")))
     assert sum(groups_in(net, x)) >= C
     assert len(groups_in(net, x)) > 1
+
+
+@pytest.mark.parametrize("both_signs", [False, True])
+def test_one_channel_that_stands_for_all_says_what_each_of_them_says(monkeypatch, both_signs):
+    rng = np.random.default_rng(5)
+    signs = [rng.choice([-1.0, 1.0], C) if both_signs else np.ones(C) for _ in range(3)]
+    model = stream(*({"gamma": sign * rng.uniform(0.5, 1.5, C)} for sign in signs))
+    shared = fold(model)
+    seen = []
+    width = strands._width
+    monkeypatch.setattr(strands, "_width", lambda *given: seen.append(width(*given)) or 1)
+    alone = fold(model)
+    assert C in seen
+    assert [node.op_type for node in shared.after.graph.node] == [node.op_type for node in alone.after.graph.node]
+    assert together(shared) == together(alone)
+    for one, other in zip(shared.after.graph.initializer, alone.after.graph.initializer, strict=True):
+        np.testing.assert_array_equal(shared.constant(one.name), alone.constant(other.name))

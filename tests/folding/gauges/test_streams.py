@@ -109,6 +109,21 @@ def test_one_bn_of_a_dense_block_has_its_wish():
     assert all("want different shifts" in sentence for sentence in together(folded).values())
 
 
+def test_of_a_long_dense_block_one_bn_goes_and_the_work_grows_like_its_equations():
+    def block_of(count):
+        net = Net()
+        features, width = stem(net), C
+        for _ in range(count):
+            branch = conv(net, net.op("Relu", net.bn(features, width)), 2, width=width)
+            features, width = net.op("Concat", features, branch, axis=1), width + 2
+        return net.build(conv(net, net.op("Relu", net.bn(features, width)), 2, width=width))
+
+    assert fold(block_of(8)).count("BatchNormalization") == 8
+    few, many = (load(block_of(count)).graph for count in (8, 32))
+    once = lines_of(lambda: fold_graph(few))
+    assert lines_of(lambda: fold_graph(many)) < 5 * once
+
+
 def test_no_bn_of_a_dense_block_whose_features_come_out_of_a_relu():
     net = Net()
     features = net.op("Relu", stem(net))
