@@ -348,10 +348,9 @@ class ModelGraph:
             self._uses.drop(tensor, (op.name, None))
 
     def _drop_outputs(self, op: Op) -> None:
-        for tensor in op.outputs:
-            if tensor:
-                del self._producer[tensor]
-                self._computed.pop(tensor, None)
+        for tensor in filter(None, op.outputs):
+            del self._producer[tensor]
+            self._computed.pop(tensor, None)
 
     def rewire(self, use: Use, tensor: str) -> None:
         """Make one input slot read another tensor."""
@@ -385,9 +384,8 @@ class ModelGraph:
         return root._names.fresh(stem)
 
     def _own_names(self) -> Iterable[str]:
-        labels = (op.label for op in self._ops.values())
         known = (self._ops, self._producer, self._uses, self.params, self._tensors, self._outputs, self._inputs)
-        return chain(*known, labels)
+        return chain(*known, (op.label for op in self._ops.values()))
 
     # -- within ----------------------------------------------------------------------------------
 
