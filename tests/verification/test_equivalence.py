@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +46,14 @@ def test_a_right_fold_is_within_rounding():
     assert check.verdict == "within rounding"
     assert 0 < check.outputs[0].max_rel < 1e-6
     assert check.outputs[0].snr_db > 100
-    assert check.sentence().startswith(f"verified in {check.seconds:.1f} s, {check.feeds.count} feeds (")
+    assert check.sentence().startswith(f"verified in {check.seconds:.1f} s, {check.feeds.count} feeds")
     mine, theirs = check.outputs[0].original_error, check.outputs[0].result_error
     errors = f"{theirs:.1e} of the range from exact, the original {mine:.1e}"
-    assert check.sentence().endswith(f"s of it in float64): as accurate as the original: {errors}")
+    assert check.sentence().endswith(f": as accurate as the original: {errors}")
+    assert check.exactness is not None
+    for seconds, words in ((3.21, " (3.2 s of it in float64):"), (0.01, " feeds:")):
+        told = replace(check, exactness=replace(check.exactness, seconds=seconds)).sentence()
+        assert words in told, "what took no time is not told"
 
 
 def test_a_right_fold_passes_strictly_and_inside():
