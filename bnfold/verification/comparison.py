@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from bnfold.graph import Array
 from bnfold.verification.noise.deviation import Deviation, Measured
 from bnfold.verification.reference import Reference
+from bnfold.verification.runtime.interface import Interface
 from bnfold.verification.runtime.sessions import Candidate
 from bnfold.verification.verdict import Judgement
 
@@ -21,13 +22,15 @@ class Comparison:
     """A candidate that was run on the feeds of a reference.
 
     ``measured`` is how its outputs, or tensors inside of it, differ from those in ``reference.answers`` on each feed;
-    ``outputs`` are the candidate's, under the original's names, on each feed; none where tensors inside are compared.
+    ``outputs`` are the candidate's, under the original's names, on each feed, and ``interface`` says which of its
+    inputs and outputs is which: nothing where tensors inside are compared.
     """
 
     reference: Reference
     candidate: Candidate
     measured: Measured
     outputs: Sequence[Outputs] = ()
+    interface: Interface = field(default_factory=Interface)
 
 
 class Judge(Protocol):

@@ -25,7 +25,6 @@ from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
 from bnfold.verification.noise.deviation import Deviation, constant_outputs
 from bnfold.verification.noise.judge import Tolerance, judge
-from bnfold.verification.runtime.interface import match_inputs, match_outputs
 from bnfold.verification.runtime.randomness import drawing
 from bnfold.verification.runtime.sessions import RunError, Session
 from bnfold.verification.verdict import (
@@ -76,11 +75,7 @@ class _Case:
         self._options, self._unrounded = judge.options, judge.unrounded
         self._reference, self._second = case.reference, case.candidate.model
         self._measured, self._outputs = case.measured, case.outputs
-        session = case.candidate.open(case.reference.settings)
-        answers = case.reference.answers
-        self._feeding = match_inputs(answers, session)
-        self._naming = match_outputs(answers.declared, session.outputs())
-        self._overridable = {spec.name for spec in session.optional_inputs()}
+        self._interface = case.interface
         self._notes = list(constant_outputs(case.measured))
         self._parts = 0
         self._drawn: dict[int, dict[str, Array]] = {}
@@ -114,18 +109,18 @@ class _Case:
         for index in range(len(self._reference.answers.feeds)):
             if len(plans) >= _FEWEST and time.perf_counter() - started > _SECONDS:
                 break
-            plans[index] = checker.check(self._exact_feeds(index), self._naming)
+            plans[index] = checker.check(self._exact_feeds(index), self._interface.outputs)
             if plans[index].faults:
                 return plans
         other = self._overriding()
         if other:
             mine, theirs = self._exact_feeds(0)
-            plans[_OVERRIDDEN] = checker.check(({**mine, **other}, {**theirs, **other}), self._naming)
+            plans[_OVERRIDDEN] = checker.check(({**mine, **other}, {**theirs, **other}), self._interface.outputs)
         for mine in self._other_rows():
             if time.perf_counter() - started > _SECONDS or any(plan.faults for plan in plans.values()):
                 break
             with suppress(NotEvaluatedError):
-                plans[_OTHER_ROWS] = checker.check((mine, self._renamed(mine)), self._naming)
+                plans[_OTHER_ROWS] = checker.check((mine, self._renamed(mine)), self._interface.outputs)
         return plans
 
     def _other_rows(self) -> Iterator[dict[str, Any]]:
@@ -138,7 +133,7 @@ class _Case:
             yield from all_rows(model, answers.inputs, largest.values)
 
     def _renamed(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {self._feeding[name]: value for name, value in values.items()}
+        return {self._interface.inputs[name]: value for name, value in values.items()}
 
     def _feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         mine = dict(self._reference.answers.feeds[index].values)
@@ -167,7 +162,7 @@ class _Case:
         from onnx import numpy_helper
 
         found = {}
-        names = {spec.name for spec in self._reference.answers.optional} & self._overridable
+        names = {spec.name for spec in self._reference.answers.optional} & self._interface.overridable
         for tensor in self._reference.model.load(external=True).graph.initializer if names else ():
             values = numpy_helper.to_array(tensor)
             if tensor.name in names and (values.dtype.kind == "f" or values.dtype.name == "bfloat16"):
@@ -242,7 +237,7 @@ class _Case:
         errors: Mapping[str, Error],
     ) -> tuple[str, str, FirstDifference | None]:
         if fault is not None:
-            faults = [item for item in plans[feed].faults if whole(item.tensor) in self._naming]
+            faults = [item for item in plans[feed].faults if whole(item.tensor) in self._interface.outputs]
             words = faults[0].words if faults else f"the outputs agree on these feeds, but inside {fault.words}"
             return DIFFERENT, words, self._difference(fault, feed)
         bad = [check.reason for check in checks if not check.ok]
