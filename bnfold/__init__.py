@@ -17,6 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bnfold.display import register
+from bnfold.version import __version__
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from bnfold.results import EqualizeResult, FixResult, FoldResult, RestyleResult
     from bnfold.scanning import scan
     from bnfold.verification.verify_options import VerifyOptions
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BnfoldError",
@@ -106,5 +105,5 @@ def _html(result: object) -> str:
     return str(importlib.import_module("bnfold.reporting.notebook").html(result))
 
 
-# The package knows all of its rooms, as above, by name; whoever takes __version__ from it imports none of them.
+# The package knows all of its rooms, as above, by name, and imports none of them before it is asked for one.
 register(_html)

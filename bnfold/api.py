@@ -12,7 +12,7 @@ from bnfold.errors import BnfoldWarning, NotEquivalentError, UsageError
 from bnfold.folding import Plan, fold_graph
 from bnfold.folding.pair import Pair
 from bnfold.formats import load as _load
-from bnfold.graph import Model
+from bnfold.graph import Model, TrainableModel
 from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ def restyle(
         for change in result.inexact:
             sentence = f"{change.sentence}, which needs training: {change.reason}"
             warnings.warn(BnfoldWarning(sentence, layer=change.layer), stacklevel=2)
-    built: Any = result.model
-    return built.keras_model
+    assert result.model is not None, "it was to be built"
+    return result.model.keras_model
 
 
 def _bias_stays(bias: str) -> bool:
@@ -246,14 +246,10 @@ def restyle_model(
 
     ``data`` may be the path of an ``.npz`` or ``.npy`` file as well.
     """
-    keras_model: Any = original
-    if not hasattr(original, "retrainable"):
-        raise UsageError(
-            f"{name_of(original)} is no Keras model of layers: only such a one can be restyled and trained"
-        )
+    trainable = trainable_of(original)
     if fresh is not None and data is not None:
         raise UsageError("data are measured for weights that are kept, not for fresh ones")
-    examples = keras_model.load_data(data) if data is not None else None
+    examples = trainable.load_data(data) if data is not None else None
     from bnfold.restyling import restyle_graph
 
     found = restyle_graph(original.graph, style, fresh=fresh is not None)
@@ -261,7 +257,7 @@ def restyle_model(
     result = RestyleResult(None, found.changes, found.left, found.before, found.after, pair=pair)
     if not build:
         return result
-    model, remark = keras_model.retrainable(found.graph, fresh=fresh)
+    model, remark = trainable.retrainable(found.graph, fresh=fresh)
     if examples is not None:
         model.measure(found.norms, examples)
     exact_part = original.with_graph(found.exact_part) if found.exact_part is not None else None
@@ -270,6 +266,13 @@ def restyle_model(
         result, model=model, exact_part=exact_part, unmeasured=unmeasured, norms=found.norms,
         notes=(remark,) if remark else (),
     )  # fmt: skip
+
+
+def trainable_of(model: Model) -> TrainableModel:
+    """The model as one that Keras can train. Raises UsageError where it is none."""
+    if model.trainable is None:
+        raise UsageError(f"{name_of(model)} is no Keras model of layers: only such a one can be restyled and trained")
+    return model.trainable
 
 
 def verify(

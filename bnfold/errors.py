@@ -33,6 +33,11 @@ class UsageError(BnfoldError):
 class MissingExtraError(BnfoldError):
     """An optional dependency is needed for what was asked."""
 
+    @classmethod
+    def of(cls, what: str, extra: str) -> MissingExtraError:
+        """``what`` says what needs which package. bnfold is on no package index, so that its name is no way to it."""
+        return cls(f'{what}, not installed here: pip install ".[{extra}]" in a clone of bnfold')
+
 
 class NotEquivalentError(BnfoldError):
     """Verification found that two models differ, or could not show that they agree."""

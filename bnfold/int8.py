@@ -9,7 +9,7 @@ from bnfold import api
 from bnfold.equalization import quantized_note
 from bnfold.formats import load
 from bnfold.graph import Model
-from bnfold.operators.patterns import channel_ranges, linear_layout, spread_bits, weight_name
+from bnfold.operators.patterns import channel_ranges, linear_layout, spread_bits
 from bnfold.quantization import Int8Report, WeightOf, measure_int8
 from bnfold.temporary import temporary_folder
 
@@ -54,7 +54,7 @@ def _weights(model: Model) -> list[WeightOf]:
     """The weights of a model's layers, with how far their ranges are apart."""
     pairs = ((op, linear_layout(model.graph, op)) for op in model.graph.ops())
     return [
-        WeightOf(op.display, weight_name(op, layout), spread_bits(channel_ranges(layout)))
+        WeightOf(op.display, op.input(layout.weight_slot), spread_bits(channel_ranges(layout)))
         for op, layout in pairs
         if layout is not None
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from bnfold.analysis.size import Size
 from bnfold.display import Displayed
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from bnfold.analysis.report import Finding
     from bnfold.equalization import EqualizationPlan
     from bnfold.folding.pair import Pair
-    from bnfold.graph import Model
+    from bnfold.graph import Model, TrainableModel
     from bnfold.repair import Change
     from bnfold.restyling import Change as StyleChange
     from bnfold.restyling import LeftAlone
@@ -46,35 +47,67 @@ class Comparison:
         }
 
 
-def _verdict(verification: Verification | None) -> str:
-    return "" if verification is None else f", {verification.verdict}"
+class _Plain(Protocol):
+    def to_dict(self) -> dict[str, object]: ...
+
+
+def _plain(value: _Plain | None) -> dict[str, object] | None:
+    return None if value is None else value.to_dict()
 
 
 @dataclass(frozen=True, slots=True)
-class FoldResult(Displayed):
-    """A folded model and how it came about.
+class Result(Displayed, ABC):
+    """What a rewritten model is and how it came about.
 
-    ``model`` is new; the one that was given is as it was. ``verification`` is None where none was
-    asked for, ``path`` where nothing was written. ``culprits`` are the fewest steps that make the
-    outputs differ, where they do; ``dropped`` those that were left out for that (``keep_going``).
+    ``model`` is new; the one that was given is as it was. ``verification`` is None where none was asked for, ``path``
+    where nothing was written.
+    """
+
+    model: Model | None
+    _: KW_ONLY
+    verification: Verification | None = None
+    path: Path | None = None
+    #: The graph before and after, for pictures; None where the result came from another process.
+    pair: Pair | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def equivalent(self) -> bool:
+        """Are the outputs as they were, as far as that was asked?"""
+        return self.verification is None or self.verification.equivalent
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, object]:
+        """Plain data for JSON: everything but the model."""
+
+    @property
+    def _verdict(self) -> str:
+        return "" if self.verification is None else f", {self.verification.verdict}"
+
+    @property
+    def _output(self) -> str | None:
+        return None if self.path is None else str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldResult(Result):
+    """A folded model. ``model``, ``verification`` and ``path`` are those of :class:`Result`.
+
+    ``culprits`` are the fewest steps that make the outputs differ, where they do; ``dropped`` those that were left
+    out for that (``keep_going``).
     """
 
     model: Model
     plan: Plan
     summary: Comparison
     _: KW_ONLY
-    verification: Verification | None = None
     latency: Latency | None = None
-    path: Path | None = None
     culprits: tuple[FoldStep, ...] = ()
     dropped: tuple[FoldStep, ...] = ()
     notes: tuple[str, ...] = ()
-    #: Both graphs, for pictures; None where the result came from another process.
-    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         left = f"{len(self.plan.steps)} steps, {len(self.plan.remaining)} left"
-        return f"FoldResult({self.summary.sentence()}, {left}{_verdict(self.verification)})"
+        return f"FoldResult({self.summary.sentence()}, {left}{self._verdict})"
 
     @property
     def refusals(self) -> tuple[Remaining, ...]:
@@ -84,11 +117,11 @@ class FoldResult(Displayed):
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
-            "output": str(self.path) if self.path is not None else None,
+            "output": self._output,
             "plan": self.plan.to_dict(),
             "summary": self.summary.to_dict(),
-            "verification": self.verification.to_dict() if self.verification is not None else None,
-            "latency": self.latency.to_dict() if self.latency is not None else None,
+            "verification": _plain(self.verification),
+            "latency": _plain(self.latency),
             "culprits": [step.to_dict() for step in self.culprits],
             "dropped": [step.to_dict() for step in self.dropped],
             "notes": list(self.notes),
@@ -96,63 +129,49 @@ class FoldResult(Displayed):
 
 
 @dataclass(frozen=True, slots=True)
-class EqualizeResult(Displayed):
-    """A folded model with level weight ranges, and how it came about.
-
-    ``folding`` is the plan of the fold that comes first. ``model`` is new; the one that was given is as it was.
-    ``verification`` is None where none was asked for, ``path`` where nothing was written.
-    """
+class EqualizeResult(Result):
+    """A folded model with level weight ranges; ``folding`` is the plan of the fold that comes first."""
 
     model: Model
     folding: Plan
     plan: EqualizationPlan
     summary: Comparison
-    _: KW_ONLY
-    verification: Verification | None = None
-    path: Path | None = None
-    #: The graph before and after, for pictures; None where the result came from another process.
-    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        return f"EqualizeResult({self.summary.sentence()}, {self.plan!r}{_verdict(self.verification)})"
+        return f"EqualizeResult({self.summary.sentence()}, {self.plan!r}{self._verdict})"
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
-            "output": str(self.path) if self.path is not None else None,
+            "output": self._output,
             "folding": self.folding.to_dict(),
             "plan": self.plan.to_dict(),
             "summary": self.summary.to_dict(),
-            "verification": self.verification.to_dict() if self.verification is not None else None,
+            "verification": _plain(self.verification),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class FixResult(Displayed):
+class FixResult(Result):
     """A repaired model: what was changed, and which findings remain."""
 
     model: Model
     changes: tuple[Change, ...]
     remaining: tuple[Finding, ...]
     summary: Comparison
-    _: KW_ONLY
-    verification: Verification | None = None
-    path: Path | None = None
-    #: The graph before and after, for pictures; None where the result came from another process.
-    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         left = f"{len(self.changes)} changes, {len(self.remaining)} findings left"
-        return f"FixResult({self.summary.sentence()}, {left}{_verdict(self.verification)})"
+        return f"FixResult({self.summary.sentence()}, {left}{self._verdict})"
 
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
-            "output": str(self.path) if self.path is not None else None,
+            "output": self._output,
             "changes": [change.to_dict() for change in self.changes],
             "remaining": [finding.to_dict() for finding in self.remaining],
             "summary": self.summary.to_dict(),
-            "verification": self.verification.to_dict() if self.verification is not None else None,
+            "verification": _plain(self.verification),
         }
 
 
@@ -185,7 +204,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
-class RestyleResult(Displayed):
+class RestyleResult(Result):
     """A model in another style: what was changed, which layers were left alone, and the lists of layers.
 
     ``model`` is None for a dry run. ``verification`` (or ``agreement``, where no ONNX can be made of the model) is
@@ -194,32 +213,33 @@ class RestyleResult(Displayed):
     ``norms``. ``path`` is None where nothing was written; ``refused`` says why, where that was asked for.
     """
 
-    model: Model | None
+    model: TrainableModel | None
     changes: tuple[StyleChange, ...]
     left: tuple[LeftAlone, ...]
     before: tuple[str, ...]
     after: tuple[str, ...]
     _: KW_ONLY
     exact_part: Model | None = None
-    verification: Verification | None = None
     agreement: Agreement | None = None
     unmeasured: Model | None = None
     norms: tuple[str, ...] = ()
     rounding: Rounding | None = None
-    path: Path | None = None
     refused: str = ""
     notes: tuple[str, ...] = ()
-    #: Both graphs, for pictures; None where the result came from another process.
-    pair: Pair | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
         changes = f"{len(self.changes)} changes, {len(self.inexact)} of them need training"
-        return f"RestyleResult({changes}, {len(self.left)} layers left alone{_verdict(self.verification)})"
+        return f"RestyleResult({changes}, {len(self.left)} layers left alone{self._verdict})"
 
     @property
     def inexact(self) -> tuple[StyleChange, ...]:
         """The changes after which the model has to be trained."""
         return tuple(change for change in self.changes if not change.exact)
+
+    def inexact_sentence(self) -> str:
+        """``1 of 8 changes is not exact``."""
+        count = len(self.inexact)
+        return f"{count} of {len(self.changes)} changes {'is' if count == 1 else 'are'} not exact"
 
     @property
     def equivalent(self) -> bool:
@@ -230,13 +250,13 @@ class RestyleResult(Displayed):
     def to_dict(self) -> dict[str, object]:
         """Plain data for JSON: everything but the model."""
         return {
-            "output": str(self.path) if self.path is not None else None,
+            "output": self._output,
             "changes": [change.to_dict() for change in self.changes],
             "left": [item.to_dict() for item in self.left],
             "layers": {"before": list(self.before), "after": list(self.after)},
-            "verification": self.verification.to_dict() if self.verification is not None else None,
-            "agreement": self.agreement.to_dict() if self.agreement is not None else None,
-            "rounding": self.rounding.to_dict() if self.rounding is not None else None,
+            "verification": _plain(self.verification),
+            "agreement": _plain(self.agreement),
+            "rounding": _plain(self.rounding),
             "refused": self.refused,
             "notes": list(self.notes),
         }

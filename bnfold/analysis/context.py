@@ -116,7 +116,9 @@ class Context:
             codes = tuple(side.code for side in sides)
             step = self.fates.step(self.key(site.op))
             kind, into = ("stays", ()) if step is None else (step.kind.value, (fate.label,))
-            return Foldability(kind, into, backward=backward, forward=forward, codes=codes)
+            # What takes the place of a BN may have its name.
+            other = fate.type if into == (site.label,) else ""
+            return Foldability(kind, into, backward=backward, forward=forward, codes=codes, becomes=other)
         if isinstance(fate, FoldStep):
             return Foldability(fate.kind.value, fate.into, fate.through)
         own = self.own_refusal(site)

@@ -85,6 +85,8 @@ class Foldability:
     forward: str = ""
     #: The codes of the two reasons, by which reports tell what is alike.
     codes: tuple[str, ...] = ()
+    #: The type of what stays under the name of the BN, where something does.
+    becomes: str = ""
 
     @property
     def folds(self) -> bool:
@@ -102,6 +104,7 @@ class Foldability:
             return "stays after folding"
         text = FoldKind(self.direction).would
         text = f"{text} {', '.join(self.into)}" if self.into else text.removesuffix(" into")
+        text = f"{text} ({self.becomes})" if self.becomes else text
         text = f"{text} through {', '.join(self.through)}" if self.through else text
         return f"{text}, which stays" if self.backward or self.forward else text
 

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 
 import click
 
-from bnfold import __version__
 from bnfold.errors import BnfoldError
+from bnfold.version import __version__
 
 #: Each command with the line that ``--help`` shows: the module itself need not be imported for that.
 GROUPS = {
@@ -34,7 +34,7 @@ GROUPS = {
     },
     "Prove": {
         "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
-        "experiment": "Train placements of BN against each other on your data, with honest statistics.",
+        "experiment": "Train placements of BN against each other on your data: is the difference more than chance?",
     },
 }
 COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}

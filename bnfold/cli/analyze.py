@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,22 +15,15 @@ from bnfold.reporting.renderers import FORMATS
 
 if TYPE_CHECKING:
     from bnfold.analysis import Report
+    from bnfold.analysis.config import Config
     from bnfold.quantization import Int8Report
-    from bnfold.reporting.page.sheets import Sheet
-
-_SEVERITIES = ("error", "warning", "info", "never")
+    from bnfold.reporting.page.sheet import Sheet
 
 
 @click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @options.output_format("text", *FORMATS)
-@click.option("--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, with commas.")
-@click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules; the longer prefix wins.")
-@click.option(
-    "--fail-on",
-    type=click.Choice(_SEVERITIES),
-    help="Exit with 1 for a finding at or above this severity.  [default: error, or the settings file's]",
-)
+@options.rules
 @click.option("--count", is_flag=True, help="Count the findings by rule instead of printing them.")
 @click.option("--statistics", "count_as_before", is_flag=True, hidden=True)  # what --count was called in 0.1
 @click.option("--stats", is_flag=True, help="Add the numbers behind the rules to every BN.")
@@ -47,12 +40,10 @@ def analyze(
     fail_on: str | None,
     count: bool,
     count_as_before: bool,
-    stats: bool,
     verbose: bool,
     int8: str | None,
-    report: str | None,
     quiet: bool,
-    allow_unsafe: bool,
+    **how: Any,
 ) -> int:
     """Say how BN is placed in models, what folds, and what is wrong or wasteful.
 
@@ -63,57 +54,69 @@ def analyze(
     """
     if int8 is not None and (output_format not in ("text", "json") or len(models) > 1):
         raise click.UsageError("--int8 takes one model, and --format text or json.")
-    from bnfold import api
+    from bnfold.analysis import select_rules
     from bnfold.analysis.config import find_config
 
-    options.check_report(report, *models)
+    options.check_report(how["report"])
     config = find_config(Path.cwd())
-    wanted = _codes(select) or config.select
-    dropped = (*config.ignore, *_codes(ignore)) if not select else _codes(ignore)
-    reports: list[Report] = []
-    sheets: list[Sheet] = []
-    failures: dict[str, str] = {}
-    worst_exit = 0
+    wanted, dropped = options.chosen_rules(config, select, ignore)
+    select_rules(wanted, dropped)  # a mistake in the arguments ends the call before any model is read
     with options.progress(quiet) as progress:
-        from bnfold.analysis import select_rules
-
-        select_rules(wanted, dropped)  # a mistake in the arguments ends the call before any model is read
-        for model in models:
-            progress(f"analyzing {model}")
-            try:
-                found = api.analyze(
-                    model, select=wanted, ignore=dropped, stats=stats or report is not None, allow_unsafe=allow_unsafe
-                )
-            except BnfoldError as error:
-                failures[model] = str(error)
-                worst_exit = max(worst_exit, error.exit_code)
-            else:
-                found = config.without_ignored(found)
-            if report is not None:
-                from bnfold.reporting.page import sheets as page
-
-                sheets.append(page.of_failure(model, failures[model]) if model in failures else page.of_report(found))
-            if model not in failures:
-                reports.append(_printed(found, stats))
+        found = _analyzed(models, config, progress, select=wanted, ignore=dropped, **how)
         measured = None
-        if int8 is not None and reports:
+        if int8 is not None and found.reports:
             from bnfold.int8 import int8_report
 
-            measured = int8_report(models[0], int8, allow_unsafe=allow_unsafe, progress=progress)
-    options.write_report(report, lambda page: sheets)
-    _print(output_format, reports, failures, measured, counts=count or count_as_before, quiet=quiet, verbose=verbose)
-    return worst_exit or int(_fails(reports, fail_on or config.fail_on))
+            measured = int8_report(models[0], int8, allow_unsafe=how["allow_unsafe"], progress=progress)
+    options.write_report(how["report"], lambda page: found.sheets)
+    _print(output_format, found, measured, counts=count or count_as_before, quiet=quiet, verbose=verbose)
+    return found.exit_code or int(_fails(found.reports, fail_on or config.fail_on))
+
+
+@dataclass(slots=True)
+class _Found:
+    """What came of some models: reports, the sentences why others could not be read, and the sheets of the page."""
+
+    reports: list[Report] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    sheets: list[Sheet] = field(default_factory=list)
+    exit_code: int = 0
+
+
+def _analyzed(
+    models: Sequence[str],
+    config: Config,
+    progress: Callable[[str], None],
+    *,
+    stats: bool,
+    report: str | None,
+    **how: Any,
+) -> _Found:
+    """One model after the other. Of each only what is shown is kept."""
+    from bnfold import api
+
+    found = _Found()
+    for model in models:
+        progress(f"analyzing {model}")
+        try:
+            made = config.without_ignored(api.analyze(model, stats=stats or report is not None, **how))
+        except BnfoldError as error:
+            found.failures[model] = str(error)
+            found.exit_code = max(found.exit_code, error.exit_code)
+        else:
+            found.reports.append(_printed(made, stats))
+        if report is not None:
+            from bnfold.reporting.page import sheets
+
+            failure = found.failures.get(model)
+            found.sheets.append(sheets.of_report(made) if failure is None else sheets.of_failure(model, failure))
+    return found
 
 
 def _printed(report: Report, stats: bool) -> Report:
     """The report without what is not printed: graphs of many models are large."""
     kept = report.batchnorms if stats else tuple(replace(item, statistics=None) for item in report.batchnorms)
     return replace(report, batchnorms=kept, pair=None)
-
-
-def _codes(values: Sequence[str]) -> tuple[str, ...]:
-    """``--select BN1,BN201 --select BN3`` as one list."""
-    return tuple(code for value in values for code in value.split(",") if code.strip())
 
 
 def _fails(reports: Sequence[Report], level: str) -> bool:
@@ -127,8 +130,7 @@ def _fails(reports: Sequence[Report], level: str) -> bool:
 
 def _print(
     output_format: str,
-    reports: Sequence[Report],
-    failures: Mapping[str, str],
+    found: _Found,
     int8: Int8Report | None,
     *,
     counts: bool,
@@ -137,6 +139,7 @@ def _print(
 ) -> None:
     from bnfold.reporting import renderers
 
+    reports, failures = found.reports, found.failures
     for model, sentence in failures.items():
         click.echo(renderers.failure_line(model, sentence), err=True)
     if output_format == "text":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,9 +36,12 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 _TRAINING = (
     click.option("--epochs", type=_COUNT, required=True, help="Epochs of each run."),
     click.option("--batch-size", type=_COUNT, default=32, show_default=True, help="Examples a batch."),
-    click.option("--metric", help="What to compare by, with :max or :min where the name does not say which is better."),
-    click.option("--optimizer", help="Keras's name of one, in place of the model's own."),
-    click.option("--loss", help="Keras's name of one, in place of the model's own."),
+    click.option(
+        "--metric", metavar="NAME",
+        help="What to compare by, with :max or :min where the name does not say which is better.",
+    ),
+    click.option("--optimizer", metavar="NAME", help="An optimizer by its name in Keras, in place of the model's own."),
+    click.option("--loss", metavar="NAME", help="A loss by its name in Keras, in place of the model's own."),
     click.option(
         "--early-stopping", "patience", type=_COUNT, metavar="N", help="End a run after N epochs without a better one."
     ),
@@ -66,17 +69,6 @@ _PLACE = (
 )  # fmt: skip
 
 
-def _all(given: Sequence[Callable[[options.F], options.F]]) -> Callable[[options.F], options.F]:
-    """Options as one decorator."""
-
-    def decorate(function: options.F) -> options.F:
-        for option in reversed(given):
-            function = option(function)
-        return function
-
-    return decorate
-
-
 @click.command(cls=options.Command)
 @click.argument("models", nargs=-1, required=True, type=options.MODEL, metavar="MODEL...")
 @click.option(
@@ -86,7 +78,7 @@ def _all(given: Sequence[Callable[[options.F], options.F]]) -> Callable[[options
     "--arms",
     default="",
     metavar="ARMS",
-    help="What to compare, with commas: none, before, after, original, a file.  [default: none,before,after]",
+    help="What to compare, separated by commas: none, before, after, original, a file.  [default: none,before,after]",
 )
 @click.option("--seeds", type=_COUNT, default=5, show_default=True, help="Runs of each arm and rate.")
 @click.option(
@@ -94,10 +86,9 @@ def _all(given: Sequence[Callable[[options.F], options.F]]) -> Callable[[options
     "rates",
     callback=_numbers,
     metavar="RATES",
-    help="Learning rates, with commas, or own for the model's.  [default: 0.001,0.003,0.01]",
+    help="Learning rates, separated by commas, or own for the model's.  [default: 0.001,0.003,0.01]",
 )
-@_all(_TRAINING)
-@_all(_PLACE)
+@options.together(*_TRAINING, *_PLACE)
 @click.option("--plot", type=options.OUTPUT, metavar="FILE", help="Draw the learning curves (.svg or .png).")
 @options.report
 @options.output_format("text", "json")
@@ -132,11 +123,14 @@ def experiment(
     With --scheduler the workers find DATA under the same name as this machine does.
     """
     from bnfold.experiment.schedule import RATES, Settings, make_plan
+    from bnfold.formats.keras.backend import require_keras
     from bnfold.reporting.curves import check_plot, draw
 
+    if given["scheduler"] is None:  # the workers of a cluster have their own
+        require_keras()
     place = {name: given.pop(name) for name in ("store", "workers", "scheduler", "run_timeout", "run_memory")}
     named = [arm.strip() for arm in arms.split(",") if arm.strip()]
-    options.check_report(report, *models, *named, data, data.rpartition(":")[0], place["store"], plot)
+    options.check_report(report, *named, data, data.rpartition(":")[0])
     if plot is not None:
         check_plot(plot)
     settings = Settings(data=data, custom=options.custom_modules(context), allow_unsafe=allow_unsafe, **given)

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
-from bnfold.cli import options
+from bnfold.cli import options, rewriting
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bnfold.results import FixResult
 
 
 @click.command(cls=options.Command)
-@click.argument("model", type=options.MODEL)
-@click.option("-o", "--output", type=options.OUTPUT, required=True, metavar="OUT", help="The file to write.")
-@click.option("--no-verify", is_flag=True, help="Do not compare the written model with the original.")
-@click.option("--external-data", is_flag=True, help="Put weights into a file of their own (automatic above 2 GB).")
-@options.verification
-@options.report
-@options.output_format("text", "json")
-@options.quiet("Print nothing unless something is wrong.")
-@options.allow_unsafe
-def fix(
-    model: str,
-    output: str,
-    no_verify: bool,
-    external_data: bool,
-    report: str | None,
-    output_format: str,
-    quiet: bool,
-    allow_unsafe: bool,
-    **verification: Any,
-) -> int:
+@rewriting.takes(
+    rewriting.Asked,
+    rewriting.MODEL,
+    click.option("-o", "--output", type=options.OUTPUT, required=True, metavar="OUT", help="The file to write."),
+    rewriting.NO_VERIFY,
+    rewriting.EXTERNAL_DATA,
+    options.verification,
+    *rewriting.PRINTING,
+)
+def fix(asked: rewriting.Asked) -> int:
     """Repair what is wasteful without folding: the model stays trainable.
 
     Biases that a BN cancels go into its moving mean (BN201), BN that do nothing are removed (BN204),
@@ -38,27 +34,21 @@ def fix(
     """
     from bnfold.pipeline import fix_file
 
-    options.check_report(report, model, output)
-
-    with options.progress(quiet) as progress:
+    assert asked.output is not None, "it is required"
+    with options.progress(asked.quiet) as progress:
         result = fix_file(
-            model,
-            output,
-            verify=not no_verify,
-            options=None if no_verify else options.verify_options(verification),
-            external_data=external_data or None,
-            allow_unsafe=allow_unsafe,
+            asked.model,
+            asked.output,
+            verify=not asked.no_verify,
+            options=asked.verify_options(),
+            external_data=asked.external_data or None,
+            allow_unsafe=asked.allow_unsafe,
             progress=progress,
         )
-    options.write_report(report, lambda sheets: [sheets.of_fix(model, result)])
-    failed = result.verification is not None and not result.verification.equivalent
-    if output_format == "json":
-        from bnfold.reporting import as_json
+    return asked.end(result, lambda sheets: sheets.of_fix(asked.model, result), partial(_show, asked.model, result))
 
-        click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict()}))
-    elif failed or not quiet:
-        from bnfold.reporting.console import make_console
-        from bnfold.reporting.outcomes import print_fix
 
-        print_fix(make_console(), model, result)
-    return int(failed)
+def _show(model: str, result: FixResult, console: Console) -> None:
+    from bnfold.reporting.outcomes import print_fix
+
+    print_fix(console, model, result)

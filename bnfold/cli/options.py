@@ -14,11 +14,8 @@ import click
 from bnfold.errors import BnfoldError, UsageError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from bnfold.quantization import Int8Report
-    from bnfold.reporting.page.sheets import Sheet
-    from bnfold.results import EqualizeResult, FoldResult
+    from bnfold.analysis.config import Config
+    from bnfold.reporting.page.sheet import Sheet
     from bnfold.verification import VerifyOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -61,6 +58,17 @@ class Command(click.Command):
         return super().invoke(ctx)
 
 
+def together(*given: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Options as one decorator, in this order in ``--help``."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(given):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def quiet(help: str) -> Callable[[F], F]:
     return click.option("-q", "--quiet", is_flag=True, help=help)
 
@@ -100,8 +108,32 @@ def output_format(*choices: str) -> Callable[[F], F]:
 
 int8 = click.option(
     "--int8", type=OUTPUT, metavar="DATA",
-    help="Quantise the model, folded and equalised too, and measure on these samples (.npz or .npy).",
+    help="Quantise the model as it is, folded, and equalised, and measure each on these samples (.npz or .npy).",
 )  # fmt: skip
+
+
+def rules(function: F) -> F:
+    """--select, --ignore and --fail-on."""
+    return together(
+        click.option(
+            "--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, separated by commas."
+        ),
+        click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules; the longer prefix wins."),
+        click.option(
+            "--fail-on", type=click.Choice(("error", "warning", "info", "never")),
+            help="Exit with 1 for a finding at or above this severity.  [default: error, or the settings file's]",
+        ),
+    )(function)  # fmt: skip
+
+
+def chosen_rules(
+    config: Config, select: Sequence[str], ignore: Sequence[str]
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The codes to select and to ignore: those of the command line, or of the settings where it selects none."""
+    chosen, ignored = (
+        tuple(c for value in values for c in value.split(",") if c.strip()) for values in (select, ignore)
+    )
+    return (chosen, ignored) if chosen else (config.select, (*config.ignore, *ignored))
 
 
 def report(function: F) -> F:
@@ -110,13 +142,20 @@ def report(function: F) -> F:
 
 
 def check_report(report: str | None, *others: str | None) -> None:
-    """Before any work is done: can the page be written? Raises UsageError where it would replace one of ``others``."""
+    """Before any work is done: can the page be written?
+
+    Raises UsageError where it would replace a file of this call: one of its options, its models, or ``others``.
+    """
     if report is None:
         return
     from bnfold.formats.atomic import resolve_target
 
+    context = click.get_current_context()
+    paths = [each.name for each in context.command.params if isinstance(each.type, click.Path)]
+    given = (context.params.get(str(name)) for name in paths if name != "report")
+    files = [file for value in (*given, others) for file in (value if isinstance(value, tuple) else (value,))]
     target = resolve_target(report)
-    if any(other is not None and resolved(other) == target for other in others):
+    if any(file is not None and resolved(file) == target for file in files):
         raise UsageError(f"{report} is a file of this call; give the report another name")
 
 
@@ -137,30 +176,6 @@ def write_report(report: str | None, sheets: Callable[[ModuleType], Sequence[She
     files.write(report, render.page(str(context.info_name), sheets(made), settings))
 
 
-def print_result(
-    output_format: str,
-    model: str,
-    result: FoldResult | EqualizeResult,
-    int8: Int8Report | None,
-    show: Callable[[Console], None],
-) -> None:
-    """Print what was done with a model as JSON, or as text by ``show``, and what was measured in int8."""
-    if output_format == "json":
-        from bnfold.reporting import as_json
-
-        measured = {} if int8 is None else {"int8": int8.to_dict()}
-        click.echo(as_json.dump({**as_json.header(), "model": model, **result.to_dict(), **measured}))
-        return
-    from bnfold.reporting.console import make_console
-
-    console = make_console()
-    show(console)
-    if int8 is not None:
-        from bnfold.reporting.int8 import print_int8
-
-        print_int8(console, int8)
-
-
 def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float | None) -> int | None:
     return None if megabytes is None else int(megabytes * 1e6)
 
@@ -172,36 +187,35 @@ _VERIFICATION = (
     click.option("--inputs", type=OUTPUT, metavar="FILE", help="Compare on these inputs (.npz, or .npy for one)."),
     _SEED,
     click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
-    click.option("--provider", default="CPUExecutionProvider", show_default=True, help="onnxruntime's provider."),
+    click.option(
+        "--provider", default="CPUExecutionProvider", metavar="NAME", show_default=True,
+        help="onnxruntime's execution provider.",
+    ),
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
     click.option(
         "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-        help="Give up after this time: nothing is written, exit code 1.",
+        help="Give up after this time, with exit code 1 and without a file.",
     ),
     click.option(
         "--memory", type=click.FloatRange(min=0, min_open=True), metavar="MB", callback=_bytes,
-        help="Give up beyond this much address space a process: nothing is written, exit code 1.",
+        help="Give up where a process needs more address space, with exit code 1 and without a file.",
     ),
 )  # fmt: skip
 
 
+#: The names of their values.
+VERIFICATION = ("rtol", "atol", "inputs", "seed", "strict", "provider", "threads", "timeout", "memory")
+
+
 def verification(function: F) -> F:
     """--rtol, --atol, --inputs, --seed, --strict, --provider, --threads, --timeout, --memory."""
-    for option in reversed(_VERIFICATION):
-        function = option(function)
-    return function
+    return together(*_VERIFICATION)(function)
 
 
 def verification_seeded(help: str) -> Callable[[F], F]:
     """:func:`verification` for a command whose --seed is that of something else as well, as ``help`` says."""
-
-    def decorate(function: F) -> F:
-        own = click.option("--seed", type=int, default=0, show_default=True, help=help)
-        for option in reversed(_VERIFICATION):
-            function = (own if option is _SEED else option)(function)
-        return function
-
-    return decorate
+    own = click.option("--seed", type=int, default=0, show_default=True, help=help)
+    return together(*(own if option is _SEED else option for option in _VERIFICATION))
 
 
 def verify_options(values: Mapping[str, Any]) -> VerifyOptions:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bnfold.scanning.row import Row
 
 _FORMATS = ("text", "json", "sarif", "github")
-_SEVERITIES = ("error", "warning", "info", "never")
 _RANKS = {"error": 3, "warning": 2, "info": 1}
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
@@ -26,12 +25,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--store", default="bnfold-scan.sqlite", show_default=True, metavar="FILE", help="Where results are kept."
 )
-@click.option("--select", multiple=True, metavar="CODES", help="Only these rules: codes or prefixes, with commas.")
-@click.option("--ignore", multiple=True, metavar="CODES", help="Not these rules; the longer prefix wins.")
-@click.option(
-    "--fail-on", type=click.Choice(_SEVERITIES),
-    help="Exit with 1 for a finding at or above this severity.  [default: error, or the settings file's]",
-)  # fmt: skip
+@options.rules
 @click.option("--fold-to", metavar="FOLDER|URL", help="Fold and verify what folds, and put it there.")
 @click.option("--refresh", is_flag=True, help="Read again what has not changed.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Models at a time.  [default: the cores]")
@@ -74,9 +68,9 @@ def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format:
         check_export(export_to)
         if options.resolved(export_to) == options.resolved(store):
             raise UsageError(f"{export_to} is the store; give the table another name")
-    select, ignore = _codes(given["select"]), _codes(given["ignore"])
+    wanted, dropped = options.chosen_rules(config, given["select"], given["ignore"])
     what = Scan(
-        select=select or config.select, ignore=ignore if select else (*config.ignore, *ignore), config=config,
+        select=wanted, ignore=dropped, config=config,
         allow_unsafe=given["allow_unsafe"], fold_to=given["fold_to"], timeout=given["timeout"],
         memory=int(given["memory"] * 1e6), refresh=given["refresh"], spare_bytes=given["spare_bytes"],
         weights=given["weights"], skip_from=None if given["skip_from"] is None else int(given["skip_from"] * 1e3),
@@ -90,10 +84,6 @@ def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format:
         options.write_report(report, lambda sheets: [sheets.of_scan(opened)])
         _print(output_format, opened, quiet)
         return int(_fails(opened, fail_on or config.fail_on))
-
-
-def _codes(values: Sequence[str]) -> tuple[str, ...]:
-    return tuple(code for value in values for code in value.split(",") if code.strip())
 
 
 @contextmanager

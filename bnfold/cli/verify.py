@@ -38,7 +38,7 @@ def verify(
     """
     from bnfold import api
 
-    options.check_report(report, a, b)
+    options.check_report(report)
     with options.progress(quiet) as progress:
         progress("verifying")
         how = options.verify_options(verification)

@@ -53,8 +53,8 @@ def build(arm: Arm, settings: Settings) -> Built:
     from bnfold.formats.keras.training import compile_settings
 
     keras = start_keras(settings)
-    original: Any = api.load(arm.model, allow_unsafe=settings.allow_unsafe)
-    if original.is_onnx or not hasattr(original, "keras_model"):
+    original = api.load(arm.model, allow_unsafe=settings.allow_unsafe).trainable
+    if original is None:
         raise UsageError(f"{arm.model} is no Keras model, and only such a one can be trained")
     compiled = dict(compile_settings(original.keras_model, Path(arm.model)) or {})
     model = original.keras_model

@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
-from bnfold import __version__
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.experiment import work
 from bnfold.experiment.data import identity_of
@@ -23,6 +22,7 @@ from bnfold.jobs import Job, JobLimits, Outcome, Status
 from bnfold.jobs import run as run_jobs
 from bnfold.jobs.outcome import UNLIMITED
 from bnfold.jobs.running import cores, execute
+from bnfold.version import __version__
 
 #: :func:`bnfold.jobs.run`, or the same by other means.
 RunJobs = Callable[..., Iterator[tuple[Job, Outcome]]]

@@ -47,7 +47,18 @@ def narrowing_fault(
     measured = _fits_measured(graph, candidate, limits, ahead=ahead) if affine is candidate.total else None
     if measured or (measured is None and affine.is_scale and _fits_scaled(affine, limits, ahead=ahead)):
         return None
-    return Refusal("narrow-float", f"{tensor} would be rounded to {narrow.name}, at the cost of its precision")
+    sentence = f"{tensor} would be rounded to {narrow.name}, at the cost of its precision"
+    return Refusal("narrow-float", sentence, _narrowing(graph, (*move.through, *move.targets), narrow))
+
+
+def _narrowing(graph: ModelGraph, names: Iterable[str], narrow: np.dtype[Any]) -> str:
+    """The operator, of some on a way, between that type and another floating-point one; empty where there is none."""
+    for name in names:
+        op = graph.op(name)
+        dtypes = {graph.tensor(tensor).dtype for tensor in (*op.inputs, *op.outputs) if tensor}
+        if narrow in dtypes and any(dtype is not None and is_float(dtype) for dtype in dtypes - {narrow}):
+            return name
+    return ""
 
 
 def narrowest(graph: ModelGraph, tensors: Iterable[str]) -> np.dtype[Any] | None:

@@ -88,11 +88,10 @@ class Folder:
         if not self._candidates.shapeless or self._inferred_after == len(self.steps):
             return False
         self._inferred_after = len(self.steps)
-        if not self.graph.infer_again():
-            return False
-        self._worklist.add(
-            name for name in (*self._candidates.forget_shapeless(), *self._blocked) if name in self.graph
-        )
+        names = self._candidates.forget_shapeless()  # what became of their producers may tell without inference
+        if self.graph.infer_again():
+            names |= self._blocked.keys()
+        self._worklist.add(name for name in names if name in self.graph)
         return True
 
     def revisit(self, changed: set[str]) -> None:

@@ -63,7 +63,10 @@ def _format_of(source: Any) -> Format:
     try:
         chosen = next((each for each in formats if each.recognizes(source)), None)
         if chosen is None and Path(source).is_dir():
-            raise ModelFileError(f"{source} is a directory, and not a SavedModel: it has no saved_model.pb")
+            raise ModelFileError(
+                f"{source} is a directory, and not a SavedModel: it has no saved_model.pb; "
+                "`bnfold scan` takes folders of models"
+            )
     except (OSError, ValueError) as error:
         raise ModelFileError(f"{source} cannot be read: {reason(error)}") from error
     return chosen or formats[-1]

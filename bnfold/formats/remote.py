@@ -77,7 +77,7 @@ def open_filesystem(url: str) -> tuple[Any, str]:
         try:
             from fsspec.core import url_to_fs
         except ImportError as error:
-            raise MissingExtraError(f"{url}: URLs need fsspec: pip install bnfold[scan]") from error
+            raise MissingExtraError.of(f"{url}: URLs need fsspec", "scan") from error
         # A range of what was compressed on the way would be one of other bytes.
         options = {"headers": {"Accept-Encoding": "identity"}} if is_http(url) else {}
         file_system, path = url_to_fs(url, use_listings_cache=False, **options)

@@ -5,11 +5,12 @@ what is known about the tensors between them (:class:`Tensor`). It answers the q
 asks: who produces this tensor, who reads it, is it a constant, does anyone else observe it.
 """
 
+from bnfold.graph.dataflow import dataflow_order
 from bnfold.graph.dtypes import Array, Limits, float_limits, is_float
 from bnfold.graph.elements import Dim, Op, Shape, Tensor, Use
-from bnfold.graph.model import Computed, ConvertedModel, Exact, Model, ParameterAccount, Staged
+from bnfold.graph.model import Computed, ConvertedModel, Exact, Model, ParameterAccount, Staged, TrainableModel
 from bnfold.graph.modelgraph import Evaluator, Inference, ModelGraph, walk
-from bnfold.graph.order import Order, Place, dataflow_order
+from bnfold.graph.order import Order, Place
 from bnfold.graph.parameters import BLOCK_BYTES, Derived, Memory, Param, ParamData
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Shape",
     "Staged",
     "Tensor",
+    "TrainableModel",
     "Use",
     "dataflow_order",
     "float_limits",

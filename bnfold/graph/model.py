@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,10 @@ class Model(Protocol):
     @property
     def is_onnx(self) -> bool:
         """Is it ONNX itself? Others are converted for onnxruntime, which makes up names of tensors."""
+
+    @property
+    def trainable(self) -> TrainableModel | None:
+        """The same model where its framework can train it; None elsewhere."""
 
     def with_graph(self, graph: ModelGraph) -> Model:
         """The same model (metadata, opset…) around a changed graph."""
@@ -112,3 +116,29 @@ class ConvertedModel(Model, Protocol):
 
     def computed_in_onnx(self) -> dict[str, Computed]:
         """The constants of that file that the converter computed in float32, by name."""
+
+
+class TrainableModel(ConvertedModel, Protocol):
+    """A Keras model: Keras itself can run it, train it, and build others of its layers."""
+
+    @property
+    def keras_model(self) -> Any:
+        """The ``keras.Model`` of the graph. Raises OutputError where no Keras layer expresses what is in it."""
+
+    def retrainable(self, graph: ModelGraph, *, fresh: int | None = None) -> tuple[TrainableModel, str]:
+        """A model of a changed graph, built and compiled as this one was, and a remark on what of that was not kept.
+
+        With a seed in ``fresh`` its weights are initialised anew. Raises OutputError.
+        """
+
+    def load_data(self, data: str | PathLike[str] | Array | Mapping[str, Array]) -> Mapping[str, Array]:
+        """Examples by input name: from a ``.npz`` or ``.npy`` file, or arrays as they are. Raises UsageError."""
+
+    def measure(self, norms: Collection[str], data: Mapping[str, Array]) -> None:
+        """Give BN operators that do nothing, in place, the statistics of what passes them on ``data``."""
+
+    def conversion_difference(self) -> float:
+        """How far the ONNX of it strays from Keras's predictions, as part of the largest output."""
+
+    def prediction_difference(self, other: Any) -> tuple[float, float]:
+        """How far another such model's predictions stray from this one's, and what rounding explains; as above."""

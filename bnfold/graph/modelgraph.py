@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnfold.graph.elements import Op, Tensor, Use
+from bnfold.graph.names import Names
 from bnfold.graph.order import Order, Place
 from bnfold.graph.parameters import Param
 from bnfold.graph.uses import Uses
@@ -76,9 +78,7 @@ class ModelGraph:
         self._tensors: dict[str, Tensor] = {}
         self._inferred = infer is None
         self._computed: dict[str, Param | None] = {}
-        self._taken: set[str] | None = None
-        #: The last number that :meth:`fresh` gave to a stem.
-        self._counts: dict[str, int] = {}
+        self._names: Names | None = None
         self._digraph: networkx.MultiDiGraph[str] | None = None
         #: What :meth:`remember` was told.
         self._recalled: dict[tuple[str, str], tuple[Op, Any]] = {}
@@ -259,28 +259,16 @@ class ModelGraph:
     def dim(self, tensor: str, axis: int) -> int | None:
         """The static size of one axis, or None where it is not known."""
         shape = self.tensor(tensor).shape
-        if shape is None or axis >= len(shape):
-            return None
-        size = shape[axis]
+        size = shape[axis] if shape is not None and axis < len(shape) else None
         return size if isinstance(size, int) else None
 
     @property
     def digraph(self) -> networkx.MultiDiGraph[str]:
-        """The graph for networkx: nodes are operator names with their ``op``, an edge runs from
-        producer to consumer and carries ``tensor`` and ``slot``. Built on first use and rebuilt
-        after a change; treat it as read-only.
-        """
+        """The graph for networkx (:func:`digraph_of`): built on first use and after a change; treat it as read-only."""
         if self._digraph is None:
-            import networkx  # 0.1 s to import, which a plain fold need not pay
+            from bnfold.graph.digraph import digraph_of
 
-            graph: networkx.MultiDiGraph[str] = networkx.MultiDiGraph(name=self.name)
-            for op in self.ops():
-                graph.add_node(op.name, op=op)
-            for tensor in self._uses:
-                if tensor in self._producer:
-                    for use in self._uses.of(tensor):
-                        graph.add_edge(self._producer[tensor], use.op, tensor=tensor, slot=use.slot)
-            self._digraph = graph
+            self._digraph = digraph_of(self.name, self.ops(), self._uses, self._producer)
         return self._digraph
 
     # -- changing --------------------------------------------------------------------------------
@@ -301,8 +289,7 @@ class ModelGraph:
         other._uses = self._uses.copy()
         other._tensors = dict(self._tensors)
         other._computed = dict(self._computed)
-        other._taken = None
-        other._counts = {}
+        other._names = None
         other._digraph = None
         other._recalled = dict(self._recalled)
         for op in self._ops.values():
@@ -327,9 +314,7 @@ class ModelGraph:
             self._order.insert(op.name, after)
             self._sorted = False
         self._ops[op.name] = op
-        for tensor in op.outputs:
-            if not tensor:
-                continue
+        for tensor in filter(None, op.outputs):
             if tensor in self._producer:
                 raise ValueError(f"tensor {tensor!r} has two producers: {self._producer[tensor]} and {op.name}")
             self._producer[tensor] = op.name
@@ -363,10 +348,9 @@ class ModelGraph:
             self._uses.drop(tensor, (op.name, None))
 
     def _drop_outputs(self, op: Op) -> None:
-        for tensor in op.outputs:
-            if tensor:
-                del self._producer[tensor]
-                self._computed.pop(tensor, None)
+        for tensor in filter(None, op.outputs):
+            del self._producer[tensor]
+            self._computed.pop(tensor, None)
 
     def rewire(self, use: Use, tensor: str) -> None:
         """Make one input slot read another tensor."""
@@ -395,31 +379,13 @@ class ModelGraph:
         root = self
         while root.parent is not None:
             root = root.parent
-        if root._taken is None:
-            root._taken = set()
-            root._collect_names(root._taken)
-        name, count = stem, root._counts.get(stem, 1)
-        if count > 1 or stem in root._taken:
-            count += 1
-            while (name := f"{stem}_{count}") in root._taken:
-                count += 1
-            root._counts[stem] = count
-        root._taken.add(name)
-        return name
+        if root._names is None:
+            root._names = Names(name for graph in walk(root) for name in graph._own_names())
+        return root._names.fresh(stem)
 
-    def _collect_names(self, names: set[str]) -> None:
-        names.update(self._ops)
-        names.update(self._producer)
-        names.update(self._uses)
-        names.update(self.params)
-        names.update(self._tensors)
-        names.update(self._outputs)
-        names.update(self._inputs)
-        for op in self._ops.values():
-            if op.label:
-                names.add(op.label)
-            for body in op.subgraphs.values():
-                body._collect_names(names)
+    def _own_names(self) -> Iterable[str]:
+        known = (self._ops, self._producer, self._uses, self.params, self._tensors, self._outputs, self._inputs)
+        return chain(*known, (op.label for op in self._ops.values()))
 
     # -- within ----------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ def connected(address: str) -> Iterator[Callable[..., Iterator[tuple[Job, Outcom
     try:
         from distributed import Client
     except ImportError as error:
-        raise MissingExtraError("--scheduler needs Dask: pip install bnfold[dask]") from error
+        raise MissingExtraError.of("--scheduler needs Dask", "dask") from error
     connect: Any = Client  # which has no types
     try:
         asyncio.run(_knock(address))

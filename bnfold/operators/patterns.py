@@ -47,11 +47,6 @@ def channel_ranges(layout: Layout) -> Vector:
     return np.asarray(grouped.T.reshape(-1))
 
 
-def weight_name(op: Op, layout: Layout) -> str:
-    """The tensor that holds the weight of a linear operator."""
-    return op.input(layout.weight_slot)
-
-
 def spread_bits(ranges: Vector) -> float:
     """By how many bits the largest per-channel weight range exceeds the smallest; dead channels do not count."""
     finite = ranges[np.isfinite(ranges)]

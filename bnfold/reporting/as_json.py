@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bnfold import __version__
 from bnfold.analysis import SCHEMA_VERSION, Report
+from bnfold.version import __version__
 
 _UNUSUAL = re.compile(r"[^\n\x20-\x7e]")
 

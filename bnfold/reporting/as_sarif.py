@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bnfold import __version__
 from bnfold.analysis import Finding, Report, Rule, Severity, all_rules
 from bnfold.reporting.as_json import dump
+from bnfold.version import __version__
 
 SCHEMA_URI = "https://json.schemastore.org/sarif-2.1.0.json"
 _LEVELS = {Severity.ERROR: "error", Severity.WARNING: "warning", Severity.INFO: "note"}

@@ -169,22 +169,37 @@ def print_summary(console: Console, report: Report) -> None:
         line(console, _parameters(report), indent=2)
         console.print()
         return
-    kinds = ", ".join(f"{count} {kind}" for kind, count in summary.placements.items())
-    line(console, (f"{plural(summary.batchnorms, 'BN', 'BN')}: ", "bold"), f"{kinds}", indent=2)
+    line(console, (f"{plural(summary.batchnorms, 'BN', 'BN')}", "bold"), _placements(summary), indent=2)
     line(console, _parameters(report), indent=2)
     line(console, _removed(summary), indent=2)
     console.print()
 
 
+def _placements(summary: Summary) -> str:
+    """``: 2 before activation, 1 before output``, or ``, all before activation``."""
+    kinds = summary.placements
+    if len(kinds) == 1:
+        return f", {'' if summary.batchnorms == 1 else 'all '}{next(iter(kinds))}"
+    return f": {', '.join(f'{count} {kind}' for kind, count in kinds.items())}"
+
+
 def _removed(summary: Summary) -> str:
     """``folding removes 3 of 5, with 7 nodes and 1,024 parameters``."""
+    one = summary.batchnorms == 1
     if not summary.foldable:
-        return "folding removes none of them"
+        return "folding does not remove it" if one else "folding removes none of them"
     nodes = summary.size.nodes - summary.folded.nodes
     parameters = summary.size.parameters - summary.folded.parameters
-    share = "all of them" if summary.foldable == summary.batchnorms else f"{summary.foldable} of {summary.batchnorms}"
-    change = plural(parameters, "parameter") if parameters >= 0 else f"adds {plural(-parameters, 'parameter')}"
-    return f"folding removes {share}, with {plural(nodes, 'node')} and {change}"
+    everything = "it" if one else "all of them"
+    share = everything if summary.foldable == summary.batchnorms else f"{summary.foldable} of {summary.batchnorms}"
+    text = f"folding removes {share}, with {plural(nodes, 'node')}"
+    text += f"{' and' if parameters >= 0 else ', and adds'} {plural(abs(parameters), 'parameter')}"
+    left = summary.folded.affines - summary.size.affines
+    if left <= 0:
+        return text
+    return (
+        f"{text}; {plural(left, 'scale or shift stays', 'scales or shifts stay')} in place of {'it' if one else 'BN'}"
+    )
 
 
 def _parameters(report: Report) -> str:

@@ -24,6 +24,8 @@ _UNLIMITED = 100_000
 _GAP = 2
 #: What GitHub's runner obeys in a log: ``##[``, and ``::command::`` at the beginning of a line, which wrapping moves.
 _COMMAND = re.compile(r"(?<!\S)::(?=\w)|##(?=\[)")
+#: The styles of an answer.
+GOOD, BAD = "green", "bold red"
 STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
 
 

@@ -29,7 +29,7 @@ def check_plot(path: str | PathLike[str]) -> None:
     if Path(path).suffix.lower() not in _FORMATS:
         raise UsageError(f"{path}: a plot is written as {' or '.join(_FORMATS)}; the suffix decides")
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError('--plot needs matplotlib, not installed here: pip install "bnfold[experiment]"')
+        raise MissingExtraError.of("--plot needs matplotlib", "experiment")
     resolve_target(path)
 
 

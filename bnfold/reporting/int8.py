@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bnfold.analysis.phrases import plural
 from bnfold.reporting.console import cell, line, show, table
-from bnfold.reporting.outcomes import print_verdict
+from bnfold.reporting.outcomes import print_verdict, print_written
 from bnfold.reporting.text import file_size, shortened
 
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ def print_equalize(console: Console, name: str, result: EqualizeResult) -> None:
     console.print()
     if result.verification is not None:
         print_verdict(console, result.verification)
-    if result.path is not None:
-        line(console, ("written to ", ""), (str(result.path), "bold"), indent=2)
-    elif result.verification is not None:
-        line(console, ("nothing was written", "bold red"), indent=2)
+    print_written(console, result)
 
 
 def _layers(layers: Sequence[LayerRanges]) -> Table:

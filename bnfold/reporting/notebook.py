@@ -12,6 +12,7 @@ from bnfold.reporting.drawing.svg import side_by_side
 from bnfold.reporting.drawing.view import picture
 from bnfold.reporting.int8 import decibels
 from bnfold.reporting.page import sheets
+from bnfold.reporting.page.sheet import Sheet
 from bnfold.reporting.text import clean, cut, file_size
 from bnfold.results import EqualizeResult, FixResult, FoldResult, RestyleResult
 from bnfold.verification import RuntimeCheck, Verification
@@ -61,7 +62,7 @@ def _of_many(result: Any) -> str:
     return _sheet(sheets.of_scan(result))
 
 
-def _sheet(sheet: sheets.Sheet) -> str:
+def _sheet(sheet: Sheet) -> str:
     """The tables of a page's sheet, with its notes and its picture."""
     grids = [
         f"<p>{escape(grid.title)}</p>{_table(grid.columns, [[cell.text for cell in row] for row in grid.rows])}"

@@ -10,14 +10,12 @@ from rich.table import Table
 
 from bnfold.analysis.phrases import plural
 from bnfold.folding.plan import FoldKind, FoldStep, Plan, Remaining
-from bnfold.reporting.console import STYLES, cell, line, show, table
+from bnfold.reporting.console import BAD, GOOD, STYLES, cell, line, show, table
 from bnfold.reporting.text import GROUP_FROM, file_size, shortened
 
 if TYPE_CHECKING:
-    from bnfold.results import Comparison, FixResult, FoldResult
+    from bnfold.results import Comparison, FixResult, FoldResult, Result
     from bnfold.verification import RuntimeCheck, Verification
-
-_GOOD, _BAD = "green", "bold red"
 
 
 def print_fold(console: Console, name: str, result: FoldResult) -> None:
@@ -45,10 +43,7 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     _print_culprits(console, result.culprits)
     if result.latency is not None:
         line(console, result.latency.sentence(), indent=2)
-    if result.path is not None:
-        line(console, ("written to ", ""), (str(result.path), "bold"), indent=2)
-    elif result.verification is not None:
-        line(console, ("nothing was written", _BAD), indent=2)
+    print_written(console, result)
 
 
 def _steps(steps: Sequence[FoldStep]) -> Table:
@@ -141,9 +136,17 @@ def _print_culprits(console: Console, culprits: Sequence[FoldStep]) -> None:
     line(console, "--keep-going leaves them out and writes the rest", indent=2)
 
 
+def print_written(console: Console, result: Result, why: str = "") -> None:
+    """Where the model is now; or that it was not written, and ``why`` where that is not the verdict."""
+    if result.path is not None:
+        line(console, ("written to ", ""), (str(result.path), "bold"), indent=2)
+    elif why or not result.equivalent:
+        line(console, (f"nothing was written{': ' if why else ''}{why}", BAD), indent=2)
+
+
 def print_verdict(console: Console, found: Verification, *, details: bool = False) -> None:
     """The verdict on two models in one line; ``details`` adds a table of their outputs."""
-    line(console, (found.sentence(), _GOOD if found.equivalent else _BAD), indent=2)
+    line(console, (found.sentence(), GOOD if found.equivalent else BAD), indent=2)
     if details and found.outputs:
         console.print()
         show(console, _outputs(found), indent=2)
@@ -157,7 +160,9 @@ def _outputs(found: Verification) -> Table:
     columns = ("largest difference", "of the range", "allowed", "SNR")
     grid = table("output", "type", *columns, "verdict", right=columns)
     for output in found.outputs:
-        verdict = "equal" if output.identical else "within rounding" if output.ok else output.reason
+        # Where another check than the one of this output has found the fault, that output may be right or wrong.
+        fine = "within rounding" if found.equivalent else "not equal"
+        verdict = "equal" if output.identical else fine if output.ok else output.reason
         grid.add_row(
             cell(output.name),
             cell(output.dtype),
@@ -165,14 +170,14 @@ def _outputs(found: Verification) -> Table:
             cell(f"{output.max_rel:.2e}"),
             cell(f"{output.tolerance:.2e}"),
             cell("–" if output.snr_db is None else f"{output.snr_db:.0f} dB"),
-            cell(verdict, _GOOD if output.ok else _BAD),
+            cell(verdict, BAD if not output.ok else GOOD if found.equivalent or output.identical else ""),
         )
     return grid
 
 
 def print_runtime_check(console: Console, check: RuntimeCheck) -> None:
     """One model under onnxruntime's optimisation levels, and how to switch off what changes it."""
-    line(console, (check.sentence(), _GOOD if check.equivalent else _BAD))
+    line(console, (check.sentence(), GOOD if check.equivalent else BAD))
     snippet = check.snippet()
     if snippet:
         console.print()
@@ -186,14 +191,11 @@ def print_fix(console: Console, name: str, result: FixResult) -> None:
     if not result.changes:
         line(console, "nothing to repair", indent=2)
     for change in result.changes:
-        line(console, (f"{change.code} ", _GOOD), change.sentence, indent=2)
+        line(console, (f"{change.code} ", GOOD), change.sentence, indent=2)
     console.print()
     if result.verification is not None:
         print_verdict(console, result.verification)
-    if result.path is not None:
-        line(console, ("written to ", ""), (str(result.path), "bold"), indent=2)
-    elif result.verification is not None:
-        line(console, ("nothing was written", _BAD), indent=2)
+    print_written(console, result)
     if result.remaining:
         console.print()
         line(console, f"{plural(len(result.remaining), 'finding remains', 'findings remain')}:", indent=2)

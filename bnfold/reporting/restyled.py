@@ -6,16 +6,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from bnfold.analysis.phrases import plural
-from bnfold.reporting.console import STYLES, cell, line, show, table
-from bnfold.reporting.outcomes import print_verdict
+from bnfold.reporting.console import BAD, GOOD, STYLES, cell, line, show, table
+from bnfold.reporting.outcomes import print_verdict, print_written
 from bnfold.restyling import difference
 
 if TYPE_CHECKING:
     from bnfold.results import RestyleResult
 
-_GOOD, _BAD = "green", "bold red"
-_MARKS = {"+": _GOOD, "-": "red", " ": "dim"}
+_MARKS = {"+": GOOD, "-": "red", " ": "dim"}
 
 
 def print_restyle(console: Console, name: str, result: RestyleResult, *, layers: bool = False) -> None:
@@ -34,16 +32,15 @@ def print_restyle(console: Console, name: str, result: RestyleResult, *, layers:
     for note in result.notes:
         line(console, note, indent=2)
     if result.inexact:
-        count, are = plural(len(result.inexact), "change"), "is" if len(result.inexact) == 1 else "are"
-        words = f"{count} of {len(result.changes)} {are} not exact: train the model before you use it"
-        line(console, ("warning ", STYLES["warning"]), words, indent=2)
+        sentence = f"{result.inexact_sentence()}: train the model before you use it"
+        line(console, ("warning ", STYLES["warning"]), sentence, indent=2)
     _print_end(console, result)
 
 
 def _print_changes(console: Console, result: RestyleResult) -> None:
     grid = table("class", "change", "why")
     for change in result.changes:
-        kind = cell("exact", _GOOD) if change.exact else cell("needs training", STYLES["warning"])
+        kind = cell("exact", GOOD) if change.exact else cell("needs training", STYLES["warning"])
         grid.add_row(kind, cell(change.sentence), cell(change.reason))
     show(console, grid, indent=2)
     console.print()
@@ -62,10 +59,5 @@ def _print_end(console: Console, result: RestyleResult) -> None:
         print_verdict(console, result.verification)
     for check in (result.agreement, result.rounding):
         if check is not None:
-            line(console, (check.sentence(), _GOOD if check.equivalent else _BAD), indent=2)
-    if result.path is not None:
-        line(console, ("written to ", ""), (str(result.path), "bold"), indent=2)
-    elif result.refused:
-        line(console, (f"nothing was written: {result.refused}", _BAD), indent=2)
-    elif not result.equivalent:
-        line(console, ("nothing was written", _BAD), indent=2)
+            line(console, (check.sentence(), GOOD if check.equivalent else BAD), indent=2)
+    print_written(console, result, result.refused)

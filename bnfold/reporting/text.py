@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -10,6 +11,8 @@ _UNITS = ("B", "KB", "MB", "GB", "TB")
 #: From so many entries on, a table puts those that are alike into one row.
 GROUP_FROM = 60
 ELLIPSIS = "…"
+#: Characters that turn the direction of what follows.
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 #: A common prefix shorter than this is not worth a symbol.
 _SHORTEST_PREFIX = 12
 
@@ -17,6 +20,16 @@ _SHORTEST_PREFIX = 12
 def clean(text: str) -> str:
     """The text with everything escaped that a terminal would obey or cannot show: names come from strangers' files."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def visible(text: object) -> str:
+    """The text with control characters and marks of direction written as escapes, and all else as it is: for HTML."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if char in _DIRECTIONS or unicodedata.category(char) in ("Cc", "Cs")
+        else char
+        for char in str(text)
+    )
 
 
 def cut(text: str, length: int) -> str:

@@ -39,7 +39,7 @@ def check_export(path: str | PathLike[str]) -> None:
         try:
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
-            raise MissingExtraError(f"{fspath(path)}: Parquet needs pyarrow: pip install bnfold[scan]") from error
+            raise MissingExtraError.of(f"{fspath(path)}: Parquet needs pyarrow", "scan") from error
     resolve_target(path)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from bnfold import __version__
 from bnfold.errors import ModelFileError
 from bnfold.formats.remote import client_modules, is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
@@ -20,6 +19,7 @@ from bnfold.scanning.places import check_place, place_of
 from bnfold.scanning.records import ScanStore
 from bnfold.scanning.row import FINDINGS, FOLDED, UNAVAILABLE, Row
 from bnfold.scanning.work import PRELOAD, PRELOAD_FOLDING, Task, work
+from bnfold.version import __version__
 
 if TYPE_CHECKING:
     from bnfold.analysis.config import Config

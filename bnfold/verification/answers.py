@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from bnfold.graph import Array
 from bnfold.verification.feeds.values import Feed
 from bnfold.verification.noise.deviation import deviation
-from bnfold.verification.runtime.sessions import ValueSpec
+from bnfold.verification.runtime.sessions import RunError, ValueSpec
 
 #: How close to stored outputs the original has to come, as part of their range.
 _STORED_TOLERANCE = 1e-2
@@ -18,8 +18,15 @@ class NotVerifiableError(Exception):
     """The comparison cannot be made; the message says why, for people."""
 
 
-class UnloadableError(NotVerifiableError):
-    """The runtime cannot load the original."""
+class UnrunnableError(NotVerifiableError):
+    """The runtime cannot load the original, or fails on it whatever it is fed.
+
+    ``failure`` is the runtime's, ``feed`` what it failed on; None where the original does not load.
+    """
+
+    def __init__(self, message: str, failure: RunError, feed: Feed | None = None) -> None:
+        super().__init__(message)
+        self.failure, self.feed = failure, feed
 
 
 @dataclass

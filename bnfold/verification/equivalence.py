@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from bnfold.graph import Array
 from bnfold.verification.answers import NotVerifiableError
-from bnfold.verification.noise.deviation import Deviation, Measured, deviation
+from bnfold.verification.comparison import Comparison, Judge, Outputs
+from bnfold.verification.noise.deviation import Measured, deviation
 from bnfold.verification.noise.noise_judge import NoiseJudge
 from bnfold.verification.reference import Reference
-from bnfold.verification.runtime.interface import MismatchError, match_inputs, match_outputs
+from bnfold.verification.runtime.interface import Interface, MismatchError, match
 from bnfold.verification.runtime.sessions import Candidate, RunError, Session
 from bnfold.verification.verdict import (
     DIFFERENT,
@@ -25,28 +25,9 @@ from bnfold.verification.verdict import (
 )
 from bnfold.verification.verify_options import VerifyOptions
 
-#: The outputs of one run by name.
-Outputs = Mapping[str, Array]
 
-
-class Judge(Protocol):
-    """Decides which differences are rounding."""
-
-    def doubts(self, item: Deviation) -> bool:
-        """Whether the difference in one tensor on one feed has to be judged at all."""
-
-    def judge(
-        self, reference: Reference, candidate: Candidate, measured: Measured, outputs: Sequence[Outputs] = ()
-    ) -> Judgement:
-        """One check for each entry of ``measured``: how the candidate's outputs, or tensors inside of it,
-        differ from those in ``reference.answers`` on each feed. May run either model again.
-
-        ``outputs`` are the candidate's, under the original's names, on each feed.
-        """
-
-
-def judge_for(options: VerifyOptions) -> Judge:
-    """The judge that the options ask for."""
+def judge_for(options: VerifyOptions) -> NoiseJudge:
+    """The judge by noise, or by a fixed tolerance, that the options ask for."""
     return NoiseJudge(options.tolerance)
 
 
@@ -58,10 +39,11 @@ def compare(
     answers = reference.answers
     found = Judgement(())
     try:
-        outputs = _outputs(reference, candidate)
+        outputs, interface = _outputs(reference, candidate)
         measured = _deviations(reference, outputs)
         _check_informative(reference, measured)
-        found = (judge or judge_for(options)).judge(reference, candidate, measured, outputs)
+        case = Comparison(reference, candidate, measured, outputs, interface)
+        found = (judge or judge_for(options)).judge(case)
         verdict, reason = (found.verdict, found.reason) if found.verdict else _verdict(found.checks)
     except NotVerifiableError as error:
         verdict, reason = NOT_VERIFIED, str(error)
@@ -92,16 +74,16 @@ def _check_informative(reference: Reference, measured: Measured) -> None:
             raise NotVerifiableError(f"{reference.model.name} computes nothing but NaN and infinity for {name}")
 
 
-def _outputs(reference: Reference, candidate: Candidate) -> list[dict[str, Array]]:
-    """The candidate's outputs on every feed. The session is closed again when this returns."""
+def _outputs(reference: Reference, candidate: Candidate) -> tuple[list[dict[str, Array]], Interface]:
+    """The candidate's outputs on every feed, and which they are. The session is closed again when this returns."""
     answers = reference.answers
     session = _opened(candidate, reference)
-    feeding = match_inputs(answers, session)
-    naming = match_outputs(answers.declared, session.outputs())
+    interface = match(answers, session)
     outputs = []
     for feed, expected in zip(answers.feeds, answers.outputs, strict=True):
         try:
-            found = session.run({feeding[name]: value for name, value in feed.values.items()}, naming)
+            values = {interface.inputs[name]: value for name, value in feed.values.items()}
+            found = session.run(values, interface.outputs)
         except RunError as error:
             if error.out_of_memory:
                 raise NotVerifiableError(f"not enough memory to run {candidate.name}: {error}") from error
@@ -110,7 +92,7 @@ def _outputs(reference: Reference, candidate: Candidate) -> list[dict[str, Array
         if found.keys() != expected.keys():
             raise MismatchError(f"sequences or maps in the answer have other members on feed {feed.description!r}")
         outputs.append(found)
-    return outputs
+    return outputs, interface
 
 
 def _deviations(reference: Reference, outputs: Sequence[Outputs]) -> Measured:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bnfold.graph import Array
-from bnfold.verification.equivalence import Judge
+from bnfold.verification.comparison import Comparison, InnerJudge
 from bnfold.verification.noise.deviation import Measured, deviation
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.interface import match_inputs
@@ -23,7 +23,7 @@ _FIRST_CHUNK = 16
 _CHUNK_BYTES = 1 << 28
 
 
-def first_differing(reference: Reference, model: OnnxFile, judge: Judge) -> FirstDifference | None:
+def first_differing(reference: Reference, model: OnnxFile, judge: InnerJudge) -> FirstDifference | None:
     """The first tensor, in the original's order, that both models name and whose values differ.
 
     Compared on the reference's first feed. Each tensor is judged as an output is, by what rounding
@@ -46,9 +46,9 @@ def first_differing(reference: Reference, model: OnnxFile, judge: Judge) -> Firs
     return None if found is None else _described(found, model.skeleton)
 
 
-def _first_fault(inner: Reference, model: OnnxFile, measured: Measured, judge: Judge) -> OutputCheck | None:
+def _first_fault(inner: Reference, model: OnnxFile, measured: Measured, judge: InnerJudge) -> OutputCheck | None:
     """The check of the first tensor of an inner reference that differs in the other model."""
-    checks = judge.judge(inner, Candidate(model), measured).checks
+    checks = judge.judge(Comparison(inner, Candidate(model), measured)).checks
     return next((check for check in checks if not check.ok), None)
 
 

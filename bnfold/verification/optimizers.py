@@ -11,7 +11,8 @@ from bnfold.display import Displayed
 from bnfold.isolation import Ended, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError
-from bnfold.verification.equivalence import Judge, compare
+from bnfold.verification.comparison import Judge
+from bnfold.verification.equivalence import compare
 from bnfold.verification.exact.accuracy_judge import AccuracyJudge
 from bnfold.verification.minimise import minimal
 from bnfold.verification.noise.noise_judge import NoiseJudge

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bnfold.graph import Array
-from bnfold.verification.answers import Answers, NotVerifiableError, UnloadableError
+from bnfold.verification.answers import Answers, NotVerifiableError, UnrunnableError
 from bnfold.verification.feeds.planning import Planner, next_feed
 from bnfold.verification.feeds.values import DISTRIBUTIONS, Feed, Inputs, stored_feeds, user_feeds
 from bnfold.verification.noise.jitter import FEW_SAMPLES, Noise, Samples
@@ -28,18 +28,19 @@ class Reference:
     """The original, run once on every feed; any number of models can then be compared with it."""
 
     def __init__(self, model: OnnxFile, options: VerifyOptions = DEFAULTS) -> None:
-        """Raises UnloadableError if the original cannot be loaded, NotVerifiableError if it accepts no feed, and
-        UsageError for inputs of the caller's that do not fit it.
+        """Raises UnrunnableError if the runtime cannot load the original or fails on every feed,
+        NotVerifiableError if no feed can be made, and UsageError for inputs of the caller's that do not fit it.
         """
         self.model = model
         self.settings = options.settings
         self._tensors: tuple[str, ...] = ()
         self._noise: dict[int, Samples] = {}
         self._sampled: dict[int, int] = {}
+        self._first_failure: tuple[Feed, RunError] | None = None
         try:
             session = Session(model, self.settings)
         except RunError as error:
-            raise UnloadableError(f"onnxruntime cannot load {model.name}: {error}") from error
+            raise UnrunnableError(f"onnxruntime cannot load {model.name}: {error}", error) from error
         self.answers = Answers(session.inputs(), session.optional_inputs(), session.outputs())
         self._check_types()
         self._collect(session, options.inputs, options.feeds)
@@ -95,9 +96,10 @@ class Reference:
             self._ask(session, feed)
         if inputs is None or count:
             self._generate(session, count)
-        if answers.failed and not answers.feeds:
-            _, words = answers.failed[0]
-            raise NotVerifiableError(f"{self.model.name} itself fails on every feed, the first time with: {words}")
+        if self._first_failure and not answers.feeds:
+            feed, failure = self._first_failure
+            words = f"{self.model.name} itself fails on every feed, the first time with: {failure}"
+            raise UnrunnableError(words, failure, feed)
         if not answers.feeds:
             raise NotVerifiableError(f"the inputs of {self.model.name} are too large to make feeds for them")
 
@@ -126,6 +128,7 @@ class Reference:
             if error.out_of_memory:
                 raise NotVerifiableError(f"not enough memory to run {self.model.name}: {error}") from error
             self.answers.failed.append((feed.description, str(error)))
+            self._first_failure = self._first_failure or (feed, error)
             return False
         self.answers.add(feed, outputs, time.perf_counter() - started)
         return True

@@ -133,7 +133,8 @@ class FirstDifference:
     def sentence(self) -> str:
         """``first difference: tensor 'x' of Conv 'conv_3', 3.1e-02 of its range``."""
         producer = f" of {self.op_type} {self.node!r}" if self.op_type else ""
-        amount = f"{self.amount:.1e} of its range" if math.isfinite(self.amount) else "NaN, infinity or shape"
+        finite = math.isfinite(self.amount)
+        amount = f"{self.amount:.1e} of its range" if finite else "whose shape differs, or where it is NaN or infinite"
         return f"first difference: tensor {self.tensor!r}{producer}, {amount}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,7 +170,7 @@ class Verification(Displayed):
         if self.verdict == NOT_VERIFIED:
             return f"not verified: {self.reason}"
         cost = f"in {self.seconds:.1f} s, {_plural(self.feeds.count, 'feed')}"
-        if self.exactness is not None:
+        if self.exactness is not None and self.exactness.seconds >= 0.05:
             cost += f" ({self.exactness.seconds:.1f} s of it in float64)"
         if self.verdict == DIFFERENT:
             text = f"not equivalent, found {cost}: {self.reason}"
@@ -195,6 +196,8 @@ class Verification(Displayed):
         flips = [sum(output.flips[side] for output in self.outputs) for side in (0, 1)]
         if any(flips):
             texts.append(f"{_plural(flips[1], 'discrete value')} flipped by rounding, {flips[0]} in the original")
+        if self.exactness is not None and self.exactness.flips:
+            texts.append(f"{_plural(self.exactness.flips, 'value')} on an edge decided otherwise")
         if not texts and self.exactness is not None:
             texts = [f"the same in float64, to {self.exactness.agreement:.0e} of each channel's size"]
         return "; ".join(texts)

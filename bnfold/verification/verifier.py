@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from bnfold.errors import NotEquivalentError
 from bnfold.isolation import Cause, Ended, Limits, Returned, call
 from bnfold.temporary import temporary_folder
-from bnfold.verification.answers import NotVerifiableError, UnloadableError
+from bnfold.verification.answers import NotVerifiableError, UnrunnableError
 from bnfold.verification.equivalence import compare, judge_for
 from bnfold.verification.exact.alone import verify_alone
 from bnfold.verification.exact.judge import Float64Judge
@@ -81,19 +81,19 @@ def verify_files(first: OnnxFile, second: OnnxFile, options: VerifyOptions) -> V
         try:
             second = seeded(second, folder / "second")
             found = _check(Reference(seeded(first, folder / "first"), options), second, options)
-        except UnloadableError as error:
-            found = _alone(first, second, options, str(error))
+        except UnrunnableError as error:
+            found = _alone(first, second, options, error)
         except NotVerifiableError as error:
             found = Verification(NOT_VERIFIED, reason=str(error))
     return replace(found, seconds=time.perf_counter() - started)
 
 
-def _alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why: str) -> Verification:
-    """What can be said without the runtime, which cannot load the original."""
+def _alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why: UnrunnableError) -> Verification:
+    """What can be said without the runtime, which cannot run the original."""
     try:
         return verify_alone(first, second, options, why)
     except NotEvaluatedError:
-        return Verification(NOT_VERIFIED, reason=why)
+        return Verification(NOT_VERIFIED, reason=str(why))
 
 
 def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Verification:
@@ -142,28 +142,29 @@ def smallest_failing(
         source = refold(()) if original is None else original
         file = OnnxFile.of(source, folder / "original", "the original")
         options = replace(options, first_difference=False)
-        why = ""
         try:
-            reference: Reference | None = Reference(seeded(file, folder / "seeded"), options)
-        except UnloadableError as error:
-            reference, why = None, str(error)
+            reference: Reference | UnrunnableError = Reference(seeded(file, folder / "seeded"), options)
+        except UnrunnableError as error:
+            reference = error
         except NotVerifiableError as error:
             raise NotEquivalentError(str(error)) from error
 
-        def outcome(kept: Collection[str], against: Reference | None) -> Verification:
+        def outcome(kept: Collection[str], against: Reference | UnrunnableError) -> Verification:
             with temporary_folder() as place:
                 model = refold(kept)
                 candidate = OnnxFile.of(model, place, "the folded model")
                 candidate.unrounded = unrounded_weights(model)
-                if against is None:
-                    return _alone(file, candidate, options, why)
+                if isinstance(against, UnrunnableError):
+                    return _alone(file, candidate, options, against)
                 return _check(against, seeded(candidate, place / "seeded"), options)
 
         whole = outcome(steps, reference)
         if whole.equivalent:
             return ()
-        if reference is None and whole.verdict == NOT_VERIFIED:
-            raise NotEquivalentError(why)
-        # One feed that shows the fault is enough to follow it.
-        telling = reference.only(worst_feed(whole)) if reference and whole.outputs else reference
+        if isinstance(reference, UnrunnableError):
+            if whole.verdict == NOT_VERIFIED:
+                raise NotEquivalentError(str(reference))
+            telling: Reference | UnrunnableError = reference
+        else:  # One feed that shows the fault is enough to follow it.
+            telling = reference.only(worst_feed(whole)) if whole.outputs else reference
         return minimal(steps, lambda kept: not outcome(kept, telling).equivalent)

@@ -103,6 +103,16 @@ class TestUnfoldable:
         assert gone.clause() == f"is taken into {stay[0]}, which stays"
         assert "relu (Relu) is nonlinear" in gone.sentence()
 
+    def test_what_stays_under_the_name_of_a_bn_is_told_by_its_type(self) -> None:
+        net = Net()
+        x = net.conv("conv", net.start(), 3, 4)
+        net.output(x)
+        ones = np.ones(4, np.float32)
+        y = net.op("BatchNormalization", x, 2 * ones, 0 * ones, 0 * ones, ones, name="bn", epsilon=0.0)
+        (left,) = bnfold.analyze(net.build(net.act("last", y))).batchnorms
+        assert left.foldability.clause() == "becomes bn (Mul), which stays"
+        assert left.foldability.to_dict()["into"] == ["bn"]
+
 
 class TestOverridable:
     @staticmethod

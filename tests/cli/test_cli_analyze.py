@@ -34,7 +34,7 @@ class TestOneModel:
         assert (
             "warning BN201 /0/Conv has a bias of 16 parameters that /1/BatchNormalization takes away" in outcome.words
         )
-        assert "3 BN: 3 before activation" in outcome.words
+        assert "3 BN, all before activation" in outcome.words
 
     @pytest.mark.parametrize("output_format", ["json", "sarif", "github", "markdown"])
     def test_other_formats(self, output_format: str) -> None:
@@ -75,6 +75,10 @@ class TestSelection:
         outcome = bnfold("analyze", CNN, "--select", "BN2O1")
         assert (outcome.code, outcome.out) == (2, "")
         assert outcome.err == "bnfold: there is no rule 'BN2O1'; did you mean BN201? `bnfold rules` lists them all\n"
+
+    def test_a_code_like_no_other_ends_the_call(self) -> None:
+        outcome = bnfold("analyze", CNN, "--select", "zzz")
+        assert outcome.err == "bnfold: there is no rule 'zzz'; `bnfold rules` lists them all\n"
 
     @pytest.mark.parametrize(("level", "code"), [(None, 0), ("error", 0), ("warning", 1), ("info", 1), ("never", 0)])
     def test_fail_on(self, level: str | None, code: int) -> None:
@@ -149,7 +153,7 @@ class TestSeveralModels:
         assert outcome.code == 2
         assert outcome.err.startswith(f"bnfold: {broken}")
         assert outcome.err.count("\n") == 1
-        assert "3 BN: 3 before activation" in outcome.words
+        assert "3 BN, all before activation" in outcome.words
         assert f"{broken} cannot be read" in outcome.words
         data = json.loads(bnfold("analyze", broken, CNN, "--format", "json").out)
         assert [error["model"] for error in data["errors"]] == [str(broken)]

@@ -21,6 +21,7 @@ from command_line import bnfold as run
 import bnfold.api
 from bnfold import __version__
 from bnfold.cli import COMMANDS, options
+from bnfold.formats.keras import backend
 
 CNN = SAMPLES / "digits_cnn.onnx"
 HEAVY = ("numpy", "onnx", "onnxruntime", "networkx", "rich", "keras", "tensorflow")
@@ -246,6 +247,18 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+def test_an_experiment_without_keras_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = backend.importlib.util.find_spec
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None if name == "keras" else found(name))
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    store = tmp_path / "store.sqlite"
+    outcome = run("experiment", "m.keras", "--data", "d.npz", "--epochs", "1", "--store", store)
+    assert outcome.code == 2
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("bnfold: Keras models need keras")
+    assert not store.exists()
 
 
 @pytest.mark.keras

@@ -66,14 +66,14 @@ class TestNeedsTraining:
         outcome = run("restyle", INCEPTION, "-o", tmp_path / "out.keras")
         assert outcome.code == 0
         assert "needs training bn_stem moves between conv_stem and its relu" in outcome.words
-        assert "warning 1 change of 8 is not exact: train the model before you use it" in outcome.words
+        assert "warning 1 of 8 changes is not exact: train the model before you use it" in outcome.words
         assert "verified in" in outcome.words
         assert names(tmp_path / "out.keras")[1:4] == ["conv_stem", "bn_stem", "conv_stem_activation"]
 
     def test_exact_writes_nothing(self, tmp_path: Path) -> None:
         outcome = run("restyle", INCEPTION, "-o", tmp_path / "out.keras", "--exact")
         assert outcome.code == 1
-        assert "nothing was written: 1 of 8 changes are not exact" in outcome.words
+        assert "nothing was written: 1 of 8 changes is not exact" in outcome.words
         assert not list(tmp_path.iterdir())
 
     def test_fresh_weights_are_compared_with_nothing(self, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ class TestMistakes:
     def test_no_output(self) -> None:
         outcome = run("restyle", MIXED)
         assert outcome.code == 2
-        assert "--dry-run writes nothing" in outcome.err
+        assert "Say where to write with -o OUT, or pass --dry-run" in outcome.err
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -172,8 +172,9 @@ class TestMistakes:
         assert outcome.err.startswith("bnfold: ")
         assert words in outcome.err
 
-    def test_onnx(self, tmp_path: Path) -> None:
-        outcome = run("restyle", SAMPLES / "digits_mlp.onnx", "-o", tmp_path / "out.onnx")
+    @pytest.mark.parametrize("suffix", [".onnx", ".keras"])
+    def test_onnx(self, tmp_path: Path, suffix: str) -> None:
+        outcome = run("restyle", SAMPLES / "digits_mlp.onnx", "-o", tmp_path / f"out{suffix}")
         assert outcome.code == 2
         assert "no Keras model" in outcome.err
         outcome = run("restyle", MIXED, "-o", tmp_path / "out.onnx")

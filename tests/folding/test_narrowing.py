@@ -10,6 +10,9 @@ import pytest
 from helpers import Net, assert_stays, fold, fold_unrun
 from onnx import helper
 
+from bnfold.folding import fold_graph
+from bnfold.formats import load
+
 F16, F32, F64 = np.float16, np.float32, np.float64
 
 
@@ -77,6 +80,16 @@ def test_into_a_wider_type_everything_moves() -> None:
     y = net.bn(cast(net, x, F16), 4)
     folded = fold(net.build(cast(net, y, F32)), slack=2**13)
     assert folded.count("BatchNormalization") == 0
+
+
+def test_the_cast_in_the_way_is_named() -> None:
+    net = Net()
+    y = norm(net, half_conv(net), 4, beta=4.0)
+    graph = load(net.build(net.op("Tanh", y))).graph
+    (left,) = fold_graph(graph)[1].remaining
+    assert left.backward.code == "narrow-float"
+    assert graph.op(left.backward.op).type == "Cast"
+    assert graph.op(left.backward.op).outputs == graph.op("norm").inputs[:1]
 
 
 def ahead(net: Net, x: str, affine: str) -> str:

@@ -449,7 +449,7 @@ def test_without_the_extra_one_sentence_says_how_to_install_it(
     found = backend.importlib.util.find_spec
     monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: None if name == missing else found(name))
     monkeypatch.delitem(sys.modules, missing)
-    with pytest.raises(MissingExtraError, match=r'pip install "bnfold\[keras\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[keras\]" in a clone of bnfold'):
         load(archive)
 
 

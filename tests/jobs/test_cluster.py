@@ -84,7 +84,7 @@ def test_no_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_dask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(MissingExtraError, match=r"pip install bnfold\[dask\]"), connected("tcp://127.0.0.1:9"):
+    with pytest.raises(MissingExtraError, match=r'pip install "\.\[dask\]"'), connected("tcp://127.0.0.1:9"):
         pass
 
 

@@ -46,14 +46,12 @@ OWN = {
     "__init__": ("test_base", "test_arithmetic"),
     "base": ("test_base", "test_batchnorm", "test_arithmetic"),
     "axes": ("test_rearrange",),
-    "concatenation": ("test_select",),
-    "conv": ("test_conv", "test_convolution"),
     "dialect": ("test_dialect", "test_batchnorm"),
     "joins": ("test_arithmetic",),
     "layer": ("test_linear_layers", "test_plain_layers"),
     "linear": ("test_linear", "test_conv", "test_matmul"),
     "normalization": ("test_normalization", "test_batchnorm"),
-    "pointwise": ("test_convolution",),
+    "pointwise": ("test_pointwise", "test_convolution"),
     "passing": ("test_elementwise",),
 }
 #: What the tests import beside bnfold: once, before the forks.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from convolutions import convolution
 from helpers import BFLOAT16, Net, run
 
 from bnfold.affine import Affine
@@ -133,3 +135,48 @@ def test_a_subgraph_speaks_the_dialect_of_the_graph_around_it():
     assert dialect_of(outer.copy()) is KERAS
     with pytest.raises(AssertionError, match="gives it its dialect"):
         dialect_of(ModelGraph())
+
+
+# -- convolutions in Keras ---------------------------------------------------------------------------
+
+
+LAYERS = {
+    "valid": ({}, "valid"),
+    "same": ({"begins": (1, 1), "ends": (1, 1)}, "same"),
+    "even same": ({"shape": (4, 4, 2, 2), "ends": (1, 1)}, "same"),
+    "same of dilated taps": ({"dilations": (2, 2), "begins": (2, 2), "ends": (2, 2)}, "same"),
+    "same with a stride": ({"strides": (2, 2), "begins": (0, 1), "ends": (1, 1), "sizes": (8, 7)}, "same"),
+    "more zeros than the stride reaches": (
+        {"strides": (2, 2), "begins": (0, 0), "ends": (2, 1), "sizes": (8, 8)}, "same",
+    ),
+    "a stride over an open size": ({"strides": (2, 2), "begins": (0, 0), "ends": (1, 1)}, None),
+    "begins elsewhere": ({"begins": (2, 1), "ends": (0, 1)}, None),
+    "more positions": ({"begins": (1, 1), "ends": (2, 1)}, None),
+    "fewer positions": ({"strides": (2, 2), "begins": (0, 0), "ends": (1, 0), "sizes": (8, 8)}, None),
+    "even, with the zeros before": ({"shape": (4, 4, 2, 2), "begins": (1, 1)}, None),
+    "strides and dilations": ({"strides": (2, 2), "dilations": (2, 2)}, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "padding"), LAYERS.values(), ids=LAYERS)
+def test_what_keras_calls_the_padding(options, padding):
+    conv = convolution(**{"shape": (4, 4, 3, 3), **options})
+    new = KERAS.convolution("x", replace(conv, channel_axis=3), "made")
+    assert (None if new is None else new.attributes["padding"]) == padding
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "kind"),
+    [
+        ((4, 4, 3, 3), 1, "Conv2D"),
+        ((4, 2, 3, 3), 2, "Conv2D"),
+        ((8, 1, 3, 3), 4, "DepthwiseConv2D"),
+        ((4, 1, 3), 4, "DepthwiseConv1D"),
+        ((4, 1, 3, 3, 3), 4, "Conv3D"),
+        ((4, 1, 3, 3), 1, "Conv2D"),
+    ],
+)
+def test_which_layer_keras_has_for_it(shape, groups, kind):
+    new = KERAS.convolution("x", replace(convolution(shape, groups=groups), channel_axis=len(shape) - 1), "made")
+    assert new is not None
+    assert new.type == kind

@@ -9,7 +9,7 @@ import pytest
 from report_samples import FOLDS, STAYS, finding, report
 from rich.console import Console
 
-from bnfold.analysis import Foldability, Size, find_rule
+from bnfold.analysis import Foldability, Size, Summary, find_rule
 from bnfold.analysis.phrases import plural
 from bnfold.folding import FoldKind, FoldStep, Plan, Remaining
 from bnfold.folding.plan import Contradiction
@@ -64,6 +64,31 @@ class TestAnalysis:
     def test_no_line_ends_in_spaces(self, console: Console, sink: io.StringIO) -> None:
         as_text.print_report(console, report(finding()))
         assert not [row for row in sink.getvalue().splitlines() if row != row.rstrip()]
+
+    @pytest.mark.parametrize(
+        ("placements", "foldable", "folded", "rows"),
+        [
+            ({"before activation": 1}, 1, Size(9, 0, 0, 968), (
+                "1 BN, before activation", "folding removes it, with 1 node and 32 parameters")),
+            ({"before activation": 2}, 2, Size(9, 0, 0, 1001), (
+                "2 BN, all before activation", "folding removes all of them, with 1 node, and adds 1 parameter")),
+            ({"before activation": 1, "after activation": 1}, 2, Size(10, 0, 1, 968), (
+                "2 BN: 1 before activation, 1 after activation",
+                "folding removes all of them, with 0 nodes and 32 parameters; 1 scale or shift stays in place of BN")),
+            ({"after activation": 1}, 0, Size(10, 1, 0, 1000), (
+                "1 BN, after activation", "folding does not remove it")),
+            ({"after activation": 2}, 0, Size(10, 2, 0, 1000), (
+                "2 BN, all after activation", "folding removes none of them")),
+        ],
+    )  # fmt: skip
+    def test_the_summary_in_words(
+        self, console: Console, sink: io.StringIO, placements: dict[str, int], foldable: int, folded: Size,
+        rows: tuple[str, str],
+    ) -> None:  # fmt: skip
+        summary = Summary(Size(10, 2, 0, 1000), folded, placements, foldable)
+        as_text.print_summary(console, replace(report(), summary=summary))
+        said = [row.strip() for row in sink.getvalue().splitlines()]
+        assert (said[0], said[2]) == rows
 
     def test_a_model_without_bn_is_told_so_in_one_line(self, console: Console, sink: io.StringIO) -> None:
         as_text.print_report(console, report(batchnorms=()))
@@ -202,6 +227,18 @@ def step(label: str, kind: str = "backward", **parts: object) -> FoldStep:
     )
 
 
+def remaining(label: str, **parts: object) -> Remaining:
+    return Remaining(
+        subject=label,
+        label=label,
+        type="BatchNormalization",
+        is_batchnorm=True,
+        backward=Refusal("a", "x is in the way"),
+        forward=Refusal("b", "y is"),
+        **parts,  # type: ignore[arg-type]
+    )
+
+
 def result(plan: Plan, **parts: object) -> FoldResult:
     summary = Comparison(
         Size(20, 4, 1, 5000, 20000), Size(16, 0, 0, 4900, 19600), file_before=21_000, file_after=20_500
@@ -211,14 +248,7 @@ def result(plan: Plan, **parts: object) -> FoldResult:
 
 class TestFold:
     def test_what_went_where_and_what_stayed(self, console: Console, sink: io.StringIO) -> None:
-        left = Remaining(
-            subject="bn_9",
-            label="bn_9",
-            type="BatchNormalization",
-            is_batchnorm=True,
-            backward=Refusal("a", "x is in the way"),
-            forward=Refusal("b", "y is"),
-        )
+        left = remaining("bn_9")
         plan = Plan((step("bn_1"), step("bn_2", "forward", through=("pool",))), (left,), ("a remark",))
         outcomes.print_fold(console, "a.onnx", result(plan))
         rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
@@ -232,15 +262,7 @@ class TestFold:
 
     def test_what_went_with_its_stream_and_what_contradicts(self, console: Console, sink: io.StringIO) -> None:
         proof = Contradiction(sentence="bn_9 and bn_1 differ", of="shift", tensor="x", constraints=("bn_9", "bn_1"))
-        left = Remaining(
-            subject="bn_9",
-            label="bn_9",
-            type="BatchNormalization",
-            is_batchnorm=True,
-            backward=Refusal("a", "x is in the way"),
-            forward=Refusal("b", "y is"),
-            together=proof,
-        )
+        left = remaining("bn_9", together=proof)
         gone = step("bn_1", "gauge", stream="sum_out", repaid=("conv_0", "conv_2"))
         outcomes.print_fold(console, "a.onnx", result(Plan((gone, step("bn_2")), (left,), ())))
         rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]

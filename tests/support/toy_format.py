@@ -66,6 +66,7 @@ class ToyModel:
 
     format = TOY.name
     is_onnx = False
+    trainable = None
 
     def __init__(self, graph: ModelGraph, path: Path | None) -> None:
         self.graph = graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +46,14 @@ def test_a_right_fold_is_within_rounding():
     assert check.verdict == "within rounding"
     assert 0 < check.outputs[0].max_rel < 1e-6
     assert check.outputs[0].snr_db > 100
-    assert check.sentence().startswith(f"verified in {check.seconds:.1f} s, {check.feeds.count} feeds (")
+    assert check.sentence().startswith(f"verified in {check.seconds:.1f} s, {check.feeds.count} feeds")
     mine, theirs = check.outputs[0].original_error, check.outputs[0].result_error
     errors = f"{theirs:.1e} of the range from exact, the original {mine:.1e}"
-    assert check.sentence().endswith(f"s of it in float64): as accurate as the original: {errors}")
+    assert check.sentence().endswith(f": as accurate as the original: {errors}")
+    assert check.exactness is not None
+    for seconds, words in ((3.21, " (3.2 s of it in float64):"), (0.01, " feeds:")):
+        told = replace(check, exactness=replace(check.exactness, seconds=seconds)).sentence()
+        assert words in told, "what took no time is not told"
 
 
 def test_a_right_fold_passes_strictly_and_inside():
@@ -526,12 +530,13 @@ class Suspicious:
     def doubts(self, item):
         return True
 
-    def judge(self, reference, candidate, measured, outputs=()):
-        assert len(outputs) in (0, len(reference.answers.feeds))  # none where tensors inside are judged
-        assert candidate.model.name == "the second"
-        feeds = set(range(len(reference.answers.feeds)))
-        assert all(set(by_feed) == feeds for by_feed in measured.values())
-        checks = tuple(OutputCheck(name, "float32", False, False, reason=f"{name} looks odd") for name in measured)
+    def judge(self, case):
+        count = len(case.reference.answers.feeds)
+        assert len(case.outputs) in (0, count)  # none where tensors inside are judged
+        assert case.candidate.model.name == "the second"
+        assert all(set(by_feed) == set(range(count)) for by_feed in case.measured.values())
+        names = case.measured
+        checks = tuple(OutputCheck(name, "float32", False, False, reason=f"{name} looks odd") for name in names)
         return Judgement(checks, ("nothing is right",))
 
 

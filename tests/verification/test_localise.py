@@ -60,7 +60,7 @@ def test_nan_inside_is_an_infinite_amount():
     found = verify(deep(), with_weight(deep(), "b3", values), intermediates=True).first_difference
     assert found.tensor == "c3"
     assert found.amount == float("inf")
-    assert "NaN, infinity or shape" in found.sentence()
+    assert "whose shape differs, or where it is NaN or infinite" in found.sentence()
 
 
 def test_the_search_can_be_left_out():

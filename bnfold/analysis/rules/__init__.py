@@ -58,5 +58,5 @@ def _weight(rule: Rule, prefixes: Iterable[str]) -> int:
 def _unknown(code: str) -> str:
     names = {name.lower(): name for rule in all_rules() for name in (rule.code, rule.name)}
     near = difflib.get_close_matches(code.lower(), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {names[near[0]]}?" if near else ""
-    return f"there is no rule {code!r}{hint} `bnfold rules` lists them all"
+    hint = f"; did you mean {names[near[0]]}? `" if near else "; `"
+    return f"there is no rule {code!r}{hint}bnfold rules` lists them all"

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from bnfold.formats.keras.read import Call, Reading, Scope
+from bnfold.formats.keras.reading import Call, Reading, Scope
 from bnfold.graph import ModelGraph, Op
 
 

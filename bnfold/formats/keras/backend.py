@@ -36,7 +36,7 @@ def import_keras() -> ModuleType:
                 importlib.import_module("keras")
     keras = sys.modules["keras"]
     if not hasattr(keras, "__version__") or int(keras.__version__.split(".")[0]) < 3:
-        raise MissingExtraError(f'bnfold needs Keras 3, not {keras.__version__}: pip install "bnfold[keras]"')
+        raise MissingExtraError.of(f"bnfold needs Keras 3 in place of {keras.__version__}", "keras")
     return keras
 
 
@@ -60,8 +60,7 @@ def import_tf2onnx() -> ModuleType:
 def _require(*packages: str) -> None:
     missing = [name for name in packages if name not in sys.modules and importlib.util.find_spec(name) is None]
     if missing:
-        names = " and ".join(missing)
-        raise MissingExtraError(f'Keras models need {names}, not installed here: pip install "bnfold[keras]"')
+        raise MissingExtraError.of(f"Keras models need {', '.join(missing)}", "keras")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnfold.formats.keras.read import Call, Reading
+    from bnfold.formats.keras.reading import Call, Reading
     from bnfold.graph import ModelGraph, Op
 
 #: Layers that look for masks on their inputs by themselves.

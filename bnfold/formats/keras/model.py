@@ -18,7 +18,8 @@ from bnfold.formats.keras import topology, training
 from bnfold.formats.keras.backend import quiet
 from bnfold.formats.keras.convert import keras_to_onnx
 from bnfold.formats.keras.files import LOAD_ERRORS
-from bnfold.formats.keras.read import Reading, read
+from bnfold.formats.keras.read import read
+from bnfold.formats.keras.reading import Reading
 from bnfold.formats.keras.rebuild import rebuild
 from bnfold.formats.keras.skeleton import Skeleton, fingerprint
 from bnfold.graph import Array, Computed, Exact, ModelGraph, ParameterAccount
@@ -60,6 +61,11 @@ class KerasModel:
     @property
     def path(self) -> Path | None:
         return self._path
+
+    @property
+    def trainable(self) -> KerasModel:
+        """Itself."""
+        return self
 
     def with_graph(self, graph: ModelGraph) -> KerasModel:
         """The same model around a changed graph."""

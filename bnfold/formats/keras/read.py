@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -25,6 +25,7 @@ from bnfold.formats.keras.layers import (
     type_of,
     weight,
 )
+from bnfold.formats.keras.reading import Call, Reading, Scope
 from bnfold.graph import Array, ModelGraph, Op, Param, Tensor
 from bnfold.operators.keras import KERAS
 from bnfold.operators.keras.layer import DOMAIN
@@ -42,54 +43,6 @@ class Variable:
     def rows(self, start: int, stop: int) -> Array:
         # Only the slice is copied out of TensorFlow: weights are read in small blocks.
         return np.asarray(getattr(self.variable, "value", self.variable)[start:stop])
-
-
-@dataclass(eq=False, slots=True)
-class Scope:
-    """One call of a model: the outermost one, or a nested one at the place where it is called.
-
-    ``inputs`` and ``outputs`` are tensor names; ``path`` is the prefix of the operators inside.
-    """
-
-    model: Any
-    network: Any
-    parent: Scope | None = None
-    node: Any = None
-    path: str = ""
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-
-    def within(self) -> list[Scope]:
-        """This scope and those around it, innermost first."""
-        scope: Scope | None = self
-        chain = []
-        while scope is not None:
-            chain.append(scope)
-            scope = scope.parent
-        return chain
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Call:
-    """One call of a layer, and the operators it became."""
-
-    scope: Scope
-    layer: Any
-    node: Any
-    #: The operator of the layer itself; for an activation fused into it there is a second one.
-    op: str
-    activation: str
-    #: The slots of ``op`` that hold the tensors of the call, in the order of the call.
-    tensor_slots: tuple[int, ...]
-
-
-@dataclass(eq=False, slots=True)
-class Reading:
-    """A model as it was read: its graph, and where each operator came from."""
-
-    graph: ModelGraph
-    root: Scope
-    calls: dict[str, Call] = field(default_factory=dict)
 
 
 def read(keras: Any, model: Any, name: str) -> Reading:

@@ -19,7 +19,7 @@ from bnfold.formats.keras import topology
 from bnfold.formats.keras.assembly import LayerPart, ModelPart, Part, assemble
 from bnfold.formats.keras.backend import quiet
 from bnfold.formats.keras.layers import SPECS, weight
-from bnfold.formats.keras.read import Call, Reading
+from bnfold.formats.keras.reading import Call, Reading
 from bnfold.formats.keras.recipes import Recipe, recipe
 from bnfold.graph import ModelGraph
 from bnfold.temporary import temporary_folder

@@ -10,7 +10,7 @@ from typing import Any
 
 from bnfold.formats.keras.assembly import LayerPart
 from bnfold.formats.keras.layers import SPECS, Spec
-from bnfold.formats.keras.read import Reading
+from bnfold.formats.keras.reading import Reading
 from bnfold.graph import ModelGraph, Op, Param
 
 

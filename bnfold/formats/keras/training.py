@@ -15,7 +15,7 @@ from bnfold.errors import UsageError, shortened
 from bnfold.formats.keras import inspection, topology
 from bnfold.formats.keras.backend import import_h5py, quiet
 from bnfold.formats.keras.files import LOAD_ERRORS
-from bnfold.formats.keras.read import Reading
+from bnfold.formats.keras.reading import Reading
 from bnfold.graph import Array
 
 _BATCH = 256

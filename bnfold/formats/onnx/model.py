@@ -33,6 +33,7 @@ class OnnxModel:
 
     format = ONNX.name
     is_onnx = True
+    trainable = None
 
     def __init__(
         self,

@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import platform
-import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata, resources
@@ -16,18 +15,17 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from bnfold import __version__
 from bnfold.reporting.drawing.palette import FINDING_COLOUR, legend
 from bnfold.reporting.page.markdown import to_html
-from bnfold.reporting.text import cut
+from bnfold.reporting.text import cut, visible
+from bnfold.version import __version__
 
 if TYPE_CHECKING:
-    from bnfold.reporting.page.sheets import Sheet
+    from bnfold.reporting.page.sheet import Sheet
 
 _SCRIPTS = ("view.js", "paint.js", "graph.js", "plots.js", "table.js", "grid.js", "main.js")
 #: Names are shown up to this length; the whole name is in the tooltip.
 _SHOWN, _TOOLTIP = 160, 12_000
-_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 #: Options that change nothing about the page.
 _NOT_TOLD = ("quiet", "verbose", "output_format", "count")
 _USED = ("onnx", "onnxruntime", "numpy", "networkx", "keras", "tensorflow", "tf2onnx")
@@ -60,16 +58,6 @@ def page(command: str, sheets: Sequence[Sheet], settings: Mapping[str, Any]) -> 
         legend=legend(),
     )
     return text.encode("utf-8", "backslashreplace")
-
-
-def visible(text: object) -> str:
-    """The text with control characters, and those that turn the direction of what follows, written as escapes."""
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if char in _DIRECTIONS or unicodedata.category(char) in ("Cc", "Cs")
-        else char
-        for char in str(text)
-    )
 
 
 @cache

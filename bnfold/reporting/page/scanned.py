@@ -8,7 +8,7 @@ from itertools import islice, pairwise
 from typing import Any
 
 from bnfold.analysis.phrases import plural
-from bnfold.reporting.page.sheets import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
+from bnfold.reporting.page.sheet import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
 from bnfold.reporting.text import file_size
 from bnfold.scanning.records import ScanStore
 from bnfold.scanning.row import GOOD as WELL

@@ -1,86 +1,28 @@
-"""What a page says about each model: the verdict first, then everything behind it."""
+"""The sheet of each command's result: the verdict first, then everything behind it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bnfold.analysis.phrases import plural
 from bnfold.reporting.page.data import drawing
+from bnfold.reporting.page.sheet import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
 from bnfold.reporting.text import file_size
 
 if TYPE_CHECKING:
     from bnfold.analysis.report import Report
     from bnfold.experiment.results import ExperimentResult
     from bnfold.folding.pair import Pair
-    from bnfold.folding.plan import Plan
-    from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
+    from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult, Result
     from bnfold.scanning import ScanStore
     from bnfold.verification import RuntimeCheck, Verification
 
-GOOD, BAD, CAUTION, PLAIN = "good", "bad", "caution", "plain"
 _MARKS = {"+": "comes", "-": "goes", " ": "stays"}
 #: How long verification took is another number every time: not in a page that is the same for the same models.
 _DURATION = re.compile(r",? in \d+(?:\.\d+)? s\b|,? \(\d+(?:\.\d+)? s of it in float64\)")
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """One answer at the top: a question, the answer in a few words, and its tone."""
-
-    title: str
-    answer: str
-    tone: str = PLAIN
-    details: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of a grid: ``value`` is what it is sorted by where that is a number, ``details`` unfold below it."""
-
-    text: str
-    value: float | None = None
-    tone: str = ""
-    #: Pairs of a rule's code, empty where there is none, and a sentence.
-    details: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table to sort and filter. The first column holds names; ``choose`` is the column that a list filters by."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    choose: int | None = None
-
-    @property
-    def choices(self) -> list[str]:
-        return [] if self.choose is None else list(dict.fromkeys(row[self.choose].text for row in self.rows))
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """One model, or one comparison. What does not apply is empty or None and is not shown."""
-
-    title: str
-    cards: tuple[Card, ...]
-    report: Report | None = None
-    plan: Plan | None = None
-    changes: tuple[Mapping[str, str], ...] = ()
-    #: Verifications by what they are about, as plain data.
-    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    error: str = ""
-    grids: tuple[Grid, ...] = ()
-    #: What :mod:`bnfold.reporting.page.picture` made of a drawing, with its caption.
-    picture: str = ""
-    caption: str = ""
-    #: The rules whose text is shown besides those of the report.
-    codes: frozenset[str] = frozenset()
-    data: Mapping[str, Any] = field(default_factory=dict)
 
 
 def of_report(report: Report) -> Sheet:
@@ -117,12 +59,9 @@ def of_fold(model: str, result: FoldResult) -> Sheet:
     plan = result.plan
     stays = sum(item.is_batchnorm for item in plan.remaining)
     answer = f"{result.summary.before.batchnorms} → {result.summary.after.batchnorms} BN"
-    details = [plural(len(plan.steps), "step"), *([f"{plural(stays, 'BN', 'BN')} stay"] if stays else [])]
-    if result.path is not None:
-        details.append(f"written to {result.path}")
-    elif result.verification is not None:
-        details.append("nothing was written")
-    done = Card("What was done", answer, CAUTION if stays else GOOD, tuple(details))
+    left = [plural(stays, "BN stays", "BN stay")] if stays else []
+    details = (plural(len(plan.steps), "step"), *left, *_written(result))
+    done = Card("What was done", answer, CAUTION if stays else GOOD, details)
     notes = [*plan.notes, *result.notes]
     notes += [f"left out, because it changed the outputs: {step.sentence()}" for step in result.dropped]
     notes += [f"makes the outputs differ: {step.sentence()}" for step in result.culprits]
@@ -139,9 +78,8 @@ def of_fix(model: str, result: FixResult) -> Sheet:
     report = _analyzed(result.pair, model)
     answer = plural(len(result.changes), "repair") if result.changes else "nothing to repair"
     left = plural(len(result.remaining), "finding remains", "findings remain")
-    written = (f"written to {result.path}",) if result.path is not None else ()
     cards = (
-        Card("What was done", answer, GOOD, (left, *written)),
+        Card("What was done", answer, GOOD, (left, *_written(result))),
         _same(result.verification),
         _buys(result.summary, ()),
         _attention(report),
@@ -158,7 +96,7 @@ def of_equalize(model: str, result: EqualizeResult) -> Sheet:
     plan = result.plan
     answer = f"{plural(len(plan.scaled), 'tensor')} scaled" if plan.scaled else "nothing to equalise"
     details = [f"by {'exact scales' if plan.exact else 'powers of two'}", result.summary.sentence()]
-    done = Card("What was done", answer, GOOD, (*details, *_written(result.path, result.verification)))
+    done = Card("What was done", answer, GOOD, (*details, *_written(result)))
     grids = (
         Grid(
             "Weight ranges: spread between channels in bits", ("layer", "type", "before", "after"),
@@ -185,13 +123,10 @@ def of_restyle(model: str, result: RestyleResult) -> Sheet:
     from bnfold.restyling import difference
 
     answer = plural(len(result.changes), "change") if result.changes else "nothing to change"
-    written = _written(result.path, None if result.equivalent else result)
-    if result.refused:
-        written = (f"nothing was written: {result.refused}",)
     training = len(result.inexact)
     attention = f"{plural(training, 'change needs', 'changes need')} training" if training else "nothing"
     cards = (
-        Card("What was done", answer, BAD if result.refused else GOOD, written),
+        Card("What was done", answer, BAD if result.refused else GOOD, _written(result, result.refused)),
         _same_style(result),
         Card("What needs attention", attention, CAUTION if training else GOOD),
     )
@@ -276,9 +211,11 @@ def _plain_output(output: Mapping[str, Any]) -> dict[str, Any]:
 # -- cards ----------------------------------------------------------------------------------------------
 
 
-def _written(path: object, attempted: object) -> tuple[str, ...]:
-    """Where the model is now; that it is nowhere, where there was an attempt to write it."""
-    return (f"written to {path}",) if path is not None else ("nothing was written",) if attempted is not None else ()
+def _written(result: Result, why: str = "") -> tuple[str, ...]:
+    """Where the model is now; or that it was not written, and ``why`` where that is not the verdict."""
+    if result.path is not None:
+        return (f"written to {result.path}",)
+    return (f"nothing was written{': ' if why else ''}{why}",) if why or not result.equivalent else ()
 
 
 def _same_style(result: RestyleResult) -> Card:

@@ -8,12 +8,12 @@ from dataclasses import replace
 from markupsafe import Markup
 
 from bnfold.analysis.phrases import plural
+from bnfold.errors import MissingExtraError
 from bnfold.experiment.results import ArmResult, ExperimentResult, RunResult
 from bnfold.reporting.experiment import number
 from bnfold.reporting.page.picture import picture
-from bnfold.reporting.page.render import visible
-from bnfold.reporting.page.sheets import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
-from bnfold.reporting.text import cut
+from bnfold.reporting.page.sheet import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
+from bnfold.reporting.text import cut, visible
 
 #: A longer label would leave the picture no place for curves.
 _LABEL = 40
@@ -25,9 +25,7 @@ def sheet(name: str, result: ExperimentResult) -> Sheet:
     notes = [*result.remarks()]
     drawn = _curves(result)
     if not drawn:
-        notes.append(
-            'the learning curves are drawn by matplotlib, not installed here: pip install "bnfold[experiment]"'
-        )
+        notes.append(str(MissingExtraError.of("the learning curves need matplotlib", "experiment")))
     grids = (_arms(result), _pairs(result), _shipped(result))
     return Sheet(
         name, _cards(result), notes=tuple(notes), grids=grids, picture=drawn, caption=_CAPTION if drawn else ""

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from bnfold.graph import Array
+from bnfold.verification.exact.conditioning import Mask, moved_feed, undefined
 from bnfold.verification.exact.slices import slices
-from bnfold.verification.float64 import Call, Evaluator
+from bnfold.verification.float64 import Call, Evaluator, Hook
 from bnfold.verification.float64.registry import Value, is_real
 from bnfold.verification.float64.tensors import REALS, widened
 from bnfold.verification.runtime.onnx_file import OnnxFile
@@ -31,12 +32,11 @@ _FEW = 16.0
 _MANY = 64
 #: The largest relative error of one rounding.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-#: An error of so many roundings of the result's own size, four bits, is never held against it.
+#: An error of so many roundings of the result's own size, four bits, is never held against it: an original may be
+#: exact by chance, and folding may let a stream grow so much when a shift moves through it.
 _LOSABLE_ROUNDINGS = 16.0
 #: Below this a result is flushed to 0 or rounded to few bits by some machines: no error counts.
 _TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
-#: Where the original's own rounding is so large a part of the range, outputs verify nothing.
-MEANINGLESS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,8 @@ class Error:
     """How far both models are from exact at one tensor: largest errors, in its own unit.
 
     ``factor`` is how many times the original's error the second model's is in the slice where that is most,
-    in units of what is allowed there. ``flips`` are discrete values that differ from the float64 evaluation.
+    in units of what is allowed there. ``flips`` are discrete values that differ from the float64 evaluation,
+    ``undefined`` values that were not compared, since they hang on the last digit.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Error:
     factor: float = 0.0
     flips: tuple[int, int] = (0, 0)
     words: str = ""
+    undefined: int = 0
 
     @property
     def span(self) -> float:
@@ -75,17 +77,25 @@ class Error:
             max(self.factor, other.factor),
             flips,
             self.words or other.words,
+            self.undefined + other.undefined,
         )
 
 
 def error(
-    name: str, truth: Array, mine: Array, theirs: Array, declared: Array | None = None, usual_size: float = 0.0
+    name: str,
+    truth: Array,
+    mine: Array,
+    theirs: Array,
+    declared: Array | None = None,
+    usual_size: float = 0.0,
+    hanging: Mask | None = None,
 ) -> Error:
     """Of one tensor, in float64 and in the runtime.
 
     ``declared`` is what the original gives where every result is rounded to its declared type: a runtime may
     leave roundings out, and what it happens to leave out in the original the result need not match. ``usual_size``
     is the rms of the tensor on the feed where that is largest: on zeros an original may be exact by chance.
+    ``hanging`` are values that hang on the last digit (:func:`undefined`), which are not compared.
     """
     if truth.shape != mine.shape or mine.shape != theirs.shape:
         return Error(name)
@@ -94,10 +104,13 @@ def error(
     dtype = mine.dtype.name
     a, b = widened(mine), widened(theirs)
     usable = np.isfinite(truth) & np.isfinite(a)
+    count = 0
+    if hanging is not None:
+        usable, count = usable & ~hanging, int(np.count_nonzero(hanging))
     if not np.isfinite(b[usable]).all():
         return Error(name, factor=np.inf, words=f"{name} has NaN or infinity where the original has numbers")
     if not usable.any():
-        return Error(name)
+        return Error(name, undefined=count)
     with np.errstate(invalid="ignore", over="ignore"):
         own, other = (slices(truth, np.where(usable, values - truth, 0.0)) for values in (a, b))
         first, second = (float(np.abs(values[usable] - truth[usable]).max()) for values in (a, b))
@@ -116,7 +129,7 @@ def error(
         times = float(other.rms[at] / least[at]) if least[at] else np.inf
         words = f"{name} is {times:.2g} times as far from exact as in the original in {own.place(at)}"
     low, high = float(truth[usable].min()), float(truth[usable].max())
-    return Error(name, first, second, low, high, factor, (0, 0), words)
+    return Error(name, first, second, low, high, factor, (0, 0), words, count)
 
 
 # -- one rewritten part at a time ----------------------------------------------------------------
@@ -145,14 +158,18 @@ def parts(
     fed = {**feeds[1], **{name: value for name, value in mine.items() if name in known}}
     theirs = session.run({name: value for name, value in fed.items() if name in known}, computed)
     both = [name for name in names if name in theirs and name in truth]
-    return [error(name, truth[name], mine[name], theirs[name], declared[name]) for name in both]
+    found = [error(name, truth[name], mine[name], theirs[name], declared[name]) for name in both]
+    if all(item.factor <= 1.0 for item in found):
+        return found
+    free = undefined(lambda hook: _exact_parts(evaluator, {**feeds[0], **drawn}, mine, hook), coarsest(first))
+    return [error(name, truth[name], mine[name], theirs[name], declared[name], hanging=free.get(name)) for name in both]
 
 
 def _exact_parts(
-    model: Evaluator, feed: Mapping[str, Any], run: Mapping[str, Array], hook: Declared | None
+    model: Evaluator, feed: Mapping[str, Any], run: Mapping[str, Array], hook: Hook | None
 ) -> dict[str, Value]:
     """What each part gives in float64 for the values of the run."""
-    trace = model.trace(feed, hook)
+    trace = model.trace(moved_feed(feed, hook), hook)
     found: dict[str, Value] = {}
     carried = None
     while True:
@@ -162,7 +179,8 @@ def _exact_parts(
             return found
         named = list(zip(call.outputs, results, strict=False))
         found.update((name, value) for name, value in named if name in run)
-        carried = [widened(run[name]) if name in run else value for name, value in named]
+        ran = moved_feed({name: run[name] for name, _ in named if name in run}, hook)
+        carried = [widened(ran.get(name, value)) for name, value in named]
 
 
 class Declared:
@@ -191,6 +209,11 @@ def declared_types(model: OnnxFile) -> dict[str, np.dtype[Any]]:
     graph = shape_inference.infer_shapes(model.skeleton).graph
     kinds = {item.name: item.type.tensor_type.elem_type for item in (*graph.value_info, *graph.output)}
     return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind in REALS}
+
+
+def coarsest(model: OnnxFile) -> float:
+    """The largest relative error of one rounding in the model."""
+    return max((ROUNDOFF[kind.name] for kind in declared_types(model).values()), default=ROUNDOFF["float32"])
 
 
 def cut(model: OnnxFile, at: Mapping[str, Array]) -> tuple[bytes, dict[str, str]]:

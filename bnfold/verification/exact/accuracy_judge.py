@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bnfold.graph import Array
+from bnfold.verification.comparison import Comparison
 from bnfold.verification.exact.accuracy import Error, error
-from bnfold.verification.exact.judge import flat, with_errors
+from bnfold.verification.exact.judge import with_errors
+from bnfold.verification.exact.members import flat
 from bnfold.verification.float64 import Evaluator, NotEvaluatedError
-from bnfold.verification.noise.deviation import Deviation, Measured
+from bnfold.verification.noise.deviation import Deviation
 from bnfold.verification.noise.judge import judge
 from bnfold.verification.reference import Reference
-from bnfold.verification.runtime.sessions import Candidate
 from bnfold.verification.verdict import EQUAL, WITHIN_ROUNDING, Exactness, Judgement, OutputCheck
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class AccuracyJudge:
-    """Implements :class:`bnfold.verification.equivalence.Judge` for candidates that are the original itself.
+    """Implements :class:`bnfold.verification.comparison.Judge` for candidates that are the original itself.
 
     Where one is farther from exact than the original, or decides otherwise, or float64 does not reach, ``otherwise``
     has the last word: an optimisation may tip a decision that any rounding tips.
@@ -32,39 +33,28 @@ class AccuracyJudge:
         self._exact: dict[str, dict[str, Array]] = {}
         self._evaluator: Evaluator | None = None
 
-    def doubts(self, item: Deviation) -> bool:
-        """Whether a difference must be judged."""
-        return self._otherwise.doubts(item)
-
-    def judge(
-        self,
-        reference: Reference,
-        candidate: Candidate,
-        measured: Measured,
-        outputs: Sequence[Mapping[str, Array]] = (),
-    ) -> Judgement:
+    def judge(self, case: Comparison) -> Judgement:
         """One check for each output, with both errors."""
         started = time.perf_counter()
         try:
-            checks = [self._check(reference, name, items, outputs) for name, items in measured.items()]
+            checks = [self._check(case, name, items) for name, items in case.measured.items()]
         except NotEvaluatedError:
-            return self._otherwise.judge(reference, candidate, measured, outputs)
+            return self._otherwise.judge(case)
         if not all(check.ok and check.factor <= 1.0 and not check.mismatches for check in checks):
-            return self._otherwise.judge(reference, candidate, measured, outputs)
-        feeds, seconds = len(reference.answers.feeds), time.perf_counter() - started
+            return self._otherwise.judge(case)
+        feeds, seconds = len(case.reference.answers.feeds), time.perf_counter() - started
         verdict = EQUAL if all(check.identical for check in checks) else WITHIN_ROUNDING
         exactness = Exactness(len(checks) * feeds, 0.0, 0, feeds, False, 0, seconds)
         return Judgement(tuple(checks), (), verdict, "", exactness)
 
-    def _check(
-        self, reference: Reference, name: str, items: Mapping[int, Deviation], outputs: Sequence[Mapping[str, Array]]
-    ) -> OutputCheck:
+    def _check(self, case: Comparison, name: str, items: Mapping[int, Deviation]) -> OutputCheck:
+        reference = case.reference
         total: Error | None = None
         for index in items:
             truth = self._truth(reference, index).get(name)
             if truth is None:
                 raise NotEvaluatedError(f"{name} was not evaluated")
-            item = error(name, truth, reference.answers.outputs[index][name], outputs[index][name])
+            item = error(name, truth, reference.answers.outputs[index][name], case.outputs[index][name])
             total = item if total is None else total.joined(item)
         feeds = [reference.answers.feeds[index].description for index in items]
         check = judge(name, list(items.values()), [None] * len(items), self._otherwise.tolerance, feeds)

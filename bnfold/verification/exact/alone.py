@@ -1,4 +1,4 @@
-"""Models that onnxruntime cannot run here, such as most of those in bfloat16: the plan alone, in float64."""
+"""Models that onnxruntime cannot run here, as most in bfloat16 and a GRU in double: the plan alone, in float64."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import itertools
 import time
 from typing import TYPE_CHECKING
 
-from bnfold.verification.exact.judge import difference, summary
+from bnfold.verification.answers import UnrunnableError
+from bnfold.verification.exact.judge import difference, hanging_values, summary
 from bnfold.verification.exact.plan import PlanCheck, PlanChecker
 from bnfold.verification.feeds.planning import Planner, next_feed
 from bnfold.verification.feeds.values import Feed, user_feeds
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.runtime.onnx_file import OnnxFile
-from bnfold.verification.runtime.sessions import ValueSpec
+from bnfold.verification.runtime.sessions import RunError, Session, ValueSpec
 from bnfold.verification.verdict import DIFFERENT, WITHIN_ROUNDING, FeedSummary, Verification
 from bnfold.verification.verify_options import VerifyOptions
 
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
 _FEEDS, _ATTEMPTS = 4, 60
 
 
-def verify_alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why: str) -> Verification:
+def verify_alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why: UnrunnableError) -> Verification:
     """The verdict without the runtime. ``why`` says why it cannot run the original.
 
+    A second model that it rejects for another reason than the original is faulty whatever its numbers.
     Raises NotEvaluatedError where the models cannot be evaluated in float64 either.
     """
     started = time.perf_counter()
+    failure = _failure_of_its_own(second, options, why)
+    if failure:
+        return Verification(DIFFERENT, seconds=time.perf_counter() - started, reason=failure)
     inputs, outputs = _interface(first.skeleton)
     if (inputs, outputs) != _interface(second.skeleton):
         raise NotEvaluatedError("the models have other inputs or outputs")
@@ -41,6 +46,8 @@ def verify_alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why:
     feed, fault = next(((feed, fault) for feed, plan in plans.items() for fault in plan.faults), ("", None))
     wrong = checker.wrongly_rounded()
     reason = fault.words if fault else f"{wrong[0]} is not what it was to be rounded to" if wrong else ""
+    count = sum(plan.undefined for plan in plans.values())
+    notes = [hanging_values(count)] if count else []
     seconds = time.perf_counter() - started
     return Verification(
         DIFFERENT if reason else WITHIN_ROUNDING,
@@ -49,9 +56,25 @@ def verify_alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why:
         difference(fault, feed) if fault and options.first_difference else None,
         seconds,
         reason,
-        (f"compared in float64 alone, and the accuracy not measured: {why}",),
+        (f"compared in float64 alone, and the accuracy not measured: {why}", *notes),
         summary(list(plans.values()), bool(second.unrounded), 0, seconds),
     )
+
+
+def _failure_of_its_own(second: OnnxFile, options: VerifyOptions, why: UnrunnableError) -> str:
+    """What the runtime says about the second model, if that is something else than about the original."""
+    done = "load"
+    try:
+        session = Session(second, options.settings)
+        done = "run"
+        if why.feed is not None and {spec.name for spec in session.inputs()} <= why.feed.values.keys():
+            session.run(why.feed.values)
+    except RunError as failure:
+        if failure.out_of_memory:
+            raise NotEvaluatedError(f"not enough memory: {failure}") from failure
+        if failure.kind != why.failure.kind:
+            return f"onnxruntime cannot {done} {second.name}: {failure}, but of the original it says: {why.failure}"
+    return ""
 
 
 def _plans(

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from zlib import crc32
 
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.exact.accuracy import MEANINGLESS, Declared, Error, declared_types, error, parts
-from bnfold.verification.exact.plan import Fault, PlanCheck, PlanChecker, whole
+from bnfold.verification.comparison import Comparison, Judge
+from bnfold.verification.exact.accuracy import Declared, Error, coarsest, declared_types, error, parts
+from bnfold.verification.exact.conditioning import MEANINGLESS, evaluated, undefined
+from bnfold.verification.exact.members import flat, whole
+from bnfold.verification.exact.plan import PlanCheck, PlanChecker
 from bnfold.verification.exact.slices import slices
+from bnfold.verification.exact.suspects import Fault
+from bnfold.verification.feeds.rows import all_rows
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
-from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
+from bnfold.verification.noise.deviation import Deviation, constant_outputs
 from bnfold.verification.noise.judge import Tolerance, judge
-from bnfold.verification.reference import Reference
-from bnfold.verification.runtime.interface import match_inputs, match_outputs
 from bnfold.verification.runtime.randomness import drawing
-from bnfold.verification.runtime.sessions import Candidate, RunError, Session
+from bnfold.verification.runtime.sessions import RunError, Session
 from bnfold.verification.verdict import (
     DIFFERENT,
     EQUAL,
@@ -36,36 +41,29 @@ from bnfold.verification.verify_options import VerifyOptions
 
 #: Feeds are evaluated until so many seconds have passed, but never fewer than so many.
 _SECONDS, _FEWEST = 1.0, 2
+#: Feeds for float64 alone.
+_OVERRIDDEN, _OTHER_ROWS = -1, -2
+_UNSEEN = {_OVERRIDDEN: "other values for weights that may be overridden", _OTHER_ROWS: "other rows of a table"}
 
 
 @dataclass(frozen=True, slots=True)
 class Float64Judge:
-    """Implements :class:`bnfold.verification.equivalence.Judge`.
+    """Implements :class:`bnfold.verification.comparison.Judge`.
 
     ``unrounded`` are functions that give weights of the second model before they were rounded, where its maker
     is at hand. Where a model cannot be evaluated in float64 ``otherwise`` judges, and a note says so.
     """
 
     options: VerifyOptions
-    otherwise: Any
+    otherwise: Judge
     unrounded: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
 
-    def doubts(self, item: Deviation) -> bool:
-        """Whether a difference must be judged."""
-        return bool(self.otherwise.doubts(item))
-
-    def judge(
-        self,
-        reference: Reference,
-        candidate: Candidate,
-        measured: Measured,
-        outputs: Sequence[Mapping[str, Array]] = (),
-    ) -> Judgement:
+    def judge(self, case: Comparison) -> Judgement:
         """The verdict, with the first tensor that differs."""
         try:
-            return _Case(self, reference, candidate, measured, outputs).judgement()
+            return _Case(self, case).judgement()
         except NotEvaluatedError as reason:
-            found: Judgement = self.otherwise.judge(reference, candidate, measured, outputs)
+            found = self.otherwise.judge(case)
             note = f"judged by rounding noise, not in float64: {reason}"
             return replace(found, notes=(*found.notes, note))
 
@@ -73,23 +71,12 @@ class Float64Judge:
 class _Case:
     """One second model before the judge."""
 
-    def __init__(
-        self,
-        judge: Float64Judge,
-        reference: Reference,
-        candidate: Candidate,
-        measured: Measured,
-        outputs: Sequence[Mapping[str, Array]],
-    ) -> None:
+    def __init__(self, judge: Float64Judge, case: Comparison) -> None:
         self._options, self._unrounded = judge.options, judge.unrounded
-        self._reference, self._second = reference, candidate.model
-        self._measured, self._outputs = measured, outputs
-        session = candidate.open(reference.settings)
-        answers = reference.answers
-        self._feeding = match_inputs(answers, session)
-        self._naming = match_outputs(answers.declared, session.outputs())
-        self._overridable = {spec.name for spec in session.optional_inputs()}
-        self._notes = list(constant_outputs(measured))
+        self._reference, self._second = case.reference, case.candidate.model
+        self._measured, self._outputs = case.measured, case.outputs
+        self._interface = case.interface
+        self._notes = list(constant_outputs(case.measured))
         self._parts = 0
         self._drawn: dict[int, dict[str, Array]] = {}
 
@@ -107,6 +94,8 @@ class _Case:
         errors = self._errors(checker, plans)
         wrong = checker.wrongly_rounded()
         checks = tuple(self._check(name, items, errors.get(name)) for name, items in self._measured.items())
+        if any(plan.undefined for plan in plans.values()):
+            self._notes.append(hanging_values(sum(plan.undefined for plan in plans.values())))
         verdict, reason, first = self._verdict(checker, plans, fault, feed, wrong, checks, errors)
         seconds = time.perf_counter() - started
         exactness = summary(list(plans.values()), bool(self._unrounded), self._parts, seconds)
@@ -115,23 +104,40 @@ class _Case:
     # -- is the plan right? ----------------------------------------------------------------------
 
     def _plans(self, checker: PlanChecker, started: float) -> dict[int, PlanCheck]:
-        """By feed; −1 is a feed that gives other values to weights that a caller may override."""
+        """By feed, and feeds that the runtime does not see (:data:`_UNSEEN`)."""
         plans: dict[int, PlanCheck] = {}
         for index in range(len(self._reference.answers.feeds)):
             if len(plans) >= _FEWEST and time.perf_counter() - started > _SECONDS:
                 break
-            plans[index] = checker.check(self._exact_feeds(index), self._naming)
+            plans[index] = checker.check(self._exact_feeds(index), self._interface.outputs)
             if plans[index].faults:
                 return plans
         other = self._overriding()
         if other:
             mine, theirs = self._exact_feeds(0)
-            plans[-1] = checker.check(({**mine, **other}, {**theirs, **other}), self._naming)
+            plans[_OVERRIDDEN] = checker.check(({**mine, **other}, {**theirs, **other}), self._interface.outputs)
+        for mine in self._other_rows():
+            if time.perf_counter() - started > _SECONDS or any(plan.faults for plan in plans.values()):
+                break
+            with suppress(NotEvaluatedError):
+                plans[_OTHER_ROWS] = checker.check((mine, self._renamed(mine)), self._interface.outputs)
         return plans
+
+    def _other_rows(self) -> Iterator[dict[str, Any]]:
+        """Feeds that read whole tables, in so far as feeds are not the caller's or draw at random."""
+        answers, model = self._reference.answers, self._reference.model
+        if self._options.inputs is not None or model.draws:
+            return
+        largest = max(answers.feeds, key=lambda feed: sum(np.size(value) for value in feed.values.values()))
+        if all(spec.name in largest.values for spec in answers.inputs):
+            yield from all_rows(model, answers.inputs, largest.values)
+
+    def _renamed(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {self._interface.inputs[name]: value for name, value in values.items()}
 
     def _feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         mine = dict(self._reference.answers.feeds[index].values)
-        return mine, {self._feeding[name]: value for name, value in mine.items()}
+        return mine, self._renamed(mine)
 
     def _exact_feeds(self, index: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """The same for the float64 evaluation, with the numbers that the runtime draws at random."""
@@ -156,7 +162,7 @@ class _Case:
         from onnx import numpy_helper
 
         found = {}
-        names = {spec.name for spec in self._reference.answers.optional} & self._overridable
+        names = {spec.name for spec in self._reference.answers.optional} & self._interface.overridable
         for tensor in self._reference.model.load(external=True).graph.initializer if names else ():
             values = numpy_helper.to_array(tensor)
             if tensor.name in names and (values.dtype.kind == "f" or values.dtype.name == "bfloat16"):
@@ -168,8 +174,13 @@ class _Case:
 
     # -- is the result as accurate? --------------------------------------------------------------
 
-    def _errors(self, checker: PlanChecker, plans: Mapping[int, PlanCheck], declared: bool = False) -> dict[str, Error]:
-        """Of every output over the feeds that were evaluated; ``declared``: the original rounded as its types say."""
+    def _errors(
+        self, checker: PlanChecker, plans: Mapping[int, PlanCheck], declared: bool = False, defined: bool = False
+    ) -> dict[str, Error]:
+        """Of every output over the feeds that were evaluated.
+
+        ``declared``: the original rounded as its types say; ``defined``: without values that hang on the last digit.
+        """
         found: dict[str, Error] = {}
         sizes: dict[str, float] = {}
         for plan in plans.values():
@@ -180,12 +191,15 @@ class _Case:
         for index, plan in plans.items():
             if index < 0:
                 continue
-            rounded = {} if hook is None else flat(checker.first.run(self._exact_feeds(index)[0], hook))
+            feed = self._exact_feeds(index)[0]
+            rounded = {} if hook is None else flat(checker.first.run(feed, hook))
+            evaluate = partial(evaluated, checker.first, feed, flat(plan.truth))
+            free = undefined(evaluate, coarsest(self._reference.model)) if defined else {}
             for name, truth in flat(plan.truth).items():
                 mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
                 if mine is None or theirs is None:
                     continue
-                item = error(name, truth, mine, theirs, rounded.get(name), sizes.get(name, 0.0))
+                item = error(name, truth, mine, theirs, rounded.get(name), sizes.get(name, 0.0), free.get(name))
                 found[name] = found[name].joined(item) if name in found else item
         return found
 
@@ -223,7 +237,7 @@ class _Case:
         errors: Mapping[str, Error],
     ) -> tuple[str, str, FirstDifference | None]:
         if fault is not None:
-            faults = [item for item in plans[feed].faults if whole(item.tensor) in self._naming]
+            faults = [item for item in plans[feed].faults if whole(item.tensor) in self._interface.outputs]
             words = faults[0].words if faults else f"the outputs agree on these feeds, but inside {fault.words}"
             return DIFFERENT, words, self._difference(fault, feed)
         bad = [check.reason for check in checks if not check.ok]
@@ -244,6 +258,11 @@ class _Case:
             doubtful = [item for item in self._errors(checker, plans, declared=True).values() if item.factor > 1.0]
             if not doubtful:
                 self._notes.append("the runtime leaves out roundings that the original's types ask for")
+        if doubtful:
+            defined = self._errors(checker, plans, declared=True, defined=True).values()
+            doubtful = [item for item in defined if item.factor > 1.0]
+            if not doubtful:
+                self._notes.extend(hanging_values(item.undefined, item.name) for item in defined if item.undefined)
         lost = [item for item in errors.values() if item.span and item.original > MEANINGLESS * item.span]
         if not doubtful and not lost:
             return ""
@@ -261,7 +280,7 @@ class _Case:
 
     def _difference(self, fault: Fault, feed: int) -> FirstDifference | None:
         feeds = self._reference.answers.feeds
-        description = feeds[feed].description if feed >= 0 else "other values for weights that may be overridden"
+        description = feeds[feed].description if feed >= 0 else _UNSEEN[feed]
         return difference(fault, description) if self._options.first_difference else None
 
     def _check(self, name: str, items: Mapping[int, Deviation], measured: Error | None) -> OutputCheck:
@@ -275,6 +294,12 @@ class _Case:
         if not fault and not tolerance.strict:
             check = replace(check, ok=True, reason="")
         return with_errors(check, measured)
+
+
+def hanging_values(count: int, name: str = "") -> str:
+    """What is said about values that were not compared."""
+    where = f" of {name}" if name else ""
+    return f"{count} values{where} are 0/0 or the like, and hang on the last digit: they were not compared"
 
 
 def summary(plans: Sequence[PlanCheck], unrounded: bool, parts: int, seconds: float) -> Exactness:
@@ -309,14 +334,3 @@ def difference(fault: Fault, feed: str) -> FirstDifference | None:
     if not fault.op_type:
         return None
     return FirstDifference(fault.tensor, fault.node or fault.tensor, fault.op_type, fault.amount, feed)
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Array]:
-    """Members of sequences by the names that they have among the runtime's outputs."""
-    found: dict[str, Array] = {}
-    for name, value in values.items():
-        if isinstance(value, list):
-            found.update(flat({f"{name}[{index}]": item for index, item in enumerate(value)}))
-        elif value is not None:
-            found[name] = value
-    return found

@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 
 from bnfold.graph import Array
-from bnfold.verification.float64 import Call
+from bnfold.verification.float64 import Call, Hook
 from bnfold.verification.float64.registry import Value, is_real
 from bnfold.verification.float64.tensors import REALS, stored_values
 
@@ -34,12 +34,13 @@ COMPUTED_UNITS = 16.0
 class Perturbed:
     """Every result and constant off by a relative ``eta`` at most; whole numbers, which are exact, stay."""
 
-    def __init__(self, eta: float, seed: int, spare: Collection[str] = ()) -> None:
-        """``spare`` names constants that keep their values."""
-        self._eta, self._seed, self._spare = eta, seed, frozenset(spare)
+    def __init__(self, eta: float, seed: int, whole: bool = False) -> None:
+        """``whole``: whole numbers do not stay."""
+        self._eta, self._seed, self._whole = eta, seed, whole
 
     def constant(self, name: str, values: Array) -> Array:
-        return values if name in self._spare else self._moved(values, name)
+        moved: Array = self._moved(values, name)
+        return moved
 
     def produced(self, call: Call, values: Sequence[Value]) -> Sequence[Value]:
         return [self._moved(value, name) for name, value in zip(call.outputs, values, strict=False)]
@@ -54,7 +55,8 @@ class Perturbed:
             for part in blocks(flat.size):
                 old = flat[part]
                 factor = 1.0 + self._eta * (2.0 * rng.random(old.size) - 1.0)
-                flat[part] = np.where(old == np.rint(old), old, old * factor)
+                stays = False if self._whole else old == np.rint(old)
+                flat[part] = np.where(stays, old, old * factor)
         return moved
 
 
@@ -65,12 +67,18 @@ class Rounded:
     """
 
     def __init__(
-        self, stored: Mapping[str, str], settings: Collection[str], seed: int, computed: Mapping[str, Array]
+        self,
+        stored: Mapping[str, str],
+        settings: Collection[str],
+        seed: int,
+        computed: Mapping[str, Array],
+        units: float = 1.0,
     ) -> None:
         """``stored`` gives the type of each constant to move; ``settings`` name outputs of operators that have
         a float attribute to move, whose results stand in for it. Those ``computed`` are moved by
-        :data:`COMPUTED_UNITS` units in the last place of the sizes that it gives."""
+        :data:`COMPUTED_UNITS` units in the last place of the sizes that it gives, the others by ``units``."""
         self._stored, self._settings, self._seed, self._computed = stored, settings, seed, computed
+        self._units = units
 
     def constant(self, name: str, values: Array) -> Array:
         if name not in self._stored:
@@ -81,7 +89,7 @@ class Rounded:
         for part in blocks(flat.size):
             drawn = _drawn_by_value(flat[part], (self._seed << 32) + crc32(name.encode()))
             if sizes is None:
-                flat[part] += drawn * spacing(flat[part], dtype)
+                flat[part] += drawn * self._units * spacing(flat[part], dtype)
             else:
                 flat[part] += drawn * COMPUTED_UNITS * spacing(sizes.reshape(-1)[part], dtype)
         return moved
@@ -99,7 +107,7 @@ class Rounded:
 class Exact:
     """Constants replaced by what they were before they were rounded."""
 
-    def __init__(self, values: Mapping[str, Any], then: Perturbed | Rounded | None = None) -> None:
+    def __init__(self, values: Mapping[str, Any], then: Hook | None = None) -> None:
         """``values`` are functions that give the values; ``then`` is applied to what comes out."""
         self._values, self._then = values, then
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfold.graph import Array
+from bnfold.verification.exact.conditioning import Mask, evaluated, undefined, unstable
 from bnfold.verification.exact.decisions import DECISIONS, on_edge
 from bnfold.verification.exact.lockstep import Evaluated, Original, Recorded, lockstep
+from bnfold.verification.exact.members import whole
 from bnfold.verification.exact.perturbation import (
     Exact,
     Perturbed,
@@ -23,42 +25,28 @@ from bnfold.verification.exact.perturbation import (
     own_constants,
     types_of,
 )
-from bnfold.verification.exact.slices import Slices, Vector, slices
-from bnfold.verification.float64 import Call, Evaluator
+from bnfold.verification.exact.slices import slices
+from bnfold.verification.exact.suspects import EXACT, Fault, Suspect
+from bnfold.verification.float64 import Call, Evaluator, Hook
 from bnfold.verification.float64.registry import Value
 from bnfold.verification.float64.tensors import stored_values, widened
 from bnfold.verification.runtime.onnx_file import OnnxFile
 
 if TYPE_CHECKING:
-    from onnx import TensorProto
+    from onnx import NodeProto, TensorProto
 
-#: A right plan agrees to so much of a slice's own size: some million times the rounding of float64.
-EXACT = 1e-10
 #: The same where the second model's weights are rounded: whoever made it may have computed in float32.
 COMPUTED_IN_FLOAT32 = 2.0**-20
 #: How much results and constants are perturbed to see what float64 itself may do, 256 times its rounding.
 ETA = 2.0**-44
-#: How many times the effect of that is allowed.
-_PERTURBED_FACTOR = 4.0
-#: How many times the effect of rounding the weights is allowed, measured by doing it.
-_ROUNDED_FACTOR = 4.0
-#: As often where an evaluation of both models takes long, and where it takes less than so many seconds.
-_SAMPLES, _CHEAP = (3, 8), 0.3
+#: How often that is done, by the seconds that an evaluation of both models takes at most.
+_SAMPLES = {0.03: 24, 0.3: 8, np.inf: 3}
+#: Types in which a rounding is far smaller than a fault that matters.
+_WIDE = ("float32", "float64")
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.
 _RECORDED_BYTES = 1 << 29
 #: A tensor of one name is taken for the same in models of different makers if it is as near as this.
 _NEAR = 2.0**-6
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A tensor that is not what it is in the original. ``amount`` is of its own size in the worst slice."""
-
-    tensor: str
-    node: str
-    op_type: str
-    amount: float
-    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +55,8 @@ class PlanCheck:
 
     ``tensors`` is how many were compared, ``worst`` the largest part of a slice's own size that two of them
     differ by and may, ``flips`` how many discrete values changed on an edge. ``truth`` are the original's outputs,
-    ``agreeing`` the tensors that hold the same in both models.
+    ``agreeing`` the tensors that hold the same in both models, ``undefined`` how many values were not compared,
+    since they hang on the last digit.
     """
 
     tensors: int
@@ -76,19 +65,7 @@ class PlanCheck:
     faults: tuple[Fault, ...]
     truth: Mapping[str, Value] = field(default_factory=dict)
     agreeing: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class _Suspect:
-    """A tensor with a difference larger than a right plan has without rounding."""
-
-    node: str
-    op_type: str
-    reference: Slices
-    difference: Array
-    perturbed: list[Slices] = field(default_factory=list)
-    rounded: list[Slices] = field(default_factory=list)
-    rounded_before: list[Slices] = field(default_factory=list)
+    undefined: int = 0
 
 
 @dataclass(slots=True)
@@ -98,12 +75,17 @@ class _Pass:
     tensors: int = 0
     flips: int = 0
     worst: float = 0.0
-    suspects: dict[str, _Suspect] = field(default_factory=dict)
+    suspects: dict[str, Suspect] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
+    #: Where NaN or infinity stand in one alone.
+    odd: dict[str, Mask] = field(default_factory=dict)
+    undefined: int = 0
     #: How near two tensors have to be, as part of each slice's size, to be taken for the same.
     near: float = _NEAR
     #: Tensors that are farther from each other.
     apart: set[str] = field(default_factory=set)
+    #: Tensors that were to be taken for different ones from the beginning.
+    kept_apart: set[str] = field(default_factory=set)
     #: Tensors that are not of real numbers.
     discrete: set[str] = field(default_factory=set)
     truth: dict[str, Value] = field(default_factory=dict)
@@ -127,6 +109,12 @@ class PlanChecker:
         self._exact, self._same_names, self._seed = exact, same_names, seed
         self._computed = (first.computed, second.computed or {})
         self._shared = self.first.computed & self._second.computed
+
+    @cached_property
+    def _producers(self) -> tuple[dict[str, NodeProto], dict[str, NodeProto]]:
+        """The nodes of each main graph by what they compute."""
+        first, second = ({name: node for node in file.graph.node for name in node.output} for file in self._files)
+        return first, second
 
     @cached_property
     def _own(self) -> tuple[dict[str, TensorProto], dict[str, TensorProto]]:
@@ -154,7 +142,14 @@ class PlanChecker:
             return {}
         kinds = {kind(tensor) for tensor in theirs.values()}
         gone = {name: tensor for name, tensor in mine.items() if kind(tensor) not in kinds}
-        return {name: dtype for name, dtype in types_of(gone).items() if dtype in ("float32", "float64")}
+        return {name: dtype for name, dtype in types_of(gone).items() if dtype in _WIDE}
+
+    @cached_property
+    def _rounded_both(self) -> dict[str, str]:
+        """What of the original is in a short type, and may have been rounded to it when the second model was."""
+        if self._same_names or self._computed[0] is not None:
+            return {}
+        return {name: dtype for name, dtype in types_of(self._own[0]).items() if dtype not in _WIDE}
 
     @cached_property
     def _sizes_before(self) -> Mapping[str, Any]:
@@ -210,7 +205,7 @@ class PlanChecker:
 
     def _decisive(self, outputs: Mapping[str, str], discrete: set[str]) -> set[str]:
         """The tensors by which discrete outputs are decided in both models: what an ArgMax reads."""
-        mine, theirs = ({name: node for node in file.graph.node for name in node.output} for file in self._files)
+        mine, theirs = self._producers
         waiting = [name for name, other in outputs.items() if name == other and name in discrete]
         seen, found = set(waiting), set()
         for name in waiting:
@@ -229,7 +224,7 @@ class PlanChecker:
         names = [name for node in self._files[0].graph.node for name in node.output]
         order = {name: place for place, name in enumerate(names)}
         first_ones = tuple(sorted(faults, key=lambda fault: order.get(whole(fault.tensor), len(order))))
-        return PlanCheck(found.tensors, found.worst, found.flips, first_ones, found.truth, agreeing)
+        return PlanCheck(found.tensors, found.worst, found.flips, first_ones, found.truth, agreeing, found.undefined)
 
     # -- comparing -------------------------------------------------------------------------------
 
@@ -237,7 +232,7 @@ class PlanChecker:
         self, feeds: tuple[Mapping[str, Any], Mapping[str, Any]], outputs: Mapping[str, str], apart: set[str]
     ) -> _Pass:
         # Behind a tensor that is another one what is near may be so by accident.
-        found = _Pass(near=self.tolerance if apart else _NEAR)
+        found = _Pass(near=self.tolerance if apart else _NEAR, kept_apart=apart)
 
         def examine(name: str, call: Call | None, mine: Value, theirs: Value) -> bool:
             return self._compared(found, name, call, mine, theirs) and name not in apart
@@ -265,7 +260,11 @@ class PlanChecker:
         if not words:
             if np.array_equal(mine, theirs, equal_nan=mine.dtype.kind == "f"):
                 return True
-            if call is not None and on_edge(call, list(call.outputs).index(name), mine, theirs):
+            if (
+                call is not None
+                and not self._rereads(found, name)
+                and on_edge(call, list(call.outputs).index(name), mine, theirs)
+            ):
                 found.flips += int(np.count_nonzero(mine != theirs))
                 return True
             if mine.dtype.kind == "f":
@@ -276,6 +275,14 @@ class PlanChecker:
         found.faults[name] = Fault(name, node, op_type, np.inf, words)
         found.apart.add(name)
         return False
+
+    def _rereads(self, found: _Pass, name: str) -> bool:
+        """Whether both models compute a tensor of the very values: no rounding can make it come out differently."""
+        mine, theirs = (nodes.get(name) for nodes in self._producers)
+        if mine is None or theirs is None or mine.input != theirs.input:
+            return False
+        changed = {*self._own[0], *self._own[1]} | found.apart | found.kept_apart
+        return changed.isdisjoint(mine.input)
 
     def _lists(self, found: _Pass, name: str, call: Call | None, mine: Value, theirs: Value) -> bool:
         if mine is None or theirs is None:
@@ -288,24 +295,23 @@ class PlanChecker:
         return all(agree)
 
     def _floats(self, found: _Pass, name: str, node: tuple[str, str], mine: Array, theirs: Array) -> bool:
-        finite = np.isfinite(mine)
-        if not np.array_equal(finite, np.isfinite(theirs)) or not np.array_equal(
-            mine[~finite], theirs[~finite], equal_nan=True
-        ):
+        both = np.isfinite(mine) & np.isfinite(theirs)
+        odd = ~(both | (mine == theirs) | (np.isnan(mine) & np.isnan(theirs)))
+        if odd.any():
             words = f"NaN or infinity stand in other places in {name}"
             found.faults[name] = Fault(name, *node, np.inf, words)
+            found.odd[name] = odd
             found.apart.add(name)
-            return self._same_names
         with np.errstate(invalid="ignore"):
-            difference = np.where(finite, theirs - mine, 0.0)
+            difference = np.where(both, theirs - mine, 0.0)
         measured = slices(mine, difference)
         if (measured.rms > self.tolerance * measured.size).any():
-            found.suspects[name] = _Suspect(*node, measured, difference)
+            found.suspects[name] = Suspect(*node, measured, difference)
         else:
             found.worst = max(found.worst, measured.worst(measured.size)[0])
         if self._same_names:
             return True
-        near = bool((measured.rms <= found.near * measured.size).all())
+        near = bool((measured.rms <= found.near * measured.size).all()) and not odd.any()
         if not near:
             found.apart.add(name)
         return near
@@ -314,11 +320,13 @@ class PlanChecker:
 
     def _settle(self, found: _Pass, feeds: Any, outputs: Mapping[str, str], apart: set[str]) -> None:
         """Turn suspects into faults, or not, by what rounding does to them."""
-        if not found.suspects:
-            return
+        if found.suspects:
+            self._judge(found, feeds, outputs, apart)
+        self._excuse(found, feeds, outputs)
+
+    def _judge(self, found: _Pass, feeds: Any, outputs: Mapping[str, str], apart: set[str]) -> None:
         rounded, settings = self._rounded
-        few, many = _SAMPLES
-        samples = many if found.seconds < _CHEAP else few
+        samples = next(count for seconds, count in _SAMPLES.items() if found.seconds <= seconds)
         self._sample(found, feeds, outputs, apart, Perturbed(ETA, self._seed), "perturbed")
         self._sample_original(found, feeds[0], outputs, apart, Perturbed(ETA, self._seed), "perturbed")
         for seed in range(self._seed, self._seed + samples):
@@ -328,13 +336,40 @@ class PlanChecker:
             if self._rounded_before:
                 hook = Rounded(self._rounded_before, (), seed, self._sizes_before)
                 self._sample_original(found, feeds[0], outputs, apart, hook, "rounded_before")
+            if self._rounded_both:
+                hook = Rounded(self._rounded_both, (), seed, {}, units=0.5)
+                self._sample_original(found, feeds[0], outputs, apart, hook, "rounded_both")
         for name, suspect in found.suspects.items():
-            fault = self._judged(name, suspect)
+            fault = suspect.judged(name, self.tolerance)
             if fault is None:
                 size = suspect.reference.size
                 found.worst = max(found.worst, suspect.reference.worst(np.maximum(size, size[0]))[0])
             else:
                 found.faults[name] = fault
+
+    def _excuse(self, found: _Pass, feeds: Any, outputs: Mapping[str, str]) -> None:
+        """Take back the faults of values that hang on the last digit, in the original or where that has no number."""
+        names = found.faults.keys() & (found.odd.keys() | found.suspects.keys())
+        if not names:
+            return
+
+        def second(hook: Hook | None) -> Mapping[str, Array]:
+            theirs = {outputs.get(name, name): name for name in names}
+            values = evaluated(self._second, feeds[1], theirs, Exact(self._exact, hook))
+            return {theirs[name]: value for name, value in values.items()}
+
+        free = unstable(lambda hook: evaluated(self.first, feeds[0], names, hook), ETA)
+        for name, odd in found.odd.items():
+            if name in free and (odd & ~free[name][1]).any():
+                values, loose = free[name]
+                free[name] = values, loose | ~np.isfinite(values) & undefined(second, ETA).get(name, np.False_)
+        for name, (values, loose) in free.items():
+            if not loose.any() or (found.odd.get(name, loose) & ~loose).any():
+                continue
+            suspect = found.suspects.get(name)
+            if suspect is None or suspect.without(values, loose).judged(name, self.tolerance) is None:
+                found.undefined += int(np.count_nonzero(loose))
+                del found.faults[name]
 
     def _carried(self, found: _Pass, apart: set[str]) -> set[str]:
         """The tensors from which the original's values were carried on in both models."""
@@ -384,53 +419,11 @@ class PlanChecker:
             if name in found.suspects:
                 examine(name, None, truth[name], theirs[name])
 
-    def _judged(self, name: str, suspect: _Suspect) -> Fault | None:
-        item = suspect.reference
-        unit = self.tolerance
-        factor = _PERTURBED_FACTOR * unit / EXACT if unit > EXACT else _PERTURBED_FACTOR
-        base = unit * item.size + factor * _pooled(item, suspect.perturbed, "rms")
-        worst, at, kind = 0.0, 0, ""
-        for measure in ("rms", "along", "mean"):
-            rounding = _pooled(item, suspect.rounded, measure) + _pooled(item, suspect.rounded_before, measure)
-            allowed = base + _ROUNDED_FACTOR * rounding
-            amount = np.abs(getattr(item, measure))
-            ratio = np.divide(amount, allowed, out=np.where(amount > 0, np.inf, 0.0), where=allowed > 0)
-            if ratio.max() > worst:
-                worst, at, kind = float(ratio.max()), int(ratio.argmax()), measure
-        if worst <= 1.0:
-            return None
-        size = float(item.size[at])
-        amount = float(abs(getattr(item, kind)[at])) / size if size else np.inf
-        words = f"{name} is off by {amount:.1e} of its own size in {item.place(at)}"
-        return Fault(name, suspect.node, suspect.op_type, amount, words)
-
 
 def _differ(stored: Array, exact: Array, dtype: Any) -> bool:
     with np.errstate(all="ignore"):
         due = exact.astype(dtype)
     return not np.array_equal(stored.astype(np.float64), due.astype(np.float64), equal_nan=True)
-
-
-def _pooled(item: Slices, samples: list[Slices], measure: str) -> Vector:
-    """The rms of what samples show, and in every slice at least what is usual along its axis.
-
-    The second since few samples of a slice of few elements may by chance all be small.
-    """
-    if not samples:
-        return np.zeros_like(item.size)
-    own = np.sqrt(np.mean([np.square(getattr(sample, measure)) for sample in samples], axis=0))
-    relative = np.divide(own, item.size, out=np.zeros_like(own), where=item.size > 0)
-    for axis in np.unique(item.axis):
-        here = item.axis == axis
-        moved = relative[here & (relative > 0)]
-        if moved.size:
-            own[here] = np.maximum(own[here], np.median(moved) * item.size[here])
-    return np.asarray(own, np.float64)
-
-
-def whole(name: str) -> str:
-    """The sequence that a member is of; any other tensor itself."""
-    return name.partition("[")[0] if name.endswith("]") else name
 
 
 def _mismatch(mine: Array, theirs: Array) -> str:

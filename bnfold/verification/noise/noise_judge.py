@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bnfold.graph import Array
+from bnfold.verification.comparison import Comparison
 from bnfold.verification.noise.deviation import Deviation, Measured, constant_outputs
 from bnfold.verification.noise.jitter import MANY_SAMPLES, Samples
 from bnfold.verification.noise.judge import Tolerance, judge, suspicious, undecided
 from bnfold.verification.reference import Reference
-from bnfold.verification.runtime.sessions import Candidate
 from bnfold.verification.verdict import Judgement
 
 
 @dataclass(frozen=True, slots=True)
 class NoiseJudge:
-    """Implements :class:`bnfold.verification.equivalence.Judge` with the original's noise or a fixed tolerance."""
+    """Implements :class:`bnfold.verification.comparison.Judge` with the original's noise or a fixed tolerance."""
 
     tolerance: Tolerance
 
@@ -24,14 +23,9 @@ class NoiseJudge:
         """Whether a difference must be judged: any under a fixed tolerance, else one of many rounding units."""
         return self.tolerance.given or suspicious(item) or bool(item.fault) or not item.nonfinite_agree
 
-    def judge(
-        self,
-        reference: Reference,
-        candidate: Candidate,
-        measured: Measured,
-        outputs: Sequence[Mapping[str, Array]] = (),
-    ) -> Judgement:
-        """One check for each output or inner tensor of ``reference``, in the order of ``measured``."""
+    def judge(self, case: Comparison) -> Judgement:
+        """One check for each output or inner tensor of the reference, in the order of ``case.measured``."""
+        reference, measured = case.reference, case.measured
         noise = self._noise(reference, measured)
         checks = []
         for name, items in measured.items():

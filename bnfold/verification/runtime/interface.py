@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from bnfold.verification.answers import Answers
 from bnfold.verification.runtime.sessions import Session, ValueSpec
@@ -10,6 +11,21 @@ from bnfold.verification.runtime.sessions import Session, ValueSpec
 
 class MismatchError(Exception):
     """The second model differs in a way that needs no numbers; the message says how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """The second model's name for each input, and each output, of the first; which initializers a feed may override."""
+
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    overridable: frozenset[str] = frozenset()
+
+
+def match(answers: Answers, session: Session) -> Interface:
+    """What corresponds to what. Raises MismatchError where something has no counterpart."""
+    overridable = frozenset(spec.name for spec in session.optional_inputs())
+    return Interface(match_inputs(answers, session), match_outputs(answers.declared, session.outputs()), overridable)
 
 
 def match_inputs(answers: Answers, session: Session) -> dict[str, str]:

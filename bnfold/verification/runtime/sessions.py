@@ -41,6 +41,11 @@ class RunError(Exception):
     """onnxruntime would not load or run a model; the message is its own, shortened."""
 
     @property
+    def kind(self) -> str:
+        """The runtime's name for failures of that sort: ``NotImplemented``, ``InvalidGraph``, …"""
+        return type(self.__cause__).__name__
+
+    @property
     def out_of_memory(self) -> bool:
         """Whether the failure says nothing about the model, only about this machine."""
         text = str(self).lower()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import onnx
 import pytest
-from helpers import Net, assert_stays, fold, fold_unrun
+from convolutions import apply, convolution, image
+from helpers import Net, assert_stays, fold, fold_unrun, run
+from onnx.reference import ReferenceEvaluator
 
 from bnfold.folding import fold_graph
 from bnfold.formats import load
-from bnfold.operators import linear_bias
+from bnfold.graph import ModelGraph, Op
+from bnfold.operators import Node, facts_of, linear_bias
+from bnfold.operators.convolution import Convolution
+from bnfold.operators.onnx import ONNX
 
 SIZE = 5
 
@@ -299,3 +307,124 @@ def test_a_deformable_convolution_takes_a_scale_before_it_and_no_shift():
         folded = fold(net.build(deform(net, x, 6, groups=2)))
         assert folded.count("BatchNormalization") == left
         assert ("zero-padding" in folded.codes) == bool(left)
+
+
+# -- a convolution as a value, and the operator of one ------------------------------------------------
+
+
+def convolution_of(graph: ModelGraph, op: Op) -> Convolution | None:
+    """An operator of a graph as a value."""
+    return facts_of(op).convolution(Node(graph, op))
+
+
+def unchecked(net: Net) -> onnx.ModelProto:
+    """A model as it may stand in a subgraph, where the checker does not look at shapes."""
+    return onnx.helper.make_model(net.graph(), opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("spatial", [1, 2, 3])
+def test_the_operator_computes_the_convolution(spatial, groups):
+    conv = convolution(
+        (12, 6 // groups, *[3, 2, 2][:spatial]), groups=groups, strides=[2, 1, 1][:spatial],
+        dilations=[1, 2, 1][:spatial], begins=[1, 0, 2][:spatial], ends=[0, 2, 1][:spatial],
+    )  # fmt: skip
+    net = Net()
+    x = net.input(1, 6, *[5, 6, 4][:spatial], name="x")
+    new = ONNX.convolution(x, conv, "made")
+    assert new is not None
+    constants = [net.const(param.array(), param.name) for param in new.inputs[1:]]
+    model = net.build(net.op(new.type, x, *constants, **new.attributes))
+    data = image(6, *[5, 6, 4][:spatial]).astype(np.float32)
+    (actual,) = run(model, {"x": data[None]})
+    np.testing.assert_allclose(actual[0], apply(conv, data.astype(np.float64)), rtol=1e-4, atol=1e-5)
+    (reference,) = ReferenceEvaluator(model).run(None, {"x": data[None]})
+    np.testing.assert_allclose(actual, reference, rtol=1e-4, atol=1e-5)
+
+
+IN_A_GRAPH = {
+    "plain": ((4, 3, 3, 3), {}),
+    "one axis": ((4, 3, 2), {"strides": [2], "pads": [1, 0]}),
+    "three axes": ((4, 3, 1, 2, 3), {"strides": [1, 2, 1], "dilations": [1, 2, 2], "pads": [0, 1, 2, 1, 0, 1]}),
+    "groups": ((6, 1, 3, 3), {"group": 3, "pads": [0, 1, 2, 0]}),
+    "explicit": ((4, 3, 3, 3), {"auto_pad": "NOTSET", "pads": [0, 1, 2, 0]}),
+    "explicit, by no name": ((4, 3, 3, 3), {"auto_pad": "", "pads": [0, 1, 2, 0]}),
+    "valid": ((4, 3, 3, 3), {"auto_pad": "VALID", "strides": [2, 1]}),
+    "same": ((4, 3, 2, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 3]}),
+    "same, more zeros before": ((4, 3, 2, 4), {"auto_pad": "SAME_LOWER", "strides": [1, 3]}),
+}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("shape", "attrs"), IN_A_GRAPH.values(), ids=IN_A_GRAPH)
+def test_a_conv_of_a_graph_as_a_value(shape, attrs, bias):
+    sizes = (7, 6, 8)[: len(shape) - 2]
+    net = Net()
+    x = net.input("N", 3, *sizes, name="x")
+    y = net.op("Conv", x, net.draw(*shape), *([net.draw(shape[0])] if bias else []), name="conv", **attrs)
+    model = net.build(y)
+    graph = load(model).graph
+    conv = convolution_of(graph, graph.op("conv"))
+    assert conv is not None
+    assert (conv.sizes, conv.channel_axis, conv.plain) == (sizes, 1, None)
+    assert conv.macs == np.prod(shape)
+    data = image(3, *sizes).astype(np.float32)
+    (expected,) = run(model, {"x": data[None]})
+    np.testing.assert_allclose(apply(conv, data.astype(np.float64)), expected[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slot", [1, 2])
+def test_a_conv_that_is_computed_at_run_time_is_no_value(slot):
+    net = Net()
+    operands = [net.const(net.draw(4, 3, 3, 3)), net.const(net.draw(4))]
+    operands[slot - 1] = net.op("Tanh", net.input(*((4, 3, 3, 3), (4,))[slot - 1]))
+    graph = load(net.build(net.op("Conv", net.input("N", 3, 6, 6), *operands, name="conv"))).graph
+    assert convolution_of(graph, graph.op("conv")) is None
+
+
+MISFITS = {
+    "none": ((4, 3, 3, 3), (4,), {"strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4}, True),
+    "strides": ((4, 3, 3, 3), (4,), {"strides": [1]}, False),
+    "dilations": ((4, 3, 3, 3), (4,), {"dilations": [1]}, False),
+    "pads": ((4, 3, 3, 3), (4,), {"pads": [0, 0]}, False),
+    "bias": ((4, 3, 3, 3), (1,), {}, False),
+    "groups": ((4, 3, 3, 3), (4,), {"group": 3}, False),
+    "no taps": ((4, 3), (4,), {}, False),
+    "one axis": ((4, 3, 1), (4,), {}, True),
+}
+
+
+@pytest.mark.parametrize(("weight", "bias", "attrs", "fits"), MISFITS.values(), ids=MISFITS)
+def test_a_conv_whose_parts_do_not_fit_is_no_value(weight, bias, attrs, fits):
+    net = Net()
+    net.output(
+        net.op("Conv", net.input("N", 3, 6, 6), net.draw(*weight), net.draw(*bias), name="conv", **attrs), shape=()
+    )
+    graph = load(unchecked(net)).graph
+    assert (convolution_of(graph, graph.op("conv")) is not None) == fits
+
+
+def test_a_conv_of_integers_is_no_value():
+    net = Net(dtype=np.int8)
+    net.output(net.op("Conv", net.input("N", 3, 6, 6), np.ones((4, 3, 3, 3), np.int8), name="conv"), shape=())
+    graph = load(unchecked(net)).graph
+    assert convolution_of(graph, graph.op("conv")) is None
+
+
+@pytest.mark.parametrize(("stride", "found"), [(1, True), (2, False)])
+def test_padding_to_the_same_size_needs_the_size_where_there_is_a_stride(stride, found):
+    net = Net()
+    x = net.input("N", 3, "H", "W")
+    y = net.op("Conv", x, net.draw(4, 3, 3, 3), auto_pad="SAME_UPPER", strides=[stride, stride], name="conv")
+    graph = load(net.build(y)).graph
+    assert (convolution_of(graph, graph.op("conv")) is not None) == found
+
+
+def test_a_bias_of_zeros_is_not_written():
+    new = ONNX.convolution("x", convolution((4, 4, 3), bias=False), "made")
+    assert new is not None
+    assert len(new.inputs) == 2
+
+
+def test_onnx_has_no_operator_for_other_channels_than_the_second_axis():
+    assert ONNX.convolution("x", replace(convolution((4, 4, 3)), channel_axis=2), "made") is None

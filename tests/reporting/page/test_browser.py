@@ -14,7 +14,7 @@ from command_line import SAMPLES, bnfold
 from onnx_nets import Net
 
 from bnfold.reporting.page.render import page
-from bnfold.reporting.page.sheets import Sheet
+from bnfold.reporting.page.sheet import Sheet
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CNN, REPVGG, POST = (SAMPLES / f"digits_{name}.onnx" for name in ("cnn", "repvgg", "cnn_post"))

@@ -22,7 +22,7 @@ from test_page import Page, written
 from bnfold.experiment.results import ArmResult
 from bnfold.reporting.page import render, scanned, sheets
 from bnfold.reporting.page.picture import picture
-from bnfold.reporting.page.render import visible
+from bnfold.reporting.text import visible
 from bnfold.scanning import ScanStore
 
 

@@ -22,7 +22,7 @@ from verification_models import weight, with_weight
 
 from bnfold.analysis import all_rules
 from bnfold.reporting.page.markdown import to_html
-from bnfold.reporting.page.render import visible
+from bnfold.reporting.text import visible
 
 CNN, MLP, REPVGG = (SAMPLES / f"digits_{name}.onnx" for name in ("cnn", "mlp", "repvgg"))
 
@@ -170,6 +170,16 @@ class TestFile:
             assert (outcome.code, outcome.out) == (2, "")
             assert "is a file of this call; give the report another name" in outcome.err
         assert model.read_bytes() == CNN.read_bytes()
+
+    @pytest.mark.parametrize("command", ["analyze --int8", "fold --dry-run --int8", "fix -o o.onnx --inputs"])
+    def test_data_are_not_replaced_by_a_page(self, tmp_path: Path, command: str) -> None:
+        data = tmp_path / "d.npz"
+        data.write_bytes(b"data")
+        name, *options = command.split()
+        outcome = bnfold(name, CNN, *options, data, "--report", data)
+        assert outcome.code == 2
+        assert "is a file of this call" in outcome.err
+        assert data.read_bytes() == b"data"
 
     def test_a_page_that_cannot_be_written_ends_the_call_before_any_work(self, tmp_path: Path) -> None:
         outcome = bnfold("fold", CNN, "-o", tmp_path / "o.onnx", "--report", tmp_path / "no" / "a.html")

@@ -34,7 +34,7 @@ def test_changes_layers_and_what_is_left(tmp_path: Path) -> None:
 
 def test_what_is_not_exact_and_refused(tmp_path: Path) -> None:
     page = written(tmp_path / "a.html", "restyle", INCEPTION, "-o", tmp_path / "o.keras", "--exact", code=1)
-    assert "nothing was written: 1 of 8 changes are not exact" in page.words
+    assert "nothing was written: 1 of 8 changes is not exact" in page.words
     assert "1 change needs training" in page.words
     assert not (tmp_path / "o.keras").exists()
 

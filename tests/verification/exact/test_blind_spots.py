@@ -10,6 +10,7 @@ from onnx.shape_inference import infer_shapes
 from verification_models import model, verify, weight, with_weight
 
 import bnfold
+from bnfold.verification import smallest_failing
 
 node = helper.make_node
 KIND = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
@@ -288,3 +289,45 @@ def test_what_cannot_be_evaluated_is_judged_by_noise():
     assert check.exactness is None
     assert "judged by rounding noise, not in float64: com.microsoft.QuickGelu is not known here" in check.notes
     assert verify(proto, with_weight(proto, "w", weight(proto, "w") * np.float32(1.1))).verdict == "different"
+
+
+def scaled_gru(scale=None, factor=1.0, dtype="float64", last="Identity"):
+    """A GRU behind a scale, or with the scale in its weights; onnxruntime loads it in double, but does not run it."""
+    rng = np.random.default_rng(0)
+    weights, recurrent, own = rng.standard_normal((1, 9, 4)), rng.standard_normal((1, 9, 3)), rng.uniform(0.5, 1.5, 4)
+    weights[:, 5] *= factor
+    nodes = [node("Mul", ["x", "s"], ["m"])] if scale else []
+    read = "m" if scale else "x"
+    nodes += [node("GRU", [read, "w", "r"], ["h"], hidden_size=3), node(last, ["h"], ["y"])]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    values = {"s": own} if scale else {}
+    values |= {"w": weights if scale else weights * own, "r": recurrent}
+    values = {name: value.astype(dtype) for name, value in values.items()}
+    return model(nodes, {"x": [5, 2, 4]}, ["y"], values, types={"x": kind, "y": kind})
+
+
+def test_what_the_runtime_fails_on_when_it_runs_is_compared_in_float64():
+    check = verify(scaled_gru("s"), scaled_gru())
+    assert check.verdict == "within rounding"
+    assert not check.outputs
+    assert check.notes[0].startswith(
+        "compared in float64 alone, and the accuracy not measured: the original itself fails"
+    )
+    assert verify(scaled_gru("s"), scaled_gru(factor=1.001)).verdict == "different"
+    # Where the runtime runs it the accuracy is asked about as well.
+    assert verify(scaled_gru("s", dtype="float32"), scaled_gru(dtype="float32")).outputs
+
+
+def test_a_failure_of_the_second_models_own_is_one_though_the_original_fails_too():
+    unknown = verify(scaled_gru("s"), scaled_gru(last="Nonsense"))
+    assert unknown.verdict == "different"
+    assert "onnxruntime cannot load the second model" in unknown.reason
+    assert "but of the original it says: Non-zero status code returned while running GRU node" in unknown.reason
+
+
+def test_the_steps_at_fault_are_found_in_what_the_runtime_fails_on():
+    def refold(kept):
+        return scaled_gru("" if "fold" in kept else "s", 1.001 if "spoil" in kept else 1.0)
+
+    assert smallest_failing(["fold", "spoil"], refold) == ("spoil",)
+    assert smallest_failing(["fold"], refold) == ()

@@ -206,6 +206,20 @@ def gelu(approximate="none"):
     return model([node("Gelu", ["x"], ["y"], approximate=approximate)], {"x": ["N", 4]}, ["y"], opset=20)
 
 
+def compared(kind, outputs=("y",), **attributes):
+    """A decision on the inputs themselves, which nothing has rounded."""
+    nodes = [node(kind, ["x", "z"] if "Greater" in kind else ["x"], list(outputs), **attributes)]
+    result = TensorProto.BOOL if "Greater" in kind else INT64
+    return model(nodes, {"x": ["N", 4]}, ["y"], {"z": f32(0)} if "Greater" in kind else {}, types={"y": result})
+
+
+def embedded(row, factor, length=2):
+    rows = draw(40, 8)
+    rows[row] *= f32(factor)
+    nodes = [node("Gather", ["t", "i"], ["e"]), node("ReduceMean", ["e"], ["y"], axes=[1])]
+    return model(nodes, {"i": ["N", length]}, ["y"], {"t": rows}, types={"i": INT64})
+
+
 ORDER = np.random.default_rng(1).permutation(64)
 SWAPPED = ORDER.copy()
 SWAPPED[[3, 9]] = SWAPPED[[9, 3]]
@@ -235,6 +249,9 @@ WRONG = {
     "negative integers": (divided(False), divided(True)),
     "the last row of a table": (table(1), table(1.01)),
     "two units in each other's place": (hidden_units(ORDER, ORDER), hidden_units(ORDER, SWAPPED)),
+    "a row in the middle of a table": (embedded(4, 1), embedded(4, 1.001)),
+    "ties of the inputs": (compared("ArgMax", axis=1), compared("ArgMax", axis=1, select_last_index=1)),
+    "an edge among the inputs": (compared("Greater"), compared("GreaterOrEqual")),
     "an approximation": (written_out_gelu(), gelu("tanh")),
 }
 RIGHT = {
@@ -245,6 +262,8 @@ RIGHT = {
     "an empty output": (part_of(0), part_of(0)),
     "NaN in both": (chain("Log", "Mul:k", k=3), chain("Log", "Div:k", k=1 / f32(3))),
     "units in another order": (hidden_units(np.arange(64), np.arange(64)), hidden_units(ORDER, ORDER)),
+    "a table": (embedded(4, 1.5), embedded(4, 1.5)),
+    "ties": (compared("ArgMax", axis=1), compared("ArgMax", axis=1)),
     "an operator that was written out": (written_out_gelu(), gelu()),
 }
 
@@ -265,6 +284,13 @@ def test_a_number_that_only_the_second_cannot_hold_is_said() -> None:
     check = verify(chain("Mul:k", "Mul:s", "Mul:l", **scales), chain("Mul:k", "Mul:l", "Mul:s", **scales))
     assert check.verdict == "less accurate"
     assert "NaN or infinity where the original has numbers" in check.reason
+
+
+def test_rows_are_read_in_float64_after_the_runtimes_feeds() -> None:
+    check = verify(embedded(4, 1), embedded(4, 1.001))
+    assert check.first_difference.feed == "other rows of a table"
+    own = {"i": np.arange(20, 32).reshape(6, 2)}
+    assert verify(embedded(4, 1), embedded(4, 1.001), inputs=own).equivalent  # the caller's inputs are all that counts
 
 
 def test_a_decision_that_reads_another_tensor_is_judged_by_its_outcome() -> None:

@@ -14,7 +14,7 @@ from bnfold.graph.parameters import Derived
 from bnfold.pipeline import fix_file, fold_file
 from bnfold.verification import VerifyOptions
 
-SAMPLE = Path(__file__).parents[1] / "sample_models" / "mlp_bn_before.keras"
+SAMPLE = Path(__file__).parents[2] / "sample_models" / "mlp_bn_before.keras"
 
 
 @pytest.fixture

@@ -18,15 +18,16 @@ import pytest
 from endless import endless
 
 import bnfold
-from bnfold import VerifyOptions, fix_file, fold_file, pipeline
+from bnfold import VerifyOptions, fix_file, fold_file
 from bnfold.formats.atomic import Sink
 from bnfold.formats.onnx.payloads import Computed
 from bnfold.graph import Model
+from bnfold.pipeline import files, runs
 from bnfold.results import FoldResult
 from bnfold.verification import Latency, timing
 from bnfold.verification.runtime.onnx_file import OnnxFile
 
-CNN = Path(__file__).parents[1] / "sample_models" / "digits_cnn.onnx"
+CNN = Path(__file__).parents[2] / "sample_models" / "digits_cnn.onnx"
 OLD = b"what was there before"
 
 
@@ -190,7 +191,7 @@ def test_what_is_verified_is_the_file(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @dataclasses.dataclass(frozen=True)
-class Spoiled(pipeline._Folding):
+class Spoiled(runs.Folding):
     """Folds the first BN wrongly, in other processes too."""
 
     def __call__(self, model: Model, skip: Collection[str] = ()) -> FoldResult:
@@ -232,7 +233,7 @@ class TestLimits:
     def test_the_steps_at_fault_are_the_same_with_limits(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: VerifyOptions
     ) -> None:
-        monkeypatch.setattr(pipeline, "_Folding", Spoiled)
+        monkeypatch.setattr(files, "Folding", Spoiled)
         first = bnfold.fold(CNN).plan.steps[0]
         result = fold_file(CNN, tmp_path / "a.onnx", options=options)
         assert result.path is None
@@ -248,8 +249,8 @@ class TestLimits:
     def test_a_search_for_the_steps_at_fault_that_blows_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blow_up: Callable[..., None], words: str
     ) -> None:
-        monkeypatch.setattr(pipeline, "_Folding", Spoiled)
-        monkeypatch.setattr(pipeline, "_guilty", blow_up)
+        monkeypatch.setattr(files, "Folding", Spoiled)
+        monkeypatch.setattr(runs, "_guilty", blow_up)
         result = fold_file(CNN, tmp_path / "a.onnx", options=LIMITED, keep_going=True)
         assert result.verification is not None
         assert result.verification.verdict == "different"
