@@ -1,3 +1,3 @@
 """The version, for everything below the package's own names."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -95,7 +95,9 @@ class ForkServer:
         on_row: OnRow | None = None,
     ) -> Outcome:
         """One attempt. Raises ServerLostError where the server, not the job, has ended."""
-        request = pickle.dumps((limits.seconds, limits.memory)) + pickle.dumps((function, args, dict(kwargs or {})))
+        around = (search_path(), _folder(), dict(os.environ))
+        request = pickle.dumps((limits.seconds, limits.memory, around))
+        request += pickle.dumps((function, args, dict(kwargs or {})))
         ours, theirs = socket.socketpair()
         control, their_control = socket.socketpair()
         with ours, control:
@@ -110,6 +112,14 @@ class ForkServer:
                 self._lost = True
                 raise ServerLostError from error
         return _outcome(answer, rows, report, limits)
+
+
+def _folder() -> str | None:
+    """The folder that relative paths of now are meant from; None where it is gone."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def _listen(

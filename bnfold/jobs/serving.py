@@ -31,6 +31,8 @@ from bnfold.temporary import temporary_name
 #: Before every message: its kind and its length.
 HEADER = struct.Struct("<cQ")
 REPORT, ROW, ANSWER = b"r", b"w", b"a"
+#: What the environment of a job has of its own: where it may write, and the threads that a fork has not.
+_OWN = ("TMPDIR", "TEMP", "TMP", "OPENBLAS_NUM_THREADS")
 #: So much of what a job prints is kept.
 PRINTED_BYTES = 4000
 
@@ -120,7 +122,7 @@ class Server:
         os.setsid()
         for number in (1, 2):
             os.dup2(printed, number)
-        os.environ.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), folder))
+        os.environ.update(dict.fromkeys(_OWN[:3], folder))
         tempfile.tempdir = folder
         do_job(request, parent)
 
@@ -157,11 +159,23 @@ def do_job(request: socket.socket, parent: int) -> None:
     """Read a request, do it, send the answer, and end without the libraries' own cleaning up."""
     global _rows
     stream = request.makefile("rb")
-    seconds, memory = pickle.load(stream)
+    seconds, memory, around = pickle.load(stream)
     end_in_time(seconds, parent)
+    _move(*around)
     _rows = request
     send(request, ANSWER, answer(stream, memory, "RLIMIT_DATA"))
     os._exit(0)
+
+
+def _move(path: list[str], folder: str | None, environment: dict[str, str]) -> None:
+    """To where the client is now: the server may have been started long ago, in another folder."""
+    sys.path[:] = path
+    if folder is not None:
+        with suppress(OSError):  # it may be gone by now, and the job may not need it
+            os.chdir(folder)
+    own = {name: os.environ[name] for name in _OWN if name in os.environ}
+    os.environ.clear()
+    os.environ.update(environment | own)
 
 
 def _kill(pid: int) -> None:

@@ -104,6 +104,22 @@ class TestServer:
         assert first == group != second
         assert parent == again == do(todo.whoami).value[1] != os.getpid()
 
+    def test_a_job_stands_where_the_client_stands_now(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        server = do(os.getppid).value
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("OF_TODAY", "yes")
+        monkeypatch.delenv("HOME", raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "of_today.py").write_text("import os\ndef where():\n    return os.getcwd(), dict(os.environ)\n")
+        from of_today import where
+
+        folder, environment = do(where).value
+        assert folder == str(tmp_path)
+        assert environment["OF_TODAY"] == "yes"
+        assert "HOME" not in environment
+        assert environment["TMPDIR"] != os.environ.get("TMPDIR")
+        assert do(os.getppid).value == server, "which was started in another folder"
+
     def test_modules_are_there_before_the_job(self) -> None:
         assert not do(todo.imported, "statistics").value
         assert attempt(todo.imported, UNLIMITED, ("statistics",), preload=("statistics",)).value
