@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from report_samples import FOLDS, STAYS, finding, report
 from rich.console import Console
-from rich.table import Table
 
 from bnfold.analysis import Foldability, Size, Summary, find_rule
 from bnfold.analysis.phrases import plural
@@ -16,7 +15,7 @@ from bnfold.folding import FoldKind, FoldStep, Plan, Remaining
 from bnfold.folding.plan import Contradiction
 from bnfold.refusal import Refusal
 from bnfold.reporting import as_text, catalogue, outcomes
-from bnfold.reporting.console import cell, line, make_console, show, table
+from bnfold.reporting.console import line, make_console
 from bnfold.reporting.text import clean, file_size, shortened
 from bnfold.results import Comparison, FoldResult
 
@@ -312,23 +311,3 @@ class TestCatalogue:
         for title in ("What it finds", "Why it matters", "Example", "Fix", "Reference"):
             assert f"\n{title}\n" in text
         assert all(len(row) <= 102 for row in text.splitlines())
-
-
-class TestTables:
-    @pytest.mark.parametrize("width", [24, 40, 60, 100])
-    def test_a_table_in_a_file_stands_as_rich_prints_it(self, width: int, sink: io.StringIO) -> None:
-        console, expected = make_console(sink), io.StringIO()
-        console.width = width
-        grid = table("name", "repaired by hand", "count", right=("count",))
-        grid.add_row(cell("a name of several words"), cell("bnfold fix, or by hand"), cell("1,024"))
-        grid.add_row(cell("层 größe → BN"), cell(""), cell("7"))
-        grid.add_row(cell(""), cell("unbreakable_word_of_some_length and others"), cell(""))
-        show(console, grid)
-        plain = Console(file=expected, width=max(width, _widest(grid)), highlight=False)
-        plain.print(grid)
-        assert sink.getvalue() == "".join(f"{row.rstrip()}\n" for row in expected.getvalue().splitlines())
-
-
-def _widest(grid: Table) -> int:
-    """Columns as :func:`show` left them, and two spaces behind each."""
-    return sum((column.width or 0) + 2 for column in grid.columns)
