@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import IO
 
-from rich.cells import set_cell_size
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -107,30 +106,9 @@ def show(console: Console, content: RenderableType, *, indent: int = 0) -> None:
         if console.is_terminal:
             console.print(Padding(content, (0, 0, 0, indent), expand=False))
             return
-        if isinstance(content, Table):
-            rows = list(_lines(console, content))
-        else:
-            with console.capture() as captured:
-                console.print(content, width=max(1, console.width - indent))
-            rows = captured.get().splitlines()
+        with console.capture() as captured:
+            console.print(content, width=max(1, console.width - indent))
     finally:
         console.width = usual
     margin = " " * indent
-    console.file.write("".join(f"{margin}{row}".rstrip() + "\n" for row in rows))
-
-
-def _lines(console: Console, grid: Table) -> Iterator[str]:
-    """A table as rich prints it into a file. That pads and crops every line several times, and takes twice as long."""
-    widths = [column.width or 1 for column in grid.columns]
-    for number, row in enumerate(zip(*((column.header, *column.cells) for column in grid.columns), strict=True)):
-        parts = []
-        for content, column, width in zip(row, grid.columns, widths, strict=True):
-            text = content if isinstance(content, Text) else Text(str(content))
-            wrapped = text.wrap(console, width, justify=column.justify, overflow=column.overflow)
-            parts.append([part.plain for part in wrapped])
-        height = max(map(len, parts))
-        # A header stands at the bottom of its row, all else at the top.
-        blank = [[""] * (height - len(part)) for part in parts]
-        full = [[*top, *part] if number == 0 else [*part, *top] for top, part in zip(blank, parts, strict=True)]
-        for line in zip(*full, strict=True):
-            yield (" " * _GAP).join([set_cell_size(part, width) for part, width in zip(line, widths, strict=True)])
+    console.file.write("".join(f"{margin}{row}".rstrip() + "\n" for row in captured.get().splitlines()))
