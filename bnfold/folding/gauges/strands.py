@@ -103,7 +103,7 @@ class Strands:
         numbers = self.group[self.of[np.concatenate([cells[:, 0] for cells in tables])]]
         keys = np.repeat(np.arange(len(tables)), [len(cells) for cells in tables]) * groups + numbers
         changes = np.flatnonzero(keys[1:] != keys[:-1]) + 1  # channels of a group mostly stand together
-        for key in np.unique(keys[[0, *changes]] if len(keys) else keys).tolist():
+        for key in sorted(set(keys[[0, *changes]].tolist() if len(keys) else ())):
             found[key % groups].append(key // groups)
         return found
 
@@ -327,7 +327,12 @@ def _alike(variables: Variables, strand: Cells, position: Cells, count: int) -> 
         for k in range(length):
             key = _mixed(key + (position[cells[:, k]].astype(np.uint64) << np.uint64(1)) + zero[:, k])
         np.add.at(total, strand[cells[:, 0]], key)
-    return np.unique(total, return_inverse=True)[1].reshape(-1)
+    # What np.unique gives with return_inverse: that imports numpy.ma, which takes longer than all of this.
+    order = np.argsort(total, kind="stable")
+    ranked = total[order]
+    found = np.empty(len(total), np.intp)
+    found[order] = np.cumsum(np.concatenate([np.zeros(1, bool), ranked[1:] != ranked[:-1]])[: len(total)])
+    return found
 
 
 def snapped(component: Component, system: str) -> Cells:
