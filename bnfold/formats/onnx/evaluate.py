@@ -15,7 +15,7 @@ from bnfold.formats.onnx.attributes import Attributes, attribute_protos
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.tensors import ELEMENT_TYPES
 from bnfold.graph import Array, Evaluator, ModelGraph, Op, Param, float_limits, is_float
-from bnfold.operators.onnx.constants import Inputs, check_operands, is_copy, result_size, type_only
+from bnfold.operators.onnx.constants import Inputs, check_operands, is_copy, moves, result_size, type_only
 
 #: The largest result of one operator, and the sum of all results of one model.
 MAX_RESULT_BYTES = 1 << 26
@@ -79,6 +79,8 @@ def _unrounded(op: Op, inputs: Inputs, version: int, results: list[Array]) -> li
     """
     if not any(is_float(result.dtype) and result.dtype != np.float64 for result in results):
         return results
+    if moves(op) and not any(param is not None and param.is_rounded for param in inputs):
+        return results  # what is stored is what they are
     arrays = [None if param is None else param.exact() if param.is_float else param.array() for param in inputs]
     try:
         found = [arrays[0]] if op.type in ("Cast", "CastLike") else _run(op, arrays, version)

@@ -104,6 +104,7 @@ _REDUCED = {
     "ReduceSumSquare",
 }
 _VIEWS = {"Flatten", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+_MOVES = {*_VIEWS, "Concat", "Expand", "Gather", "Tile", "Trilu"}
 
 #: The operators that are evaluated.
 SIZES: Mapping[str, Size] = {
@@ -139,6 +140,11 @@ def result_size(op: Op, inputs: Inputs, opset: int) -> int | None:
 def is_copy(op: Op) -> bool:
     """Is the result the first input itself? It need not be read."""
     return op.type == "Identity"
+
+
+def moves(op: Op) -> bool:
+    """Does it put values elsewhere, and compute none?"""
+    return op.type in _MOVES
 
 
 def type_only(op: Op) -> tuple[int, ...]:
