@@ -42,6 +42,11 @@ class Conflict:
     copy: int
 
 
+def differ(first: Vector, second: Number, sizes: Vector) -> Bits:
+    """Are numbers of those sizes different ones? What is no number differs from none."""
+    return np.asarray(np.abs(first - second) > TOLERANCE * sizes)
+
+
 @record
 class _Basic:
     """``x = sum(factor * variable) + constant``, from the equation ``source`` and those behind ``used``.
@@ -60,10 +65,12 @@ class System:
     """Equations over the reals, in ``copies`` copies. ``weights`` says how many equations hold each variable.
 
     ``reach`` is how far apart the values of variables that differ by a constant may be; None: as far as they like.
+    ``unit`` is what numbers are small beside, whatever they were added up from: 1 for logarithms, whose differences
+    are relative ones. A shift has none: one of 1e-10 matters where everything is as small.
     """
 
-    def __init__(self, copies: int, weights: dict[int, float], reach: float | None = None) -> None:
-        self.copies, self.weights, self.reach = copies, weights, reach
+    def __init__(self, copies: int, weights: dict[int, float], reach: float | None = None, unit: float = 0.0) -> None:
+        self.copies, self.weights, self.reach, self.unit = copies, weights, reach, unit
         self._basic: dict[int, _Basic] = {}
         self._journal: list[tuple[int, dict[int, float], dict[int | None, tuple[Vector, Vector]]]] = []
         self._extent: dict[int | None, tuple[Vector, Vector]] = {}
@@ -96,7 +103,7 @@ class System:
                 raise MixedError
             left[variable] = factor
         if not left:
-            off = np.abs(right) > TOLERANCE * np.maximum(size, 1.0)
+            off = differ(right, 0.0, np.maximum(size, self.unit)) & (np.abs(right) > NOTHING * summed)
             return Conflict(self._sources(source, used), int(off.argmax())) if off.any() else None
         pivot = min(left, key=lambda variable: (self.weights[variable], -variable))
         divisor = left.pop(pivot)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.folding.gauges.component import Cells, Component, Place, Removal, Rows
-from bnfold.folding.gauges.equations import TOLERANCE, Conflict, MixedError, Number, Parity, System, as_number
+from bnfold.folding.gauges.equations import Conflict, MixedError, Number, Parity, System, as_number, differ
 from bnfold.folding.gauges.strands import Demand, Group, contracted, groups_of, snapped
 from bnfold.records import record
 
@@ -40,7 +40,7 @@ class _Systems:
             for weight in weights.values():
                 weight[demand.inside] += 1
                 weight[demand.behind] += 1
-        self.size = System(copies, weights["size"], reach)
+        self.size = System(copies, weights["size"], reach, unit=1.0)
         self.sign = Parity(copies, weights["sign"])
         self.shift = System(copies, weights["shift"])
         zero, even = np.zeros(copies), np.zeros(copies, bool)
@@ -202,9 +202,8 @@ class _Wants:
 
 
 def _differ(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """As far as a :class:`System` tells numbers apart; what is no number differs from none."""
-    sizes = np.maximum(np.maximum(np.abs(first), np.abs(second)), 1.0)
-    return np.asarray(np.abs(first - second) > TOLERANCE * sizes)
+    """As a :class:`System` tells two shifts apart."""
+    return differ(first, second, np.maximum(np.abs(first), np.abs(second)))
 
 
 class Solver:

@@ -130,3 +130,27 @@ def test_rounding_of_a_long_chain_leaves_no_shift_where_there_is_none(seed):
         system.add({k + 1: 1.0, k: -1.0}, np.array([step]), k)
     system.add({12: 1.0}, np.array([np.sum(steps[::-1])]), "ring")
     assert system.values()[0][0] == 0.0
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-10, 1e-30])
+def test_a_contradiction_is_one_at_any_size(size):
+    system = System(1, weights(2))
+    assert system.add({0: 1.0}, np.zeros(1), "still") is None
+    assert system.add({1: 1.0, 0: -1.0}, np.array([size]), "behind") is None
+    assert system.add({1: 1.0}, np.array([2 * size]), "elsewhere") is not None
+    assert system.add({1: 1.0}, np.zeros(1), "nowhere") is not None
+
+
+def test_logarithms_are_small_beside_one():
+    system = System(1, weights(1), unit=1.0)
+    assert system.add({0: 1.0}, np.zeros(1), "still") is None
+    assert system.add({0: 1.0}, np.array([1e-10]), "rounding") is None
+    assert system.add({0: 1.0}, np.array([1e-8]), "another scale") is not None
+
+
+def test_what_rounding_leaves_of_a_sum_is_no_contradiction():
+    system = System(1, weights(3))
+    for variable, value in enumerate((0.1, 0.2)):
+        assert system.add({variable: 1.0}, np.array([value]), variable) is None
+    assert system.add({2: 1.0, 0: -1.0, 1: -1.0}, np.zeros(1), "sum") is None
+    assert system.add({2: 1.0}, np.array([0.3]), "0.1 + 0.2 is not 0.3 in float64") is None
