@@ -140,8 +140,7 @@ def _verdict(result: FoldResult | FixResult | EqualizeResult | RestyleResult) ->
 
 def _outputs(found: Verification) -> str:
     rows = [
-        (item.name, item.dtype, f"{item.max_abs:.2e}", f"{item.max_rel:.2e}", "equivalent" if item.ok else item.reason)
-        for item in found.outputs
+        (item.name, item.dtype, f"{item.max_abs:.2e}", f"{item.max_rel:.2e}", item.sentence()) for item in found.outputs
     ]
     return _table(("output", "type", "largest difference", "of the range", "verdict"), rows)
 

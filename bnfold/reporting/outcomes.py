@@ -160,17 +160,14 @@ def _outputs(found: Verification) -> Table:
     columns = ("largest difference", "of the range", "allowed", "SNR")
     grid = table("output", "type", *columns, "verdict", right=columns)
     for output in found.outputs:
-        # Where another check than the one of this output has found the fault, that output may be right or wrong.
-        fine = "within rounding" if found.equivalent else "not equal"
-        verdict = "equal" if output.identical else fine if output.ok else output.reason
         grid.add_row(
             cell(output.name),
             cell(output.dtype),
             cell(f"{output.max_abs:.2e}"),
             cell(f"{output.max_rel:.2e}"),
-            cell(f"{output.tolerance:.2e}"),
+            cell("–" if output.tolerance is None else f"{output.tolerance:.2e}"),
             cell("–" if output.snr_db is None else f"{output.snr_db:.0f} dB"),
-            cell(verdict, BAD if not output.ok else GOOD if found.equivalent or output.identical else ""),
+            cell(output.sentence(), GOOD if output.ok else BAD if output.ok is False else ""),
         )
     return grid
 

@@ -116,10 +116,13 @@ def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Ve
 
 
 def worst_feed(found: Verification) -> int:
-    """The index of the feed that shows a difference of the outputs best, 0 if they do not differ."""
-    failed = [output for output in found.outputs if not output.ok]
+    """The index of the feed that shows a difference best, 0 if none does more than others."""
+    descriptions = found.feeds.descriptions
+    if found.first_difference is not None and found.first_difference.feed in descriptions:
+        return descriptions.index(found.first_difference.feed)
+    failed = [output for output in found.outputs if output.ok is False]
     worst = max(failed, key=lambda output: output.factor, default=None)
-    return found.feeds.descriptions.index(worst.feed) if worst else 0
+    return descriptions.index(worst.feed) if worst else 0
 
 
 def smallest_failing(
@@ -141,7 +144,6 @@ def smallest_failing(
     with temporary_folder() as folder:
         source = refold(()) if original is None else original
         file = OnnxFile.of(source, folder / "original", "the original")
-        options = replace(options, first_difference=False)
         try:
             reference: Reference | UnrunnableError = Reference(seeded(file, folder / "seeded"), options)
         except UnrunnableError as error:
@@ -149,16 +151,16 @@ def smallest_failing(
         except NotVerifiableError as error:
             raise NotEquivalentError(str(error)) from error
 
-        def outcome(kept: Collection[str], against: Reference | UnrunnableError) -> Verification:
+        def outcome(kept: Collection[str], against: Reference | UnrunnableError, how: VerifyOptions) -> Verification:
             with temporary_folder() as place:
                 model = refold(kept)
                 candidate = OnnxFile.of(model, place, "the folded model")
                 candidate.unrounded = unrounded_weights(model)
                 if isinstance(against, UnrunnableError):
-                    return _alone(file, candidate, options, against)
-                return _check(against, seeded(candidate, place / "seeded"), options)
+                    return _alone(file, candidate, how, against)
+                return _check(against, seeded(candidate, place / "seeded"), how)
 
-        whole = outcome(steps, reference)
+        whole = outcome(steps, reference, options)
         if whole.equivalent:
             return ()
         if isinstance(reference, UnrunnableError):
@@ -167,4 +169,5 @@ def smallest_failing(
             telling: Reference | UnrunnableError = reference
         else:  # One feed that shows the fault is enough to follow it.
             telling = reference.only(worst_feed(whole)) if whole.outputs else reference
-        return minimal(steps, lambda kept: not outcome(kept, telling).equivalent)
+        quick = replace(options, first_difference=False)
+        return minimal(steps, lambda kept: not outcome(kept, telling, quick).equivalent)

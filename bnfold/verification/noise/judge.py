@@ -164,6 +164,7 @@ def _judge_floats(
     span = _common_span(deviations)
     limit = tolerance.limit(deviations[0].dtype, span)
     within_limit = largest <= limit
+    is_limited = tolerance.given or tolerance.strict or None in noises
     # Where the noise could not be measured the fixed tolerance stands in for it.
     within_noise = all(
         within_limit if samples is None else value <= (NOISE_FACTOR if samples else UNMEASURED_FACTOR)
@@ -183,7 +184,7 @@ def _judge_floats(
         max_rel=_ratio(largest, span),
         snr_db=_snr(deviations),
         nonfinite_agree=all(agreeing),
-        tolerance=_ratio(limit, span),
+        tolerance=_ratio(limit, span) if is_limited else None,
         noise=_ratio(max(measured), span) if measured else None,
         factor=max(factors),
         feed=feeds[_argmax(factors) if all(agreeing) else agreeing.index(False)],
@@ -199,7 +200,7 @@ def _reason(check: OutputCheck) -> str:
         text += f" ({check.snr_db:.0f} dB)"
     if check.noise is not None:
         text += f", {check.factor:.2g} times the original's rounding noise"
-    if check.max_rel > check.tolerance:
+    if check.tolerance is not None and check.max_rel > check.tolerance:
         text += f", tolerance {check.tolerance:.1e}"
     return text
 
