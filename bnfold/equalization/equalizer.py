@@ -207,7 +207,7 @@ class _Equalizer:
     def _layer(self, name: str, before: Vector, after: Vector) -> LayerRanges:
         op = self.graph.op(name)
         return LayerRanges(
-            key=self.folder.key(name),
+            key=self.folder.journal.key(name),
             layer=op.display,
             type=op.type,
             scope=self.scope,
