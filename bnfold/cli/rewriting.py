@@ -151,6 +151,19 @@ class AskedToFold(Asked):
             )
 
 
+def _check(values: Mapping[str, Any]) -> None:
+    """Do the options make sense together? Raises UsageError."""
+    if values["output"] is None and not values["dry_run"]:
+        raise click.UsageError("Say where to write with -o OUT, or pass --dry-run to see the plan.")
+    for left_out, names, why in (
+        ("no_verify", ("keep_going", "rtol", "atol", "strict"), "the verification that --no-verify leaves out"),
+        ("dry_run", ("keep_going", "latency"), "the file that --dry-run does not write"),
+    ):
+        for name in names if values.get(left_out) else ():
+            if values.get(name) is not None and values[name] is not False:
+                raise click.UsageError(f"--{name.replace('_', '-')} needs {why}.")
+
+
 def takes(kind: type[A], *given: Callable[[Any], Any]) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """The options of a command. Its function gets those of ``kind`` as one value, and its own by their names."""
     shared = {field.name for field in fields(kind)} - {"verification"}
@@ -158,8 +171,7 @@ def takes(kind: type[A], *given: Callable[[Any], Any]) -> Callable[[Callable[...
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
         @wraps(function)
         def command(**values: Any) -> int:
-            if values["output"] is None and not values["dry_run"]:
-                raise click.UsageError("Say where to write with -o OUT, or pass --dry-run to see the plan.")
+            _check(values)
             options.check_report(values["report"])
             verification = {name: values.pop(name) for name in options.VERIFICATION}
             common = {name: values.pop(name) for name in shared & set(values)}

@@ -11,7 +11,7 @@ from bnfold.cli import options
 @click.argument("code", required=False)
 @options.output_format("text", "json")
 def rules(code: str | None, output_format: str) -> None:
-    """List the rules, or explain the one with this CODE or name."""
+    """List the rules, or explain one by its code or name."""
     from bnfold.analysis import all_rules, find_rule
 
     chosen = all_rules() if code is None else [find_rule(code)]

@@ -63,7 +63,7 @@ class TestHelp:
     def test_every_command_has_help_that_begins_as_announced(self, command: str) -> None:
         outcome = run(command, "--help")
         assert outcome.code == 0
-        assert COMMANDS[command].rstrip(".").split()[0].lower() in outcome.words.lower()
+        assert COMMANDS[command] in outcome.words
 
     def test_the_start_imports_nothing_heavy(self) -> None:
         assert imported("--help") == set()
