@@ -11,12 +11,13 @@ from bnfold.errors import NotEquivalentError
 from bnfold.isolation import Cause, Ended, Limits, Returned, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError, UnrunnableError
-from bnfold.verification.equivalence import compare, judge_for
+from bnfold.verification.equivalence import compare
 from bnfold.verification.exact.alone import verify_alone
 from bnfold.verification.exact.judge import Float64Judge
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
+from bnfold.verification.noise.judge import NoiseJudge
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile, unrounded_weights
 from bnfold.verification.runtime.randomness import seeded
@@ -98,10 +99,10 @@ def _alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why: Unrun
 
 def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Verification:
     """Outputs first; then, as far as asked for, the tensors inside."""
-    noise = judge_for(options)
+    noise = NoiseJudge(options.tolerance)
     fixed = options.tolerance.given and not options.strict
     judge = noise if fixed else Float64Judge(options, noise, second.unrounded)
-    found = compare(reference, Candidate(second), options, judge)
+    found = compare(reference, Candidate(second), judge)
     if found.exactness is not None:
         return found
     if found.equivalent and options.intermediates:

@@ -15,6 +15,8 @@ from verification_models import cnn, folded, model, verify, weight, with_weight
 from bnfold.errors import ModelFileError, UsageError
 from bnfold.verification.equivalence import compare
 from bnfold.verification.localise import first_differing
+from bnfold.verification.noise.judge import NoiseJudge
+from bnfold.verification.output_check import Tolerance
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Candidate
@@ -583,8 +585,8 @@ def test_another_judge_can_be_plugged_in(tmp_path):
         (tmp_path / f"{name}.onnx").write_bytes(cnn().SerializeToString())
     first, second = (OnnxFile(tmp_path / f"{name}.onnx", f"the {name}") for name in ("first", "second"))
     reference = Reference(first, VerifyOptions(feeds=2))
-    assert compare(reference, Candidate(second), VerifyOptions()).equivalent
-    found = compare(reference, Candidate(second), VerifyOptions(), Suspicious())
+    assert compare(reference, Candidate(second), NoiseJudge(Tolerance())).equivalent
+    found = compare(reference, Candidate(second), Suspicious())
     assert (found.verdict, found.reason, found.notes) == ("different", "y looks odd", ("nothing is right",))
     inner = first_differing(reference, second, Suspicious())
     assert inner is not None

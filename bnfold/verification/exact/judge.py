@@ -14,6 +14,7 @@ import numpy as np
 
 from bnfold.graph import Array
 from bnfold.verification.comparison import Comparison, Judge
+from bnfold.verification.deviation import Deviation, constant_outputs
 from bnfold.verification.exact.accuracy import Declared, Error, coarsest, declared_types, error, parts
 from bnfold.verification.exact.conditioning import MEANINGLESS, evaluated, undefined
 from bnfold.verification.exact.members import flat, whole
@@ -23,8 +24,7 @@ from bnfold.verification.exact.suspects import Fault
 from bnfold.verification.feeds.rows import all_rows
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
-from bnfold.verification.noise.deviation import Deviation, constant_outputs
-from bnfold.verification.noise.judge import Tolerance, judge
+from bnfold.verification.output_check import Tolerance, check_output
 from bnfold.verification.runtime.randomness import drawing
 from bnfold.verification.runtime.sessions import RunError, Session
 from bnfold.verification.verdict import (
@@ -296,7 +296,7 @@ class _Case:
         tolerance = self._options.tolerance
         # No noise is known, so that only a fixed tolerance is asked about.
         strict = Tolerance(tolerance.rtol, tolerance.atol, True)
-        check = judge(name, list(items.values()), [None] * len(items), strict, feeds)
+        check = check_output(name, list(items.values()), [None] * len(items), strict, feeds)
         fault = any(item.fault for item in items.values())
         if not fault and not tolerance.strict:
             check = replace(check, ok=True, reason="", tolerance=None)
