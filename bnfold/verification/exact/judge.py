@@ -235,7 +235,7 @@ class _Case:
             if plan.faults:
                 return self._different(plan.faults, feed, checks)
         bad = [check.reason for check in checks if check.ok is False]
-        wrong = checker.wrongly_rounded()
+        wrong = checker.rounded.wrong()
         if wrong:
             bad.insert(0, f"{wrong[0]} is not what it was to be rounded to")
         if bad:
