@@ -286,8 +286,7 @@ class _Settlement:
         output = graph.op(rest[-1] if rest else first).outputs[0]
         self.editor.drop(rest)
         self.editor.replace_affine(op, source, total, output)
-        simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
-        self.outcome.again |= simple and graph.op(first).type != op.type
+        self.outcome.again |= graph.op(first).type != op.type
 
 
 def _is_named(graph: ModelGraph, tensor: str) -> bool:
