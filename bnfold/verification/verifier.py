@@ -26,6 +26,8 @@ from bnfold.verification.verdict import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.verify_options import DEFAULTS, VerifyOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bnfold.graph import Model
     from bnfold.verification.runtime.onnx_file import ModelLike
 
@@ -145,12 +147,7 @@ def smallest_failing(
     with temporary_folder() as folder:
         source = refold(()) if original is None else original
         file = OnnxFile.of(source, folder / "original", "the original")
-        try:
-            reference: Reference | UnrunnableError = Reference(seeded(file, folder / "seeded"), options)
-        except UnrunnableError as error:
-            reference = error
-        except NotVerifiableError as error:
-            raise NotEquivalentError(str(error)) from error
+        reference = _reference_or_failure(file, folder / "seeded", options)
 
         def outcome(kept: Collection[str], against: Reference | UnrunnableError, how: VerifyOptions) -> Verification:
             with temporary_folder() as place:
@@ -164,11 +161,21 @@ def smallest_failing(
         whole = outcome(steps, reference, options)
         if whole.equivalent:
             return ()
+        telling = reference
         if isinstance(reference, UnrunnableError):
             if whole.verdict == NOT_VERIFIED:
                 raise NotEquivalentError(str(reference))
-            telling: Reference | UnrunnableError = reference
-        else:  # One feed that shows the fault is enough to follow it.
-            telling = reference.only(worst_feed(whole)) if whole.outputs else reference
+        elif whole.outputs:  # One feed that shows the fault is enough to follow it.
+            telling = reference.only(worst_feed(whole))
         quick = replace(options, first_difference=False)
         return minimal(steps, lambda kept: not outcome(kept, telling, quick).equivalent)
+
+
+def _reference_or_failure(file: OnnxFile, seeds: Path, options: VerifyOptions) -> Reference | UnrunnableError:
+    """The original's answers, or why it has none. Raises NotEquivalentError where nothing can be compared."""
+    try:
+        return Reference(seeded(file, seeds), options)
+    except UnrunnableError as error:
+        return error
+    except NotVerifiableError as error:
+        raise NotEquivalentError(str(error)) from error
