@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bnfold.verification.deviation import Deviation
+from bnfold.verification.precision import ROUNDOFF, TINY
 from bnfold.verification.verdict import OutputCheck
 
-#: Machine epsilon by dtype: the spacing of numbers of magnitude 1.
-EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 #: What one rounding inside the model may do to a result, as part of the result's range. Less than
 #: epsilon for the short types: the runtime keeps their intermediate results in float32.
 ROUNDING_UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-12, "bfloat16": 2.0**-9}
-#: Differences of the size of the smallest numbers are no differences: a runtime may flush these to 0.
-_TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
 #: The fixed tolerance by dtype, as part of the range: the limit where the original's own noise
 #: cannot be measured, and one of two limits under ``strict``.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -59,8 +56,8 @@ def factor(measured: Deviation, noise: Sequence[Deviation]) -> float:
     wrong weight of that size moves all of them, and so stands out in the other two.
     """
     # No result can be closer than half the spacing of numbers of its magnitude.
-    spacing = EPSILON[measured.dtype] / 2 * measured.magnitude
-    unit = max(ROUNDING_UNIT[measured.dtype] * measured.span, spacing, _TINY[measured.dtype])
+    spacing = ROUNDOFF[measured.dtype] * measured.magnitude
+    unit = max(ROUNDING_UNIT[measured.dtype] * measured.span, spacing, TINY[measured.dtype])
     worst = 0.0
     for index, amount in enumerate(measured.amounts()):
         floor = max([unit, *(item.amounts()[index] for item in noise)])

@@ -9,7 +9,8 @@ import pytest
 from deviations import apart, discrete
 
 from bnfold.verification.deviation import Deviation, deviation
-from bnfold.verification.output_check import EPSILON, TOLERANCE, Tolerance, check_output, factor
+from bnfold.verification.output_check import TOLERANCE, Tolerance, check_output, factor
+from bnfold.verification.precision import EPSILON
 
 LOOSE = Tolerance()
 STRICT = Tolerance(strict=True)

@@ -19,6 +19,7 @@ from bnfold.verification.exact.slices import slices
 from bnfold.verification.float64 import Call, Evaluator, Hook
 from bnfold.verification.float64.registry import Value, is_real
 from bnfold.verification.float64.tensors import REALS, widened
+from bnfold.verification.precision import ROUNDOFF, TINY
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Session, Settings
 
@@ -30,13 +31,9 @@ FACTOR = 4.0
 _FEW = 16.0
 #: Slices of fewer values are not looked at by themselves.
 _MANY = 64
-#: The largest relative error of one rounding.
-ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 #: An error of so many roundings of the result's own size, four bits, is never held against it: an original may be
 #: exact by chance, and folding may let a stream grow so much when a shift moves through it.
 _LOSABLE_ROUNDINGS = 16.0
-#: Below this a result is flushed to 0 or rounded to few bits by some machines: no error counts.
-_TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ def error(
             least = np.maximum(least, slices(truth, np.where(usable, declared - truth, 0.0)).rms)
     usual = least[0] / own.size[0] if own.size[0] else 0.0
     size = own.size * max(1.0, usual_size / own.size[0]) if own.size[0] else np.full_like(own.size, usual_size)
-    as_good_as_exact = np.maximum(_LOSABLE_ROUNDINGS * ROUNDOFF.get(dtype, 0.0) * size, _TINY.get(dtype, 0.0))
+    as_good_as_exact = np.maximum(_LOSABLE_ROUNDINGS * ROUNDOFF.get(dtype, 0.0) * size, TINY.get(dtype, 0.0))
     allowed = (FACTOR + _FEW / np.sqrt(own.count)) * np.maximum(least, usual * own.size)
     allowed = np.maximum(allowed, as_good_as_exact)
     # A slice of few values may be small by chance, and its rounding is then not.

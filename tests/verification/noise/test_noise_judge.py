@@ -8,7 +8,8 @@ from deviations import apart, discrete
 
 from bnfold.verification.deviation import deviation
 from bnfold.verification.noise.judge import suspicious, undecided
-from bnfold.verification.output_check import EPSILON, Tolerance, check_output
+from bnfold.verification.output_check import Tolerance, check_output
+from bnfold.verification.precision import EPSILON
 
 
 @pytest.mark.parametrize(("units", "noticed"), [(7.9, False), (8.1, True)])
