@@ -144,7 +144,7 @@ class AskedToFold(Asked):
                 )
             if self.int8 is None:
                 return result, None
-            from bnfold.int8 import int8_report
+            from bnfold.pipeline.int8 import int8_report
 
             return result, int8_report(
                 self.model, self.int8, exact=exact, allow_unsafe=self.allow_unsafe, progress=progress
