@@ -157,15 +157,17 @@ def print_verdict(console: Console, found: Verification, *, details: bool = Fals
 
 
 def _outputs(found: Verification) -> Table:
-    columns = ("largest difference", "of the range", "allowed", "SNR")
+    limited = any(output.tolerance is not None for output in found.outputs)
+    columns = ("largest difference", "of the range", *(["allowed"] if limited else []), "SNR")
     grid = table("output", "type", *columns, "verdict", right=columns)
     for output in found.outputs:
+        allowed = "–" if output.tolerance is None else f"{output.tolerance:.2e}"
         grid.add_row(
             cell(output.name),
             cell(output.dtype),
             cell(f"{output.max_abs:.2e}"),
             cell(f"{output.max_rel:.2e}"),
-            cell("–" if output.tolerance is None else f"{output.tolerance:.2e}"),
+            *([cell(allowed)] if limited else []),
             cell("–" if output.snr_db is None else f"{output.snr_db:.0f} dB"),
             cell(output.sentence(), GOOD if output.ok else BAD if output.ok is False else ""),
         )

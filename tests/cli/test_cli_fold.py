@@ -252,6 +252,8 @@ class TestVerify:
         assert outcome.code == 0
         assert "equal bit for bit" in outcome.words
         assert "logits float32 0.00e+00" in outcome.words
+        assert "allowed" not in outcome.words
+        assert "allowed" in bnfold("verify", CNN, CNN, "--rtol", "0.001").words
 
     def test_different(self, tmp_path: Path) -> None:
         model = onnx.load(CNN)
@@ -265,6 +267,7 @@ class TestVerify:
         assert bnfold("verify", CNN, tmp_path / "other.onnx", "--quiet").out == ""
         data = json.loads(bnfold("verify", CNN, tmp_path / "other.onnx", "--format", "json").out)
         assert (data["verdict"], data["equivalent"]) == ("different", False)
+        assert [(output["ok"], output["reason"] == data["reason"]) for output in data["outputs"]] == [(False, True)]
 
     def test_one_model_against_the_runtimes_optimisations(self) -> None:
         outcome = bnfold("verify", CNN)

@@ -114,7 +114,8 @@ function outputsPlot(outputs) {
     if (output.tolerance > 0) canvas.append(svg("line", { class: "mark", x1: place(output.tolerance), x2: place(output.tolerance), y1: y - 6, y2: y + 6 }));
     if (!(output.max_rel > 0)) canvas.append(svg("text", { class: "soft", x: LEFT + PLOT + 6, y: y + 4 }, "equal"));
   });
-  const drawn = figure("Largest difference of each output (green, red where it is wrong, pale where a tensor before it is) as part of its range, beside the original's own rounding noise (grey) and a fixed tolerance (red line).", canvas);
+  const beside = [["noise", "the original's own rounding noise (grey)"], ["tolerance", "the tolerance (red line)"]].filter(([key]) => outputs.some((output) => output[key] > 0)).map(([, word]) => word);
+  const drawn = figure(`Largest difference of each output as part of its range (green; red where it is wrong, pale where a tensor before it is)${beside.length ? `, beside ${beside.join(" and ")}` : ""}.`, canvas);
   drawn.style.maxWidth = "640px";
   return drawn;
 }
