@@ -264,7 +264,8 @@ class _Settlement:
         told = {head: _told(graph, stuck[head], change) for head in choice.gone}
         origin = _origins(whole)
         keep = {tensor: output for output, tensor in origin.items() if _is_named(graph, output)}
-        rename = renamed(graph, changed, keep)
+        # Two that undo each other change nothing in front of them, which may have to take a name all the same.
+        rename = renamed(graph, [*changed, *(tensor for tensor in keep if tensor not in changed)], keep)
         for candidate in whole:
             editor.drop(op.name for op in candidate.ops)
         for output, tensor in origin.items():
