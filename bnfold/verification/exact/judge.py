@@ -197,7 +197,8 @@ class _Case:
                 mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
                 if mine is None or theirs is None:
                     continue
-                item = error(name, truth, mine, theirs, rounded.get(name), sizes.get(name, 0.0), free.get(name))
+                likewise = [rounded[name]] if name in rounded else []
+                item = error(name, truth, mine, theirs, likewise, sizes.get(name, 0.0), free.get(name))
                 found[name] = found[name].joined(item) if name in found else item
         return found
 

@@ -29,8 +29,8 @@ COMPUTED_UNITS = 16.0
 class Perturbed:
     """Every result and constant off by a relative ``eta`` at most; whole numbers, which are exact, stay."""
 
-    def __init__(self, eta: float, seed: int, whole: bool = False) -> None:
-        """``whole``: whole numbers do not stay."""
+    def __init__(self, eta: float | Mapping[str, float], seed: int, whole: bool = False) -> None:
+        """``eta`` may be another one for each name; others stay. ``whole``: whole numbers do not stay."""
         self._eta, self._seed, self._whole = eta, seed, whole
 
     def constant(self, name: str, values: Array) -> Array:
@@ -41,7 +41,8 @@ class Perturbed:
         return [self._moved(value, name) for name, value in zip(call.outputs, values, strict=False)]
 
     def _moved(self, value: Value, name: str) -> Value:
-        if not is_real(value):
+        eta = self._eta.get(name, 0.0) if isinstance(self._eta, Mapping) else self._eta
+        if not is_real(value) or not eta:
             return value
         rng = np.random.default_rng((self._seed, crc32(name.encode())))
         moved = value.copy(order="C")
@@ -49,7 +50,7 @@ class Perturbed:
         with np.errstate(all="ignore"):
             for part in blocks(flat.size):
                 old = flat[part]
-                factor = 1.0 + self._eta * (2.0 * rng.random(old.size) - 1.0)
+                factor = 1.0 + eta * (2.0 * rng.random(old.size) - 1.0)
                 stays = False if self._whole else old == np.rint(old)
                 flat[part] = np.where(stays, old, old * factor)
         return moved
