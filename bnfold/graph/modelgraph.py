@@ -21,7 +21,8 @@ class Evaluator(Protocol):
     """What a file format knows of the values of operators."""
 
     def __call__(self, graph: ModelGraph, op: Op, inputs: Sequence[Param | None], /) -> Sequence[Param] | None:
-        """The outputs of an operator, given the constants among its inputs (None for the others).
+        """The outputs of an operator, given the constants among its inputs (None for the others; where the first
+        is none, it alone).
 
         None where they are not constant. The graph knows the types of the others.
         """
@@ -417,7 +418,7 @@ class ModelGraph:
                 continue
             values: Sequence[Param] | None = None
             if self._evaluate is not None and not op.captures:
-                # Without the first, no operator has a value.
+                # Without the first, no operator has a value but one that asks for sizes.
                 first = op.inputs[0] if op.inputs else ""
                 if self._pending(first):
                     stack.append(first)
@@ -431,6 +432,8 @@ class ModelGraph:
                         continue
                     inputs += map(self.constant, others)
                     values = self._evaluate(self, op, inputs if op.inputs else [])
+                else:
+                    values = self._evaluate(self, op, [None])
             for index, output in enumerate(op.outputs):
                 if output:
                     self._computed[output] = None if values is None else values[index]

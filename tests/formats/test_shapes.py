@@ -40,6 +40,26 @@ def test_shapes_follow_computed_sizes():
     assert read.tensor("r").shape == ("N", 2, 2)
 
 
+@pytest.mark.parametrize("height", [8, "H"])
+def test_sizes_that_are_computed_from_known_ones_are_known(height):
+    """A part of a shape of which another part is fed: half the height of an image of a fixed height."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["batch"]),
+        node("Gather", ["shape", "one"], ["height"]),
+        node("Mul", ["height", "three"], ["rows"]),
+        node("Div", ["rows", "two"], ["half"]),
+        node("Concat", ["batch", "half", "rest"], ["target"], axis=0),
+        node("Reshape", ["x", "target"], ["r"]),
+        node("Relu", ["r"], ["y"]),
+    ]
+    params = {name: np.array([number]) for name, number in [("zero", 0), ("one", 1), ("two", 2), ("three", 3)]}
+    params["rest"] = np.array([4, -1])
+    read = load(model(nodes, [value("x", ["N", height, 4])], [value("y", [None] * 4)], params)).graph
+    assert read.dim("r", 1) == (12 if height == 8 else None)
+    assert read.tensor("r").shape[2] == 4
+
+
 def test_bounds_that_operators_compute_from_constants_are_seen():
     nodes = [
         node("Unsqueeze", ["two", "zero"], ["end"]),

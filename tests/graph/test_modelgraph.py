@@ -120,7 +120,7 @@ def test_operators_on_constants_alone_are_constants():
     assert graph.constant("x") is None
     assert graph.constant("") is None
     assert graph.constant("b").array().tolist() == [2, 2]
-    assert asked == ["p", "q", "r"]
+    assert asked == ["p", "q", "r", "s"]
 
 
 def test_a_long_row_of_constants_is_computed_without_recursion():

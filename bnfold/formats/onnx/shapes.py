@@ -61,9 +61,10 @@ def _computed_operands(graph: ModelGraph, found: Mapping[str, Tensor]) -> dict[s
     """The bounds, axes and shapes that operators compute from constants, where inference could not follow."""
     operands: dict[str, Param] = {}
     for op in graph.ops():
-        if len(op.inputs) < 2 or all(_is_static(found.get(name)) for name in op.outputs):
+        parts = op.type == "Concat"  # of a shape, of which others may be fed
+        if not parts and (len(op.inputs) < 2 or all(_is_static(found.get(name)) for name in op.outputs)):
             continue
-        for name in op.inputs[1:]:
+        for name in op.inputs if parts else op.inputs[1:]:
             producer = graph.producer(name)
             if producer is None or producer.type == "Constant":
                 continue  # inference sees those itself
