@@ -38,14 +38,15 @@ def _number(call: Call, slot: int, default: float) -> float:
 def _kept(low: Array, high: Array, scores: Array, most: int, overlap: float, least: float) -> Iterator[int]:
     left = np.argsort(-scores, kind="stable")  # of equal scores the first box is better
     left = left[scores[left] > least]
-    area = (high - low).prod(axis=-1)
+    low, high = low[left].T.copy(), high[left].T.copy()  # [2, boxes]
+    area = (high[0] - low[0]) * (high[1] - low[1])
     for _ in range(most):
         if not left.size:
             return
-        best, left = left[0], left[1:]
-        yield int(best)
-        common = np.minimum(high[best], high[left]) - np.maximum(low[best], low[left])
-        shared = np.where((common > 0).all(axis=-1), common.prod(axis=-1), 0.0)
-        union = area[best] + area[left] - shared
-        real = (shared > 0) & (area[best] > 0) & (area[left] > 0) & (union > 0)
-        left = left[~(real & (shared > overlap * np.where(real, union, 1.0)))]
+        yield int(left[0])
+        common = np.minimum(high[:, :1], high[:, 1:]) - np.maximum(low[:, :1], low[:, 1:])
+        np.maximum(common, 0.0, out=common)
+        shared = common[0] * common[1]
+        union = area[0] + area[1:] - shared
+        stays = (shared <= overlap * union) | (shared <= 0) | (area[1:] <= 0) | (union <= 0) | (area[0] <= 0)
+        left, area, low, high = left[1:][stays], area[1:][stays], low[:, 1:][:, stays], high[:, 1:][:, stays]
