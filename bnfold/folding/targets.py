@@ -9,7 +9,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding.backward import backward
-from bnfold.folding.candidates import Candidate, CandidateFinder
+from bnfold.folding.candidates import Candidate, CandidateFinder, no_affines
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
 from bnfold.folding.journal import Journal
@@ -92,7 +92,7 @@ class Folder:
         self._worklist.add_dependents_of_removed()
 
     def remaining(self) -> list[Remaining]:
-        """The affines that stayed, with the reasons of both sides."""
+        """The affines that stayed, with the reasons of both sides, and the BatchNormalizations that are none."""
         return [
             Remaining(
                 subject=self.journal.key(op.name),
@@ -108,7 +108,7 @@ class Folder:
             if head in self.graph
             for op in candidate.ops
             if op.name in self.graph
-        ]
+        ] + no_affines(self.graph, self.scope)
 
     # -- one candidate ---------------------------------------------------------------------------
 

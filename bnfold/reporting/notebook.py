@@ -113,7 +113,10 @@ def _report(report: Report) -> str:
 
 def _fold(result: FoldResult) -> str:
     rows = [(step.label, step.kind.value, ", ".join(step.into), ", ".join(step.through)) for step in result.plan.steps]
-    left = [(item.label, item.backward.sentence, item.forward.sentence) for item in result.plan.remaining]
+    left = [
+        (item.label, item.backward.sentence, "" if item.is_own else item.forward.sentence)
+        for item in result.plan.remaining
+    ]
     subjects = [item.subject for item in result.plan.remaining] + [step.subject for step in result.plan.steps]
     return _page(
         repr(result),

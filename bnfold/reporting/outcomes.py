@@ -100,7 +100,7 @@ def _remaining(left: Sequence[Remaining]) -> Table:
             cell(shortened([item.label for item in group], 3), "yellow"),
             cell(kinds),
             cell(first.backward.sentence),
-            cell(first.forward.sentence),
+            cell("" if first.is_own else first.forward.sentence),
             *([cell(first.together.sentence if first.together is not None else "")] if together else []),
         )
     return grid
