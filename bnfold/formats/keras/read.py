@@ -25,6 +25,7 @@ from bnfold.formats.keras.layers import (
     type_of,
     weight,
 )
+from bnfold.formats.keras.operations import operation_attributes
 from bnfold.formats.keras.reading import Call, Reading, Scope
 from bnfold.graph import Array, ModelGraph, Op, Param, Tensor
 from bnfold.operators.keras import KERAS
@@ -84,7 +85,7 @@ class _Reader:
         for node in topology.nodes(scope.network):
             inputs = tuple(names[id(tensor)] for tensor in node.input_tensors)
             nested = topology.functional(self.keras, node.operation)
-            trained = bool(node.arguments.kwargs.get("training")) or training
+            trained = topology.asks_for_training(node) or training
             if nested is not None and _is_plain_call(self.keras, node, nested):
                 inner = Scope(node.operation, nested, scope, node, self._path(scope, node.operation)[0], inputs)
                 self._read_scope(inner, trained)
@@ -187,7 +188,8 @@ class _Reader:
             name = self._unique(f"{origin}/{attribute}")
             self.graph.params[name] = Param.of(name, np.asarray(value))
             return name
-        tail = value.path.removeprefix(f"{layer.name}/") if not attribute else value.name
+        own = attribute.replace("cell.", "").replace(".", "/")
+        tail = own or value.path.removeprefix(f"{layer.name}/")
         name = self._unique(f"{origin}/{tail}")
         dtype = numpy_dtype(value.dtype)
         if dtype is None:
@@ -214,6 +216,8 @@ class _Reader:
         if spec is not None:
             rank = len(node.input_tensors[0].shape) if node.input_tensors else 0
             attributes = attributes_of(layer, spec, rank)
+        elif not isinstance(layer, self.keras.layers.Layer):
+            attributes = operation_attributes(node)
         if type_of(self.keras, layer) == "Activation":
             attributes["activation"] = activation_name(self.keras, layer.activation)
         if training:

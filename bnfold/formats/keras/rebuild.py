@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -284,13 +285,23 @@ class _Builder:
             return
         if original is not None:
             layer.trainable = original.trainable
-            old = {variable.name: variable for variable in original.variables}
-            for variable in layer.variables:
-                source = old.get(variable.name)
+            old = _numbered(original.variables)
+            for key, variable in _numbered(layer.variables).items():
+                source = old.get(key)
                 if source is not None and source.shape == variable.shape:
                     variable.assign(source)
         for attribute, param in made_from.weights.items():
             weight(layer, attribute).assign(np.asarray(param.array()))
+
+
+def _numbered(variables: Sequence[Any]) -> dict[tuple[str, int], Any]:
+    """Variables by name and by how many of that name come before: both layers of a Bidirectional have a kernel."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for variable in variables:
+        found[variable.name, seen[variable.name]] = variable
+        seen[variable.name] += 1
+    return found
 
 
 def _accepts(declared: Sequence[int | None], shape: Sequence[Any]) -> bool:

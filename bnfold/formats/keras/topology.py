@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from typing import Any
 
 
@@ -63,6 +64,39 @@ def fill_in(keras: Any, node: Any, values: Sequence[Any]) -> tuple[tuple[Any, ..
 def operands(node: Any) -> list[Any]:
     """The positional arguments of a call, tensors and constants alike."""
     return list(node.arguments.args)
+
+
+def asks_for_training(node: Any) -> bool:
+    """Does a call ask for training behaviour, whatever the model is called for?
+
+    A layer that trains unless it is told not to, as those that change pictures at random, asks for nothing: Keras
+    notes its default with the call, and ``predict`` overrides that.
+    """
+    return bool(node.arguments.kwargs.get("training")) and not trains_by_default(node.operation)
+
+
+def trains_by_default(layer: Any) -> bool:
+    """Is ``training`` of the layer's call True if nobody says anything?"""
+    parameter = signature(layer.call).parameters.get("training")
+    return parameter is not None and parameter.default is True
+
+
+def inferring_layers(keras: Any, network: Any) -> list[Any]:
+    """The layers that a model calls, also in nested ones, of which no call asks for training behaviour."""
+    found: dict[int, Any] = {}
+    asked: set[int] = set()
+    ahead = [(network, False)]
+    while ahead:
+        inner, training = ahead.pop()
+        for node in nodes(inner):
+            layer, trained = node.operation, training or asks_for_training(node)
+            nested = functional(keras, layer)
+            if nested is not None:
+                ahead.append((nested, trained))
+            elif "training" in signature(layer.call).parameters:
+                found[id(layer)] = layer
+                asked |= {id(layer)} if trained else set()
+    return [layer for key, layer in found.items() if key not in asked]
 
 
 def map_tensors(keras: Any, structure: Any, function: Callable[[Any], Any]) -> Any:
