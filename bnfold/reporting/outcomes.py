@@ -31,7 +31,7 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     if max(len(steps), len(left)) >= GROUP_FROM:
         line(console, ("equal outcomes share a row; --format json names every one", "dim"), indent=2)
     if not steps and not left:
-        line(console, "nothing to fold: there is no BN and no scale or shift by channel in this model", indent=2)
+        line(console, "nothing to fold: bnfold sees no BN and no scale or shift by channel in this model", indent=2)
     console.print()
     _print_notes(console, result.plan, result.notes)
     for step in result.dropped:

@@ -79,6 +79,11 @@ class _Reader:
         root.inputs = tuple(tensor.name for tensor in tensors)
         self._read_scope(root, training=False)
         self.graph.outputs = self._distinct(root.outputs)
+        self.graph.notes = tuple(
+            f"{op.display} ({op.type}) holds BatchNormalization of its own, which is not looked into"
+            for op in self.graph.ops()
+            if "BatchNormalization" in op.attributes.get("contains", ())
+        )
 
     def _read_scope(self, scope: Scope, training: bool) -> None:
         names = {id(tensor): name for tensor, name in zip(scope.network.inputs, scope.inputs, strict=True)}
