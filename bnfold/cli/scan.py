@@ -47,6 +47,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.pass_context
 def scan(
     context: click.Context,
+    /,
     targets: Sequence[str],
     store: str,
     fail_on: str | None,

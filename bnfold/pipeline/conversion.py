@@ -33,8 +33,8 @@ def in_target_format(result: _R, course: Course, again: Callable[[Model], _R]) -
         last = again(_converted(cast(ConvertedModel, result.model), folder))
     made = replace(result, model=last.model, summary=replace(result.summary, after=last.summary.after))
     if isinstance(made, FoldResult):
-        return replace(made, plan=_both(made.plan, cast(FoldResult, last).plan))
-    return replace(made, folding=_both(made.folding, cast(EqualizeResult, last).folding))
+        return replace(made, plan=_both(made.plan, last.plan))
+    return replace(made, folding=_both(made.folding, last.folding))
 
 
 def _both(first: Plan, second: Plan) -> Plan:

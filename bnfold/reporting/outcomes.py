@@ -40,6 +40,8 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     console.print()
     if result.verification is not None:
         print_verdict(console, result.verification)
+    if result.agreement is not None:
+        line(console, (result.agreement.sentence(), GOOD if result.agreement.equivalent else BAD), indent=2)
     _print_culprits(console, result.culprits)
     if result.latency is not None:
         line(console, result.latency.sentence(), indent=2)

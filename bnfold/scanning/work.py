@@ -108,12 +108,12 @@ def _folded(task: Task, source: Any, output: str) -> dict[str, Any]:
             result = fold_file(source, target, options=options, allow_unsafe=task.allow_unsafe)
             if result.path is not None:
                 upload(target, output)
-    verdict = result.verification
+    verdict, agreement = result.verification, result.agreement
     return {
         "output": output if result.path is not None else None,
         "written": result.path is not None,
         "verdict": verdict.verdict if verdict is not None else None,
-        "sentence": verdict.sentence() if verdict is not None else "",
+        "sentence": " and ".join(check.sentence() for check in (verdict, agreement) if check is not None),
         "steps": len(result.plan.steps),
         "summary": result.summary.to_dict(),
     }
