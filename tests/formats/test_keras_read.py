@@ -222,7 +222,7 @@ def test_unknown_layers_are_opaque_but_own_their_weights() -> None:
     assert len(op.inputs) == 1 + 12
     assert op.attributes == {"contains": ("Bidirectional",)}
     x = Input((5, 8))
-    graph, op = only(keras.Model(x, layers.MultiHeadAttention(2, 4)(x, x)), "MultiHeadAttention")
+    graph, op = only(keras.Model(x, layers.GroupQueryAttention(4, 2, 2)(x, x)), "GroupedQueryAttention")
     assert op.inputs[:2] == (graph.inputs[0].name, graph.inputs[0].name)
     assert len(op.inputs) == 2 + 8
     assert op.attributes == {"contains": ("Dropout", "EinsumDense", "Softmax")}

@@ -16,6 +16,7 @@ tensors of the call (a mask, an initial state) come after the weights.
 | PReLU                               | x, alpha                                              |
 | LSTM, GRU, SimpleRNN                | x, kernel, recurrent_kernel, bias                     |
 | Bidirectional of one of these       | x, the three of its forward layer, those of the other |
+| MultiHeadAttention                  | query, kernel and bias of query, key, value, output   |
 | LayerNormalization, GroupNorm…      | x, gamma, beta                                        |
 | RMSNormalization                    | x, scale                                              |
 | Add, Concatenate and other joins    | the tensors                                           |
@@ -31,9 +32,10 @@ the batch as axis 0. ``Permute`` has ``perm`` (batch included) beside ``dims``; 
 ZeroPadding and ``cropping`` of Cropping are one ``(before, after)`` pair an axis. ``Flatten`` with
 ``data_format="channels_first"`` moves the channels last before it flattens. ``training=True`` is there
 where the call asks for training behaviour even at inference (calling and exporting the model obey
-that, ``predict`` overrides it), and ``compute_dtype`` where a layer computes in another dtype than
-its weights have (mixed precision). ``contains`` of an opaque layer are the types in it whose arithmetic would be
-known: those that a TimeDistributed wraps, and Dense of a quantized Dense. ``changes_mask=True`` and
+that, ``predict`` overrides it), and ``compute_dtype`` where a layer computes in another dtype than its weights have
+(mixed precision). ``tensors`` of a MultiHeadAttention names the argument that each tensor of the call is.
+``contains`` of an opaque layer, and of that one, are the types in it whose arithmetic would be known: those that a
+TimeDistributed wraps, and Dense of a quantized Dense. ``changes_mask=True`` and
 ``masked=True`` are those of :mod:`bnfold.formats.keras.masks`.
 
 Operations of ``keras.ops`` called on tensors have the type ``ops.`` and their class, and the attributes that
@@ -71,6 +73,7 @@ _SEPARABLE = ("filters", *_DEPTHWISE)
 _POOL = ("pool_size", "strides", "padding", "data_format")
 _RECURRENT = ("units", "use_bias", "return_sequences", "return_state", "go_backwards", "stateful")
 
+_PROJECTIONS = ("query", "key", "value", "output")
 _CELL = ("kernel", "recurrent_kernel", "bias")
 
 #: Layers whose arithmetic is known, by class name.
@@ -97,6 +100,9 @@ SPECS: dict[str, Spec] = {
     "LSTM": Spec(tuple(f"cell.{name}" for name in _CELL), _RECURRENT),
     "GRU": Spec(tuple(f"cell.{name}" for name in _CELL), (*_RECURRENT, "reset_after")),
     "SimpleRNN": Spec(tuple(f"cell.{name}" for name in _CELL), _RECURRENT),
+    "MultiHeadAttention": Spec(
+        tuple(f"_{part}_dense.{name}" for part in _PROJECTIONS for name in ("kernel", "bias")), ("use_bias",)
+    ),
     "Bidirectional": Spec(
         tuple(f"{way}_layer.cell.{name}" for way in ("forward", "backward") for name in _CELL), ("merge_mode",)
     ),
@@ -134,7 +140,11 @@ SPECS: dict[str, Spec] = {
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), Spec()),
 }
 
-_RECURRENT_TYPES = {"LSTM", "GRU", "SimpleRNN"}
+#: Layers whose weights are those of layers inside, with the types of these that are known.
+_PARTS = {
+    "Bidirectional": (("forward_layer", "backward_layer"), {"LSTM", "GRU", "SimpleRNN"}),
+    "MultiHeadAttention": (tuple(f"_{part}_dense" for part in _PROJECTIONS), {"EinsumDense"}),
+}
 #: Operations on tensors whose constant operand becomes a param.
 BINARY_OPERATIONS = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide")
 
@@ -144,7 +154,7 @@ def type_of(keras: Any, layer: Any) -> str:
 
     That is so for a custom class of the same name, for a quantized layer or one with a LoRA adapter,
     which have more weights, for one that computes in integers, and for a Bidirectional of other layers than the three
-    recurrent ones: such types are not in :data:`SPECS`.
+    recurrent ones or a MultiHeadAttention of quantized ones: such types are not in :data:`SPECS`.
     """
     cls = type(layer)
     if not isinstance(layer, keras.layers.Layer):
@@ -154,9 +164,10 @@ def type_of(keras: Any, layer: Any) -> str:
     variant = getattr(layer, "quantization_mode", None) or ("lora" if getattr(layer, "lora_enabled", False) else "")
     if not variant and cls.__name__ in SPECS and "float" not in str(layer.compute_dtype):
         variant = layer.compute_dtype
-    if cls.__name__ == "Bidirectional":
-        inner = {type_of(keras, each) for each in (layer.forward_layer, layer.backward_layer)}
-        variant = variant or ", ".join(sorted(inner - _RECURRENT_TYPES))
+    if cls.__name__ in _PARTS and cls.__name__ in SPECS:
+        parts, known = _PARTS[cls.__name__]
+        inner = {type_of(keras, getattr(layer, part)) for part in parts}
+        variant = variant or ", ".join(sorted(inner - known))
     return f"{cls.__name__}[{variant}]" if variant else cls.__name__
 
 

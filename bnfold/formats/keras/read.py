@@ -223,14 +223,18 @@ class _Reader:
             attributes = attributes_of(layer, spec, rank)
         elif not isinstance(layer, self.keras.layers.Layer):
             attributes = operation_attributes(node)
-        if type_of(self.keras, layer) == "Activation":
+        kind = type_of(self.keras, layer)
+        if kind == "Activation":
             attributes["activation"] = activation_name(self.keras, layer.activation)
+        if kind == "MultiHeadAttention":
+            attributes["tensors"] = topology.argument_names(self.keras, node)
         if training:
             attributes["training"] = True
         if getattr(layer, "compute_dtype", None) != getattr(layer, "variable_dtype", None):
             attributes["compute_dtype"] = layer.compute_dtype
-        if spec is None and (contained := contained_types(self.keras, layer)):
-            attributes["contains"] = contained
+        if spec is None or kind == "MultiHeadAttention":
+            contained = contained_types(self.keras, layer)
+            attributes |= {"contains": contained} if contained else {}
         return attributes
 
     def _distinct(self, outputs: Sequence[str]) -> list[str]:

@@ -99,6 +99,15 @@ def inferring_layers(keras: Any, network: Any) -> list[Any]:
     return [layer for key, layer in found.items() if key not in asked]
 
 
+def argument_names(keras: Any, node: Any) -> tuple[str, ...]:
+    """For each tensor of a layer's call the argument of the layer that it is, or is in."""
+    names = [*signature(node.operation.call).parameters]
+    given = [*zip(names, node.arguments.args, strict=False), *sorted(node.arguments.kwargs.items())]
+    return tuple(
+        name for name, value in given for item in keras.tree.flatten(value) if isinstance(item, keras.KerasTensor)
+    )
+
+
 def map_tensors(keras: Any, structure: Any, function: Callable[[Any], Any]) -> Any:
     """The structure with ``function`` applied to each of its tensors."""
     return keras.tree.map_structure(function, structure)

@@ -180,7 +180,6 @@ STOPPING: dict[str, Make] = {
     "ReLU with a threshold": lambda: layers.ReLU(threshold=0.5),
     "Bidirectional of cells": lambda: layers.Bidirectional(layers.RNN(layers.LSTMCell(2), return_sequences=True)),
     "UnitNormalization": lambda: layers.UnitNormalization(),
-    "MultiHeadAttention": lambda: lambda x: layers.MultiHeadAttention(1, 2)(x, x),
     "TimeDistributed": lambda: layers.TimeDistributed(layers.Dense(4)),
 }
 
