@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any
 
@@ -64,6 +65,43 @@ def fill_in(keras: Any, node: Any, values: Sequence[Any]) -> tuple[tuple[Any, ..
 def operands(node: Any) -> list[Any]:
     """The positional arguments of a call, tensors and constants alike."""
     return list(node.arguments.args)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Arguments:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Step:
+    """The call of the layer inside a TimeDistributed on one step of each example, as if Keras had noted it."""
+
+    operation: Any
+    input_tensors: tuple[Any, ...]
+    output_tensors: tuple[Any, ...]
+    arguments: Any
+
+
+def step(keras: Any, node: Any) -> Step | None:
+    """What a TimeDistributed does for each step; None for any other layer, for steps that a mask may hide, and for a
+    model inside that reads or returns anything but one tensor of the shape of a step.
+    """
+    layer = node.operation
+    if type(layer) is not keras.layers.TimeDistributed or node.arguments.kwargs.get("mask") is not None:
+        return None
+    if len(node.input_tensors) != 1 or len(node.output_tensors) != 1:
+        return None
+    data, result = node.input_tensors[0], node.output_tensors[0]
+    if getattr(data, "_keras_mask", None) is not None:
+        return None
+    inner = functional(keras, layer.layer)
+    if inner is not None and [len(tensor.shape) for tensor in (*inner.inputs, *inner.outputs)] != [
+        len(tensor.shape) - 1 for tensor in (data, result)
+    ]:
+        return None
+    one, made = (keras.KerasTensor((None, *tensor.shape[2:]), tensor.dtype) for tensor in (data, result))
+    return Step(layer.layer, (one,), (made,), _Arguments((one,)))
 
 
 def asks_for_training(node: Any) -> bool:

@@ -356,3 +356,36 @@ class RepeatVector(Rearrangement):
 
     def down(self, node: Node, affine: Affine) -> Affine | Refusal:
         return rename_axes(affine, (0, 2))
+
+
+@register("TimeDistributed.begin", domain=DOMAIN)
+class StepsApart(Rearrangement):
+    """[batch, steps, …] to [batch · steps, …], before what a TimeDistributed does to each step."""
+
+    conditions = Conditions(cross="along the axes of a step, or uniform")
+
+    def up(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return _shifted(node, affine, 1, 1)
+
+    def down(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return _shifted(node, affine, 2, -1)
+
+
+@register("TimeDistributed.end", domain=DOMAIN)
+class StepsTogether(Rearrangement):
+    """[batch · steps, …] to [batch, steps, …], behind it."""
+
+    conditions = Conditions(cross="along the axes of a step, or uniform")
+
+    def up(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return _shifted(node, affine, 2, -1)
+
+    def down(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return _shifted(node, affine, 1, 1)
+
+
+def _shifted(node: Node, affine: Affine, first: int, by: int) -> Affine | Refusal:
+    """Every axis ``by`` places further; those before ``first`` are of batch and steps."""
+    if any(axis < first for axis, _ in affine.axes):
+        return node.refuse("steps", "works on each step alone, and the affine runs along the steps")
+    return rename_axes(affine, {axis: axis + by for axis, _ in affine.axes})

@@ -180,7 +180,7 @@ STOPPING: dict[str, Make] = {
     "ReLU with a threshold": lambda: layers.ReLU(threshold=0.5),
     "Bidirectional of cells": lambda: layers.Bidirectional(layers.RNN(layers.LSTMCell(2), return_sequences=True)),
     "UnitNormalization": lambda: layers.UnitNormalization(),
-    "TimeDistributed": lambda: layers.TimeDistributed(layers.Dense(4)),
+    "RNN": lambda: layers.RNN(layers.GRUCell(4), return_sequences=True),
 }
 
 
@@ -536,3 +536,22 @@ def test_two_batchnorms_become_one_of_their_policy():
     assert folded.batchnorms == 1
     (norm,) = (layer for layer in folded.model.layers if isinstance(layer, BN))
     assert norm.dtype_policy.name == "mixed_float16"
+
+
+# -- what a TimeDistributed applies to each step -----------------------------------------------------
+
+EACH: dict[str, tuple[tuple[int, ...], Make]] = {
+    "activation": (SEQUENCE, lambda: layers.TimeDistributed(layers.Activation("linear"))),
+    "pooling": (IMAGE, lambda: layers.TimeDistributed(layers.AveragePooling1D(2))),
+}
+
+
+@pytest.mark.parametrize(("shape", "make"), EACH.values(), ids=EACH)
+def test_what_lies_along_the_axes_of_a_step_passes(shape, make):
+    assert_gone(fold(ahead(shape, make, BN)))
+
+
+@pytest.mark.parametrize("model", [ahead, behind])
+def test_what_lies_along_the_steps_does_not_pass(model):
+    folded = fold(model(SEQUENCE, lambda: layers.TimeDistributed(layers.Identity()), lambda: BN(axis=1)))
+    assert_stays(folded, "steps")
