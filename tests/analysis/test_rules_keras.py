@@ -288,4 +288,6 @@ def test_bn_that_a_time_distributed_applies_to_each_step_is_looked_at():
     report = bnfold.analyze(sequential(keras.Input((3, 4)), layers.TimeDistributed(Dense(4)), steps, Dense(2)))
     (item,) = report.batchnorms
     assert item.name.startswith("each/")
+    assert item.pattern == "Dense → BN → Dense"
     assert item.foldability.folds
+    assert report.summary.size.nodes == 3

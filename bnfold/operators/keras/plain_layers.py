@@ -363,6 +363,7 @@ class StepsApart(Rearrangement):
     """[batch, steps, …] to [batch · steps, …], before what a TimeDistributed does to each step."""
 
     conditions = Conditions(cross="along the axes of a step, or uniform")
+    is_border = True
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
         return _shifted(node, affine, 1, 1)
@@ -376,6 +377,7 @@ class StepsTogether(Rearrangement):
     """[batch · steps, …] to [batch, steps, …], behind it."""
 
     conditions = Conditions(cross="along the axes of a step, or uniform")
+    is_border = True
 
     def up(self, node: Node, affine: Affine) -> Affine | Refusal:
         return _shifted(node, affine, 2, -1)
