@@ -188,7 +188,7 @@ class Affine:
         """Would :meth:`then` accept ``after``?"""
         if self.axis is None or after.axis is None:
             return True
-        return (self.axis, self.grid, self.size) == (after.axis, after.grid, after.size)
+        return self.axis == after.axis and self.grid == after.grid and self.scale.size == after.scale.size
 
     def inverse(self) -> Affine:
         """The map that undoes this one. Raises ValueError where a scale is zero."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param, walk
-from bnfold.operators import Node, Role, as_affine, facts_of
+from bnfold.operators import Role, as_affine, facts_of
 from bnfold.operators.patterns import is_bias_add
 
 
@@ -47,8 +47,9 @@ def measure(graph: ModelGraph) -> Size:
             batchnorms += kind is Role.BATCHNORM
             affines += kind is Role.AFFINE
         params.update({id(param): param for param in _read_params(inner)})
-    weights = [param for param in params.values() if is_weight(param)]
-    return Size(nodes, batchnorms, affines, sum(p.size for p in weights), sum(p.nbytes for p in weights))
+    weights = [(param.size, param.dtype.itemsize) for param in params.values() if is_weight(param)]
+    sizes = sum(size for size, _ in weights), sum(size * itemsize for size, itemsize in weights)
+    return Size(nodes, batchnorms, affines, *sizes)
 
 
 def is_weight(param: Param) -> bool:
@@ -60,10 +61,6 @@ def _read_params(graph: ModelGraph) -> Iterable[Param]:
     return [param for name, param in graph.params.items() if graph.use_count(name) or graph.is_output(name)]
 
 
-def _is_wide(param: Param | None) -> bool:
-    return param is not None and param.size > 1
-
-
 def _kind(graph: ModelGraph, op: Op) -> Role:
     """BATCHNORM, AFFINE for a Mul or Add by a vector (not by a number, nor a layer's bias), or OTHER."""
     facts = facts_of(op)
@@ -71,9 +68,17 @@ def _kind(graph: ModelGraph, op: Op) -> Role:
         return Role.BATCHNORM
     if facts.role not in (Role.AFFINE, Role.JOIN):
         return Role.OTHER
-    node = Node(graph, op)
-    if facts.role is Role.JOIN and not any(_is_wide(node.const(slot)) for slot in range(len(op.inputs))):
+    if facts.role is Role.JOIN and not _has_vector(graph, op):
         return Role.OTHER  # by numbers, or a join of tensors: the rule, and found out faster than the affine
     affine = as_affine(graph, op)
     by_channel = isinstance(affine, Affine) and affine.axis is not None
     return Role.AFFINE if by_channel and not is_bias_add(graph, op) else Role.OTHER
+
+
+def _has_vector(graph: ModelGraph, op: Op) -> bool:
+    """Has it a constant operand of more than one number?"""
+    for tensor in op.inputs:
+        param = graph.constant(tensor)
+        if param is not None and param.size > 1:
+            return True
+    return False

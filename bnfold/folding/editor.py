@@ -87,13 +87,14 @@ class Editor:
 
     def _pin(self, op: Op) -> None:
         """Write down shapes that only the producers tell, before these are taken apart."""
-        params = self.graph.params
+        told, params = self.graph.known_tensors(), self.graph.params
         for tensor in (*op.inputs, *op.outputs):
-            if not tensor or tensor in params:
+            known = told.get(tensor)
+            if (known is not None and known.shape is not None and None not in known.shape) or tensor in params:
+                continue
+            if not tensor:
                 continue
             known = self.graph.tensor(tensor)
-            if known.shape is not None and None not in known.shape:
-                continue
             rank = rank_of(self.graph, tensor)
             if rank is not None:
                 sizes = known.shape or (None,) * rank

@@ -13,21 +13,25 @@ def dataflow_order(graph: ModelGraph) -> Order:
     """
     depths: dict[str, Place] = {}
     waiting = graph.ops()
+    #: The depth of the operator that makes each tensor, None where it is not known yet.
+    made: dict[str, int | None] = {tensor: None for op in waiting for tensor in op.outputs}
+    made.pop("", None)
     while waiting:
         later = []
         for op in waiting:
-            depth: Place = 0
+            depth = 0
             for tensor in (*op.inputs, *op.captures) if op.captures else op.inputs:
-                producer = graph.producer(tensor)
-                if producer is None:
-                    continue
-                before = depths.get(producer.name)
+                before = made.get(tensor, 0)
                 if before is None:
                     later.append(op)
                     break
-                depth = max(depth, before)
+                if before > depth:
+                    depth = before
             else:
-                depths[op.name] = 1 + depth
+                depths[op.name] = depth = 1 + depth
+                for tensor in op.outputs:
+                    if tensor:
+                        made[tensor] = depth
         if len(later) == len(waiting):
             raise ValueError("the graph has a cycle")
         waiting = later

@@ -314,15 +314,13 @@ class ModelGraph:
             self._order.insert(op.name, after)
             self._sorted = False
         self._ops[op.name] = op
-        for tensor in filter(None, op.outputs):
+        for tensor in op.outputs:
+            if not tensor:
+                continue
             if tensor in self._producer:
                 raise ValueError(f"tensor {tensor!r} has two producers: {self._producer[tensor]} and {op.name}")
             self._producer[tensor] = op.name
-        for slot, tensor in enumerate(op.inputs):
-            if tensor:
-                self._uses.add(tensor, Use(op.name, slot))
-        for tensor in op.captures:
-            self._uses.add(tensor, Use(op.name, None))
+        self._uses.add_all(op)
         self._digraph = None
 
     def remove(self, name: str) -> None:
@@ -341,16 +339,13 @@ class ModelGraph:
 
     def _unlink(self, op: Op) -> None:
         self._drop_outputs(op)
-        for slot, tensor in enumerate(op.inputs):
-            if tensor:
-                self._uses.drop(tensor, (op.name, slot))
-        for tensor in op.captures:
-            self._uses.drop(tensor, (op.name, None))
+        self._uses.drop_all(op)
 
     def _drop_outputs(self, op: Op) -> None:
-        for tensor in filter(None, op.outputs):
-            del self._producer[tensor]
-            self._computed.pop(tensor, None)
+        for tensor in op.outputs:
+            if tensor:
+                del self._producer[tensor]
+                self._computed.pop(tensor, None)
 
     def rewire(self, use: Use, tensor: str) -> None:
         """Make one input slot read another tensor."""

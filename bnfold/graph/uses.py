@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from bnfold.graph.elements import Use
+from bnfold.graph.elements import Op, Use
 
 
 class Uses:
@@ -60,6 +60,27 @@ class Uses:
                 del self._of[tensor]
         elif found == use:
             del self._of[tensor]
+
+    def add_all(self, op: Op) -> None:
+        """The reads of an operator: of its inputs and, by its subgraphs, of what these capture."""
+        of, name = self._of, op.name
+        for slot, tensor in enumerate(op.inputs):
+            if not tensor:
+                continue
+            if tensor in of:
+                self.add(tensor, Use(name, slot))
+            else:
+                of[tensor] = Use(name, slot)
+        for tensor in op.captures:
+            self.add(tensor, Use(name, None))
+
+    def drop_all(self, op: Op) -> None:
+        """Take the reads of an operator out."""
+        for slot, tensor in enumerate(op.inputs):
+            if tensor:
+                self.drop(tensor, (op.name, slot))
+        for tensor in op.captures:
+            self.drop(tensor, (op.name, None))
 
     def copy(self) -> Uses:
         other = Uses()

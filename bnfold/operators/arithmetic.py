@@ -20,6 +20,7 @@ from bnfold.operators.base import (
     Role,
     Sunk,
     dim_of,
+    rank_of,
 )
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.refusal import Refusal
@@ -38,8 +39,9 @@ def broadcast_constant(node: Node, param: Param, data: int) -> tuple[list[int], 
     old = _old_broadcasting(node)
     if old is not None:
         return old
-    shape = param.shape
-    rank = node.rank(data)
+    shape, tensor = param.shape, node.op.input(data)
+    known = node.graph.tensor(tensor).shape
+    rank = rank_of(node.graph, tensor) if known is None else len(known)
     if rank is None:
         if not shape:
             return [], param.exact()
@@ -49,7 +51,9 @@ def broadcast_constant(node: Node, param: Param, data: int) -> tuple[list[int], 
     wide = [axis for axis, size in enumerate(shape) if size != 1]
     axes = [axis + rank - len(shape) for axis in wide]
     for axis, own in zip(axes, wide, strict=True):
-        size = dim_of(node.graph, node.op.input(data), axis)
+        size = known[axis] if known is not None else None
+        if not isinstance(size, int):
+            size = dim_of(node.graph, tensor, axis)
         if size is None:
             return node.refuse(
                 "unknown-shape", f"has an input of unknown size on axis {axis}, where its constant varies"

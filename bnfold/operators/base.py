@@ -420,7 +420,7 @@ class KeepsShape(Facts):
 
 def channels_fit(node: Node, affine: Affine, axis: int | None, channels: int) -> Refusal | None:
     """Refuse unless the affine is uniform or runs along ``axis`` (None: unknown) with ``channels`` entries."""
-    if affine.axis is None:
+    if affine.size == 1:  # as it is on a tensor of one channel, whichever axis that lies along
         return None
     if axis is None:
         return node.refuse("unknown-rank", "has a tensor of unknown rank, so its channel axis cannot be told")

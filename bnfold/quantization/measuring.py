@@ -73,7 +73,7 @@ def measure_int8(
             files[name, FLOAT] = OnnxFile(path, name)
             for form in (PER_TENSOR, PER_CHANNEL):
                 target = folder / f"{len(files) + len(errors)}.onnx"
-                fault = _quantize(path, target, samples, per_channel=form == PER_CHANNEL)
+                fault = _quantize(path, target, samples, session.newer_ir, per_channel=form == PER_CHANNEL)
                 if fault:
                     errors[name, form] = fault
                 else:
@@ -151,15 +151,22 @@ class _Reader:
         raise NotImplementedError("the data are read once")
 
 
-def _quantize(source: Path, target: Path, samples: Samples, *, per_channel: bool) -> str:
-    """Write the quantised model; why that failed, or nothing."""
+def _quantize(
+    source: Path, target: Path, samples: Samples, newer_ir: tuple[int, int] | None, *, per_channel: bool
+) -> str:
+    """Write the quantised model, of an IR version that the runtime loads; why that failed, or nothing."""
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     CalibrationDataReader.register(_Reader)
     try:
         with _quiet():
+            given: Path | onnx.ModelProto = source
+            if newer_ir is not None:
+                given = onnx.load(source)
+                given.ir_version = newer_ir[1]
             quantize_static(
-                source,
+                given,
                 target,
                 _Reader(samples),
                 quant_format=QuantFormat.QDQ,

@@ -37,9 +37,10 @@ def compare(
     """The verdict on one candidate against a reference; ``judge`` is by default the one for the options."""
     started = time.perf_counter()
     answers = reference.answers
-    found = Judgement(())
+    found, notes = Judgement(()), list(answers.notes)
     try:
-        outputs, interface = _outputs(reference, candidate)
+        outputs, interface, told = _outputs(reference, candidate)
+        notes += [note for note in told if note not in notes]
         measured = _deviations(reference, outputs)
         _check_informative(reference, measured)
         case = Comparison(reference, candidate, measured, outputs, interface)
@@ -56,7 +57,7 @@ def compare(
         found.first_difference,
         time.perf_counter() - started,
         reason,
-        (*answers.notes, *found.notes),
+        (*notes, *found.notes),
         found.exactness,
     )
 
@@ -74,8 +75,11 @@ def _check_informative(reference: Reference, measured: Measured) -> None:
             raise NotVerifiableError(f"{reference.model.name} computes nothing but NaN and infinity for {name}")
 
 
-def _outputs(reference: Reference, candidate: Candidate) -> tuple[list[dict[str, Array]], Interface]:
-    """The candidate's outputs on every feed, and which they are. The session is closed again when this returns."""
+def _outputs(reference: Reference, candidate: Candidate) -> tuple[list[dict[str, Array]], Interface, list[str]]:
+    """The candidate's outputs on every feed, which they are, and what is to be known of how it runs.
+
+    The session is closed again when this returns.
+    """
     answers = reference.answers
     session = _opened(candidate, reference)
     interface = match(answers, session)
@@ -92,7 +96,7 @@ def _outputs(reference: Reference, candidate: Candidate) -> tuple[list[dict[str,
         if found.keys() != expected.keys():
             raise MismatchError(f"sequences or maps in the answer have other members on feed {feed.description!r}")
         outputs.append(found)
-    return outputs, interface
+    return outputs, interface, session.notes
 
 
 def _deviations(reference: Reference, outputs: Sequence[Outputs]) -> Measured:

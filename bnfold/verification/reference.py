@@ -41,7 +41,7 @@ class Reference:
             session = Session(model, self.settings)
         except RunError as error:
             raise UnrunnableError(f"onnxruntime cannot load {model.name}: {error}", error) from error
-        self.answers = Answers(session.inputs(), session.optional_inputs(), session.outputs())
+        self.answers = Answers(session.inputs(), session.optional_inputs(), session.outputs(), notes=session.notes)
         self._check_types()
         self._collect(session, options.inputs, options.feeds)
 

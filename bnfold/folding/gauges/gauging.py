@@ -264,7 +264,8 @@ class _Settlement:
         told = {head: _told(graph, stuck[head], change) for head in choice.gone}
         origin = _origins(whole)
         keep = {tensor: output for output, tensor in origin.items() if _is_named(graph, output)}
-        rename = renamed(graph, changed, keep)
+        # Two that undo each other change nothing in front of them, which may have to take a name all the same.
+        rename = renamed(graph, [*changed, *(tensor for tensor in keep if tensor not in changed)], keep)
         for candidate in whole:
             editor.drop(op.name for op in candidate.ops)
         for output, tensor in origin.items():
@@ -286,8 +287,7 @@ class _Settlement:
         output = graph.op(rest[-1] if rest else first).outputs[0]
         self.editor.drop(rest)
         self.editor.replace_affine(op, source, total, output)
-        simple = facts_of(op).role is not Role.BATCHNORM  # which could be anything before
-        self.outcome.again |= simple and graph.op(first).type != op.type
+        self.outcome.again |= graph.op(first).type != op.type
 
 
 def _is_named(graph: ModelGraph, tensor: str) -> bool:

@@ -123,12 +123,13 @@ class _Reader:
 
     def _read_node(self, index: int, node: NodeProto) -> None:
         known = self._known
-        inputs, outputs = tuple([known.get(name, name) for name in node.input]), tuple(node.output)
-        label, kind, domain = node.name, node.op_type, node.domain
+        outputs, label, kind, domain = tuple(node.output), node.name, node.op_type, node.domain
         kind, domain = self._types.setdefault(kind, kind), self._types.setdefault(domain, domain)
         name = self._unique(label or f"{kind}_{index}")
-        for tensor in inputs:
-            if tensor and tensor not in known:
+        inputs = []
+        for tensor in node.input:
+            inputs.append(known.get(tensor, tensor))
+            if tensor not in known and tensor:
                 if not self._is_outer(tensor):
                     self._fail_undefined(node, name, tensor)
                 self._captures[tensor] = None
@@ -141,11 +142,11 @@ class _Reader:
                 known[tensor] = tensor
         self._graph.put(
             Op(
-                name=name,
-                type=kind,
-                inputs=inputs,
-                outputs=outputs,
-                attributes=Attributes(node, self._context.payloads),
+                name,
+                kind,
+                tuple(inputs),
+                outputs,
+                Attributes(node, self._context.payloads),
                 domain=plain_domain(domain),
                 label=label,
                 origin=label,

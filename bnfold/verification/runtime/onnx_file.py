@@ -149,6 +149,13 @@ class OnnxFile:
         }
 
 
+def with_ir_version(content: bytes, version: int) -> bytes:
+    """A serialised model that says another IR version: of a field that stands there twice, the last one counts."""
+    import onnx
+
+    return content + bytes(onnx.ModelProto(ir_version=version).SerializeToString())
+
+
 def unrounded_weights(model: Any) -> dict[str, Callable[[], NDArray[np.float64]]]:
     """The weights that a model holds in float64 and that its file holds rounded, by name; none of another format."""
     graph = getattr(model, "graph", None)

@@ -8,14 +8,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from bnfold.errors import ModelFileError, UsageError, one_line, shortened
 from bnfold.graph import Array
-from bnfold.verification.runtime.onnx_file import OnnxFile
+from bnfold.verification.runtime.onnx_file import OnnxFile, with_ir_version
 
 #: Graph optimisation levels by the names the command line uses, in rising order.
 LEVELS = {
@@ -27,6 +27,10 @@ LEVELS = {
 #: TensorProto.BFLOAT16.
 _ONNX_BFLOAT16 = 16
 CPU = "CPUExecutionProvider"
+#: The setting that says where the external data are of a model that comes as bytes.
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
+_NEWER_IR = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+_NEWER_OPSET = re.compile(r"Opset (\d+) is under development .* for domain (\S+) is till opset (\d+)")
 _DTYPES = {
     "float": "float32",
     "double": "float64",
@@ -104,18 +108,27 @@ class Session:
         options = _options(settings, level, tuned)
         if content is None and model.folder != model.path.parent:
             content = model.path.read_bytes()
-        if content is not None:
-            folder = str(model.folder.resolve())
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         extra = {"disabled_optimizers": list(disabled_optimizers)} if disabled_optimizers else {}
-        source = os.fspath(model.path) if content is None else content
 
-        def load() -> Any:
+        def load(source: str | bytes) -> Any:
+            if isinstance(source, bytes):
+                options.add_session_config_entry(_EXTERNAL_FOLDER, str(model.folder.resolve()))
             onnxruntime.set_seed(settings.seed)
             return onnxruntime.InferenceSession(source, options, providers=providers, **extra)
 
+        source = os.fspath(model.path) if content is None else content
+        #: The IR version that the model says and the newest that the runtime loads, as which it is run; None as a rule.
+        self.newer_ir: tuple[int, int] | None = None
         try:
-            self._session = load()
+            try:
+                self._session = load(source)
+            except runtime_errors() as error:
+                self.newer_ir = _newer_ir(error)
+                if self.newer_ir is None:
+                    raise
+                # IR versions differ in what a file may hold, not in what its operators compute.
+                source = with_ir_version(model.path.read_bytes() if content is None else content, self.newer_ir[1])
+                self._session = load(source)
         except runtime_errors() as error:
             if type(error).__name__ in ("InvalidProtobuf", "NoSuchFile"):
                 raise ModelFileError(f"{model.name} is not an ONNX model, or it is damaged") from error
@@ -124,7 +137,15 @@ class Session:
             raise RunError(f"{settings.provider} could not be started")
         self._model = model
         #: What is drawn at random is drawn again from the beginning in every run.
-        self._reload = load if model.draws else None
+        self._reload = partial(load, source) if model.draws else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be known of how the model runs."""
+        if self.newer_ir is None:
+            return []
+        said, known = self.newer_ir
+        return [f"onnxruntime loads IR versions up to {known}: what says version {said} was run as version {known}"]
 
     def inputs(self) -> list[ValueSpec]:
         """What must be fed, in order. Overridable initializers are not among them."""
@@ -287,8 +308,16 @@ def _flatten(name: str, value: Any, flat: dict[str, Array]) -> None:
         flat[name] = np.asarray(value)
 
 
+def _newer_ir(error: Exception) -> tuple[int, int] | None:
+    """The IR version of a model that the runtime does not load for it, and the newest that it loads."""
+    found = _NEWER_IR.search(str(error))
+    return None if found is None else (int(found[1]), int(found[2]))
+
+
 def _words(error: Exception) -> str:
     """The telling part of onnxruntime's message, on one line."""
     text = one_line(error)
     text = re.sub(r"^(\[ONNXRuntimeError\] : )?\d+ : [A-Z_]+ : (Load model from .*? failed:)?", "", text)
-    return shortened(text)
+    text = re.sub(r"\S*/onnxruntime/\S+:\d+ .*?\)( const)? ", "", text)  # places in its sources
+    newer = _NEWER_OPSET.search(text)
+    return shortened(f"it knows opsets of {newer[2]} up to {newer[3]}, and this one has {newer[1]}" if newer else text)
