@@ -252,16 +252,16 @@ def restyle_model(
     examples = trainable.load_data(data) if data is not None else None
     from bnfold.restyling import restyle_graph
 
-    found = restyle_graph(original.graph, style, fresh=fresh is not None)
-    pair = Pair(original.graph, found.graph, Plan())
+    found = restyle_graph(trainable.graph, style, fresh=fresh is not None)
+    pair = Pair(trainable.graph, found.graph, Plan())
     result = RestyleResult(None, found.changes, found.left, found.before, found.after, pair=pair)
     if not build:
         return result
     model, remark = trainable.retrainable(found.graph, fresh=fresh)
     if examples is not None:
         model.measure(found.norms, examples)
-    exact_part = original.with_graph(found.exact_part) if found.exact_part is not None else None
-    unmeasured = original.with_graph(found.graph) if examples is not None else None
+    exact_part = trainable.with_graph(found.exact_part) if found.exact_part is not None else None
+    unmeasured = trainable.with_graph(found.graph) if examples is not None else None
     return replace(
         result, model=model, exact_part=exact_part, unmeasured=unmeasured, norms=found.norms,
         notes=(remark,) if remark else (),

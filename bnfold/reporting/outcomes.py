@@ -31,7 +31,7 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     if max(len(steps), len(left)) >= GROUP_FROM:
         line(console, ("equal outcomes share a row; --format json names every one", "dim"), indent=2)
     if not steps and not left:
-        line(console, "nothing to fold: there is no BN and no scale or shift by channel in this model", indent=2)
+        line(console, "nothing to fold: bnfold sees no BN and no scale or shift by channel in this model", indent=2)
     console.print()
     _print_notes(console, result.plan, result.notes)
     for step in result.dropped:
@@ -40,6 +40,8 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     console.print()
     if result.verification is not None:
         print_verdict(console, result.verification)
+    if result.agreement is not None:
+        line(console, (result.agreement.sentence(), GOOD if result.agreement.equivalent else BAD), indent=2)
     _print_culprits(console, result.culprits)
     if result.latency is not None:
         line(console, result.latency.sentence(), indent=2)

@@ -84,10 +84,3 @@ class ExtremeOperation(Facts):
     """Nothing passes."""
 
     combination = Combination.EXTREME
-
-
-@register("ops.Concatenate", domain=DOMAIN)
-class ConcatenateOperation(Facts):
-    """Nothing passes."""
-
-    combination = Combination.CONCATENATION
