@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from bnfold.verification.deviation import Deviation
 from bnfold.verification.precision import ROUNDOFF, TINY
@@ -65,41 +66,35 @@ def factor(measured: Deviation, noise: Sequence[Deviation]) -> float:
     return worst
 
 
-def check_output(
-    name: str,
-    deviations: Sequence[Deviation],
-    noises: Sequence[Sequence[Deviation] | None],
-    tolerance: Tolerance,
-    feeds: Sequence[str],
-) -> OutputCheck:
-    """The verdict on one output from its deviations, one for each of the described ``feeds``.
+class OnFeed(NamedTuple):
+    """An output on one feed: how the second model's differs, and how the original's differs from itself under jitter.
 
-    ``noises`` holds for each feed the deviations of the original from itself under jitter: empty
-    where nothing called for it, None where it could not be measured.
+    ``noise`` is empty where nothing called for it, None where it could not be measured.
     """
-    for item, feed in zip(deviations, feeds, strict=True):
+
+    feed: str
+    deviation: Deviation
+    noise: Sequence[Deviation] | None = None
+
+
+def check_output(name: str, measured: Sequence[OnFeed], tolerance: Tolerance) -> OutputCheck:
+    """The verdict on one output."""
+    for feed, item, _ in measured:
         if item.fault:
             reason = f"{name} has {item.fault} on feed {feed!r}"
             return OutputCheck(name, item.dtype, False, False, factor=math.inf, feed=feed, reason=reason)
-    if deviations[0].exact_type:
-        return _of_exact_type(name, deviations, noises, tolerance, feeds)
-    return _of_floats(name, deviations, noises, tolerance, feeds)
+    judged = _of_exact_type if measured[0].deviation.exact_type else _of_floats
+    return judged(name, measured, tolerance)
 
 
-def _of_exact_type(
-    name: str,
-    deviations: Sequence[Deviation],
-    noises: Sequence[Sequence[Deviation] | None],
-    tolerance: Tolerance,
-    feeds: Sequence[str],
-) -> OutputCheck:
+def _of_exact_type(name: str, measured: Sequence[OnFeed], tolerance: Tolerance) -> OutputCheck:
     """Integers must be equal, but a flip at a tie that rounding alone causes as well is not a fault.
 
     A caller who gives a tolerance or wants it strict gets no such allowance.
     """
-    mismatches = sum(item.mismatches for item in deviations)
-    total = sum(item.size for item in deviations)
-    flips = sum(max((sample.mismatches for sample in samples or ()), default=0) for samples in noises)
+    mismatches = sum(item.mismatches for _, item, _ in measured)
+    total = sum(item.size for _, item, _ in measured)
+    flips = sum(max((sample.mismatches for sample in noise or ()), default=0) for _, _, noise in measured)
     factor = mismatches / flips if flips else math.inf if mismatches else 0.0
     ok = not mismatches or (factor <= NOISE_FACTOR and not tolerance.strict and not tolerance.given)
     reason = "" if ok else f"{mismatches} of {total} values of {name} differ"
@@ -107,26 +102,21 @@ def _of_exact_type(
         reason += f" (rounding alone flips {flips})"
     return OutputCheck(
         name,
-        deviations[0].dtype,
+        measured[0].deviation.dtype,
         ok,
         identical=not mismatches,
         max_rel=mismatches / max(1, total),
         mismatches=mismatches,
         noise=flips / max(1, total) if flips else None,
         factor=factor,
-        feed=feeds[_argmax([item.mismatches for item in deviations])],
+        feed=measured[_argmax([item.mismatches for _, item, _ in measured])].feed,
         reason=reason,
     )
 
 
-def _of_floats(
-    name: str,
-    deviations: Sequence[Deviation],
-    noises: Sequence[Sequence[Deviation] | None],
-    tolerance: Tolerance,
-    feeds: Sequence[str],
-) -> OutputCheck:
-    factors = [factor(item, samples or ()) for item, samples in zip(deviations, noises, strict=True)]
+def _of_floats(name: str, measured: Sequence[OnFeed], tolerance: Tolerance) -> OutputCheck:
+    deviations, noises = [item for _, item, _ in measured], [noise for _, _, noise in measured]
+    factors = [factor(item, noise or ()) for _, item, noise in measured]
     agreeing = [item.nonfinite_agree for item in deviations]
     largest = max(item.largest for item in deviations)
     span = _common_span(deviations)
@@ -135,14 +125,14 @@ def _of_floats(
     is_limited = tolerance.given or tolerance.strict or None in noises
     # Where the noise could not be measured the fixed tolerance stands in for it.
     within_noise = all(
-        within_limit if samples is None else value <= (NOISE_FACTOR if samples else UNMEASURED_FACTOR)
-        for value, samples in zip(factors, noises, strict=True)
+        within_limit if noise is None else value <= (NOISE_FACTOR if noise else UNMEASURED_FACTOR)
+        for value, noise in zip(factors, noises, strict=True)
     )
     ok = tolerance.accepts(within_limit, within_noise)
-    measured = [sample.largest for samples in noises for sample in samples or ()]
-    if measured:
+    jittered = [sample.largest for noise in noises for sample in noise or ()]
+    if jittered:
         # Units of measured noise and of rounding are not to be mixed: the former say more.
-        factors = [value if samples else 0.0 for value, samples in zip(factors, noises, strict=True)]
+        factors = [value if noise else 0.0 for value, noise in zip(factors, noises, strict=True)]
     check = OutputCheck(
         name,
         deviations[0].dtype,
@@ -153,9 +143,9 @@ def _of_floats(
         snr_db=_snr(deviations),
         nonfinite_agree=all(agreeing),
         tolerance=_ratio(limit, span) if is_limited else None,
-        noise=_ratio(max(measured), span) if measured else None,
+        noise=_ratio(max(jittered), span) if jittered else None,
         factor=max(factors),
-        feed=feeds[_argmax(factors) if all(agreeing) else agreeing.index(False)],
+        feed=measured[_argmax(factors) if all(agreeing) else agreeing.index(False)].feed,
     )
     return check if check.ok else replace(check, reason=_reason(check))
 

@@ -9,7 +9,7 @@ import pytest
 from deviations import apart, discrete
 
 from bnfold.verification.deviation import Deviation, deviation
-from bnfold.verification.output_check import TOLERANCE, Tolerance, check_output, factor
+from bnfold.verification.output_check import TOLERANCE, OnFeed, Tolerance, check_output, factor
 from bnfold.verification.precision import EPSILON
 
 LOOSE = Tolerance()
@@ -18,7 +18,7 @@ EPS = EPSILON["float32"]
 
 
 def verdict(item, samples, tolerance=LOOSE):
-    return check_output("y", [item], [samples], tolerance, ["feed"])
+    return check_output("y", [OnFeed("feed", item, samples)], tolerance)
 
 
 def test_the_factor_is_in_rounding_units_without_noise():
@@ -87,7 +87,7 @@ def test_a_given_tolerance_is_of_the_range_and_absolute(tolerance, ok):
 
 def test_the_range_is_over_all_feeds_and_the_factor_of_each():
     small, large = apart(1e-4, low=0.0, high=1e-2), apart(1e-4, low=-100.0, high=100.0)
-    check = check_output("y", [small, large], [[], []], LOOSE, ["small", "large"])
+    check = check_output("y", [OnFeed("small", small, []), OnFeed("large", large, [])], LOOSE)
     assert check.max_rel == pytest.approx(1e-4 / 200)
     assert not check.ok
     assert check.feed == "small"
@@ -123,7 +123,7 @@ def test_discrete_reasons_count():
 
 def test_a_fault_is_its_own_reason():
     a = np.zeros(3, np.float32)
-    check = check_output("y", [deviation(a, a), deviation(a, a[:2])], [[], []], LOOSE, ["one", "two"])
+    check = check_output("y", [OnFeed("one", deviation(a, a), []), OnFeed("two", deviation(a, a[:2]), [])], LOOSE)
     assert not check.ok
     assert check.factor == math.inf
     assert check.reason == "y has shape [2] instead of [3] on feed 'two'"

@@ -24,7 +24,7 @@ from bnfold.verification.exact.suspects import Fault
 from bnfold.verification.feeds.rows import all_rows
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
-from bnfold.verification.output_check import Tolerance, check_output
+from bnfold.verification.output_check import OnFeed, Tolerance, check_output
 from bnfold.verification.runtime.randomness import drawing
 from bnfold.verification.runtime.sessions import RunError, Session
 from bnfold.verification.verdict import (
@@ -293,11 +293,11 @@ class _Case:
 
     def _check(self, name: str, items: Mapping[int, Deviation], measured: Error | None) -> OutputCheck:
         """The runtime's outputs side by side, with both errors; ``ok`` is about what needs no float64."""
-        feeds = [self._reference.answers.feeds[index].description for index in items]
+        on_feeds = [OnFeed(self._reference.answers.feeds[index].description, item) for index, item in items.items()]
         tolerance = self._options.tolerance
         # No noise is known, so that only a fixed tolerance is asked about.
         strict = Tolerance(tolerance.rtol, tolerance.atol, True)
-        check = check_output(name, list(items.values()), [None] * len(items), strict, feeds)
+        check = check_output(name, on_feeds, strict)
         fault = any(item.fault for item in items.values())
         if not fault and not tolerance.strict:
             check = replace(check, ok=True, reason="", tolerance=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bnfold.verification.comparison import Comparison
 from bnfold.verification.deviation import Deviation, Measured, constant_outputs
 from bnfold.verification.noise.jitter import MANY_SAMPLES, Samples
-from bnfold.verification.output_check import NOISE_FACTOR, UNMEASURED_FACTOR, Tolerance, check_output, factor
+from bnfold.verification.output_check import NOISE_FACTOR, UNMEASURED_FACTOR, OnFeed, Tolerance, check_output, factor
 from bnfold.verification.reference import Reference
 from bnfold.verification.verdict import Judgement
 
@@ -59,9 +59,11 @@ class NoiseJudge:
         noise = self._noise(reference, measured)
         checks = []
         for name, items in measured.items():
-            noises = [_of_output(noise.get(index, []), name) for index in items]
-            feeds = [reference.answers.feeds[index].description for index in items]
-            checks.append(check_output(name, list(items.values()), noises, self.tolerance, feeds))
+            on_feeds = [
+                OnFeed(reference.answers.feeds[index].description, item, _of_output(noise.get(index, []), name))
+                for index, item in items.items()
+            ]
+            checks.append(check_output(name, on_feeds, self.tolerance))
         return Judgement(tuple(checks), tuple(_remarks(measured, noise)))
 
     def _noise(self, reference: Reference, measured: Measured) -> dict[int, Samples | None]:

@@ -8,7 +8,7 @@ from deviations import apart, discrete
 
 from bnfold.verification.deviation import deviation
 from bnfold.verification.noise.judge import suspicious, undecided
-from bnfold.verification.output_check import Tolerance, check_output
+from bnfold.verification.output_check import OnFeed, Tolerance, check_output
 from bnfold.verification.precision import EPSILON
 
 
@@ -16,7 +16,7 @@ from bnfold.verification.precision import EPSILON
 def test_few_rounding_units_pass_without_a_measurement(units, noticed):
     item = apart(units * EPSILON["float32"] * 2)
     assert suspicious(item) is noticed
-    assert check_output("y", [item], [[]], Tolerance(), ["feed"]).ok is not noticed
+    assert check_output("y", [OnFeed("feed", item, [])], Tolerance()).ok is not noticed
     assert suspicious(item, strict=True)
 
 
