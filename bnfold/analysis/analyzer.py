@@ -16,6 +16,7 @@ from bnfold.analysis.statistics import describe
 from bnfold.folding import fold_graph
 from bnfold.folding.pair import Pair
 from bnfold.graph import ModelGraph
+from bnfold.operators import Node, facts_of
 from bnfold.operators.dialect import dialect_of
 
 
@@ -92,12 +93,16 @@ def _statistics(context: Context, site: Site) -> Mapping[str, Any]:
 
 
 def _parameters(context: Context) -> int:
-    """Elements of the constants that BN alone hold: gamma, beta, mean and variance, shared ones once."""
+    """Elements of the constants that BN alone hold: gamma, beta, mean and variance, shared ones once.
+
+    What they normalise may be a constant too: it is none of theirs.
+    """
     names = {
         tensor
         for site in context.sites
         for op in site.ops
-        for tensor in op.inputs
+        for slot, tensor in enumerate(op.inputs)
+        if slot != facts_of(op).data_slot(Node(context.graph, op))
         if (param := context.graph.constant(tensor)) is not None and is_weight(param)
     }
     params = {id(param): param for name in names if (param := context.graph.constant(name)) is not None}

@@ -101,7 +101,8 @@ class Context:
 
     def fate(self, site: Site) -> FoldStep | Remaining | None:
         """What folding would do with a BN; None where folding does not see one in it."""
-        return self.fates.of(self.key(site.op))
+        fate = self.fates.of(self.key(site.op))
+        return None if isinstance(fate, Remaining) and fate.is_own else fate
 
     def is_replaced(self, site: Site) -> bool:
         """Does the BN itself go, even where the affine that it becomes a part of stays?"""

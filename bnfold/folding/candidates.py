@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 
 from bnfold.affine import Affine
+from bnfold.folding.plan import Remaining
 from bnfold.graph import ModelGraph, Op, Use
-from bnfold.operators import Node, as_affine, facts_of
+from bnfold.operators import Node, Role, as_affine, facts_of
 from bnfold.records import record
 from bnfold.refusal import Refusal
 
@@ -120,3 +121,20 @@ class CandidateFinder:
             ops.append(following[0])
             total = following[1]
         return Candidate(ops=tuple(ops), total=total, input=op.input(slot), slot=slot)
+
+
+def no_affines(graph: ModelGraph, scope: str) -> list[Remaining]:
+    """The BatchNormalizations that are none, as in training mode: they are their own reason on both sides."""
+    return [
+        Remaining(
+            subject=f"{scope}/{op.name}" if scope else op.name,
+            label=op.display,
+            type=op.type,
+            is_batchnorm=True,
+            backward=refusal,
+            forward=refusal,
+            scope=scope,
+        )
+        for op in graph.ops()
+        if facts_of(op).role is Role.BATCHNORM and isinstance(refusal := as_affine(graph, op), Refusal)
+    ]

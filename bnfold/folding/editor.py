@@ -11,7 +11,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.folding.moves import Move
 from bnfold.graph import Derived, ModelGraph, Op, Order, Param, Tensor, Use, is_float
-from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of
+from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of, value_readers
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, Placeholder
 from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
@@ -275,6 +275,7 @@ class Editor:
         self.loose.clear()
         while queue:
             tensor = queue.pop()
+            queue.extend(self._write_shapes(tensor))
             if self.graph.use_count(tensor) or self.graph.is_output(tensor):
                 continue
             if tensor in self.graph.params:
@@ -286,6 +287,25 @@ class Editor:
                 continue
             queue.extend(t for t in op.inputs if t)
             self.graph.remove(op.name)
+
+    def _write_shapes(self, tensor: str) -> list[str]:
+        """Where only the shape of a constant is still asked for, make the answers constants; what their operators read.
+
+        A weight that was changed would otherwise stay beside the new one for the operators that shape it.
+        """
+        graph = self.graph
+        if graph.constant(tensor) is None or graph.is_output(tensor) or any(True for _ in value_readers(graph, tensor)):
+            return []
+        read: list[str] = []
+        for use in graph.consumers(tensor):
+            op = graph.op(use.op)
+            output = op.outputs[0]
+            answer = graph.constant(output)
+            if answer is not None and not graph.is_output(output) and graph.captured(output) is None:
+                graph.remove(op.name)
+                graph.params[output] = answer
+                read += [name for name in op.inputs if name and name != tensor]
+        return read
 
 
 def _merged(first: Tensor, second: Tensor) -> Tensor:

@@ -113,7 +113,10 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remaining:
-    """An affine that stays, and what stands in its way on the producer's and the consumer's side."""
+    """An affine that stays, and what stands in its way on the producer's and the consumer's side.
+
+    A BatchNormalization that is no affine, as in training mode, is its own reason on both.
+    """
 
     subject: str
     label: str
@@ -125,7 +128,14 @@ class Remaining:
     #: Why it cannot go together with the tensors around it either; None where that was not asked.
     together: Contradiction | None = None
 
+    @property
+    def is_own(self) -> bool:
+        """Is it no affine that folding could move, wherever it stood?"""
+        return self.backward is self.forward
+
     def sentence(self) -> str:
+        if self.is_own:
+            return f"{self.label} ({self.type}) stays: {self.backward.sentence}."
         text = (
             f"{self.label} ({self.type}) stays. Backward: {self.backward.sentence}. Forward: {self.forward.sentence}."
         )

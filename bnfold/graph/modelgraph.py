@@ -21,9 +21,9 @@ class Evaluator(Protocol):
     """What a file format knows of the values of operators."""
 
     def __call__(self, graph: ModelGraph, op: Op, inputs: Sequence[Param | None], /) -> Sequence[Param] | None:
-        """The outputs of an operator, given the constants among its inputs (None for the others).
+        """The outputs of an operator, given the constants among its inputs; None where they are not constant.
 
-        None where they are not constant. The graph knows the types of the others.
+        None stands for the other inputs, of which the graph knows the types. Where the first is none, it comes alone.
         """
 
 
@@ -203,7 +203,7 @@ class ModelGraph:
         if known is not None and known.shape is not None and known.dtype is not None:
             return known
         if not self._inferred:
-            self._run_inference()
+            self.infer_again()
             known = self._tensors.get(name)
         if known is None and self.parent is not None and name not in self._producer:
             return self.parent.tensor(name)
@@ -222,22 +222,32 @@ class ModelGraph:
             for name in op.outputs:
                 known = self._tensors.get(name) if name else None
                 if name and (known is None or known.shape is None or known.dtype is None):
-                    self._run_inference()
+                    self.infer_again()
                     return
         self._inferred = True
 
     def infer_again(self) -> bool:
-        """Infer shapes anew after changes; was a size learned that was not known?"""
-        learned = False
-        for key, value in (self._infer(self) if self._infer else {}).items():
-            mine = self._tensors.get(key, Tensor(key))
+        """Infer shapes, anew after changes; was a size learned that was not known?"""
+        self._inferred = True
+        return self.learn(self._infer(self)) if self._infer is not None else False
+
+    def learn(self, found: Mapping[str, Tensor]) -> bool:
+        """Take in what inference found and nobody has declared; was a size learned that was not known?"""
+        learned = changed = False
+        for key, value in found.items():
+            mine = self._tensors.get(key) or Tensor(key)
+            if mine is value or (mine.shape == value.shape and mine.dtype is not None):
+                continue
             shape = mine.shape or value.shape
             if mine.shape is not None and value.shape is not None and len(mine.shape) == len(value.shape):
                 pairs = zip(mine.shape, value.shape, strict=True)
                 shape = tuple(new if isinstance(new, int) else old for old, new in pairs)
-            if shape != mine.shape:
-                self._tensors[key] = Tensor(key, mine.dtype or value.dtype, shape)
-                learned = True
+            learned |= shape != mine.shape
+            changed = True
+            self._tensors[key] = Tensor(key, value.dtype if mine.dtype is None else mine.dtype, shape)
+        if changed:
+            # Constants may follow from sizes and types that nobody knew before.
+            self._computed = {name: value for name, value in self._computed.items() if value is not None}
         return learned
 
     def recalled(self, op: Op, question: str) -> Any:
@@ -384,20 +394,6 @@ class ModelGraph:
 
     # -- within ----------------------------------------------------------------------------------
 
-    def _run_inference(self) -> None:
-        """Fill in what inference knows and nobody has declared."""
-        self._inferred = True
-        for key, value in (self._infer(self) if self._infer else {}).items():
-            mine = self._tensors.get(key)
-            if mine is None:
-                self._tensors[key] = value
-            elif mine.shape is None or mine.dtype is None:
-                dtype = mine.dtype if mine.dtype is not None else value.dtype
-                shape = mine.shape if mine.shape is not None else value.shape
-                self._tensors[key] = Tensor(key, dtype, shape)
-        # Inference may have asked for constants whose types nobody knew before.
-        self._computed = {name: value for name, value in self._computed.items() if value is not None}
-
     def _compute(self, tensor: str) -> None:
         """Evaluate the operators behind ``tensor`` as far as they stand on constants alone.
 
@@ -412,7 +408,7 @@ class ModelGraph:
                 continue
             values: Sequence[Param] | None = None
             if self._evaluate is not None and not op.captures:
-                # Without the first, no operator has a value.
+                # Without the first, no operator has a value but one that asks for sizes.
                 first = op.inputs[0] if op.inputs else ""
                 if self._pending(first):
                     stack.append(first)
@@ -426,6 +422,8 @@ class ModelGraph:
                         continue
                     inputs += map(self.constant, others)
                     values = self._evaluate(self, op, inputs if op.inputs else [])
+                else:
+                    values = self._evaluate(self, op, [None])
             for index, output in enumerate(op.outputs):
                 if output:
                     self._computed[output] = None if values is None else values[index]

@@ -61,12 +61,14 @@ def regroup(affine: Affine, source: Shape, target: Shape) -> Affine | None:
     """The affine after a reshape from ``source`` to ``target`` shape; None where it cannot be told.
 
     Both shapes are cut into common factors, from the left as long as axes are the same, then from
-    the right as long as sizes are known. An affine axis that is split becomes a grid over its
-    factors; factors that are merged repeat the affine over those it does not vary along. Exact
-    comparison then drops what does not vary, so a split and a merge undo each other.
+    the right as long as sizes are known, of which one may follow from the others. An affine axis that
+    is split becomes a grid over its factors; factors that are merged repeat the affine over those it
+    does not vary along. Exact comparison then drops what does not vary, so a split and a merge undo
+    each other.
     """
     same = [a is not None and a == b for a, b in zip(source, target, strict=False)]
     left = [*same, False].index(False)
+    source, target = _completed(source, target[left:], left), _completed(target, source[left:], left)
     factors = _common_factors(source, target, left)
     sizes = dict(affine.axes)
     if any(axis >= left and prod(f.size for f in factors if f.source == axis) != size for axis, size in sizes.items()):
@@ -92,6 +94,18 @@ def regroup(affine: Affine, source: Shape, target: Shape) -> Affine | None:
         np.broadcast_to(vector.reshape(split), reach).reshape(merged) for vector in (affine.scale, affine.shift)
     )
     return Affine.over(targets, scale, shift)
+
+
+def _completed(shape: Shape, rest: Shape, left: int) -> Shape:
+    """The shape, the one size from ``left`` on that is not known told by the other shape's ``rest``: they hold as many
+    elements.
+    """
+    unknown = [axis for axis in range(left, len(shape)) if not isinstance(shape[axis], int)]
+    sizes = [dim for dim in rest if isinstance(dim, int) and dim > 0]
+    own = prod(dim for dim in shape[left:] if isinstance(dim, int))
+    if len(unknown) != 1 or len(sizes) != len(rest) or not own or prod(sizes) % own:
+        return shape
+    return (*shape[: unknown[0]], prod(sizes) // own, *shape[unknown[0] + 1 :])
 
 
 def _common_factors(source: Shape, target: Shape, left: int) -> list[_Factor]:

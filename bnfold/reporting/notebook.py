@@ -113,7 +113,10 @@ def _report(report: Report) -> str:
 
 def _fold(result: FoldResult) -> str:
     rows = [(step.label, step.kind.value, ", ".join(step.into), ", ".join(step.through)) for step in result.plan.steps]
-    left = [(item.label, item.backward.sentence, item.forward.sentence) for item in result.plan.remaining]
+    left = [
+        (item.label, item.backward.sentence, "" if item.is_own else item.forward.sentence)
+        for item in result.plan.remaining
+    ]
     subjects = [item.subject for item in result.plan.remaining] + [step.subject for step in result.plan.steps]
     return _page(
         repr(result),
@@ -140,8 +143,7 @@ def _verdict(result: FoldResult | FixResult | EqualizeResult | RestyleResult) ->
 
 def _outputs(found: Verification) -> str:
     rows = [
-        (item.name, item.dtype, f"{item.max_abs:.2e}", f"{item.max_rel:.2e}", "equivalent" if item.ok else item.reason)
-        for item in found.outputs
+        (item.name, item.dtype, f"{item.max_abs:.2e}", f"{item.max_rel:.2e}", item.sentence()) for item in found.outputs
     ]
     return _table(("output", "type", "largest difference", "of the range", "verdict"), rows)
 

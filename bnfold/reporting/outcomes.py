@@ -102,7 +102,7 @@ def _remaining(left: Sequence[Remaining]) -> Table:
             cell(shortened([item.label for item in group], 3), "yellow"),
             cell(kinds),
             cell(first.backward.sentence),
-            cell(first.forward.sentence),
+            cell("" if first.is_own else first.forward.sentence),
             *([cell(first.together.sentence if first.together is not None else "")] if together else []),
         )
     return grid
@@ -159,20 +159,19 @@ def print_verdict(console: Console, found: Verification, *, details: bool = Fals
 
 
 def _outputs(found: Verification) -> Table:
-    columns = ("largest difference", "of the range", "allowed", "SNR")
+    limited = any(output.tolerance is not None for output in found.outputs)
+    columns = ("largest difference", "of the range", *(["allowed"] if limited else []), "SNR")
     grid = table("output", "type", *columns, "verdict", right=columns)
     for output in found.outputs:
-        # Where another check than the one of this output has found the fault, that output may be right or wrong.
-        fine = "within rounding" if found.equivalent else "not equal"
-        verdict = "equal" if output.identical else fine if output.ok else output.reason
+        allowed = "–" if output.tolerance is None else f"{output.tolerance:.2e}"
         grid.add_row(
             cell(output.name),
             cell(output.dtype),
             cell(f"{output.max_abs:.2e}"),
             cell(f"{output.max_rel:.2e}"),
-            cell(f"{output.tolerance:.2e}"),
+            *([cell(allowed)] if limited else []),
             cell("–" if output.snr_db is None else f"{output.snr_db:.0f} dB"),
-            cell(verdict, BAD if not output.ok else GOOD if found.equivalent or output.identical else ""),
+            cell(output.sentence(), GOOD if output.ok else BAD if output.ok is False else ""),
         )
     return grid
 

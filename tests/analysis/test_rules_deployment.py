@@ -29,6 +29,16 @@ class TestTrainingMode:
         net.output(outputs[1], shape=[4])
         assert layers(net.build(net.act("relu", outputs[0])), "BN401") == ["bn"]
 
+    def test_not_where_a_constant_is_the_batch(self) -> None:
+        """Standardised weights: what is normalised is no parameter of the BN."""
+        net = Net()
+        names = [net.const(net.positive(4)) for _ in range(4)]
+        weight = net.const(net.draw(9, 4, 5))
+        y, _, _ = net.op("BatchNormalization", weight, *names, outputs=3, name="bn", training_mode=1)
+        report = bnfold.analyze(net.build(net.op("Conv", net.input("N", 4, 8, name="x"), y)))
+        assert "BN401" not in {finding.code for finding in report.findings}
+        assert report.summary.parameters_in_batchnorm == 16
+
     def test_not_at_inference(self) -> None:
         assert not found(usual(), "BN401")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net
+from helpers import Net, fold_unrun
 
 from bnfold import load
 from bnfold.folding.candidates import Candidate, CandidateFinder
@@ -66,3 +66,16 @@ def test_a_candidate_knows_what_it_reads_and_computes():
     assert candidate.output == graph.op("mul_2").outputs[0]
     factors = [graph.constant(graph.op(name).inputs[1]).exact().reshape(-1) for name in ALL]
     np.testing.assert_allclose(candidate.total.scale, np.prod(factors, axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("training_mode", [0, 1])
+def test_a_batchnorm_that_is_no_affine_stays_for_a_reason_of_its_own(training_mode):
+    net = Net(opset=15)
+    vectors = [net.positive(4), net.draw(4), net.draw(4), net.positive(4)]
+    names = ["y", "mean", "variance"][: 3 if training_mode else 1]
+    net.op("BatchNormalization", net.input("N", 4), *vectors, outputs=names, training_mode=training_mode, name="bn")
+    net.output("y", shape=["N", 4])
+    (left,) = fold_unrun(net.build()).plan.remaining
+    assert (left.subject, left.is_batchnorm, left.is_own) == ("bn", True, bool(training_mode))
+    assert (left.backward.code == "training-mode") == bool(training_mode)
+    assert left.sentence().startswith("bn (BatchNormalization) stays" + (": bn " if training_mode else ". Backward: "))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from helpers import ints
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_models import conv_bn, graph, model, run, value
 
@@ -16,10 +17,6 @@ F32 = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
 POSITIVE = np.abs(F32) + np.float32(0.1)
 I64 = np.arange(-6, 6).reshape(3, 4)
 BOOL = I64 % 3 == 0
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
 
 
 def on_constants(kind: str, arrays: list[np.ndarray | None], opset: int, outputs: int = 1, **attributes) -> ModelProto:
@@ -374,3 +371,54 @@ def test_a_tensor_cast_like_a_constant_is_none():
     nodes = [helper.make_node("CastLike", ["x", "c"], ["y"])]
     proto = model(nodes, [value("x", [3])], [value("y", [3])], {"c": F32}, opset=19)
     assert load(proto).graph.constant("y") is None
+
+
+PARTS = [
+    ("Shape", {}, [], None),
+    ("Shape", {"start": 1, "end": 3}, [], [3, 4]),
+    ("Shape", {"start": -2}, [], [4, 5]),
+    ("Shape", {"end": 1}, [], None),
+    ("Gather", {}, [np.array(1)], 3),
+    ("Gather", {}, [ints(-1, 1)], [5, 3]),
+    ("Gather", {}, [np.array(0)], None),
+    ("Gather", {}, [np.array(4)], None),
+    ("Slice", {}, [ints(1), ints(3)], [3, 4]),
+    ("Slice", {}, [ints(2), ints(0), ints(0), ints(-1)], [4, 3]),
+    ("Slice", {}, [ints(0), ints(3)], None),
+    ("ReduceProd", {}, [], None),
+]
+
+
+@pytest.mark.parametrize(("kind", "attributes", "others", "found"), PARTS)
+def test_known_sizes_of_a_tensor_that_is_fed_are_constants(kind, attributes, others, found):
+    """Against onnxruntime, where they are known; the batch is not."""
+    names = [f"c{slot}" for slot in range(len(others))]
+    nodes = [helper.make_node("Relu", ["x"], ["r"])]
+    nodes += [] if kind == "Shape" else [helper.make_node("Shape", ["r"], ["shape"])]
+    nodes.append(helper.make_node(kind, ["r" if kind == "Shape" else "shape", *names], ["y"], **attributes))
+    proto = model(
+        nodes,
+        [value("x", ["N", 3, 4, 5])],
+        [value("y", [None] * (others[0].ndim if kind == "Gather" else 1), TensorProto.INT64)],
+        dict(zip(names, others, strict=True)),
+    )
+    param = load(proto).graph.constant("y")
+    assert (None if param is None else param.array().tolist()) == found
+    if found is not None:
+        (expected,) = run(proto, {"x": F32[None]})
+        np.testing.assert_array_equal(param.array(), expected)
+
+
+def test_sizes_of_an_unknown_rank_or_by_computed_indices_are_not_known():
+    nodes = [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Neg", ["one"], ["index"]),
+        helper.make_node("Gather", ["shape", "index"], ["y"]),
+        helper.make_node("Reshape", ["x", "fed"], ["r"]),
+        helper.make_node("Shape", ["r"], ["z"], start=0, end=1),
+    ]
+    inputs = [value("x", ["N", 4]), value("fed", ["R"], TensorProto.INT64)]
+    outputs = [value("y", [], TensorProto.INT64), value("z", [None], TensorProto.INT64)]
+    read = load(model(nodes, inputs, outputs, {"one": np.array(1)})).graph
+    assert read.constant("y") is None
+    assert read.constant("z") is None

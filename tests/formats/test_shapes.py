@@ -8,6 +8,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_models import conv_bn, graph, model, run, value
 
 from bnfold.formats import load
+from bnfold.formats.onnx import shapes
 from bnfold.graph import Op, walk
 
 X, FLAG = value("x", ["N", 4]), value("flag", [], TensorProto.BOOL)
@@ -38,6 +39,26 @@ def test_shapes_follow_computed_sizes():
     params = {"zero": np.array([0]), "rest": np.array([2, 2])}
     read = load(model(nodes, [X], [value("y", [None] * 3)], params)).graph
     assert read.tensor("r").shape == ("N", 2, 2)
+
+
+@pytest.mark.parametrize("height", [8, "H"])
+def test_sizes_that_are_computed_from_known_ones_are_known(height):
+    """A part of a shape of which another part is fed: half the height of an image of a fixed height."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["batch"]),
+        node("Gather", ["shape", "one"], ["height"]),
+        node("Mul", ["height", "three"], ["rows"]),
+        node("Div", ["rows", "two"], ["half"]),
+        node("Concat", ["batch", "half", "rest"], ["target"], axis=0),
+        node("Reshape", ["x", "target"], ["r"]),
+        node("Relu", ["r"], ["y"]),
+    ]
+    params = {name: np.array([number]) for name, number in [("zero", 0), ("one", 1), ("two", 2), ("three", 3)]}
+    params["rest"] = np.array([4, -1])
+    read = load(model(nodes, [value("x", ["N", height, 4])], [value("y", [None] * 4)], params)).graph
+    assert read.dim("r", 1) == (12 if height == 8 else None)
+    assert read.tensor("r").shape[2] == 4
 
 
 def test_bounds_that_operators_compute_from_constants_are_seen():
@@ -172,6 +193,46 @@ def test_values_that_grow_without_end_are_not_propagated(within):
         nodes.append(node("Relu", ["z"], ["y"]))
     read = load(model(nodes, [X, FLAG], [value("y", ["N", 4])], {"c0": np.ones(1000, np.float32)})).graph
     assert all(inner.tensor("z").shape in (("N", 4), None) for inner in walk(read))
+
+
+@pytest.mark.parametrize(("kind", "known"), [("Conv", True), ("Add", False)])
+def test_what_inference_does_not_compute_with_does_not_grow(kind, known, monkeypatch):
+    """A Concat of what a Conv with many weights puts out is joined at run time alone; one of a sum may be values."""
+    monkeypatch.setattr(shapes, "MAX_VALUES", 200)
+    nodes = [
+        node(kind, ["x", "w"], ["c"]),
+        node("Concat", ["c", "c"], ["joined"], axis=1),
+        node("Shape", ["joined"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["batch"]),
+        node("Concat", ["batch", "rest"], ["target"], axis=0),
+        node("Reshape", ["joined", "target"], ["r"]),
+        node("Relu", ["r"], ["y"]),
+    ]
+    weight = np.ones((16, 16, 3, 3) if kind == "Conv" else (16, 3, 3), np.float32)
+    params = {"w": weight, "zero": np.array([0]), "rest": np.array([32, -1])}
+    x = value("x", ["N", 16, 3, 3])
+    read = load(model(nodes, [x], [value("y", [None] * 3)], params)).graph
+    assert (read.dim("r", 1) == 32) == known
+
+
+def test_sizes_that_follow_from_sizes_that_follow_are_known():
+    """Half the height, and half of that, of images of which only the first inference tells the height."""
+    nodes, x = [], "x"
+    for index in range(2):
+        nodes += [
+            node("Relu", [x], [f"a{index}"]),
+            node("Shape", [f"a{index}"], [f"shape{index}"]),
+            node("Gather", [f"shape{index}", "zero"], [f"batch{index}"]),
+            node("Gather", [f"shape{index}", "one"], [f"height{index}"]),
+            node("Div", [f"height{index}", "two"], [f"half{index}"]),
+            node("Concat", [f"batch{index}", f"half{index}", "rest"], [f"target{index}"], axis=0),
+            node("Reshape", [f"a{index}", f"target{index}"], [f"r{index}"]),
+        ]
+        x = f"r{index}"
+    params = {name: np.array([number]) for name, number in [("zero", 0), ("one", 1), ("two", 2), ("rest", -1)]}
+    read = load(model(nodes, [value("x", ["N", 16, 3])], [value("r1", [None] * 3)], params)).graph
+    assert read.tensor("r0").shape[:2] == ("N", 8)
+    assert read.constant("half1").array().tolist() == [4]
 
 
 @pytest.mark.parametrize("opset", [7, 9, 10, 11])

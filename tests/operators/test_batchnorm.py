@@ -81,6 +81,37 @@ def test_training_mode_refuses():
     assert "statistics of each batch" in numbers.sentence
 
 
+def standardised(net: Net, weight: str, training_mode: int) -> list[str]:
+    """A Conv of weights that a BN standardises, and a BN behind it; the names of the first's statistics."""
+    vectors = [net.positive(4), net.draw(4), net.draw(4), net.positive(4)]
+    rows = net.op("Reshape", weight, np.array([1, 4, -1]))
+    names = ["rows", "mean", "variance"][: 3 if training_mode else 1]
+    net.op("BatchNormalization", rows, *vectors, name="bn", outputs=names, training_mode=training_mode)
+    y = net.op("Conv", net.input("N", 3, 6, 6), net.op("Reshape", "rows", np.array([4, 3, 3, 3])))
+    net.output(net.bn(y, 4), shape=["N", 4, 4, 4])
+    return names[1:]
+
+
+@pytest.mark.parametrize("training_mode", [0, 1])
+def test_weights_that_a_batchnorm_standardises_are_constants(training_mode):
+    net = Net(opset=15)
+    standardised(net, net.const(net.draw(4, 3, 3, 3)), training_mode)
+    folded = fold(net.build())
+    assert folded.count() == folded.count("Conv") == 1
+
+
+@pytest.mark.parametrize("read", [None, 0, 1], ids=["fed", "mean", "variance"])
+def test_statistics_of_weights_that_are_fed_or_that_somebody_reads_are_of_each_batch(read):
+    net = Net(opset=15)
+    weight = net.input(4, 3, 3, 3) if read is None else net.const(net.draw(4, 3, 3, 3))
+    statistics = standardised(net, weight, training_mode=1)
+    net.output(*[] if read is None else [statistics[read]], shape=[4])
+    folded = fold_unrun(net.build())
+    assert folded.count("BatchNormalization") == 2
+    graph = load(folded.after).graph
+    assert batchnorm(graph, graph.op("bn")).code == "training-mode"
+
+
 @pytest.mark.parametrize("used", [True, False])
 def test_before_opset_14_the_extra_outputs_mean_training_where_they_are_used(used):
     net = Net(opset=9)

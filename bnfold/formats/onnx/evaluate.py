@@ -15,7 +15,7 @@ from bnfold.formats.onnx.attributes import Attributes, attribute_protos
 from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.tensors import ELEMENT_TYPES
 from bnfold.graph import Array, Evaluator, ModelGraph, Op, Param, float_limits, is_float
-from bnfold.operators.onnx.constants import Inputs, check_operands, is_copy, moves, result_size, type_only
+from bnfold.operators.onnx.constants import Inputs, check_operands, is_copy, moves, result_size, shape_read, type_only
 
 #: The largest result of one operator, and the sum of all results of one model.
 MAX_RESULT_BYTES = 1 << 26
@@ -37,6 +37,8 @@ def evaluator(context: Context) -> Evaluator:
         nonlocal spent
         if op.domain:
             return None
+        if inputs and inputs[0] is None and op.inputs[0]:
+            return _known_sizes(graph, op, version)
         for slot in type_only(op):
             inputs = [*inputs[:slot], _typed(graph, op.input(slot)), *inputs[slot + 1 :]]
         if any(param is None and op.input(slot) for slot, param in enumerate(inputs)):
@@ -64,6 +66,25 @@ def evaluator(context: Context) -> Evaluator:
         return [Param.of(name, value, rounded.dtype) for name, value, rounded in triples]
 
     return evaluate
+
+
+def _known_sizes(graph: ModelGraph, op: Op, version: int) -> Sequence[Param] | None:
+    """A Shape of a tensor that is no constant, or a part of one, where the graph knows all sizes that are asked for."""
+    source = shape_read(graph, op)
+    rank = None if source is None else graph.rank(source.input(0))
+    if source is None or rank is None:
+        return None
+    axes = np.arange(rank)[source.attributes.get("start") : source.attributes.get("end")]
+    if op is not source:
+        others = [graph.constant(tensor) if tensor else None for tensor in op.inputs[1:]]
+        try:
+            (axes,) = _run(op, [axes, *[None if param is None else param.array() for param in others]], version)
+        except _FAILURES:
+            return None
+    sizes = [graph.dim(source.input(0), axis) for axis in axes.ravel().tolist()]
+    if None in sizes:
+        return None
+    return [Param.of(op.outputs[0], np.array(sizes, np.int64).reshape(axes.shape))]
 
 
 def _typed(graph: ModelGraph, tensor: str) -> Param | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from math import prod
 
 import onnx.checker
+import onnx.defs
 import onnx.shape_inference
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto
 
@@ -18,6 +20,8 @@ from bnfold.graph import ModelGraph, Param, Tensor, walk
 #: How many numbers inference may compute to find out shapes.
 MAX_VALUES = 1 << 20
 _MAX_RANK = 32
+#: How often the sizes that inference found may tell constants from which it finds more.
+_PASSES = 3
 #: What shape inference raises for a model that it cannot make sense of.
 _FAILURES = (
     onnx.shape_inference.InferenceError,
@@ -33,12 +37,20 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
     def infer(graph: ModelGraph) -> Mapping[str, Tensor]:
         model = _main(context, graph) if graph.parent is None else _body(context, graph)
         try:
+            types = {op.type for inner in walk(graph) for op in inner.ops()}
             # Without a Concat no value grows, which the graph says faster than the model.
-            safe = all(op.type != "Concat" for inner in walk(graph) for op in inner.ops())
+            safe = "Concat" not in types
             found = _inferred(model, safe or _may_propagate(model.graph))
-            operands = _computed_operands(graph, found)
-            if operands:
-                model = _with_constants(model, operands)
+            plain, operands = model, dict[str, Param]()
+            again = "Shape" in types and not _needs_resolving(context)
+            for _ in range(_PASSES if again else 1):
+                if again:
+                    graph.learn(found)  # the sizes that a Shape may ask for
+                more = _computed_operands(graph, found)
+                if more.keys() <= operands.keys():
+                    break
+                operands |= more
+                model = _with_constants(plain, operands)
                 found = _inferred(model, safe or _may_propagate(model.graph))
             if _needs_resolving(context):
                 while _resolve_axes(model.graph, found):
@@ -61,9 +73,10 @@ def _computed_operands(graph: ModelGraph, found: Mapping[str, Tensor]) -> dict[s
     """The bounds, axes and shapes that operators compute from constants, where inference could not follow."""
     operands: dict[str, Param] = {}
     for op in graph.ops():
-        if len(op.inputs) < 2 or all(_is_static(found.get(name)) for name in op.outputs):
+        parts = op.type == "Concat"  # of a shape, of which others may be fed
+        if not parts and (len(op.inputs) < 2 or all(_is_static(found.get(name)) for name in op.outputs)):
             continue
-        for name in op.inputs[1:]:
+        for name in op.inputs if parts else op.inputs[1:]:
             producer = graph.producer(name)
             if producer is None or producer.type == "Constant":
                 continue  # inference sees those itself
@@ -140,13 +153,14 @@ def _behind_signed_axes(graph: GraphProto) -> set[str]:
 def _may_propagate(graph: GraphProto, outer: Mapping[str, int] | None = None) -> bool:
     """Is it safe to let inference compute values too?
 
-    It does so without a bound: sixty Concats, each of a value with itself, would take all memory.
+    It does so without a bound: sixty Concats, each of a value with itself, would take all memory. What comes out of
+    a Conv it does not compute, so that joining such tensors takes nothing.
     """
     sizes = dict(outer or {})
     sizes |= {tensor.name: prod(tensor.dims) for tensor in graph.initializer}
     total = 0
     for node in graph.node:
-        given = [sizes.get(name, 0) for name in node.input]
+        given = [sizes.get(name, 0) for name in node.input] if _propagates(node.op_type, node.domain) else []
         size = sum(given) if node.op_type == "Concat" else max(given, default=0)
         for attribute in node.attribute:
             size = max(size, prod(attribute.t.dims)) if attribute.HasField("t") else size
@@ -157,6 +171,17 @@ def _may_propagate(graph: GraphProto, outer: Mapping[str, int] | None = None) ->
         if node.op_type == "Concat":
             total += size
     return total <= MAX_VALUES
+
+
+@cache
+def _propagates(kind: str, domain: str) -> bool:
+    """May inference compute the values of such an operator?"""
+    try:
+        schema = onnx.defs.get_schema(kind, domain)
+    except onnx.defs.SchemaError:
+        return True  # a function of the model
+    body = schema.has_function or schema.has_context_dependent_function  # type: ignore[attr-defined]
+    return bool(body or schema.has_data_propagation_function)
 
 
 def _main(context: Context, graph: ModelGraph) -> ModelProto:

@@ -7,7 +7,7 @@ from math import ceil, isfinite, prod
 
 import numpy as np
 
-from bnfold.graph import Array, Op, Param
+from bnfold.graph import Array, ModelGraph, Op, Param
 
 #: How many multiplications one matrix product may take.
 MAX_PRODUCTS = 1 << 30
@@ -135,6 +135,21 @@ def result_size(op: Op, inputs: Inputs, opset: int) -> int | None:
     if op.type not in SIZES or (op.type in _BINARY and opset < 7):
         return None  # before opset 7, axis and broadcast attributes lined the operands up
     return SIZES[op.type](op, inputs)
+
+
+def shape_read(graph: ModelGraph, op: Op) -> Op | None:
+    """The Shape that an operator is or reads a part of, by constants that nothing computes; None for any other."""
+    if op.type == "Shape":
+        return op
+    if op.type not in ("Gather", "Slice") or any(_is_computed(graph, tensor) for tensor in op.inputs[1:]):
+        return None
+    source = graph.producer(op.inputs[0])
+    return source if source is not None and source.type == "Shape" and not source.domain else None
+
+
+def _is_computed(graph: ModelGraph, tensor: str) -> bool:
+    producer = graph.producer(tensor)
+    return graph.constant(tensor) is None if producer is None or not producer.inputs else True
 
 
 def is_copy(op: Op) -> bool:

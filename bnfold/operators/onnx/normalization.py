@@ -131,10 +131,12 @@ class OnnxBatchNorm(BatchNormFacts):
     """Inputs X, scale, B, mean, var; channels on axis 1."""
 
     def batchnorm(self, node: Node) -> BatchNorm | Refusal:
-        if is_training(node):
+        training = is_training(node)
+        batch = _only_batch(node) if training else None
+        if training and batch is None:
             return node.refuse("training-mode", "is in training mode: it normalises with the statistics of each batch")
         params: list[Param] = []
-        for slot in range(1, 5):
+        for slot in range(1, 5 if batch is None else 3):
             param = node.const(slot)
             if param is None:
                 tensor = node.op.input(slot)
@@ -145,6 +147,9 @@ class OnnxBatchNorm(BatchNormFacts):
                 return node.refuse("invalid-statistics", f"has a parameter ({param.name}) of type {param.dtype}")
             params.append(param)
         vectors = [param.exact() for param in params]
+        if batch is not None:
+            values, axes = batch.exact(), (0, *range(2, len(batch.shape)))
+            vectors += [values.mean(axis=axes), values.var(axis=axes)]
         if any(vector.ndim != 1 for vector in vectors) or len({vector.size for vector in vectors}) != 1:
             return node.refuse("per-activation", "keeps statistics by activation, not by channel (spatial=0)")
         rank = node.rank(0)
@@ -153,12 +158,20 @@ class OnnxBatchNorm(BatchNormFacts):
         gamma, beta, mean, variance = vectors
         if rank == 1 and mean.size != 1:
             return node.refuse("size-mismatch", f"normalises a vector with {mean.size} statistics")
-        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", _EPSILON)), 1, params[2].dtype)
+        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", _EPSILON)), 1, params[-1].dtype)
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         param = node.const(1)
         # A single statistic may also be that of a vector, which has no axis 1.
         return None, {1: param.size} if param is not None and param.size > 1 else {}
+
+
+def _only_batch(node: Node) -> Param | None:
+    """The data of a BatchNormalization in training mode that is a constant: standardised weights have the same
+    statistics in each batch. None for other data, and where somebody reads the statistics.
+    """
+    data = node.const(0) if node.opset >= 14 and not (node.used(1) or node.used(2)) else None
+    return data if data is not None and data.is_float and data.size and len(data.shape) > 1 else None
 
 
 def is_training(node: Node) -> bool:

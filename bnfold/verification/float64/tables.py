@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bnfold.verification.float64 import (
+    boxes,
     elementwise,
     indexing,
     layout,
@@ -19,6 +20,7 @@ from bnfold.verification.float64.registry import OPERATORS
 
 __all__ = [
     "OPERATORS",
+    "boxes",
     "elementwise",
     "indexing",
     "layout",

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_gone, assert_stays, fold
+from helpers import Net, assert_gone, assert_stays, fold, ints
 from one_operator import lifted, node_of, sunk
+from operator_nets import ALONG, UNIFORM, C, conv
 
 from bnfold.affine import Affine
 from bnfold.graph import Tensor
 from bnfold.operators.axes import regroup
-
-C = 6
-
-
-def conv(net: Net, channels: int = C, size: int = 4) -> str:
-    return net.op("Conv", net.input("N", 3, size, size), net.draw(channels, 3, 1, 1))
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
-
 
 # -- Transpose ---------------------------------------------------------------------------------------
 
@@ -48,11 +38,6 @@ def test_a_transpose_without_perm_of_unknown_rank_refuses():
     y = net.op("Transpose", net.bn(net.op("Tanh", x), C), name="turn")
     folded = fold(net.build(net.op("Reshape", net.op("MatMul", net.draw(2, C), y), ints(-1))), feeds=net.feeds)
     assert_stays(folded, "unknown-rank", "turn (Transpose)")
-
-
-#: Of a tensor with C channels.
-ALONG = Affine.of(np.arange(1.0, C + 1), 1.0, 1)
-UNIFORM = Affine.of(2.0, 1.0, None)
 
 
 @pytest.mark.parametrize(("perm", "found"), [([1, 0], 0), ([0], "rank")])
@@ -226,7 +211,7 @@ def test_a_batch_size_folded_into_rows_is_followed():
     assert fold(net.build(net.op("Tanh", net.bn(y, C)))).count("BatchNormalization", "Mul") == 0
 
 
-SYMBOLS = {"N": 3, "T": 5, None: 7}
+SYMBOLS = {"N": 3, "T": 5, "thrice": 3, "channels": 6, None: 7}
 REGROUPED = {
     "nothing changes": (("N", 6, "T"), ("N", 6, "T"), [1]),
     "unknown, but at its place": ((None, 6, 4), (None, 6, 4), [1]),
@@ -249,6 +234,10 @@ REGROUPED = {
     "one axis alone": ((6,), (2, 3), [0]),
     "beside an axis that is known in part": (("T", 2, 6), (10, 6), [2]),
     "the outer part of a target axis": ((2, 6), (4, 3), [0]),
+    "the only unknown size of the target": ((2, 3, 4), ("channels", 4), [1]),
+    "split in part": (("N", 6, 4), ("N", "thrice", 8), [1]),
+    "the only size that is unknown": (("N", 6, 8, 8), ("N", "channels", 2, 4, 2, 4), [1]),
+    "the only unknown size of the source": ((6, 4, "thrice", 2), (6, 12, 2), [0, 3]),
 }
 
 
@@ -279,10 +268,12 @@ NOT_REGROUPED = {
     "a symbol behind": (("N", 6, "T"), ("T", 6, "N"), [1]),
     "no common factor": (("N", 4, 3), ("N", 3, 4), [1]),
     "no common factor of the last": (("N", 4, 3), ("N", 3, 4), [2]),
-    "split in part": (("N", 6, 4), ("N", "T", 8), [1]),
+    "into two unknown sizes": (("N", 6, 4), ("N", "T", 8, None), [1]),
+    "into an unknown size that is none": (("N", 6, 4), ("N", "T", 16), [1]),
+    "beside an unknown size on both sides": (("N", 6, 4, "T"), ("N", None, 8, 5), [1]),
     "merged with what is unknown": (("N", 6), (None,), [1]),
     "a part of a target axis": ((6, 6), (4, 9), [1]),
-    "a source axis beyond what is known": ((2, 6, 4), ("T", 4), [1]),
+    "a source axis beyond what is known": (("N", 6, 4), ("T", 4), [1]),
     "beside nothing": ((3, 6, 0), (6, 3, 0), [1]),
 }
 
@@ -316,7 +307,7 @@ def reshape(source: tuple | None, wanted: np.ndarray | tuple, target: tuple | No
         (("N", C, 4), (3,), ("N", 2, 3, 4), ((1, 2), (2, 3))),
         (("N", C, 4), (3,), None, "unknown-shape"),
         ((None, "C", 4), ints(0, 0, 2, 2), None, "reshape"),
-        (("N", "C", 4), ints(0, 0, 4), None, "reshape"),
+        (("N", "C", 4), ints(0, 0, 4), None, ((1, C),)),
         (("N", "C", 4), ints(-1, 2, 3, 4), None, ((1, 2), (2, 3))),
         (("N", "C", 4), ints(0, 2, 3, 4), None, ((1, 2), (2, 3))),
         (None, ints(0, 2, 3, 4), ("N", 2, 3, 4), "unknown-shape"),
