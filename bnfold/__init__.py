@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from bnfold.analysis.report import Report
     from bnfold.api import analyze, check, check_runtime, equalize, fix, fold, load, restyle, verify
     from bnfold.errors import BnfoldError, BnfoldWarning, ModelFileError, OutputError, UsageError
-    from bnfold.int8 import int8_report
     from bnfold.pipeline import equalize_file, fix_file, fold_file, restyle_file
+    from bnfold.pipeline.int8 import int8_report
     from bnfold.restyling import Style
     from bnfold.results import EqualizeResult, FixResult, FoldResult, RestyleResult
     from bnfold.scanning import scan
@@ -79,7 +79,7 @@ _ELSEWHERE = {
     "equalize_file": "pipeline",
     "fix_file": "pipeline",
     "fold_file": "pipeline",
-    "int8_report": "int8",
+    "int8_report": "pipeline.int8",
     "scan": "scanning.scanner",
     "restyle_file": "pipeline",
 }

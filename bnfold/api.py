@@ -95,7 +95,7 @@ def fold(
 
     ``branches`` also merges parallel linear branches. ``keep_overridable`` leaves weights alone that
     the caller of an ONNX model may override. ``skip`` holds the ``subject`` of fold steps not to take.
-    ``verify`` compares the outputs in onnxruntime, which takes longer than folding; the verdict is in
+    ``verify`` compares the two as :func:`verify` does, which takes longer than folding; the verdict is in
     the result, whatever it is. Raises what :func:`load` raises.
     """
     original = load(model, allow_unsafe=allow_unsafe)
@@ -252,16 +252,16 @@ def restyle_model(
     examples = trainable.load_data(data) if data is not None else None
     from bnfold.restyling import restyle_graph
 
-    found = restyle_graph(original.graph, style, fresh=fresh is not None)
-    pair = Pair(original.graph, found.graph, Plan())
+    found = restyle_graph(trainable.graph, style, fresh=fresh is not None)
+    pair = Pair(trainable.graph, found.graph, Plan())
     result = RestyleResult(None, found.changes, found.left, found.before, found.after, pair=pair)
     if not build:
         return result
     model, remark = trainable.retrainable(found.graph, fresh=fresh)
     if examples is not None:
         model.measure(found.norms, examples)
-    exact_part = original.with_graph(found.exact_part) if found.exact_part is not None else None
-    unmeasured = original.with_graph(found.graph) if examples is not None else None
+    exact_part = trainable.with_graph(found.exact_part) if found.exact_part is not None else None
+    unmeasured = trainable.with_graph(found.graph) if examples is not None else None
     return replace(
         result, model=model, exact_part=exact_part, unmeasured=unmeasured, norms=found.norms,
         notes=(remark,) if remark else (),
@@ -291,10 +291,10 @@ def verify(
     options: VerifyOptions | None = None,
     allow_unsafe: bool = False,
 ) -> Verification:
-    """Are two models equivalent? Both run in onnxruntime, with its optimisations off, on several feeds.
+    """Are two models equivalent? Both are evaluated in float64, and run in onnxruntime with its optimisations off.
 
-    Any two models will do, whoever made them; a Keras model is converted first. Outputs are
-    equivalent if they differ by no more than rounding explains; ``rtol`` (of an output's range) and
+    Any two models will do, whoever made them; a Keras model is converted first. They are equivalent if they agree
+    in float64 and the second is as accurate as the first; ``rtol`` (of an output's range) and
     ``atol`` set a fixed tolerance in place of that, ``strict`` demands both. ``inputs`` are feeds of
     one's own: values by name, or a path to a ``.npz``. ``threads`` is how many onnxruntime may use.
     ``timeout`` in seconds and ``memory`` in bytes (of address space) end with the verdict "not

@@ -59,13 +59,14 @@ def _plain(value: _Plain | None) -> dict[str, object] | None:
 class Result(Displayed, ABC):
     """What a rewritten model is and how it came about.
 
-    ``model`` is new; the one that was given is as it was. ``verification`` is None where none was asked for, ``path``
-    where nothing was written.
+    ``model`` is new; the one that was given is as it was. ``verification`` is None where none was asked for, or where
+    ``agreement`` takes its place because no ONNX can be made of the model; ``path`` where nothing was written.
     """
 
     model: Model | None
     _: KW_ONLY
     verification: Verification | None = None
+    agreement: Agreement | None = None
     path: Path | None = None
     #: The graph before and after, for pictures; None where the result came from another process.
     pair: Pair | None = field(default=None, repr=False, compare=False)
@@ -73,7 +74,7 @@ class Result(Displayed, ABC):
     @property
     def equivalent(self) -> bool:
         """Are the outputs as they were, as far as that was asked?"""
-        return self.verification is None or self.verification.equivalent
+        return all(check is None or check.equivalent for check in (self.verification, self.agreement))
 
     @abstractmethod
     def to_dict(self) -> dict[str, object]:
@@ -121,6 +122,7 @@ class FoldResult(Result):
             "plan": self.plan.to_dict(),
             "summary": self.summary.to_dict(),
             "verification": _plain(self.verification),
+            "agreement": _plain(self.agreement),
             "latency": _plain(self.latency),
             "culprits": [step.to_dict() for step in self.culprits],
             "dropped": [step.to_dict() for step in self.dropped],
@@ -220,7 +222,6 @@ class RestyleResult(Result):
     after: tuple[str, ...]
     _: KW_ONLY
     exact_part: Model | None = None
-    agreement: Agreement | None = None
     unmeasured: Model | None = None
     norms: tuple[str, ...] = ()
     rounding: Rounding | None = None

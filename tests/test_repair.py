@@ -9,8 +9,8 @@ import helpers
 import numpy as np
 import onnx
 import pytest
-from helpers import assert_close, random_feeds, run
-from onnx import ModelProto, helper, numpy_helper
+from helpers import assert_close, constant, random_feeds, run
+from onnx import ModelProto, helper
 
 import bnfold
 from bnfold.results import FixResult
@@ -30,10 +30,6 @@ def fixed(model: ModelProto, *expected: str) -> tuple[ModelProto, FixResult]:
 
 def node(model: ModelProto, name: str) -> onnx.NodeProto:
     return next(item for item in model.graph.node if item.name == name)
-
-
-def constant(model: ModelProto, name: str) -> np.ndarray:
-    return next(numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == name)
 
 
 class TestBias:

@@ -84,7 +84,8 @@ def _upstream(graph: ModelGraph, flow: Flow, tensor: str) -> list[str]:
         op = graph.producer(tensor)
         if op is None:
             return ["input", *words] if graph.is_input(tensor) else words
-        words.insert(0, _word(graph, flow, op))
+        if not facts_of(op).is_border:
+            words.insert(0, _word(graph, flow, op))
         if not _passed_over(flow, op) and flow.role(op) is not Role.ACTIVATION:
             return words
         tensor = op.input(facts_of(op).data_slot(Node(graph, op)))
@@ -101,7 +102,8 @@ def _downstream(graph: ModelGraph, flow: Flow, tensor: str) -> list[str]:
         if len(here) != 1:
             shown = list(dict.fromkeys(here))
             return [*words, "(" + ", ".join(_cut(shown)) + ")"] if len(shown) > 1 else [*words, *shown]
-        words.append(here[0])
+        if not readers or not facts_of(graph.op(readers[0])).is_border:
+            words.append(here[0])
         if not readers or not (_passed_over(flow, graph.op(readers[0])) or is_sum(graph.op(readers[0]))):
             return words
         tensor = graph.op(readers[0]).outputs[0]

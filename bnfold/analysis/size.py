@@ -41,8 +41,8 @@ def measure(graph: ModelGraph) -> Size:
     params: dict[int, Param] = {}
     for inner in walk(graph):
         ops = inner.ops()
-        nodes += len(ops)
         for op in ops:
+            nodes += not facts_of(op).is_border
             kind = _kind(inner, op)
             batchnorms += kind is Role.BATCHNORM
             affines += kind is Role.AFFINE

@@ -23,8 +23,8 @@ GROUPS = {
     "Look": {
         "analyze": "Say how BN is placed in models, what folds, and what is wrong or wasteful.",
         "graph": "Write a model's graph, with placements, findings and plan, as a picture or for programs.",
-        "scan": "Analyze, and fold, any number of models: folders, globs, buckets.",
-        "rules": "List the rules, or explain one.",
+        "scan": "Analyze, and fold, any number of models: files, folders, globs and URLs.",
+        "rules": "List the rules, or explain one by its code or name.",
     },
     "Rewrite": {
         "fold": "Fold every BN that algebra can remove, verify, and write the model.",
@@ -33,7 +33,7 @@ GROUPS = {
         "restyle": "Put BN before or after the activations of a Keras model, or take it out.",
     },
     "Prove": {
-        "verify": "Compare two models in onnxruntime, or one with itself under its optimisations.",
+        "verify": "Say whether two models are equivalent, or whether onnxruntime's optimisations keep one.",
         "experiment": "Train placements of BN against each other on your data: is the difference more than chance?",
     },
 }

@@ -65,7 +65,7 @@ def analyze(
         found = _analyzed(models, config, progress, select=wanted, ignore=dropped, **how)
         measured = None
         if int8 is not None and found.reports:
-            from bnfold.int8 import int8_report
+            from bnfold.pipeline.int8 import int8_report
 
             measured = int8_report(models[0], int8, allow_unsafe=how["allow_unsafe"], progress=progress)
     options.write_report(how["report"], lambda page: found.sheets)

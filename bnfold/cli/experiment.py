@@ -34,8 +34,8 @@ def _numbers(context: click.Context, parameter: click.Parameter, text: str | Non
 
 #: By the names of :class:`bnfold.experiment.schedule.Settings`.
 _TRAINING = (
-    click.option("--epochs", type=_COUNT, required=True, help="Epochs of each run."),
-    click.option("--batch-size", type=_COUNT, default=32, show_default=True, help="Examples a batch."),
+    click.option("--epochs", type=_COUNT, required=True, metavar="N", help="Epochs of each run."),
+    click.option("--batch-size", type=_COUNT, default=32, show_default=True, metavar="N", help="Examples a batch."),
     click.option(
         "--metric", metavar="NAME",
         help="What to compare by, with :max or :min where the name does not say which is better.",
@@ -47,6 +47,7 @@ _TRAINING = (
     ),
     click.option(
         "--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.2, show_default=True,
+        metavar="PART",
         help="The part of the training data that is split off where there are no validation data.",
     ),
     click.option(
@@ -54,15 +55,15 @@ _TRAINING = (
         callback=lambda context, parameter, word: word == "keep",
         help="Begin anew, or go on from the model's weights.",
     ),
-    click.option("--threads", type=_COUNT, default=1, show_default=True, help="Threads of each run."),
+    click.option("--threads", type=_COUNT, default=1, show_default=True, metavar="N", help="Threads of each run."),
 )  # fmt: skip
 #: By the names of :func:`bnfold.experiment.conduct.conduct`, and the limits of each run.
 _PLACE = (
     click.option(
-        "--store", type=options.OUTPUT, default="bnfold-experiment.sqlite", show_default=True,
+        "--store", type=options.OUTPUT, default="bnfold-experiment.sqlite", show_default=True, metavar="FILE",
         help="Where results go; what is there is not done again.",
     ),
-    click.option("--workers", type=_COUNT, help="Runs at a time.  [default: the machine's cores]"),
+    click.option("--workers", type=_COUNT, metavar="N", help="Runs at a time.  [default: the machine's cores]"),
     click.option("--scheduler", metavar="ADDRESS", help="Run on the workers of this Dask cluster."),
     click.option("--timeout", "run_timeout", type=_POSITIVE, metavar="SECONDS", help="Give up a run after this time."),
     click.option("--memory", "run_memory", type=_POSITIVE, metavar="MB", help="Give up a run that takes more memory."),
@@ -80,7 +81,7 @@ _PLACE = (
     metavar="ARMS",
     help="What to compare, separated by commas: none, before, after, original, a file.  [default: none,before,after]",
 )
-@click.option("--seeds", type=_COUNT, default=5, show_default=True, help="Runs of each arm and rate.")
+@click.option("--seeds", type=_COUNT, default=5, show_default=True, metavar="N", help="Runs of each arm and rate.")
 @click.option(
     "--lr",
     "rates",
@@ -110,11 +111,11 @@ def experiment(
     allow_unsafe: bool,
     **given: Any,
 ) -> int:
-    """Train BN before the activations, after them and without it against each other, on your own data.
+    """Train placements of BN against each other on your data: is the difference more than chance?
 
-    Every arm is trained with the same seeds, batches and learning rates; the rate is chosen on validation
-    data, test data are used once. What comes out is how much the arms differ, whether that is more than
-    chance, and what each costs when it is folded and shipped.
+    Every arm (no BN, BN before the activations, BN after them) is trained with the same seeds, batches and
+    learning rates; the rate is chosen on validation data, test data are used once. What comes out is how much
+    the arms differ, whether that is more than chance, and what each costs when it is folded and shipped.
 
     DATA holds x_train and y_train, and x_val, y_val, x_test and y_test where there are any. A function
     returns them as a dict, as keras.datasets does, or as tf.data.Datasets or PyDatasets. An arm may say more than

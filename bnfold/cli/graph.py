@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--around", metavar="NAME", help="Only what is near the operator, layer or tensor of this name.")
 @click.option(
-    "--depth", type=click.IntRange(min=0), default=2, show_default=True, help="How many operators to each side of NAME."
-)
+    "--depth", type=click.IntRange(min=0), default=2, show_default=True, metavar="N",
+    help="How many operators to each side of NAME.",
+)  # fmt: skip
 @click.option("--after", is_flag=True, help="The folded model, not the model as it is.")
 @click.option("--compare", is_flag=True, help="Before beside after, as an .svg that needs no Graphviz.")
 @options.quiet("Print nothing.")
@@ -38,7 +39,7 @@ def graph(
     quiet: bool,
     allow_unsafe: bool,
 ) -> int:
-    """Write a model's graph with placements, findings and the plan of folding as attributes.
+    """Write a model's graph, with placements, findings and plan, as a picture or for programs.
 
     The suffix of OUT decides: .dot, .graphml, .json (node-link, as networkx reads it), or .svg and .png,
     which Graphviz draws. --format model-explorer writes what Google's Model Explorer opens: the graph in
@@ -53,7 +54,9 @@ def graph(
     if wanted == "model-explorer" and (around or after):
         raise click.UsageError("--format model-explorer writes the whole model, before and after folding.")
     if compare and (after or wanted != "svg"):
-        raise click.UsageError("--compare writes an .svg of both, before and after folding.")
+        raise click.UsageError(
+            "--compare shows the model before and after folding in one .svg; it takes no other format, and no --after."
+        )
     with options.progress(quiet) as progress:
         progress("reading the model")
         report = api.analyze(model, stats=True, allow_unsafe=allow_unsafe)

@@ -180,13 +180,25 @@ def _bytes(context: click.Context, parameter: click.Parameter, megabytes: float 
     return None if megabytes is None else int(megabytes * 1e6)
 
 
-_SEED = click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random inputs.")
+def _seed(help: str) -> Callable[[Any], Any]:
+    return click.option("--seed", type=int, default=0, show_default=True, metavar="N", help=help)
+
+
+_SEED = _seed("Seed of the random inputs.")
 _VERIFICATION = (
-    click.option("--rtol", type=click.FloatRange(min=0), help="Allow this part of an output's range."),
-    click.option("--atol", type=click.FloatRange(min=0), help="Allow this much in an output's own unit."),
+    click.option(
+        "--rtol", type=click.FloatRange(min=0), metavar="PART",
+        help="Compare in onnxruntime alone, and allow this part of an output's range.",
+    ),
+    click.option(
+        "--atol", type=click.FloatRange(min=0), metavar="AMOUNT", help="Likewise, in an output's own unit; both add up."
+    ),
     click.option("--inputs", type=OUTPUT, metavar="FILE", help="Compare on these inputs (.npz, or .npy for one)."),
     _SEED,
-    click.option("--strict", is_flag=True, help="Demand the noise floor and the fixed tolerance both."),
+    click.option(
+        "--strict", is_flag=True,
+        help="Demand a fixed tolerance as well: --rtol and --atol, or 1e-4 of the range in float32.",
+    ),
     click.option(
         "--provider", default="CPUExecutionProvider", metavar="NAME", show_default=True,
         help="onnxruntime's execution provider.",
@@ -194,11 +206,11 @@ _VERIFICATION = (
     click.option("--threads", type=click.IntRange(min=1), metavar="N", help="How many threads onnxruntime may use."),
     click.option(
         "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
-        help="Give up after this time, with exit code 1 and without a file.",
+        help="Give up after this time: exit code 1, and nothing is written.",
     ),
     click.option(
         "--memory", type=click.FloatRange(min=0, min_open=True), metavar="MB", callback=_bytes,
-        help="Give up where a process needs more address space, with exit code 1 and without a file.",
+        help="Give up where a process needs more address space: exit code 1, and nothing is written.",
     ),
 )  # fmt: skip
 
@@ -214,7 +226,7 @@ def verification(function: F) -> F:
 
 def verification_seeded(help: str) -> Callable[[F], F]:
     """:func:`verification` for a command whose --seed is that of something else as well, as ``help`` says."""
-    own = click.option("--seed", type=int, default=0, show_default=True, help=help)
+    own = _seed(help)
     return together(*(own if option is _SEED else option for option in _VERIFICATION))
 
 

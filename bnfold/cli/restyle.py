@@ -51,11 +51,12 @@ _STYLE = (
     *rewriting.PRINTING,
 )  # fmt: skip
 def restyle(asked: rewriting.Asked, norm: str, weights: str, data: str | None, exact: bool, **style: Any) -> int:
-    """Put BN before or after the activations of a Keras model, or take it out: the model stays trainable.
+    """Put BN before or after the activations of a Keras model, or take it out.
 
-    A BN that goes is folded, a new one does nothing until it is trained, so that outputs stay the same wherever
-    that is possible, which is verified. Changes after which the model computes something else until it is
-    trained are listed. No BN is put behind the last linear layer, into attention, or on a residual sum.
+    The model stays trainable. A BN that goes is folded, a new one does nothing until it is trained, so that
+    outputs stay the same wherever that is possible, which is verified. Changes after which the model computes
+    something else until it is trained are listed. No BN is put behind the last linear layer, into attention,
+    or on a residual sum.
     """
     from bnfold.api import fresh_seed
     from bnfold.pipeline import restyle_file

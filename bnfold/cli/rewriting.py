@@ -144,11 +144,24 @@ class AskedToFold(Asked):
                 )
             if self.int8 is None:
                 return result, None
-            from bnfold.int8 import int8_report
+            from bnfold.pipeline.int8 import int8_report
 
             return result, int8_report(
                 self.model, self.int8, exact=exact, allow_unsafe=self.allow_unsafe, progress=progress
             )
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Do the options make sense together? Raises UsageError."""
+    if values["output"] is None and not values["dry_run"]:
+        raise click.UsageError("Say where to write with -o OUT, or pass --dry-run to see the plan.")
+    for left_out, names, why in (
+        ("no_verify", ("keep_going", "rtol", "atol", "strict"), "the verification that --no-verify leaves out"),
+        ("dry_run", ("keep_going", "latency"), "the file that --dry-run does not write"),
+    ):
+        for name in names if values.get(left_out) else ():
+            if values.get(name) is not None and values[name] is not False:
+                raise click.UsageError(f"--{name.replace('_', '-')} needs {why}.")
 
 
 def takes(kind: type[A], *given: Callable[[Any], Any]) -> Callable[[Callable[..., int]], Callable[..., int]]:
@@ -158,8 +171,7 @@ def takes(kind: type[A], *given: Callable[[Any], Any]) -> Callable[[Callable[...
     def decorate(function: Callable[..., int]) -> Callable[..., int]:
         @wraps(function)
         def command(**values: Any) -> int:
-            if values["output"] is None and not values["dry_run"]:
-                raise click.UsageError("Say where to write with -o OUT, or pass --dry-run to see the plan.")
+            _check(values)
             options.check_report(values["report"])
             verification = {name: values.pop(name) for name in options.VERIFICATION}
             common = {name: values.pop(name) for name in shared & set(values)}

@@ -7,11 +7,18 @@ import click
 from bnfold.cli import options
 
 
+def _codes(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """The codes that what was typed may become."""
+    from bnfold.analysis import all_rules
+
+    return [rule.code for rule in all_rules() if rule.code.startswith(begun.upper())]
+
+
 @click.command(cls=options.Command)
-@click.argument("code", required=False)
+@click.argument("code", required=False, shell_complete=_codes)
 @options.output_format("text", "json")
 def rules(code: str | None, output_format: str) -> None:
-    """List the rules, or explain the one with this CODE or name."""
+    """List the rules, or explain one by its code or name."""
     from bnfold.analysis import all_rules, find_rule
 
     chosen = all_rules() if code is None else [find_rule(code)]

@@ -43,8 +43,18 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @options.report
 @options.output_format(*_FORMATS)
 @options.quiet("Print nothing but what failed.")
-@click.option("--allow-unsafe", is_flag=True, help="Let Keras files run the Python code they bring along.")
-def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format: str, quiet: bool, **given: Any) -> int:
+@options.allow_unsafe
+@click.pass_context
+def scan(
+    context: click.Context,
+    /,
+    targets: Sequence[str],
+    store: str,
+    fail_on: str | None,
+    output_format: str,
+    quiet: bool,
+    **given: Any,
+) -> int:
     """Analyze, and fold, any number of models: files, folders, globs and URLs.
 
     Each model is a job in a process of its own, with limits of time and memory. Results are kept in
@@ -70,7 +80,7 @@ def scan(targets: Sequence[str], store: str, fail_on: str | None, output_format:
             raise UsageError(f"{export_to} is the store; give the table another name")
     wanted, dropped = options.chosen_rules(config, given["select"], given["ignore"])
     what = Scan(
-        select=wanted, ignore=dropped, config=config,
+        select=wanted, ignore=dropped, config=config, custom=options.custom_modules(context),
         allow_unsafe=given["allow_unsafe"], fold_to=given["fold_to"], timeout=given["timeout"],
         memory=int(given["memory"] * 1e6), refresh=given["refresh"], spare_bytes=given["spare_bytes"],
         weights=given["weights"], skip_from=None if given["skip_from"] is None else int(given["skip_from"] * 1e3),

@@ -26,10 +26,11 @@ def verify(
     allow_unsafe: bool,
     **verification: Any,
 ) -> int:
-    """Are models A and B equivalent? Any two, whoever made them.
+    """Say whether two models are equivalent, or whether onnxruntime's optimisations keep one.
 
-    Both are evaluated in float64 on several inputs and must agree there, channel by channel. Both run in onnxruntime
-    with its graph optimisations off, and B must not be clearly farther from exact than A.
+    A and B are any two models, whoever made them. Both are evaluated in float64 on several inputs and must agree
+    there, channel by channel. Both run in onnxruntime with its graph optimisations off, and B must not be
+    clearly farther from exact than A.
 
     With one model, compare it with itself under each of onnxruntime's optimisation levels and find
     the optimizer that changes the outputs, if one does.

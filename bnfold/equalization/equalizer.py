@@ -62,13 +62,6 @@ def _scopes(graph: ModelGraph, scope: str = "") -> list[tuple[str, ModelGraph]]:
     return [*found, (scope, graph)]
 
 
-class _ScaleSurvey(Survey):
-    """A survey for scales alone: whether weights could take a shift, which is dear to ask, does not matter."""
-
-    def _ask_readers(self) -> None:
-        pass
-
-
 class _Equalizer:
     """One graph, changed in place."""
 
@@ -108,11 +101,11 @@ class _Equalizer:
     # -- what may be scaled ----------------------------------------------------------------------
 
     def _survey(self) -> Component:
-        survey = _ScaleSurvey(self.folder.context, {})
+        survey = Survey(self.folder.context, {}, shifts=False)
         for name, layout in self.layouts.items():
             op = self.graph.op(name)
             if layout.out_axis is not None and op.outputs[0] and not self.graph.is_output(op.outputs[0]):
-                survey.reach(op.outputs[0], layout.out_axis, layout.out_channels)
+                survey.found.reach(op.outputs[0], layout.out_axis, layout.out_channels)
         component = survey.walk()
         for name in component.rim:
             if not self._fits(component, self.graph.op(name)):
@@ -214,7 +207,7 @@ class _Equalizer:
     def _layer(self, name: str, before: Vector, after: Vector) -> LayerRanges:
         op = self.graph.op(name)
         return LayerRanges(
-            key=self.folder.key(name),
+            key=self.folder.journal.key(name),
             layer=op.display,
             type=op.type,
             scope=self.scope,

@@ -60,8 +60,3 @@ class Link:
     def read(self, scales: Vector) -> Vector:
         """The same of each input channel."""
         return np.asarray(self._scaled(scales).max(axis=1, initial=-np.inf).reshape(-1))
-
-    @property
-    def is_circular(self) -> bool:
-        """Does it read a variable that it writes?"""
-        return bool(np.intersect1d(self.outs[self.outs > 0], self.ins[self.ins > 0]).size)

@@ -27,10 +27,19 @@ def check_fit(spec: str, data: Data, model: Any, loss: Any) -> None:
         if examples.is_dataset:
             _check_dataset(spec, part, examples, model)
             continue
+        _check_number(f"{spec}: x_{part}", examples.x, model.input_shape, "inputs")
+        _check_number(f"{spec}: y_{part}", examples.y, model.output_shape, "outputs")
         if hasattr(examples.x, "shape"):
             _check_shape(f"{spec}: x_{part} has examples", tuple(examples.x.shape[1:]), model)
         if hasattr(examples.y, "shape"):
             _check_labels(f"{spec}: y_{part}", examples.y, model, loss)
+
+
+def _check_number(what: str, given: Any, shapes: Any, noun: str) -> None:
+    """One array is not enough for several inputs or outputs."""
+    if hasattr(given, "shape") and not isinstance(shapes, tuple) and len(shapes) > 1:
+        words = f"the model has {len(shapes)} {noun}: let a function return a dict with an array for each"
+        raise UsageError(f"{what} is one array, and {words}")
 
 
 def _check_dataset(spec: str, part: str, examples: Examples, model: Any) -> None:

@@ -56,16 +56,15 @@ class _Run:
             if not (self._merge(folder) or folder.gauge_blocked()):
                 break
         folder.editor.prune()
-        self.steps += folder.steps
+        self.steps += folder.journal.steps
         self.remaining += folder.remaining()
 
     def _merge(self, folder: Folder) -> bool:
         """Merge parallel branches, if that is wanted; whether that changed anything."""
         if not self.branches:
             return False
-        merger = Merger(folder.graph, folder.editor, folder.frozen, folder.key, folder.scope)
+        merger = Merger(folder.graph, folder.editor, folder.frozen, folder.journal)
         changed = merger.run()
-        folder.steps += merger.steps
         folder.revisit(changed)
         return bool(changed)
 

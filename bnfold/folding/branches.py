@@ -13,7 +13,8 @@ from itertools import combinations
 
 from bnfold.affine import Affine
 from bnfold.folding.editor import Editor
-from bnfold.folding.plan import FoldKind, FoldStep
+from bnfold.folding.journal import Journal
+from bnfold.folding.plan import FoldKind
 from bnfold.folding.rounding import rounding_fault, scale_fault
 from bnfold.folding.sum_trees import Addition, MergeOperand, SumFinder, SumTree, broadcast
 from bnfold.graph import ModelGraph, Op, Param, Place, Tensor
@@ -34,9 +35,7 @@ class Merger:
     graph: ModelGraph
     editor: Editor
     frozen: frozenset[str]
-    key: Callable[[str], str]
-    scope: str
-    steps: list[FoldStep] = field(default_factory=list)
+    journal: Journal
     sums: SumFinder = field(init=False)
 
     def __post_init__(self) -> None:
@@ -214,17 +213,9 @@ class Merger:
         return list(dict.fromkeys([survivor.name, last]))
 
     def _record(self, kind: FoldKind, subject: Op, survivor: Op, removed: Iterable[str] = ()) -> None:
-        step = FoldStep(
-            subject=self.key(subject.name),
-            label=subject.display,
-            type=subject.type,
-            kind=kind,
-            into=(survivor.display,),
-            scope=self.scope,
-            holders=(self.key(survivor.name),),
-            removed=tuple(map(self.key, removed)),
-        )
-        self.steps.append(step)
+        journal = self.journal
+        holders, into = (journal.key(survivor.name),), (survivor.display,)
+        journal.add(subject, kind, into=into, holders=holders, removed=journal.keys(removed))
 
     # -- convolutions in a row -------------------------------------------------------------------
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,10 @@ from bnfold.folding.backward import backward
 from bnfold.folding.candidates import Candidate, CandidateFinder, no_affines
 from bnfold.folding.editor import Editor, renamed
 from bnfold.folding.forward import forward
+from bnfold.folding.journal import Journal
 from bnfold.folding.moves import Blocked, Context, Move
 from bnfold.folding.narrowing import narrowing_fault
-from bnfold.folding.plan import Contradiction, FoldKind, FoldStep, Remaining
+from bnfold.folding.plan import Contradiction, FoldKind, Remaining
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
@@ -23,9 +23,6 @@ from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
 from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
-
-if TYPE_CHECKING:
-    from bnfold.folding.gauges import Gone
 
 
 class Folder:
@@ -36,11 +33,10 @@ class Folder:
 
     def __init__(self, graph: ModelGraph, skip: Container[str], scope: str = "") -> None:
         self.graph = graph
-        self.scope = scope
-        self.steps: list[FoldStep] = []
+        self.journal = Journal(graph, scope)
         self.order = dataflow_order(graph)
         self.editor = Editor(graph, self.order)
-        self.frozen = frozenset([op.name for op in graph.ops() if self.key(op.name) in skip])
+        self.frozen = frozenset([op.name for op in graph.ops() if self.journal.key(op.name) in skip])
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
         idioms = dialect_of(graph).composites(graph)
         self._context = Context(
@@ -63,10 +59,6 @@ class Folder:
         """What searches over this graph walk on."""
         return self._context
 
-    def key(self, name: str) -> str:
-        """How the plan calls an operator: unique over all subgraphs."""
-        return f"{self.scope}/{name}" if self.scope else name
-
     def run(self) -> None:
         """Find a target for every candidate on the worklist and whatever changes on the way."""
         while True:
@@ -85,9 +77,9 @@ class Folder:
 
     def _learn_shapes(self) -> bool:
         """Infer shapes again where that may show more affines: the steps taken may have made them plain."""
-        if not self._candidates.shapeless or self._inferred_after == len(self.steps):
+        if not self._candidates.shapeless or self._inferred_after == len(self.journal.steps):
             return False
-        self._inferred_after = len(self.steps)
+        self._inferred_after = len(self.journal.steps)
         names = self._candidates.forget_shapeless()  # what became of their producers may tell without inference
         if self.graph.infer_again():
             names |= self._blocked.keys()
@@ -103,20 +95,20 @@ class Folder:
         """The affines that stayed, with the reasons of both sides, and the BatchNormalizations that are none."""
         return [
             Remaining(
-                subject=self.key(op.name),
+                subject=self.journal.key(op.name),
                 label=op.display,
                 type=op.type,
                 is_batchnorm=facts_of(op).role is Role.BATCHNORM,
                 backward=back,
                 forward=ahead,
-                scope=self.scope,
+                scope=self.journal.scope,
                 together=self._contradictions.get(head),
             )
             for head, (candidate, back, ahead) in self._blocked.items()
             if head in self.graph
             for op in candidate.ops
             if op.name in self.graph
-        ] + no_affines(self.graph, self.scope)
+        ] + no_affines(self.graph, self.journal.scope)
 
     # -- one candidate ---------------------------------------------------------------------------
 
@@ -235,11 +227,11 @@ class Folder:
             return False
         self.editor.drop(op.name for op in rest)
         self.editor.replace_affine(first, candidate.input, candidate.total, candidate.output)
-        into, keys = self._labels([first.name]), self._keys([first.name])
+        into, keys = self.journal.labels([first.name]), self.journal.keys([first.name])
         for op in rest:
-            self._record(op, FoldKind.COMPOSED, into=into, holders=keys)
+            self.journal.add(op, FoldKind.COMPOSED, into=into, holders=keys)
         if self.graph.op(first.name).type != first.type:
-            self._record(first, FoldKind.CHEAPER, into=into, holders=keys)
+            self.journal.add(first, FoldKind.CHEAPER, into=into, holders=keys)
         return True
 
     def _rounds_to_nothing(self, affine: Affine, op: Op) -> bool:
@@ -262,7 +254,7 @@ class Folder:
             self.editor.drop(op.name for op in rest)
             self.editor.replace_affine(first, source, Affine.identity(), output)
         for op in candidate.ops:
-            self._record(op, FoldKind.IDENTITY)
+            self.journal.add(op, FoldKind.IDENTITY)
 
     def _into_constant(self, candidate: Candidate) -> bool:
         """An affine of a constant is a constant."""
@@ -282,7 +274,7 @@ class Folder:
             self.editor.drop(op.name for op in candidate.ops)
             graph.params[output] = new
         for op in candidate.ops:
-            self._record(op, FoldKind.CONSTANT, into=(param.name,))
+            self.journal.add(op, FoldKind.CONSTANT, into=(param.name,))
         return True
 
     def _apply(self, candidate: Candidate, moves: list[Move], kind: FoldKind) -> None:
@@ -298,13 +290,13 @@ class Folder:
             through = [name for name in through if name not in holders]
         elif not constants and all(move.only_affines for move in moves):
             kind = FoldKind.COMPOSED
-        into, past, keys = self._labels(holders), self._labels(through), self._keys(holders)
+        into, past, keys = self.journal.labels(holders), self.journal.labels(through), self.journal.keys(holders)
         self.editor.drop(op.name for op in candidate.ops)
         if not keep or candidate.input not in rename:
             self.editor.redirect(candidate.output, candidate.input)
         self.editor.carry_out(moves, rename)
         for op in candidate.ops:
-            self._record(op, kind, into=(*into, *constants), through=past, changed=rename, holders=keys)
+            self.journal.add(op, kind, into=(*into, *constants), through=past, changed=rename, holders=keys)
 
     def _block(self, candidate: Candidate, back: Move | Blocked, ahead: Move | Blocked, *, bias: bool) -> None:
         """Keep the reasons, and look again when something that was asked changes."""
@@ -314,7 +306,7 @@ class Folder:
             if isinstance(found, Blocked):
                 reasons.append(found.refusal)
             else:
-                into = ", ".join(self._labels(found.targets)) or "constants"
+                into = ", ".join(self.journal.labels(found.targets)) or "constants"
                 reasons.append(Refusal("no-gain", f"moving it into {into} would leave no fewer operators"))
             self._worklist.depend(candidate.head, found.asked)
         if not bias:
@@ -354,14 +346,14 @@ class Folder:
         self.editor.carry_out([Move(rewrites={op.name: behind})], {})
         last = self.graph.producer(output)
         holders = [last.name] if last is not None else []
-        into, past, keys = self._labels(holders), self._labels([op.name]), self._keys(holders)
+        into, past, keys = self.journal.labels(holders), self.journal.labels([op.name]), self.journal.keys(holders)
         for part in ops:
-            self._record(part, FoldKind.COMPOSED, into=into, through=past, holders=keys)
+            self.journal.add(part, FoldKind.COMPOSED, into=into, through=past, holders=keys)
         return True
 
     def gauge_blocked(self) -> bool:
         """Let affines go together that are blocked one by one; whether that changed anything."""
-        if len(self.steps) == self._steps_gauged:
+        if len(self.journal.steps) == self._steps_gauged:
             return False  # what a gauge leaves, another one leaves too
         # Its neighbours may have changed around a candidate since it was blocked.
         current = [self._candidates.of(head) for head in self._blocked if head in self.graph]
@@ -376,58 +368,10 @@ class Folder:
             del self._blocked[gone.candidate.head]
             first, *rest = gone.candidate.ops
             for op in rest:
-                self._record(op, FoldKind.COMPOSED, into=(first.display,), holders=self._keys([first.name]))
-            self._record_gauge(first, gone)
-        self._steps_gauged = -1 if outcome.again else len(self.steps)
+                self.journal.add(op, FoldKind.COMPOSED, into=(first.display,), holders=self.journal.keys([first.name]))
+            self.journal.add_gauge(first, gone)
+        self._steps_gauged = -1 if outcome.again else len(self.journal.steps)
         return bool(outcome.gone)
-
-    # -- the record ------------------------------------------------------------------------------
-
-    def _labels(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple([self.graph.op(name).display for name in names])
-
-    def _keys(self, names: Iterable[str]) -> tuple[str, ...]:
-        return tuple([self.key(name) for name in names])
-
-    def _record(
-        self,
-        op: Op,
-        kind: FoldKind,
-        *,
-        into: tuple[str, ...] = (),
-        through: tuple[str, ...] = (),
-        changed: Mapping[str, str] | None = None,
-        holders: tuple[str, ...] = (),
-    ) -> None:
-        step = FoldStep(
-            subject=self.key(op.name),
-            label=op.display,
-            type=op.type,
-            kind=kind,
-            into=into,
-            through=through,
-            changed=changed or {},
-            scope=self.scope,
-            holders=holders,
-        )
-        self.steps.append(step)
-
-    def _record_gauge(self, op: Op, gone: Gone) -> None:
-        """An affine that went with its stream, or became a multiplication by signs."""
-        made = self.graph.op(op.name).display if op.name in self.graph else ""
-        step = FoldStep(
-            subject=self.key(op.name),
-            label=op.display,
-            type=op.type,
-            kind=FoldKind.CHEAPER if made else FoldKind.GAUGE,
-            into=(made,) if made else self._labels(gone.into),
-            changed=gone.rename,
-            scope=self.scope,
-            holders=self._keys([op.name] if made else gone.into),
-            stream=gone.stream,
-            repaid=self._labels(gone.repaid),
-        )
-        self.steps.append(step)
 
 
 def _is_bias(candidate: Candidate, back: Move) -> bool:

@@ -41,13 +41,6 @@ class Progress:
     def per_second(self) -> float:
         return self.done / self.seconds if self.seconds else 0.0
 
-    @property
-    def seconds_left(self) -> float | None:
-        """At the pace so far; None where it is not known."""
-        if self.total is None or not self.done:
-            return None
-        return (self.total - self.done) / self.per_second
-
 
 def execute(
     job: Job,

@@ -15,7 +15,6 @@ from bnfold.operators.base import (
     Conditions,
     Crossing,
     Lifts,
-    NewWeights,
     Node,
     Role,
     Sunk,
@@ -278,59 +277,6 @@ class Div(Arithmetic):
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         return _old_broadcasting(node) or sink_gate(node, affines, divisor=1)
-
-
-def lift_same(node: Node, slots: range, affine: Affine) -> Lifts:
-    """The same affine on every operand (a mean, a maximum, a selection)."""
-    carried: dict[int, Affine] = {}
-    numbers: dict[int, Param] = {}
-    for slot in slots:
-        part, number = onto_operand(node, slot, affine), _number(node, slot)
-        if part is not None:
-            carried[slot] = part
-        elif number is not None and node.out_rank() is not None:
-            numbers[slot] = _mapped_number(node, number, affine)
-        else:
-            return node.refuse("broadcast", "has an operand that is broadcast along the affine's axis")
-    return [Crossing(carried, NewWeights(dict(numbers)) if numbers else None)]
-
-
-def sink_same(node: Node, slots: range, affines: Mapping[int, Affine]) -> Sunk:
-    """What every operand carries alike, the output carries."""
-    found = {slot: _number(node, slot) for slot in slots if slot not in affines}
-    numbers = {slot: number for slot, number in found.items() if number is not None}
-    first: Affine | None = None
-    for slot in slots:
-        if slot in numbers:
-            continue
-        moved = onto_output(node, slot, affines.get(slot, Affine.identity()))
-        if isinstance(moved, Refusal):
-            return moved
-        if first is not None and not first.same_as(moved):
-            return node.refuse("unequal-operands", "has operands that do not carry the same affine")
-        first = moved
-    assert first is not None
-    if not numbers:
-        return Crossing({0: first})
-    if not first.scale.all():
-        return node.refuse("zero-scale", "has a constant operand, which no value stands for where the scale is zero")
-    back = first.inverse()
-    mapped = {slot: _mapped_number(node, number, back) for slot, number in numbers.items()}
-    return Crossing({0: first}, NewWeights(mapped))
-
-
-def _number(node: Node, slot: int) -> Param | None:
-    """The operand, if it is a constant with one value."""
-    param = node.const(slot)
-    return param if param is not None and param.size == 1 else None
-
-
-def _mapped_number(node: Node, number: Param, affine: Affine) -> Param:
-    """A number with an affine of the output applied to it: one number a channel."""
-    rank = len(number.shape) if affine.axis is None else node.out_rank()
-    assert rank is not None, "a tensor of unknown rank carries nothing along an axis"
-    scale, shift = affine.broadcastable(rank)
-    return Param.of(number.name, number.exact().reshape(()) * scale + shift, number.dtype)
 
 
 def rising(node: Node, affine: Affine) -> Refusal | None:

@@ -210,6 +210,8 @@ class Facts:
     merges_axes: bool = False
     #: Does it normalise by statistics of its own input, unlike a BatchNormalization at inference?
     normalizes: bool = False
+    #: Does it only mark where a part of the model begins or ends, so that nobody counts it?
+    is_border: bool = False
     #: Does it look rows up in a table? They need no bias.
     is_lookup: bool = False
 

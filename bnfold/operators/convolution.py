@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import gcd, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,30 +146,15 @@ def add(parts: Sequence[Convolution]) -> Convolution | None:
     if slack is None:
         return None
     groups = gcd(*(part.groups for part in parts))
-    begins, dilations, kernel = [], [], []
-    for dim in range(len(first.kernel)):
-        places = sorted({place for part in parts for place in part.positions(dim)})
-        step = gcd(*(place - places[0] for place in places)) or 1
-        if places[0] > 0:
-            return None
-        begins.append(-places[0])
-        dilations.append(step)
-        kernel.append((places[-1] - places[0]) // step + 1)
-    shape = (first.channels[1], first.channels[0] // groups, *kernel)
-    macs = sum(part.macs for part in parts)
-    if prod(shape) > macs:
+    windows = [_window(parts, dim) for dim in range(len(first.kernel))]
+    shape = (first.channels[1], first.channels[0] // groups, *(window.taps for window in windows))
+    if any(window.begin < 0 for window in windows) or prod(shape) > sum(part.macs for part in parts):
         return None
 
     def load() -> Kernel:
         weight = np.zeros(shape)
         for part in parts:
-            taps = [
-                [(place + begin) // step for place in part.positions(dim)]
-                for dim, (begin, step) in enumerate(zip(begins, dilations, strict=True))
-            ]
-            # The taps of one part are evenly spaced, so a slice names them.
-            spans = [slice(t[0], t[-1] + 1, t[1] - t[0] if len(t) > 1 else 1) for t in taps]
-            view = weight[(slice(None), slice(None), *spans)]
+            view = weight[(slice(None), slice(None), *(window.span(part) for window in windows))]
             view += part.regrouped(groups)
         return weight
 
@@ -179,14 +164,34 @@ def add(parts: Sequence[Convolution]) -> Convolution | None:
         load=load,
         bias=np.sum([part.bias for part in parts], axis=0),
         groups=groups,
-        dilations=tuple(dilations),
-        begins=tuple(begins),
+        dilations=tuple(window.step for window in windows),
+        begins=tuple(window.begin for window in windows),
         slack=slack,
-        sizes=tuple(_size(parts, dim) for dim in range(len(kernel))),
+        sizes=tuple(_size(parts, dim) for dim in range(len(windows))),
         macs=float(prod(shape)),
         plain=None,
     )
     return total if all(end >= 0 for end in total.ends) else None
+
+
+class _Window(NamedTuple):
+    """The taps along one axis of a kernel that has those of several: how many, how far apart, what is before them."""
+
+    dim: int
+    begin: int
+    step: int
+    taps: int
+
+    def span(self, part: Convolution) -> slice:
+        """Where the taps of one of them are, which are evenly spaced."""
+        places = [(place + self.begin) // self.step for place in part.positions(self.dim)]
+        return slice(places[0], places[-1] + 1, places[1] - places[0] if len(places) > 1 else 1)
+
+
+def _window(parts: Sequence[Convolution], dim: int) -> _Window:
+    places = sorted({place for part in parts for place in part.positions(dim)})
+    step = gcd(*(place - places[0] for place in places)) or 1
+    return _Window(dim, -places[0], step, (places[-1] - places[0]) // step + 1)
 
 
 def add_plain(parts: Sequence[Convolution]) -> Affine | None:

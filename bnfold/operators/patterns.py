@@ -10,7 +10,7 @@ import numpy as np
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, walk
 from bnfold.operators import linear_bias
-from bnfold.operators.base import Combination, Crossing, Node, Role, facts_of
+from bnfold.operators.base import Combination, Crossing, Node, Role, facts_about, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
 
 #: A channel whose scale or weights are this part of the layer's largest is as good as a constant.
@@ -26,6 +26,11 @@ def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
         return None
     layout = facts.layout(Node(graph, op))
     return layout if isinstance(layout, Layout) else None
+
+
+def enclosed(op: Op, wanted: Role) -> list[str]:
+    """The types of that role among the layers that an operator holds inside and that are not looked into."""
+    return [name for name in op.attributes.get("contains", ()) if facts_about(name, op.domain).role is wanted]
 
 
 def channel_ranges(layout: Layout) -> Vector:

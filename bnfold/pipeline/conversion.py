@@ -10,6 +10,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
+from bnfold.folding.plan import Plan
 from bnfold.formats import load
 from bnfold.graph import ConvertedModel, Model
 from bnfold.graph.parameters import Unrounded
@@ -23,13 +24,22 @@ _R = TypeVar("_R", FoldResult, EqualizeResult)
 def in_target_format(result: _R, course: Course, again: Callable[[Model], _R]) -> _R:
     """The result with the model as the target's format has it.
 
-    tf2onnx writes some BN as Mul and Add, so what was converted is folded ``again``.
+    tf2onnx writes some BN as Mul and Add, and takes apart layers that a BN could not be folded into, so what was
+    converted is folded ``again``.
     """
     if not course.converts:
         return result
     with temporary_folder() as folder:
         last = again(_converted(cast(ConvertedModel, result.model), folder))
-    return replace(result, model=last.model, summary=replace(result.summary, after=last.summary.after))
+    made = replace(result, model=last.model, summary=replace(result.summary, after=last.summary.after))
+    if isinstance(made, FoldResult):
+        return replace(made, plan=_both(made.plan, last.plan))
+    return replace(made, folding=_both(made.folding, last.folding))
+
+
+def _both(first: Plan, second: Plan) -> Plan:
+    """The plan of a model that was folded before and after its conversion: what stays is what stayed in the end."""
+    return Plan((*first.steps, *second.steps), second.remaining, (*first.notes, *second.notes))
 
 
 def _converted(model: ConvertedModel, folder: Path) -> Model:

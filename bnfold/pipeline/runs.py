@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from bnfold import api
-from bnfold.errors import OutputError
+from bnfold.errors import OutputError, shortened
 from bnfold.formats import load
 from bnfold.graph import ConvertedModel, Model, TrainableModel
 from bnfold.isolation import Ended, Limits, call
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bnfold.verification import Verification, VerifyOptions
 
 _R = TypeVar("_R", bound=Result)
+_A = TypeVar("_A", FoldResult, RestyleResult)
 
 #: tf2onnx may stray from Keras by this part of the largest output before it is worth a remark.
 _CONVERSION_LIMIT = 1e-4
@@ -61,6 +62,12 @@ class Runs:
         """The original for a process of its own, which has to read it again, or for this one."""
         return self._source if self._limits else self._original
 
+    @property
+    def _is_particular(self) -> bool:
+        """Was anything said of the comparison that Keras's predictions do not answer?"""
+        given = self._given
+        return given is not None and (given.strict or (given.rtol, given.atol, given.inputs) != (None, None, None))
+
     def verdict(self, model: Model, written: Path) -> Verification:
         """The verdict on the file as it was written."""
         from bnfold.verification import verify
@@ -86,8 +93,13 @@ class Runs:
 
     def with_verdict_and_notes(self, result: FoldResult, written: Path) -> FoldResult:
         """The result with the verdict, and with how well the original was converted where it had to be."""
-        result = self.with_verdict(result, written)
-        return replace(result, notes=(*result.notes, *self._conversion_notes())) if result.equivalent else result
+        if self._original.trainable is not None and not result.model.is_onnx and not self._is_particular:
+            result = self._agreed(result, result.model, written)
+        else:
+            result = self.with_verdict(result, written)
+        if result.verification is None or not result.equivalent:
+            return result
+        return replace(result, notes=(*result.notes, *self._conversion_notes()))
 
     def with_exact_verdict(self, result: RestyleResult, written: Path) -> RestyleResult:
         """The result with the verdict on what is exact, without measured statistics, and with what these change.
@@ -109,7 +121,7 @@ class Runs:
 
         return replace(result, rounding=rounding_of(result.unmeasured, written, result.norms))
 
-    def _agreed(self, result: RestyleResult, model: Model, written: Path) -> RestyleResult:
+    def _agreed(self, result: _A, model: Model, written: Path) -> _A:
         """The result with the verdict on a file, or with the agreement of predictions where there is no ONNX of it."""
         try:
             found = self.verdict(model, written)
@@ -156,6 +168,8 @@ class Runs:
         found = call(_conversion_difference, self._limits, self._readable, self._allow_unsafe)
         if isinstance(found, Ended):
             return [f"the conversion by tf2onnx was not compared with Keras: {found.sentence('Keras or onnxruntime')}"]
+        if isinstance(found.value, str):
+            return [f"the conversion by tf2onnx was not compared with Keras: onnxruntime cannot run it ({found.value})"]
         if found.value <= _CONVERSION_LIMIT:
             return [f"Keras and onnxruntime agree on the original to {found.value:.1e} of its largest output"]
         return [
@@ -222,6 +236,12 @@ def _guilty(
     return smallest_failing(tuple(subjects), refold, original=original, options=options)
 
 
-def _conversion_difference(source: Model | Path, allow_unsafe: bool) -> float:
+def _conversion_difference(source: Model | Path, allow_unsafe: bool) -> float | str:
+    """How far the conversion strays, or why onnxruntime does not run it: GELU in float64 it does not, for one."""
+    from bnfold.verification.runtime.sessions import runtime_errors
+
     model = cast(TrainableModel, api.load(source, allow_unsafe=allow_unsafe))
-    return model.conversion_difference()
+    try:
+        return model.conversion_difference()
+    except runtime_errors() as error:
+        return shortened(error)

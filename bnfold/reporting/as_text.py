@@ -43,7 +43,7 @@ def print_report(
                 console, ("smallest / median / largest; spread of the weights before → after folding", "dim"), indent=2
             )
             console.print()
-    elif not any(finding.code == "BN110" for finding in report.findings):
+    elif not any(finding.code in ("BN110", "BN407") for finding in report.findings):
         line(console, "no BatchNormalization in this model", indent=2)
     print_finding_list(console, report.findings, verbose=verbose, short=short)
     print_summary(console, report)

@@ -132,19 +132,18 @@ def _restyle(result: RestyleResult) -> str:
         (change.layer, "exact" if change.exact else "needs training", change.sentence, change.reason)
         for change in result.changes
     ]
-    agreement = "" if result.agreement is None else f"<p>{_cell(result.agreement.sentence())}</p>"
     left = _table(("left as it is", "because"), [(item.layer, item.reason) for item in result.left])
-    return _page(repr(result), _verdict(result), agreement, _table(("layer", "class", "change", "why"), rows), left)
+    return _page(repr(result), _verdict(result), _table(("layer", "class", "change", "why"), rows), left)
 
 
 def _verdict(result: FoldResult | FixResult | EqualizeResult | RestyleResult) -> str:
-    return "" if result.verification is None else f"<p>{_cell(result.verification.sentence())}</p>"
+    checks = (result.verification, result.agreement)
+    return "".join(f"<p>{_cell(check.sentence())}</p>" for check in checks if check is not None)
 
 
 def _outputs(found: Verification) -> str:
     rows = [
-        (item.name, item.dtype, f"{item.max_abs:.2e}", f"{item.max_rel:.2e}", "equivalent" if item.ok else item.reason)
-        for item in found.outputs
+        (item.name, item.dtype, f"{item.max_abs:.2e}", f"{item.max_rel:.2e}", item.sentence()) for item in found.outputs
     ]
     return _table(("output", "type", "largest difference", "of the range", "verdict"), rows)
 

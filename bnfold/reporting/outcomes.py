@@ -31,7 +31,7 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     if max(len(steps), len(left)) >= GROUP_FROM:
         line(console, ("equal outcomes share a row; --format json names every one", "dim"), indent=2)
     if not steps and not left:
-        line(console, "nothing to fold: there is no BN and no scale or shift by channel in this model", indent=2)
+        line(console, "nothing to fold: bnfold sees no BN and no scale or shift by channel in this model", indent=2)
     console.print()
     _print_notes(console, result.plan, result.notes)
     for step in result.dropped:
@@ -40,6 +40,8 @@ def print_fold(console: Console, name: str, result: FoldResult) -> None:
     console.print()
     if result.verification is not None:
         print_verdict(console, result.verification)
+    if result.agreement is not None:
+        line(console, (result.agreement.sentence(), GOOD if result.agreement.equivalent else BAD), indent=2)
     _print_culprits(console, result.culprits)
     if result.latency is not None:
         line(console, result.latency.sentence(), indent=2)
@@ -157,20 +159,19 @@ def print_verdict(console: Console, found: Verification, *, details: bool = Fals
 
 
 def _outputs(found: Verification) -> Table:
-    columns = ("largest difference", "of the range", "allowed", "SNR")
+    limited = any(output.tolerance is not None for output in found.outputs)
+    columns = ("largest difference", "of the range", *(["allowed"] if limited else []), "SNR")
     grid = table("output", "type", *columns, "verdict", right=columns)
     for output in found.outputs:
-        # Where another check than the one of this output has found the fault, that output may be right or wrong.
-        fine = "within rounding" if found.equivalent else "not equal"
-        verdict = "equal" if output.identical else fine if output.ok else output.reason
+        allowed = "–" if output.tolerance is None else f"{output.tolerance:.2e}"
         grid.add_row(
             cell(output.name),
             cell(output.dtype),
             cell(f"{output.max_abs:.2e}"),
             cell(f"{output.max_rel:.2e}"),
-            cell(f"{output.tolerance:.2e}"),
+            *([cell(allowed)] if limited else []),
             cell("–" if output.snr_db is None else f"{output.snr_db:.0f} dB"),
-            cell(verdict, BAD if not output.ok else GOOD if found.equivalent or output.identical else ""),
+            cell(output.sentence(), GOOD if output.ok else BAD if output.ok is False else ""),
         )
     return grid
 

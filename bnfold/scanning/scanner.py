@@ -37,6 +37,7 @@ class Scan:
     ignore: tuple[str, ...] = ()
     config: Config | None = None
     allow_unsafe: bool = False
+    custom: tuple[str, ...] = ()
     fold_to: str | None = None
     timeout: float | None = DEFAULT_TIMEOUT
     memory: int | None = DEFAULT_MEMORY
@@ -52,7 +53,7 @@ class Scan:
         per_model = {} if self.config is None else self.config.per_model
         return {
             "version": __version__, "select": self.select, "ignore": self.ignore, "allow_unsafe": self.allow_unsafe,
-            "fold_to": self.fold_to, "per_model": per_model, "weights": self.weights,
+            "custom": self.custom, "fold_to": self.fold_to, "per_model": per_model, "weights": self.weights,
         }  # fmt: skip
 
     @property
@@ -88,6 +89,7 @@ def scan(
     memory: int | None = DEFAULT_MEMORY,
     refresh: bool = False,
     allow_unsafe: bool = False,
+    custom: Sequence[str] = (),
     spare_bytes: bool = False,
     weights: bool = False,
     skip_from: int | None = None,
@@ -100,17 +102,17 @@ def scan(
     has no row here. ``select`` and ``ignore`` are those of :func:`bnfold.analyze`. ``fold_to`` (a folder or a URL)
     folds and verifies what has something to fold. ``timeout`` (seconds) and ``memory`` (bytes) hold for each model.
     Jobs run in ``workers`` processes of this machine, or where ``executor`` has its own. ``spare_bytes`` reads the
-    fewest bytes of a remote model, ``weights`` all that somebody asks for;
-    ``skip_from`` is what a round trip is worth, in bytes, where it shall not be measured. ``preload`` names modules
-    that jobs find imported.
+    fewest bytes of a remote model, ``weights`` all that somebody asks for; ``custom`` names the modules that define
+    custom Keras layers, which each job imports; ``skip_from`` is what a round trip is worth, in bytes, where it shall
+    not be measured. ``preload`` names modules that jobs find imported.
 
     Raises ModelFileError for a target that does not exist, and where there is no model at all; UsageError for an
     unknown rule; StoreError (a BnfoldError) for a store that cannot be used; OutputError for ``fold_to``.
     """
     what = Scan(
         select=None if select is None else tuple(select), ignore=tuple(ignore), allow_unsafe=allow_unsafe,
-        fold_to=None if fold_to is None else os.fspath(fold_to), timeout=timeout, memory=memory, refresh=refresh,
-        spare_bytes=spare_bytes, weights=weights, skip_from=skip_from, preload=tuple(preload),
+        custom=tuple(custom), fold_to=None if fold_to is None else os.fspath(fold_to), timeout=timeout, memory=memory,
+        refresh=refresh, spare_bytes=spare_bytes, weights=weights, skip_from=skip_from, preload=tuple(preload),
     )  # fmt: skip
     if isinstance(store, ScanStore):
         yield from scan_into(store, targets, what, executor=executor, workers=workers)
@@ -170,7 +172,7 @@ def _jobs(
         known.targets[target.path] = target
         task = Task(
             path=target.path, select=what.select, ignore=what.ignore, config=what.config, output=output,
-            allow_unsafe=what.allow_unsafe, content=_content(target), spare_bytes=what.spare_bytes,
+            allow_unsafe=what.allow_unsafe, custom=what.custom, content=_content(target), spare_bytes=what.spare_bytes,
             weights=what.weights, skip_from=what.skip_from, size=target.size,
         )  # fmt: skip
         yield Job(target.path, work, (task,))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ class Task:
     ignore: tuple[str, ...] = ()
     config: Any = None
     allow_unsafe: bool = False
+    custom: tuple[str, ...] = ()
     output: str | None = None
     content: bytes | None = None
     spare_bytes: bool = False
@@ -52,6 +53,7 @@ def work(task: Task) -> dict[str, Any]:
 
     found: dict[str, Any] = {"report": None, "fold": None, "read": None, "unavailable": None}
     try:
+        _import(task.custom)
         with _local(task) as (source, read):
             model = api.load(source, allow_unsafe=task.allow_unsafe)
             found["data_files"] = files = list(getattr(model, "data_files", ()))
@@ -64,6 +66,14 @@ def work(task: Task) -> dict[str, Any]:
     except (UnavailableError, OutputError) as error:
         found["unavailable"] = str(error)
     return found
+
+
+def _import(modules: Sequence[str]) -> None:
+    if modules:
+        from bnfold.formats.keras.files import import_custom  # which takes TensorFlow
+
+        for module in modules:
+            import_custom(module)
 
 
 def _analyzed(task: Task, model: Model) -> Any:
@@ -98,12 +108,12 @@ def _folded(task: Task, source: Any, output: str) -> dict[str, Any]:
             result = fold_file(source, target, options=options, allow_unsafe=task.allow_unsafe)
             if result.path is not None:
                 upload(target, output)
-    verdict = result.verification
+    verdict, agreement = result.verification, result.agreement
     return {
         "output": output if result.path is not None else None,
         "written": result.path is not None,
         "verdict": verdict.verdict if verdict is not None else None,
-        "sentence": verdict.sentence() if verdict is not None else "",
+        "sentence": " and ".join(check.sentence() for check in (verdict, agreement) if check is not None),
         "steps": len(result.plan.steps),
         "summary": result.summary.to_dict(),
     }

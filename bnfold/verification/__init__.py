@@ -1,7 +1,7 @@
-"""Are two models equivalent? Feeds, onnxruntime sessions, comparison, and where it went wrong.
+"""Are two models equivalent? Feeds, an evaluation in float64, onnxruntime sessions, comparison, where it went wrong.
 
 Nothing here asks the rooms that make models (``operators``, ``folding``, ``analysis``) what an operator does: the
-tables of operators in ``feeds``, ``noise`` and ``localise`` are verification's own, written from the ONNX
+tables of operators in ``float64``, ``feeds``, ``exact`` and ``noise`` are verification's own, written from the ONNX
 specification. A mistake in a fact that folding relies on would otherwise be repeated where it is to be found.
 """
 

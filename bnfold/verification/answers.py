@@ -6,8 +6,8 @@ import itertools
 from dataclasses import dataclass, field, replace
 
 from bnfold.graph import Array
+from bnfold.verification.deviation import deviation
 from bnfold.verification.feeds.values import Feed
-from bnfold.verification.noise.deviation import deviation
 from bnfold.verification.runtime.sessions import RunError, ValueSpec
 
 #: How close to stored outputs the original has to come, as part of their range.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bnfold.graph import Array
-from bnfold.verification.noise.deviation import Deviation, Measured
+from bnfold.verification.deviation import Deviation, Measured
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.interface import Interface
 from bnfold.verification.runtime.sessions import Candidate

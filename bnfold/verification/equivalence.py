@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from bnfold.graph import Array
 from bnfold.verification.answers import NotVerifiableError
 from bnfold.verification.comparison import Comparison, Judge, Outputs
-from bnfold.verification.noise.deviation import Measured, deviation
-from bnfold.verification.noise.noise_judge import NoiseJudge
+from bnfold.verification.deviation import Measured, deviation
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.interface import Interface, MismatchError, match
 from bnfold.verification.runtime.sessions import Candidate, RunError, Session
@@ -23,18 +22,10 @@ from bnfold.verification.verdict import (
     OutputCheck,
     Verification,
 )
-from bnfold.verification.verify_options import VerifyOptions
 
 
-def judge_for(options: VerifyOptions) -> NoiseJudge:
-    """The judge by noise, or by a fixed tolerance, that the options ask for."""
-    return NoiseJudge(options.tolerance)
-
-
-def compare(
-    reference: Reference, candidate: Candidate, options: VerifyOptions, judge: Judge | None = None
-) -> Verification:
-    """The verdict on one candidate against a reference; ``judge`` is by default the one for the options."""
+def compare(reference: Reference, candidate: Candidate, judge: Judge) -> Verification:
+    """The verdict of a judge on one candidate against a reference."""
     started = time.perf_counter()
     answers = reference.answers
     found, notes = Judgement(()), list(answers.notes)
@@ -44,7 +35,7 @@ def compare(
         measured = _deviations(reference, outputs)
         _check_informative(reference, measured)
         case = Comparison(reference, candidate, measured, outputs, interface)
-        found = (judge or judge_for(options)).judge(case)
+        found = judge.judge(case)
         verdict, reason = (found.verdict, found.reason) if found.verdict else _verdict(found.checks)
     except NotVerifiableError as error:
         verdict, reason = NOT_VERIFIED, str(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bnfold.graph import Array
 from bnfold.verification.comparison import Comparison, InnerJudge
-from bnfold.verification.noise.deviation import Measured, deviation
+from bnfold.verification.deviation import Measured, deviation
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.interface import match_inputs
 from bnfold.verification.runtime.onnx_file import OnnxFile

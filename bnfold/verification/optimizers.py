@@ -15,7 +15,7 @@ from bnfold.verification.comparison import Judge
 from bnfold.verification.equivalence import compare
 from bnfold.verification.exact.accuracy_judge import AccuracyJudge
 from bnfold.verification.minimise import minimal
-from bnfold.verification.noise.noise_judge import NoiseJudge
+from bnfold.verification.noise.judge import NoiseJudge
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import LEVELS, Candidate
@@ -147,20 +147,18 @@ def check_file(model: OnnxFile, options: VerifyOptions) -> RuntimeCheck:
     noise = NoiseJudge(options.tolerance)
     judge: Judge = noise if options.tolerance.given or options.strict else AccuracyJudge(noise)
     for level in list(LEVELS)[1:]:
-        levels[level] = compare(reference, Candidate(model, level), options, judge)
+        levels[level] = compare(reference, Candidate(model, level), judge)
     check = RuntimeCheck(levels, model=model.name)
     if check.failing_level is not None:
-        culprits = _culprits(reference, check.failing_level, levels[check.failing_level], options, judge)
+        culprits = _culprits(reference, check.failing_level, levels[check.failing_level], judge)
     return replace(check, culprits=culprits, seconds=time.perf_counter() - started)
 
 
-def _culprits(
-    reference: Reference, level: str, found: Verification, options: VerifyOptions, judge: Judge
-) -> tuple[str, ...]:
+def _culprits(reference: Reference, level: str, found: Verification, judge: Judge) -> tuple[str, ...]:
     """The smallest set of optimizers to disable for the outputs to agree at ``level``; empty if none does."""
     reference = reference.only(worst_feed(found)) if found.outputs else reference
 
     def cured(disabled: Sequence[str]) -> bool:
-        return compare(reference, Candidate(reference.model, level, tuple(disabled)), options, judge).equivalent
+        return compare(reference, Candidate(reference.model, level, tuple(disabled)), judge).equivalent
 
     return minimal(OPTIMIZERS, cured) if cured(OPTIMIZERS) else ()

@@ -24,28 +24,31 @@ _AS_ACCURATE = 4.0
 class OutputCheck:
     """How one output of the two models compares over all feeds.
 
-    ``max_abs`` is in the output's own unit; ``max_rel`` is ``max_abs`` over the output's range
+    ``ok`` says whether this output agrees on these feeds, whatever is found elsewhere: False where it is wrong,
+    with the ``reason``; None where it is off behind a tensor that is wrong, so that nobody knows whether it would
+    agree without that. ``max_abs`` is in the output's own unit; ``max_rel`` is ``max_abs`` over the output's range
     (largest minus smallest finite value of the original on all feeds); ``snr_db`` is the power of
     the original over the power of the difference, None when they do not differ. ``tolerance`` is
-    the part of the range that was allowed. ``noise`` is the original's own rounding sensitivity as
-    part of the range, None when it was not needed or could not be measured; ``factor`` is the
-    difference in units of that sensitivity, or of the dtype's rounding unit where it was not
-    measured. For integers, booleans and strings ``mismatches`` counts the elements that differ.
-    ``feed`` is the feed on which the factor is largest. ``original_error`` and ``result_error`` are the largest
+    the part of the range that was allowed, None where no fixed one was asked about. ``noise`` is the
+    original's own rounding sensitivity as part of the range, None when it was not needed or could not
+    be measured; ``factor`` is the difference in units of that sensitivity, or of the dtype's rounding unit
+    where it was not measured, or of what is allowed of the original's own error where both errors are known.
+    For integers, booleans and strings ``mismatches`` counts the elements that differ.
+    ``feed`` is the feed on which the difference is largest. ``original_error`` and ``result_error`` are the largest
     distances of the two models from a float64 evaluation, as part of its range; None where that was not made.
     ``flips`` are discrete values that rounding tipped over an edge, in the original and in the second model.
     """
 
     name: str
     dtype: str
-    ok: bool
+    ok: bool | None
     identical: bool
     max_abs: float = 0.0
     max_rel: float = 0.0
     snr_db: float | None = None
     nonfinite_agree: bool = True
     mismatches: int = 0
-    tolerance: float = 0.0
+    tolerance: float | None = None
     noise: float | None = None
     factor: float = 0.0
     feed: str = ""
@@ -53,6 +56,14 @@ class OutputCheck:
     original_error: float | None = None
     result_error: float | None = None
     flips: tuple[int, int] = (0, 0)
+
+    def sentence(self) -> str:
+        """``equal``, ``within rounding``, what is wrong, or ``not equal`` where that is a tensor before it."""
+        if self.ok is False:
+            return self.reason
+        if self.identical:
+            return "equal"
+        return "within rounding" if self.ok else "not equal"
 
     def to_dict(self) -> dict[str, Any]:
         return {key: _plain(value) for key, value in asdict(self).items()}

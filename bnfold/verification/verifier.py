@@ -11,12 +11,13 @@ from bnfold.errors import NotEquivalentError
 from bnfold.isolation import Cause, Ended, Limits, Returned, call
 from bnfold.temporary import temporary_folder
 from bnfold.verification.answers import NotVerifiableError, UnrunnableError
-from bnfold.verification.equivalence import compare, judge_for
+from bnfold.verification.equivalence import compare
 from bnfold.verification.exact.alone import verify_alone
 from bnfold.verification.exact.judge import Float64Judge
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import first_differing
 from bnfold.verification.minimise import minimal
+from bnfold.verification.noise.judge import NoiseJudge
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile, unrounded_weights
 from bnfold.verification.runtime.randomness import seeded
@@ -25,6 +26,8 @@ from bnfold.verification.verdict import DIFFERENT, NOT_VERIFIED, Verification
 from bnfold.verification.verify_options import DEFAULTS, VerifyOptions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from bnfold.graph import Model
     from bnfold.verification.runtime.onnx_file import ModelLike
 
@@ -98,10 +101,10 @@ def _alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why: Unrun
 
 def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Verification:
     """Outputs first; then, as far as asked for, the tensors inside."""
-    noise = judge_for(options)
+    noise = NoiseJudge(options.tolerance)
     fixed = options.tolerance.given and not options.strict
     judge = noise if fixed else Float64Judge(options, noise, second.unrounded)
-    found = compare(reference, Candidate(second), options, judge)
+    found = compare(reference, Candidate(second), judge)
     if found.exactness is not None:
         return found
     if found.equivalent and options.intermediates:
@@ -116,10 +119,13 @@ def _check(reference: Reference, second: OnnxFile, options: VerifyOptions) -> Ve
 
 
 def worst_feed(found: Verification) -> int:
-    """The index of the feed that shows a difference of the outputs best, 0 if they do not differ."""
-    failed = [output for output in found.outputs if not output.ok]
+    """The index of the feed that shows a difference best, 0 if none does more than others."""
+    descriptions = found.feeds.descriptions
+    if found.first_difference is not None and found.first_difference.feed in descriptions:
+        return descriptions.index(found.first_difference.feed)
+    failed = [output for output in found.outputs if output.ok is False]
     worst = max(failed, key=lambda output: output.factor, default=None)
-    return found.feeds.descriptions.index(worst.feed) if worst else 0
+    return descriptions.index(worst.feed) if worst else 0
 
 
 def smallest_failing(
@@ -141,30 +147,35 @@ def smallest_failing(
     with temporary_folder() as folder:
         source = refold(()) if original is None else original
         file = OnnxFile.of(source, folder / "original", "the original")
-        options = replace(options, first_difference=False)
-        try:
-            reference: Reference | UnrunnableError = Reference(seeded(file, folder / "seeded"), options)
-        except UnrunnableError as error:
-            reference = error
-        except NotVerifiableError as error:
-            raise NotEquivalentError(str(error)) from error
+        reference = _reference_or_failure(file, folder / "seeded", options)
 
-        def outcome(kept: Collection[str], against: Reference | UnrunnableError) -> Verification:
+        def outcome(kept: Collection[str], against: Reference | UnrunnableError, how: VerifyOptions) -> Verification:
             with temporary_folder() as place:
                 model = refold(kept)
                 candidate = OnnxFile.of(model, place, "the folded model")
                 candidate.unrounded = unrounded_weights(model)
                 if isinstance(against, UnrunnableError):
-                    return _alone(file, candidate, options, against)
-                return _check(against, seeded(candidate, place / "seeded"), options)
+                    return _alone(file, candidate, how, against)
+                return _check(against, seeded(candidate, place / "seeded"), how)
 
-        whole = outcome(steps, reference)
+        whole = outcome(steps, reference, options)
         if whole.equivalent:
             return ()
+        telling = reference
         if isinstance(reference, UnrunnableError):
             if whole.verdict == NOT_VERIFIED:
                 raise NotEquivalentError(str(reference))
-            telling: Reference | UnrunnableError = reference
-        else:  # One feed that shows the fault is enough to follow it.
-            telling = reference.only(worst_feed(whole)) if whole.outputs else reference
-        return minimal(steps, lambda kept: not outcome(kept, telling).equivalent)
+        elif whole.outputs:  # One feed that shows the fault is enough to follow it.
+            telling = reference.only(worst_feed(whole))
+        quick = replace(options, first_difference=False)
+        return minimal(steps, lambda kept: not outcome(kept, telling, quick).equivalent)
+
+
+def _reference_or_failure(file: OnnxFile, seeds: Path, options: VerifyOptions) -> Reference | UnrunnableError:
+    """The original's answers, or why it has none. Raises NotEquivalentError where nothing can be compared."""
+    try:
+        return Reference(seeded(file, seeds), options)
+    except UnrunnableError as error:
+        return error
+    except NotVerifiableError as error:
+        raise NotEquivalentError(str(error)) from error

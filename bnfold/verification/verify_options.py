@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from bnfold.errors import UsageError
 from bnfold.isolation import Limits
 from bnfold.verification.feeds.values import Inputs
-from bnfold.verification.noise.judge import Tolerance
+from bnfold.verification.output_check import Tolerance
 from bnfold.verification.runtime.sessions import CPU, Settings
 
 
@@ -15,8 +15,8 @@ from bnfold.verification.runtime.sessions import CPU, Settings
 class VerifyOptions:
     """How models are verified. Raises UsageError for a negative number, and for counts of nothing.
 
-    * ``rtol`` (of an output's range over all feeds) and ``atol`` (in its own unit) are a fixed tolerance in place
-      of the original's rounding noise; ``strict`` demands both, with a default tolerance for each dtype.
+    * ``rtol`` (of an output's range over all feeds) and ``atol`` (in its own unit) are a fixed tolerance, which is
+      asked about in place of float64; ``strict`` demands both, with a default tolerance for each dtype.
     * ``inputs`` are the caller's own: values by name, a ``.npz``, for a model with one input an array or a
       ``.npy``, or a list of these. They replace generated feeds unless ``feeds`` says how many of those to add.
       Without them the model's own ``test_data_set_*`` folders are used, and random feeds are generated from

@@ -252,3 +252,42 @@ def test_the_line_that_adds_a_bn_fits_nested_and_channels_first_models() -> None
     exec(finding.values["line"], namespace)
     assert finding.values["line"].startswith("x = keras.layers.BatchNormalization(axis=1)(")
     assert namespace["x"].shape == (None, 4, 6, 6)
+
+
+class Block(layers.Layer):
+    """A linear layer and a BN, called in code."""
+
+    def __init__(self, norm: bool = True) -> None:
+        super().__init__(name="block")
+        self.dense = Dense(4)
+        self.norm = BN() if norm else layers.LayerNormalization()
+
+    def call(self, x):
+        return self.norm(self.dense(x))
+
+
+def test_bn_inside_of_a_layer_is_told_and_not_taken_for_none():
+    report = bnfold.analyze(sequential(keras.Input((3, 4)), Block(), Dense(2)), select=["BN110", "BN407"])
+    assert [(finding.code, finding.layer) for finding in report.findings] == [("BN407", "block")]
+
+
+@pytest.mark.parametrize("make", [lambda: Block(norm=False), lambda: layers.TimeDistributed(Dense(4))])
+def test_layers_without_bn_inside_hold_none(make):
+    report = bnfold.analyze(sequential(keras.Input((3, 4)), make(), Dense(2)), select=["BN110", "BN407"])
+    assert [finding.code for finding in report.findings] == ["BN110"]
+
+
+def test_folding_says_that_it_does_not_look_inside():
+    result = bnfold.fold(sequential(keras.Input((3, 4)), Block(), Dense(2)))
+    said = "block (Block) holds BatchNormalization of its own, which is not looked into"
+    assert [note.replace("test_rules_keras.", "") for note in result.plan.notes] == [said]
+
+
+def test_bn_that_a_time_distributed_applies_to_each_step_is_looked_at():
+    steps = layers.TimeDistributed(BN(), name="each")
+    report = bnfold.analyze(sequential(keras.Input((3, 4)), layers.TimeDistributed(Dense(4)), steps, Dense(2)))
+    (item,) = report.batchnorms
+    assert item.name.startswith("each/")
+    assert item.pattern == "Dense → BN → Dense"
+    assert item.foldability.folds
+    assert report.summary.size.nodes == 3

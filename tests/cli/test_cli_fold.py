@@ -134,10 +134,19 @@ class TestWrongUsage:
     def test_a_suffix_in_capitals(self, tmp_path: Path) -> None:
         assert bnfold("fold", CNN, "-o", tmp_path / "OUT.ONNX", "--no-verify").code == 0
 
-    def test_options_that_contradict_each_other(self, tmp_path: Path) -> None:
-        outcome = bnfold("fold", CNN, "-o", tmp_path / "a.onnx", "--no-verify", "--keep-going")
+    @pytest.mark.parametrize("option", [("--keep-going",), ("--rtol", "0"), ("--atol", "1"), ("--strict",)])
+    def test_what_needs_the_verification_is_refused_without_it(self, option: tuple[str, ...], tmp_path: Path) -> None:
+        outcome = bnfold("fold", CNN, "-o", tmp_path / "a.onnx", "--no-verify", *option)
         assert outcome.code == 2
-        assert "--keep-going needs the verification" in outcome.err
+        assert f"{option[0]} needs the verification that --no-verify leaves out." in outcome.err
+        assert files(tmp_path) == []
+
+    @pytest.mark.parametrize("option", ["--keep-going", "--latency"])
+    def test_what_needs_the_file_is_refused_in_a_dry_run(self, option: str) -> None:
+        outcome = bnfold("fold", CNN, "--dry-run", option)
+        assert outcome.code == 2
+        assert f"{option} needs the file that --dry-run does not write." in outcome.err
+        assert bnfold("fold", CNN, "--dry-run", "--no-verify", "--seed", "1").code == 0
 
 
 class TestDifference:
@@ -243,6 +252,8 @@ class TestVerify:
         assert outcome.code == 0
         assert "equal bit for bit" in outcome.words
         assert "logits float32 0.00e+00" in outcome.words
+        assert "allowed" not in outcome.words
+        assert "allowed" in bnfold("verify", CNN, CNN, "--rtol", "0.001").words
 
     def test_different(self, tmp_path: Path) -> None:
         model = onnx.load(CNN)
@@ -256,6 +267,7 @@ class TestVerify:
         assert bnfold("verify", CNN, tmp_path / "other.onnx", "--quiet").out == ""
         data = json.loads(bnfold("verify", CNN, tmp_path / "other.onnx", "--format", "json").out)
         assert (data["verdict"], data["equivalent"]) == ("different", False)
+        assert [(output["ok"], output["reason"] == data["reason"]) for output in data["outputs"]] == [(False, True)]
 
     def test_one_model_against_the_runtimes_optimisations(self) -> None:
         outcome = bnfold("verify", CNN)

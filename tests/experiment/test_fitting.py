@@ -116,6 +116,27 @@ def test_several_inputs_and_outputs_are_left_to_keras() -> None:
 
 
 @pytest.mark.parametrize(
+    ("train", "model", "words"),
+    [
+        (
+            Examples(X, Y),
+            Model(output_shape=[(None, 3), (None, 1)]),
+            "y_train is one array, and the model has 2 outputs",
+        ),
+        (Examples(X, Y), Model(output_shape={"a": (None, 3), "b": (None, 3)}), "y_train is one array"),
+        (Examples(X, Y), Model(input_shape=[(None, 4)] * 3), "x_train is one array, and the model has 3 inputs"),
+        (Examples(X, Y), Model(input_shape=[(None, 4)], output_shape=[(None, 3)]), ""),
+    ],
+)
+def test_one_array_is_not_enough_for_several(train: Examples, model: Model, words: str) -> None:
+    if not words:
+        check(train, model)
+        return
+    with pytest.raises(UsageError, match=words):
+        check(train, model)
+
+
+@pytest.mark.parametrize(
     ("dataset", "words"),
     [
         (Batches((X, Y)), ""),

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 import onnx
 import pytest
-from helpers import Folded, Net, assert_close, fold, op_counts, random_feeds, run
+from helpers import Folded, Net, assert_close, constant, fold, op_counts, random_feeds, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -473,11 +473,7 @@ def test_weights_that_others_read_are_copied():
     net.output(net.op("Relu", b))
     folded = merge(relu_of_sum(net, a, conv(net, x, kernel=1)))
     assert folded.count("Conv") == 2
-    np.testing.assert_array_equal(folded.constant("shared"), helper_array(folded.before, "shared"))
-
-
-def helper_array(model: onnx.ModelProto, name: str) -> np.ndarray:
-    return onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
+    np.testing.assert_array_equal(folded.constant("shared"), constant(folded.before, "shared"))
 
 
 def test_branches_that_share_their_weight_merge():

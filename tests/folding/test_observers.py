@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from helpers import Net, assert_close, assert_stays, fold, op_counts, random_feeds, session
+from helpers import Net, assert_close, assert_stays, constant, fold, op_counts, random_feeds, session
 from onnx import helper
 
 from bnfold.folding import fold_graph
@@ -82,11 +82,7 @@ def test_a_weight_that_two_layers_share_is_copied_before_it_changes():
     first, second = net.op("Conv", x, shared), net.op("Conv", net.op("Tanh", x), shared)
     folded = fold(net.build(net.op("Tanh", net.bn(first, C)), second))
     assert folded.count("BatchNormalization") == 0
-    np.testing.assert_array_equal(folded.constant("shared"), net_constant(folded.before, "shared"))
-
-
-def net_constant(model: onnx.ModelProto, name: str) -> np.ndarray:
-    return onnx.numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name))
+    np.testing.assert_array_equal(folded.constant("shared"), constant(folded.before, "shared"))
 
 
 def test_a_weight_shared_by_two_layers_that_change_alike_stays_shared():
@@ -318,7 +314,7 @@ def test_a_branch_that_reads_an_outer_weight_folds_and_leaves_the_weight():
     y = net.op("If", net.input(name="flag", dtype=bool), then_branch=bodies[0], else_branch=bodies[1])
     folded = fold(net.build(y))
     assert folded.count("BatchNormalization") == 0
-    np.testing.assert_array_equal(folded.constant("weight"), net_constant(folded.before, "weight"))
+    np.testing.assert_array_equal(folded.constant("weight"), constant(folded.before, "weight"))
 
 
 def test_a_tensor_that_a_branch_captures_is_observed():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from helpers import ints
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx_models import conv_bn, graph, model, run, value
 
@@ -16,10 +17,6 @@ F32 = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32)
 POSITIVE = np.abs(F32) + np.float32(0.1)
 I64 = np.arange(-6, 6).reshape(3, 4)
 BOOL = I64 % 3 == 0
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, np.int64)
 
 
 def on_constants(kind: str, arrays: list[np.ndarray | None], opset: int, outputs: int = 1, **attributes) -> ModelProto:

@@ -524,3 +524,33 @@ def test_what_tensorflow_computed_is_named(tmp_path: Path) -> None:
     scale = np.asarray(norm.gamma) / np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon)
     assert any(np.allclose(stored[name].ravel(), scale, rtol=1e-6, atol=0) for name in made if stored[name].size == 3)
     assert not any(np.array_equal(stored[name], np.asarray(model.keras_model.layers[-2].kernel)) for name in made)
+
+
+def test_what_one_layer_is_told_about_training_is_not_told_to_the_next(tmp_path: Path) -> None:
+    """Keras hands it on, so that a BN behind one in training mode would be converted with statistics of the batch."""
+    x = Input((4,))
+    y = layers.BatchNormalization(name="of_the_batch")(layers.Dense(5)(x), training=True)
+    model = randomised(keras.Model(x, layers.BatchNormalization()(layers.Dense(3)(y))))
+    read_model = read(model)
+    data = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    (actual,) = run(read_model.as_onnx(tmp_path), [data])
+    middle = model.layers[1](data)
+    for layer in model.layers[2:]:
+        middle = layer(middle, training=layer.name == "of_the_batch")
+    np.testing.assert_allclose(actual, np.asarray(middle), rtol=0, atol=1e-5)
+    assert all("call" not in vars(layer) for layer in model.layers)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_pictures_are_changed_in_training_alone(nested: bool, tmp_path: Path) -> None:
+    """As in many a tutorial: nothing of it is left at inference, and the BN behind it has its moving statistics."""
+    augmentation = [layers.RandomFlip(), layers.RandomRotation(0.2), layers.RandomZoom(0.2), layers.RandomContrast(0.2)]
+    first = [keras.Sequential(augmentation)] if nested else augmentation
+    rest = [layers.Rescaling(1 / 255), layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU()]
+    model = read(randomised(keras.Sequential([Input((8, 8, 3)), *first, *rest, layers.Flatten(), layers.Dense(2)])))
+    inputs = feeds(model)
+    (actual,) = run(model.as_onnx(tmp_path), list(inputs.values()))
+    np.testing.assert_allclose(actual, model.predict(inputs)[0], rtol=0, atol=2e-6)
+    result = bnfold.fold(model)
+    assert result.summary.after.batchnorms == 0
+    assert bnfold.verify(model, result.model).equivalent

@@ -217,11 +217,12 @@ def test_a_dtype_policy_gives_params_the_variables_dtype(policy: str, variable: 
 
 
 def test_unknown_layers_are_opaque_but_own_their_weights() -> None:
-    graph, op = only(sequential((5, 8), layers.Bidirectional(layers.LSTM(3))), "Bidirectional")
-    assert len(op.inputs) == 1 + 6
-    assert op.attributes == {"contains": ("LSTM",)}
+    cells = layers.RNN([layers.LSTMCell(3), layers.GRUCell(2)])
+    graph, op = only(sequential((5, 8), layers.Bidirectional(cells)), "Bidirectional[RNN]")
+    assert len(op.inputs) == 1 + 12
+    assert op.attributes == {"contains": ("Bidirectional",)}
     x = Input((5, 8))
-    graph, op = only(keras.Model(x, layers.MultiHeadAttention(2, 4)(x, x)), "MultiHeadAttention")
+    graph, op = only(keras.Model(x, layers.GroupQueryAttention(4, 2, 2)(x, x)), "GroupedQueryAttention")
     assert op.inputs[:2] == (graph.inputs[0].name, graph.inputs[0].name)
     assert len(op.inputs) == 2 + 8
     assert op.attributes == {"contains": ("Dropout", "EinsumDense", "Softmax")}
@@ -229,7 +230,18 @@ def test_unknown_layers_are_opaque_but_own_their_weights() -> None:
     model = sequential((8,), adapted)
     adapted.enable_lora(2)
     assert only(model, "Dense[lora]")[1].attributes == {"contains": ("Dense",)}
-    assert not only(sequential((8,), layers.LayerNormalization()), "LayerNormalization")[1].attributes
+    assert not only(sequential((8,), layers.UnitNormalization()), "UnitNormalization")[1].attributes
+
+
+def test_a_bidirectional_layer_has_the_weights_of_both_ways() -> None:
+    model = sequential((5, 8), layers.Bidirectional(layers.LSTM(3), backward_layer=layers.GRU(3, go_backwards=True)))
+    graph, op = only(model, "Bidirectional")
+    own = model.layers[0]
+    expected = [each.cell for each in (own.forward_layer, own.backward_layer)]
+    kept = [graph.params[name].array() for name in op.inputs[1:]]
+    weights = [weight for cell in expected for weight in (cell.kernel, cell.recurrent_kernel, cell.bias)]
+    for a, b in zip(kept, weights, strict=True):
+        np.testing.assert_array_equal(a, np.asarray(b))
 
 
 def test_a_custom_class_with_a_known_name_is_not_mistaken_for_it() -> None:

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,6 +27,7 @@ from keras_models import (
 )
 
 from bnfold.errors import OutputError, UsageError
+from bnfold.folding import fold_graph
 from bnfold.graph import Op, Param, Use
 
 FOLDER = Path(__file__).parents[2] / "sample_models"
@@ -518,3 +520,84 @@ def test_what_keras_cannot_build_again_is_one_sentence() -> None:
     Picky.refuses = True
     with pytest.raises(OutputError, match=r"^layer picky \(Picky\) cannot be built again: .*no such shape"):
         _ = folded(model).keras_model
+
+
+# -- TimeDistributed ---------------------------------------------------------------------------------
+
+
+def each(*made: Any) -> Callable[[Any], Any]:
+    """Layers that are each applied to every step."""
+
+    def body(x: Any) -> Any:
+        for layer in made:
+            x = layers.TimeDistributed(layer)(x)
+        return x
+
+    return body
+
+
+def cnn() -> keras.Model:
+    stack = [Input((6, 6, 2)), layers.Conv2D(3, 3), layers.BatchNormalization(), layers.ReLU(), layers.Flatten()]
+    return keras.Sequential(stack, name="cnn")
+
+
+FRAMES = (4, 6, 6, 2)
+STEPS: dict[str, tuple[tuple[int | None, ...], Callable[[Any], Any], list[str]]] = {
+    "layers": (
+        FRAMES,
+        each(layers.Conv2D(3, 3), layers.BatchNormalization(), layers.ReLU(), layers.Flatten()),
+        ["Conv2D", "ReLU", "Flatten"],
+    ),
+    "an activation that is fused": (
+        (None, 5),
+        each(layers.Dense(4, activation="relu"), layers.BatchNormalization(), layers.Dense(2)),
+        ["Dense", "Dense"],
+    ),
+    "a model": (FRAMES, each(cnn(), layers.Dense(2)), ["Sequential", "Dense"]),
+    "steps of steps": (
+        (3, 2, 5),
+        each(layers.TimeDistributed(layers.Dense(4)), layers.TimeDistributed(layers.BatchNormalization())),
+        ["TimeDistributed"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("shape", "body", "kept"), STEPS.values(), ids=STEPS)
+def test_what_is_applied_to_each_step_is_folded_and_wrapped_again(shape, body, kept, tmp_path) -> None:
+    x = Input(shape)
+    model = read(randomised(keras.Model(x, body(x))))
+    graph, plan = fold_graph(model.graph)
+    assert not plan.remaining
+    result = model.with_graph(graph).keras_model
+    assert [type(layer.layer).__name__ for layer in result.layers[1:]] == kept
+    assert {layer.name for layer in result.layers} <= {layer.name for layer in model.keras_model.layers}
+    result.save(tmp_path / "folded.keras")
+    loaded = keras.saving.load_model(tmp_path / "folded.keras")
+    data = np.random.default_rng(0).normal(size=(2, *(size or 3 for size in shape))).astype(np.float32)
+    np.testing.assert_allclose(np.asarray(loaded(data)), np.asarray(model.keras_model(data)), rtol=0, atol=1e-5)
+
+
+def test_a_frozen_model_that_is_applied_to_each_step_stays_frozen_and_shared() -> None:
+    inner = cnn()
+    inner.trainable = False
+    steps, a, b = layers.TimeDistributed(inner), Input(FRAMES), Input(FRAMES)
+    model = read(randomised(keras.Model([a, b], [layers.Dense(2, name="head")(steps(a)), steps(b)])))
+    graph, plan = fold_graph(model.graph)
+    result = model.with_graph(graph).keras_model
+    assert not plan.remaining
+    assert sum(isinstance(layer, layers.TimeDistributed) for layer in result.layers) == 1
+    assert [variable.path.split("/")[-2] for variable in result.trainable_variables] == ["head", "head"]
+
+
+def test_what_becomes_two_layers_is_wrapped_as_a_model() -> None:
+    model = read(randomised(keras.Model(x := Input((3, 4)), layers.TimeDistributed(layers.Dense(2), name="each")(x))))
+    graph = model.graph.copy()
+    end = graph.op("each")
+    tensor = graph.tensor(end.inputs[0])
+    graph.declare(replace(tensor, name="more"))
+    more = Op("more", "Activation", (tensor.name,), ("more",), {"activation": "tanh"}, domain="keras")
+    graph.put(more, after=graph.producer(tensor.name).name)
+    graph.put(replace(end, inputs=("more",)))
+    result, data = model.with_graph(graph).keras_model, np.random.default_rng(0).normal(size=(2, 3, 4))
+    assert [type(layer).__name__ for layer in result.get_layer("each").layer.layers[1:]] == ["Dense", "Activation"]
+    np.testing.assert_allclose(np.asarray(result(data)), np.tanh(model.keras_model(data)), rtol=0, atol=1e-6)

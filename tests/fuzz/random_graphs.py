@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from graph_choices import Choices, Replayed, chance, pick
-from helpers import Net
+from helpers import Net, ints
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 Shape = tuple[Any, ...]
@@ -102,10 +102,6 @@ class Growth:
         if kind == "zero":
             values[self.choices.integer(0, size - 1)] = 0.0
         return np.full_like(values, values[0]) if kind == "same" else values
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
 
 
 def is_static(dims: Sequence[Any]) -> bool:

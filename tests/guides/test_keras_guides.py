@@ -38,6 +38,22 @@ def test_every_block(guide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert commands == guide.read_text(encoding="utf-8").count("$ bnfold ")
 
 
+def test_the_commands_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the experiment, which takes minutes, on a terminal as wide as the one that they were copied from."""
+    (tmp_path / "sample_models").symlink_to(ROOT / "sample_models")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    blocks = [
+        text for kind, text in BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8")) if kind == "console"
+    ]
+    commands = [found for text in blocks for found in COMMAND.findall(text) if not found[0].startswith("experiment")]
+    assert {arguments.split()[0] for arguments, _ in commands} == {"fold", "analyze", "restyle"}
+    for arguments, expected in commands:
+        outcome = bnfold(*arguments.split())
+        assert outcome.code == 0, outcome.err
+        assert shown(expected).search(outcome.out), f"{arguments} prints something else:\n{outcome.out}"
+
+
 def test_the_table_of_the_experiment_is_that_of_the_readme() -> None:
     """It takes minutes to make: it is not made anew."""
     (table,) = re.findall(r"^```text\n(.*?)^```$", GUIDES[0].read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from bnfold.errors import OutputError
 from bnfold.formats.keras import model as keras_model
 from bnfold.graph.parameters import Derived
 from bnfold.pipeline import fix_file, fold_file
@@ -103,3 +104,49 @@ def test_a_weight_that_is_off_by_a_thousandth_is_found(tmp_path: Path, suffix: s
     result = fold_file(norms(tmp_path / "a.keras"), tmp_path / f"b{suffix}")
     assert result.verification.verdict == "different"
     assert not (tmp_path / f"b{suffix}").exists()
+
+
+def without_onnx(path: Path) -> Path:
+    """A model that tf2onnx has no operators for: a Dropout that is called in training mode."""
+    x = keras.Input((6,))
+    y = layers.BatchNormalization()(layers.Dense(8)(layers.Dropout(0.3)(x, training=True)))
+    keras.Model(x, layers.Dense(2)(layers.ReLU()(y))).save(path)
+    return path
+
+
+def test_a_model_without_onnx_is_compared_by_its_predictions(tmp_path: Path) -> None:
+    result = fold_file(without_onnx(tmp_path / "a.keras"), tmp_path / "b.keras")
+    assert (result.verification, result.path) == (None, tmp_path / "b.keras")
+    assert result.agreement.equivalent
+    assert result.agreement.difference < 1e-6
+    assert result.summary.after.batchnorms == 0
+    assert any("StatelessRandomUniformV2" in note for note in result.notes)
+    assert result.to_dict()["agreement"]["equivalent"]
+    before, after = (keras.saving.load_model(tmp_path / name) for name in ("a.keras", "b.keras"))
+    data = np.random.default_rng(0).normal(size=(5, 6))
+    np.testing.assert_allclose(after.predict(data, verbose=0), before.predict(data, verbose=0), atol=1e-5)
+
+
+def test_predictions_that_differ_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras_model.KerasModel, "prediction_difference", lambda self, other: (0.1, 0.01))
+    result = fold_file(without_onnx(tmp_path / "a.keras"), tmp_path / "b.keras")
+    assert not result.equivalent
+    assert result.path is None
+    assert not (tmp_path / "b.keras").exists()
+
+
+@pytest.mark.parametrize("said", [{"strict": True}, {"rtol": 1e-3}, {"inputs": {"x": np.zeros((1, 6))}}])
+def test_predictions_do_not_stand_in_for_a_comparison_of_the_callers(tmp_path: Path, said: dict) -> None:
+    with pytest.raises(OutputError, match="StatelessRandomUniformV2"):
+        fold_file(without_onnx(tmp_path / "a.keras"), tmp_path / "b.keras", options=VerifyOptions(**said))
+
+
+def test_what_onnxruntime_cannot_run_is_not_compared_with_keras(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    """It has no Erf for float64."""
+    x = keras.Input((6,), dtype="float64")
+    y = layers.BatchNormalization(dtype="float64")(layers.Dense(8, dtype="float64")(x))
+    keras.Model(x, layers.Activation("gelu", dtype="float64")(y)).save(tmp_path / "a.keras")
+    result = fold_file(tmp_path / "a.keras", tmp_path / "b.keras")
+    assert result.verification.equivalent
+    assert any("not compared with Keras: onnxruntime cannot run it" in note for note in result.notes)
+    assert "Gemm" not in capfd.readouterr().err

@@ -292,7 +292,7 @@ class TestFold:
 
     def test_nothing_to_fold(self, console: Console, sink: io.StringIO) -> None:
         outcomes.print_fold(console, "a.onnx", result(Plan()))
-        assert "nothing to fold: there is no BN and no scale or shift by channel in this model" in sink.getvalue()
+        assert "nothing to fold: bnfold sees no BN and no scale or shift by channel in this model" in sink.getvalue()
 
     def test_culprits_and_dropped_steps(self, console: Console, sink: io.StringIO) -> None:
         plan = Plan((step("bn_1"),))

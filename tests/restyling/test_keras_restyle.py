@@ -49,7 +49,7 @@ def mlp(*, dropout: bool = False, **options: Any) -> keras.Model:
 
 def left(model: keras.Model, norm: str = "before") -> dict[str, str]:
     """The layers that get no BN, and why."""
-    return {item.layer: item.reason for item in restyle_graph(read(model).graph, style_of(norm)).left}
+    return {item.layer: item.reason for item in restyle_graph(read(model).trainable.graph, style_of(norm)).left}
 
 
 class TestChoice:

@@ -134,6 +134,11 @@ class Net:
         return model
 
 
+def ints(*values: int) -> Array:
+    """What ONNX wants sizes, axes and pads to be."""
+    return np.array(values, dtype=np.int64)
+
+
 def _kept(value: Any) -> Any:
     """The dtype of an array that has one of its own; None for Python numbers, which get the net's."""
     return value.dtype if isinstance(value, (np.ndarray, np.generic)) else None
@@ -209,7 +214,7 @@ class Folded:
 
     def constant(self, name: str) -> Array:
         """An initializer after folding."""
-        return next(numpy_helper.to_array(t) for t in self.after.graph.initializer if t.name == name)
+        return constant(self.after, name)
 
     @property
     def codes(self) -> set[str]:
@@ -219,6 +224,11 @@ class Folded:
     @property
     def sentences(self) -> str:
         return " ".join(item.sentence() for item in self.plan.remaining)
+
+
+def constant(model: ModelProto, name: str) -> Array:
+    """An initializer."""
+    return next(numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == name)
 
 
 def count(model: ModelProto, *kinds: str) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from helpers import constant
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import verification
@@ -80,7 +81,7 @@ def cnn(seed: int = 0, *, channels: int = 6, batch: Any = "N") -> onnx.ModelProt
 
 
 def weight(proto: onnx.ModelProto, name: str) -> np.ndarray:
-    return next(numpy_helper.to_array(t) for t in proto.graph.initializer if t.name == name).copy()
+    return constant(proto, name).copy()
 
 
 def with_weight(proto: onnx.ModelProto, name: str, values: np.ndarray) -> onnx.ModelProto:

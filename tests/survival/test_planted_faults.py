@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from helpers import Net
+from mistaken_facts import mistaken_about
 from onnx import ModelProto, numpy_helper
 from process import SAMPLES
 
 import bnfold
-from bnfold.graph import Param
-from bnfold.operators.base import NewWeights
-from bnfold.operators.linear import LinearFacts
 from bnfold.pipeline import fold_file
 from bnfold.verification import VerifyOptions, verify
 
@@ -115,16 +112,14 @@ def test_every_planted_fault_is_seen_and_found(folding, fault):
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "mixed"])
-def test_keep_going_drops_the_faulty_steps_and_no_others(tmp_path, monkeypatch, name):
+def test_keep_going_drops_the_faulty_steps_and_no_others(tmp_path, name):
     onnx.save(source(name), tmp_path / "in.onnx")
     steps = bnfold.fold(source(name)).plan.steps
     for number, holder in enumerate(
         dict.fromkeys(step.into[0] for step in steps if step.kind in ("backward", "forward"))
     ):
         faulty = {step.subject for step in steps if holder in step.into}
-        with monkeypatch.context() as patch:
-            for method in ("absorb_output", "absorb_input"):
-                patch.setattr(LinearFacts, method, _wrong(getattr(LinearFacts, method), holder))
+        with mistaken_about(holder):
             stopped = fold_file(tmp_path / "in.onnx", tmp_path / f"stopped_{number}.onnx")
             result = fold_file(tmp_path / "in.onnx", tmp_path / f"{number}.onnx", keep_going=True)
         assert stopped.path is None
@@ -136,19 +131,3 @@ def test_keep_going_drops_the_faulty_steps_and_no_others(tmp_path, monkeypatch, 
         kept = {step.subject for step in result.plan.steps}
         assert {step.subject for step in steps} - kept == faulty
         assert verify(tmp_path / "in.onnx", tmp_path / f"{number}.onnx").equivalent
-
-
-def _wrong(method: Any, holder: str) -> Any:
-    """The facts of linear operators, with a mistake for one of them."""
-
-    def faulty(self: Any, node: Any, *arguments: Any) -> Any:
-        answer = method(self, node, *arguments)
-        if node.op.name != holder or not isinstance(answer, NewWeights):
-            return answer
-        wrong = {
-            slot: part.scaled(np.full((1,) * len(part.shape), 1.01)) if isinstance(part, Param) else part
-            for slot, part in answer.inputs.items()
-        }
-        return replace(answer, inputs=wrong)
-
-    return faulty

@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from bnfold.verification.noise import deviation as module
-from bnfold.verification.noise.deviation import deviation
+from bnfold.verification import deviation as module
+from bnfold.verification.deviation import deviation
 
 
 @pytest.mark.parametrize("chunk", [1 << 20, 7])

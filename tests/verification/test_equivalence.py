@@ -15,6 +15,8 @@ from verification_models import cnn, folded, model, verify, weight, with_weight
 from bnfold.errors import ModelFileError, UsageError
 from bnfold.verification.equivalence import compare
 from bnfold.verification.localise import first_differing
+from bnfold.verification.noise.judge import NoiseJudge
+from bnfold.verification.output_check import Tolerance
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Candidate
@@ -139,6 +141,44 @@ def test_one_channel_scaled_by_a_thousandth_more_is_found_inside(name, channel):
     assert check.first_difference.tensor == f"b{name[-1]}"
     assert check.first_difference.node == f"conv{name[-1]}"
     assert "first difference: tensor" in check.sentence()
+
+
+def test_each_output_says_what_is_known_of_it():
+    """A fault in the first layer, one in an output, and one that no output shows."""
+
+    def off(proto, name, channel=...):
+        values = weight(proto, name)
+        values[channel] *= np.float32(1.1)
+        return with_weight(proto, name, values)
+
+    first = verify(cnn(), off(folded(cnn()), "w1"), intermediates=True)
+    assert (first.verdict, first.outputs[0].ok, first.outputs[0].sentence()) == ("different", None, "not equal")
+    assert "agree" not in first.sentence(), "y is off by 6 % of its range"
+    assert first.to_dict()["outputs"][0]["ok"] is None
+    last = verify(cnn(), off(folded(cnn()), "w3"), intermediates=True)
+    assert (last.verdict, last.outputs[0].ok, last.outputs[0].sentence()) == ("different", False, last.reason)
+    shut = with_weight(cnn(), "beta1", np.float32([0, 0, -1e4, 0, 0, 0]))
+    hidden = verify(shut, off(shut, "w1", 2), intermediates=True)
+    assert (hidden.verdict, hidden.outputs[0].ok, hidden.outputs[0].sentence()) == ("different", True, "equal")
+    assert "the outputs agree on these feeds, but inside" in hidden.sentence()
+
+
+def test_of_two_outputs_the_one_at_fault_is_named():
+    names = {"v": "y", "w": "z"}
+    weights = {
+        name: np.random.default_rng(len(out)).standard_normal((8, 4)).astype(np.float32) for name, out in names.items()
+    }
+    nodes = [node("MatMul", ["x", name], [out]) for name, out in names.items()]
+    wrong = {**weights, "w": weights["w"] * np.float32(1.001)}
+    check = verify(*(model(nodes, {"x": ["N", 8]}, ["y", "z"], values) for values in (weights, wrong)))
+    assert [output.ok for output in check.outputs] == [True, False]
+    assert check.outputs[1].sentence() == check.reason
+
+
+def test_a_tolerance_is_told_where_one_was_asked_about():
+    assert verify(cnn(), folded(cnn())).outputs[0].tolerance is None
+    assert verify(cnn(), folded(cnn()), rtol=1e-3).outputs[0].tolerance == pytest.approx(1e-3)
+    assert verify(cnn(), folded(cnn()), strict=True).outputs[0].tolerance == pytest.approx(1e-4)
 
 
 def swapped(proto):
@@ -545,8 +585,8 @@ def test_another_judge_can_be_plugged_in(tmp_path):
         (tmp_path / f"{name}.onnx").write_bytes(cnn().SerializeToString())
     first, second = (OnnxFile(tmp_path / f"{name}.onnx", f"the {name}") for name in ("first", "second"))
     reference = Reference(first, VerifyOptions(feeds=2))
-    assert compare(reference, Candidate(second), VerifyOptions()).equivalent
-    found = compare(reference, Candidate(second), VerifyOptions(), Suspicious())
+    assert compare(reference, Candidate(second), NoiseJudge(Tolerance())).equivalent
+    found = compare(reference, Candidate(second), Suspicious())
     assert (found.verdict, found.reason, found.notes) == ("different", "y looks odd", ("nothing is right",))
     inner = first_differing(reference, second, Suspicious())
     assert inner is not None

@@ -11,8 +11,8 @@ from verification_models import cnn, folded, model, verify, weight, with_weight
 from bnfold.verification import localise
 from bnfold.verification.localise import first_differing, telling_tensors
 from bnfold.verification.noise import jitter
-from bnfold.verification.noise.judge import Tolerance
-from bnfold.verification.noise.noise_judge import NoiseJudge
+from bnfold.verification.noise.judge import NoiseJudge
+from bnfold.verification.output_check import Tolerance
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.verify_options import VerifyOptions

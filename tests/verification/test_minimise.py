@@ -47,23 +47,28 @@ def test_a_single_cause_among_many_costs_few_tests():
     assert len(calls) <= 2 * math.log2(1024)
 
 
-def product(factors):
-    """y = x·f0·f1…, one Mul a factor."""
+def product(factors, least=None):
+    """y = x·f0·f1…, one Mul a factor; where there is a least, no element of y is smaller."""
     names = ["x", *(f"h{index}" for index in range(len(factors)))]
     nodes = [helper.make_node("Mul", [names[index], f"f{index}"], [names[index + 1]]) for index in range(len(factors))]
-    nodes.append(helper.make_node("Identity", [names[-1]], ["y"]))
     weights = {f"f{index}": np.float32(value) for index, value in enumerate(factors)}
+    if least is None:
+        nodes.append(helper.make_node("Identity", [names[-1]], ["y"]))
+    else:
+        nodes.append(helper.make_node("Max", [names[-1], "least"], ["y"]))
+        weights["least"] = np.float32(least)
     return model(nodes, {"x": [16]}, ["y"], weights)
 
 
 FACTORS = [1.5, 0.75, 2.0, 1.25, 0.5, 3.0, 0.8, 1.1]
 
 
-def refolding(wrong):
+def refolding(wrong, least=None):
     """Each step rewrites one factor as itself, those of ``wrong`` with a fault."""
 
     def refold(kept):
-        return product([f * (1.01 if str(i) in kept and str(i) in wrong else 1) for i, f in enumerate(FACTORS)])
+        factors = [f * (1.01 if str(i) in kept and str(i) in wrong else 1) for i, f in enumerate(FACTORS)]
+        return product(factors, least)
 
     return refold
 
@@ -73,6 +78,12 @@ def test_the_faulty_step_is_found(wrong):
     steps = [str(index) for index in range(len(FACTORS))]
     assert set(smallest_failing(steps, refolding(wrong))) == wrong
     assert set(smallest_failing(steps, refolding(wrong), original=product(FACTORS))) == wrong
+
+
+def test_the_feed_that_shows_the_fault_is_followed():
+    """On the first feeds no element is as large as the least."""
+    steps = [str(index) for index in range(len(FACTORS))]
+    assert smallest_failing(steps, refolding({"3"}, least=25.0)) == ("3",)
 
 
 def test_of_two_faulty_steps_each_is_found_in_turn():

@@ -1,14 +1,16 @@
-"""BN401 to BN406: what keeps a model that is to be deployed from being as fast as it could be."""
+"""BN401 to BN407: what keeps a model that is to be deployed from being as fast as it could be."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from bnfold.analysis.context import Context
-from bnfold.analysis.phrases import listed, plural
+from bnfold.analysis.phrases import listed, plural, title
 from bnfold.analysis.report import Finding, Repair, Severity
 from bnfold.analysis.rule import Rule
 from bnfold.folding.plan import FoldKind, Remaining
+from bnfold.operators import Role
+from bnfold.operators.patterns import enclosed
 from bnfold.refusal import Refusal
 
 _DYNAMIC = ("dynamic-parameters", "overridable")
@@ -276,3 +278,47 @@ class DynamicParameters(Rule):
         for site in context.sites:
             if isinstance(site.parameters, Refusal) and site.parameters.code in _DYNAMIC:
                 yield self.finding(context, site.op, reason=site.parameters.sentence)
+
+
+class EnclosedBatchNorm(Rule):
+    """A BatchNormalization stands inside of a layer that is not looked into.
+
+    ## What it finds
+    A layer of a Keras model that holds a BN among its own layers: a custom one, a wrapper, or a model with a `call` of
+    its own. What such a layer computes stands in its code and not in the graph of layers.
+
+    ## Why it matters
+    The other rules say nothing about that BN, and `bnfold fold` leaves it where it is.
+
+    ## Example
+    ```python
+    class Block(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.conv = keras.layers.Conv2D(32, 3)
+            self.bn = keras.layers.BatchNormalization()
+
+        def call(self, x):
+            return self.bn(self.conv(x))
+    ```
+
+    ## Fix
+    For deployment, fold into ONNX (`bnfold fold model.keras -o model.onnx`): the conversion takes layers apart. To have
+    the BN folded and checked in Keras, build blocks by functions that call layers, or as nested functional models.
+
+    ## Reference
+    Keras documentation, "The Functional API".
+    """
+
+    code = "BN407"
+    name = "enclosed-bn"
+    severity = Severity.INFO
+    message = (
+        "{where} ({kind}) holds BatchNormalization of its own, which is not looked into: it is neither checked nor "
+        "folded; folded into ONNX the layer is taken apart."
+    )
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        for op in context.graph.ops():
+            if enclosed(op, Role.BATCHNORM):
+                yield self.finding(context, op, where=title(op), kind=op.type)

@@ -11,8 +11,9 @@ from bnfold.analysis.placement import Placement, is_branch
 from bnfold.analysis.report import Finding, Repair, Severity
 from bnfold.analysis.rule import Rule
 from bnfold.analysis.sites import Site
+from bnfold.operators import Role
 from bnfold.operators.dialect import dialect_of
-from bnfold.operators.patterns import is_lookup
+from bnfold.operators.patterns import enclosed, is_lookup
 
 
 class BatchNormAfterActivation(Rule):
@@ -338,7 +339,7 @@ class NoBatchNorm(Rule):
     """The model has no BatchNormalization.
 
     ## What it finds
-    A model in which no BN stands, neither as an operator nor taken apart into Mul and Add.
+    A model in which no BN stands, neither as an operator, nor taken apart into Mul and Add, nor inside of a layer.
 
     ## Why it matters
     Nothing is wrong with such a model. But a BN that was created and never added to the model, or never called on a
@@ -368,7 +369,8 @@ class NoBatchNorm(Rule):
     )
 
     def check(self, context: Context) -> Iterator[Finding]:
-        if context.scope or any(other.sites for other in context.everywhere):
+        held = any(enclosed(op, Role.BATCHNORM) for op in context.graph.ops())
+        if context.scope or held or any(other.sites for other in context.everywhere):
             return
         layer, line = self._example(context)
         yield self.finding(

@@ -8,6 +8,7 @@ lifted or sunk through it, one label a channel, and where they come out says whi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +18,9 @@ from bnfold.affine import Affine, Vector
 from bnfold.folding.candidates import Candidate
 from bnfold.graph import ModelGraph, Use
 from bnfold.records import record
+
+#: Cells of one component: a repetition may claim any number of channels.
+MAX_CELLS = 1 << 22
 
 Cells = NDArray[np.intp]
 #: As :attr:`bnfold.affine.Affine.grid`.
@@ -101,10 +105,14 @@ class Component:
 
     def __init__(self) -> None:
         self.frames: dict[Place, Frame] = {}
+        #: Tensors whose neighbours nobody has looked at yet.
+        self.reached: deque[str] = deque()
         self.rows: list[Rows] = []
         self.removals: list[Removal] = []
         #: Operators without weights, by name; each is asked again with the gauges that were found.
         self.ties: dict[str, None] = {}
+        #: Kinds of them through which only positive scales pass, once one of a kind was asked: no other needs to be.
+        self.rigid: set[tuple[str, str]] = set()
         #: Operators with weights at the rim.
         self.rim: dict[str, None] = {}
         #: Affines that were not blocked.
@@ -123,6 +131,20 @@ class Component:
         self.alike: tuple[Cells, set[int]] | None = None
         #: What :func:`bnfold.folding.gauges.strands.snapped` found, by the identities of the equations.
         self.snapped: dict[tuple[int, ...], Cells] = {}
+
+    def reach(self, place: Place, axis: int | None, size: int, grid: Grid = ()) -> Frame | None:
+        """The frame of a place; None where it has another one already, or there is no room."""
+        known = self.frames.get(place)
+        if known is not None:
+            alike = known.size == size and ((known.axis, known.grid) == (axis, grid) or size == 1)
+            return known if alike else None
+        if self.size + size > MAX_CELLS:
+            return None
+        frame = self.frames[place] = Frame(axis, grid, size, self.size)
+        self.size += size
+        if isinstance(place, str):
+            self.reached.append(place)
+        return frame
 
     def ask_pending(self) -> None:
         """Enter what has not been asked yet."""

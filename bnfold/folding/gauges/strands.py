@@ -192,17 +192,7 @@ def contracted(
     number[kept] = np.arange(len(kept))
     frames = sorted(component.frames.values(), key=lambda frame: frame.first)
     kinds = np.repeat(np.arange(len(frames)), [frame.size // width for frame in frames])[first[kept]]
-    left = []
-    for each, cells in rows:
-        cells = number[cells]
-        if cells.shape[1] == 1:
-            cells = marked(len(kept), cells[cells >= 0]).reshape(-1, 1)
-            factors = np.ones(cells.shape)
-        else:
-            concerned = cells[:, 0] >= 0
-            cells, factors = cells[concerned], each.factors if width > 1 else each.factors[concerned]
-        if len(cells):
-            left.append((each, cells, factors))
+    left = [(each, *_left(each, number[cells], len(kept), width)) for each, cells in rows]
     of = number[of]
     if width > 1:
         of = np.where(of < 0, -1, of * width)[:, None] + np.where(of < 0, 0, 1)[:, None] * np.arange(width)
@@ -211,10 +201,19 @@ def contracted(
         len(kept),
         kinds,
         _numbered(number[strand[kept]])[1],
-        left,
+        [row for row in left if len(row[1])],
         [(removal, live, number[cells]) for removal, live, cells in demands],
         width,
     )
+
+
+def _left(rows: Rows, cells: Cells, count: int, width: int) -> tuple[Cells, NDArray[np.float64]]:
+    """What is left of some equations among ``count`` variables, -1 for none: those, and the factors."""
+    if cells.shape[1] == 1:
+        cells = marked(count, cells[cells >= 0]).reshape(-1, 1)
+        return cells, np.ones(cells.shape)
+    concerned = cells[:, 0] >= 0
+    return cells[concerned], rows.factors if width > 1 else rows.factors[concerned]
 
 
 def _shown(cells: Cells, width: int) -> Cells:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 
 import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.folding.candidates import Candidate
-from bnfold.folding.gauges.component import Cells, Component, Frame, Grid, Place, Removal, Rows
+from bnfold.folding.gauges.component import Cells, Component, Frame, Grid, Removal, Rows
 from bnfold.folding.gauges.ties import Tie
 from bnfold.folding.moves import Context
 from bnfold.folding.observers import output_phrase, reader_phrase
@@ -18,25 +17,23 @@ from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_reader
 from bnfold.operators.base import NewWeights, WithResidual
 from bnfold.refusal import Refusal
 
-#: Cells of one component: a repetition may claim any number of channels.
-MAX_CELLS = 1 << 22
-
 
 class Survey:
     """Walks over what is tied to stuck affines, and collects a :class:`Component` of it."""
 
-    def __init__(self, context: Context, blocked: Mapping[str, Candidate]) -> None:
-        """``blocked`` has each candidate under the name of every operator of it."""
+    def __init__(self, context: Context, blocked: Mapping[str, Candidate], *, shifts: bool = True) -> None:
+        """``blocked`` has each candidate under the name of every operator of it.
+
+        Without ``shifts`` nobody asks which weights could take one, which is dear: for who is after scales alone.
+        """
         self.context = context
         self.graph = context.graph
         self.member = blocked
+        self.shifts = shifts
         self.found = Component()
-        self.queue: deque[str] = deque()
         self.seen: set[tuple[str, str]] = set()
         #: Operators that stop everything, and why.
         self.blocked: dict[str, str] = {}
-        #: Operators through which only positive scales pass, once one of them was asked: no other needs to be.
-        self.rigid: set[tuple[str, str]] = set()
         #: Reads by operators with weights, to be asked about shifts when the rest is known.
         self.readers: dict[tuple[str, int], None] = {}
 
@@ -52,28 +49,15 @@ class Survey:
         return component
 
     def _walk(self) -> Component:
-        while self.queue:
-            self._look(self.queue.popleft())
+        while self.found.reached:
+            self._look(self.found.reached.popleft())
         for name, why in self.blocked.items():
             self.found.pin(self.graph, name, why)
-        self._ask_readers()
+        if self.shifts:
+            self._ask_readers()
         return self.found
 
     # -- places ----------------------------------------------------------------------------------
-
-    def reach(self, place: Place, axis: int | None, size: int, grid: Grid = ()) -> Frame | None:
-        """The frame of a place; None where it has another one already, or there is no room."""
-        known = self.found.frames.get(place)
-        if known is not None:
-            alike = known.size == size and ((known.axis, known.grid) == (axis, grid) or size == 1)
-            return known if alike else None
-        if self.found.size + size > MAX_CELLS:
-            return None
-        frame = self.found.frames[place] = Frame(axis, grid, size, self.found.size)
-        self.found.size += size
-        if isinstance(place, str):
-            self.queue.append(place)
-        return frame
 
     def _look(self, tensor: str) -> None:
         """Everybody who sees a tensor that was reached."""
@@ -187,8 +171,8 @@ class Survey:
         known = self.found.frames.get(candidate.input) or self.found.frames.get(candidate.output)
         if total.axis is None and known is not None:
             axis, size, grid = known.axis, known.size, known.grid
-        inside = self.reach(candidate.input, axis, size, grid)
-        behind = self.reach(candidate.output, axis, size, grid)
+        inside = self.found.reach(candidate.input, axis, size, grid)
+        behind = self.found.reach(candidate.output, axis, size, grid)
         if inside is None or behind is None or (axis, size, grid) != own:
             self.found.askew[candidate.head] = None
         if inside is None or behind is None:
@@ -204,7 +188,7 @@ class Survey:
         known = self.found.frames.get(source) or self.found.frames.get(output)
         assert known is not None, "it was reached from one of the two"
         axis, size, grid = known.axis, known.size, known.grid
-        inside, behind = self.reach(source, axis, size, grid), self.reach(output, axis, size, grid)
+        inside, behind = self.found.reach(source, axis, size, grid), self.found.reach(output, axis, size, grid)
         fits = known.fits(own)
         self.found.is_askew |= not fits
         if inside is None or behind is None or not fits or op.name in self.context.idioms:
@@ -243,7 +227,7 @@ class Survey:
 
     def _tie(self, op: Op) -> None:
         """Read the demands of an operator off its facts."""
-        tie = Tie(self, op)
+        tie = Tie(self.graph, self.found, op)
         if not tie.read():
             facts, node = facts_of(op), Node(self.graph, op)
             self._block(op, facts.blocks(node).sentence.removeprefix(f"{op.display} ({op.type}) "))

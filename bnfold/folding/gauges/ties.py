@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.folding.gauges.component import Cells, Frame, Place, Rows
-from bnfold.graph import Op, Use
+from bnfold.folding.gauges.component import Cells, Component, Frame, Place, Rows
+from bnfold.graph import ModelGraph, Op, Use
 from bnfold.operators import Node, dim_of, facts_of
 from bnfold.operators.base import Crossing, mapped
 from bnfold.operators.passing import Passing
 from bnfold.refusal import Refusal
-
-if TYPE_CHECKING:
-    from bnfold.folding.gauges.survey import Survey
 
 #: Cells of one operand, and for each the number of the label that arrived there.
 _Ends = tuple[Cells, Cells]
@@ -28,10 +24,9 @@ _FIRST_LABEL = 2
 class Tie:
     """One operator without weights, asked with labels."""
 
-    def __init__(self, survey: Survey, op: Op) -> None:
-        self.survey, self.op = survey, op
-        self.graph = survey.graph
-        self.node, self.facts = Node(survey.graph, op), facts_of(op)
+    def __init__(self, graph: ModelGraph, component: Component, op: Op) -> None:
+        self.graph, self.component, self.op = graph, component, op
+        self.node, self.facts = Node(graph, op), facts_of(op)
         self.why = f"{op.display} ({op.type})"
         self.rows: list[Rows] = []
         self.touched: set[Place] = set()
@@ -40,8 +35,8 @@ class Tie:
         """Was everything understood?"""
         if not self.facts.grids and self._has_grid():
             return False
-        if self._kind in self.survey.rigid and isinstance(self.facts, Passing) and self._passes_sizes():
-            self.survey.found.rows += self.rows
+        if self._kind in self.component.rigid and isinstance(self.facts, Passing) and self._passes_sizes():
+            self.component.rows += self.rows
             return True
         if not self._frame_outputs():
             return False
@@ -54,7 +49,7 @@ class Tie:
             cells.append(frame.cells)
             first += frame.size
         known = np.concatenate(cells) if len(cells) > 1 else cells[0]
-        done = self._kind not in self.survey.rigid and self._from_all(labels, known)
+        done = self._kind not in self.component.rigid and self._from_all(labels, known)
         if not done:
             ways = self.facts.lift(self.node, labels)
             done = self._from_lift(labels, known, ways) if isinstance(ways, list) else self._from_sink()
@@ -64,13 +59,13 @@ class Tie:
                 done = self._from_sink()
         if done:
             self._pin_strangers()
-            self.survey.found.rows += self.rows
+            self.component.rows += self.rows
         return done
 
     def _passes_sizes(self) -> bool:
         """What is known without asking of one that passes on what it is given: nothing but sizes."""
         (source,), (output,) = self.op.inputs, self.op.outputs
-        frames, reach = self.survey.found.frames, self.survey.reach
+        frames, reach = self.component.frames, self.component.reach
         frame = frames.get(output) or frames[source]
         inside, behind = (reach(tensor, frame.axis, frame.size, frame.grid) for tensor in (source, output))
         if inside is None or behind is None or self.graph.constant(source) is not None:
@@ -107,18 +102,18 @@ class Tie:
         return None if op.attributes or len(op.inputs) > 1 else (op.domain, op.type)
 
     def _has_grid(self) -> bool:
-        frames = self.survey.found.frames
+        frames = self.component.frames
         return any(frames[tensor].grid for tensor in (*self.op.inputs, *self.op.outputs) if tensor in frames)
 
     def _framed_outputs(self) -> dict[int, Frame]:
-        frames = self.survey.found.frames
+        frames = self.component.frames
         return {i: frames[t] for i, t in enumerate(self.op.outputs) if t and t in frames}
 
     def _frame_outputs(self) -> bool:
         """Frames for the outputs, from those of the inputs where they are not known."""
         if self._framed_outputs() and len(self.op.outputs) == 1:
             return True
-        frames = self.survey.found.frames
+        frames = self.component.frames
         for slot, tensor in enumerate(self.op.inputs):
             if not tensor or tensor not in frames or not self.facts.reads_values(slot):
                 continue
@@ -128,7 +123,7 @@ class Tie:
                 continue
             for index, affine in sunk.affines.items():
                 tensor = self.op.outputs[index]
-                if tensor and self.survey.reach(tensor, affine.axis, affine.size, affine.grid) is None:
+                if tensor and self.component.reach(tensor, affine.axis, affine.size, affine.grid) is None:
                     return False
             break
         return bool(self._framed_outputs())
@@ -142,7 +137,7 @@ class Tie:
         if others or frame.grid or axis is None or not any(map(self.graph.constant, self.op.inputs)):
             return
         if dim_of(self.graph, output, axis) == frame.size:
-            self.survey.reach(output, axis, frame.size)
+            self.component.reach(output, axis, frame.size)
 
     def _sink(self, slot: int, frame: Frame) -> Crossing | Refusal:
         """Labels on one input; on all that flow through, where one alone does not pass."""
@@ -178,9 +173,9 @@ class Tie:
             param = self.graph.constant(self.op.input(slot))
             if param is None or not param.is_float or mapped(param, affine) is None:
                 return None
-        frame = self.survey.found.frames.get(place)
+        frame = self.component.frames.get(place)
         if frame is None or affine.axis is not None or frame.size == 1:
-            frame = self.survey.reach(place, affine.axis, affine.size, affine.grid)
+            frame = self.component.reach(place, affine.axis, affine.size, affine.grid)
         if frame is None:
             return None
         self.touched.add(place)
@@ -217,7 +212,7 @@ class Tie:
             slots = {slot: ends for found in parts for slot, ends in found.items()}
             if not self._add_up(("size", "sign"), known, {slot: (*ends, 1.0) for slot, ends in slots.items()}):
                 return False
-        rigid = self._kind in self.survey.rigid
+        rigid = self._kind in self.component.rigid
         signs = not rigid and self._lifted({index: replace(a, scale=-a.scale) for index, a in labels.items()})
         if not signs:
             for cells in (known, *(cells for cells, _ in slots.values())):
@@ -228,7 +223,7 @@ class Tie:
             for way in ([] if rigid else self._lifted(moved))
         ]
         if self._kind is not None and not signs and not shifted:
-            self.survey.rigid.add(self._kind)
+            self.component.rigid.add(self._kind)
         return self._tied(shifted, known, slots, alike=len(parts) == 1)
 
     def _tied(self, ways: list[dict[int, Affine]], known: Cells, slots: dict[int, _Ends], *, alike: bool) -> bool:
@@ -289,7 +284,7 @@ class Tie:
 
     def _from_sink(self) -> bool:
         """What can be told downward only: an operator that repeats channels."""
-        frames = self.survey.found.frames
+        frames = self.component.frames
         slots = [s for s, t in enumerate(self.op.inputs) if t in frames and self.facts.reads_values(s)]
         if len(slots) != 1:
             return False
@@ -327,7 +322,7 @@ class Tie:
 
     def _pin_strangers(self) -> None:
         """Tensors that it reads in another way."""
-        frames = self.survey.found.frames
+        frames = self.component.frames
         for slot, tensor in enumerate(self.op.inputs):
             if tensor and tensor not in self.touched and tensor in frames and self.facts.reads_values(slot):
                 for system in ("size", "sign", "shift"):

@@ -31,6 +31,10 @@ class LayerPart:
     def leaves(self) -> Iterator[LayerPart]:
         yield self
 
+    def units(self) -> Iterator[LayerPart | WrappedPart]:
+        """What its model calls, nested models taken apart."""
+        yield self
+
 
 @dataclass(eq=False, slots=True)
 class ModelPart:
@@ -51,8 +55,28 @@ class ModelPart:
         for part in self.parts:
             yield from part.leaves()
 
+    def units(self) -> Iterator[LayerPart | WrappedPart]:
+        for part in self.parts:
+            yield from part.units()
 
-Part = LayerPart | ModelPart
+
+@dataclass(eq=False, slots=True)
+class WrappedPart:
+    """One call of a TimeDistributed, and what it applies to each step."""
+
+    scope: Scope
+    inner: ModelPart
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def leaves(self) -> Iterator[LayerPart]:
+        yield from self.inner.leaves()
+
+    def units(self) -> Iterator[LayerPart | WrappedPart]:
+        yield self
+
+
+Part = LayerPart | ModelPart | WrappedPart
 
 
 def assemble(graph: ModelGraph, reading: Reading) -> ModelPart:
@@ -76,8 +100,10 @@ class _Assembler:
         for op in ops:
             if op.type == "Identity" and op.name not in self.reading.calls:
                 self.alias[op.outputs[0]] = op.inputs[0]
+            elif op.name in self.reading.borders:
+                self._cross(op)
         for op in ops:
-            if op.outputs[0] not in self.alias and not self._is_fused(op):
+            if op.outputs[0] not in self.alias and op.name not in self.reading.borders and not self._is_fused(op):
                 part = self._layer_part(op)
                 scope = self._scope_of(op)
                 self.layers[scope].append(part)
@@ -91,6 +117,18 @@ class _Assembler:
         root.outputs = tuple(self.resolve(tensor) for tensor in self.graph.outputs)
         root.same_inputs = root.same_outputs = True
         return root
+
+    def _cross(self, op: Op) -> None:
+        """The border of a TimeDistributed; one that does nothing any more is another name of what it reads."""
+        scope, source = self.reading.borders[op.name], self.resolve(op.inputs[0])
+        self.readers[source].add(scope)
+        before = self.graph.producer(source)
+        if before is not None and before.name in self.reading.borders and before.name == self._begin_of(op):
+            self.alias[op.outputs[0]] = before.inputs[0]
+
+    def _begin_of(self, end: Op) -> str:
+        """The name of the operator that begins what this one ends; empty for another."""
+        return next((one.ends[0] for one in self.reading.borders.values() if one.ends[1] == end.name), "")
 
     def resolve(self, tensor: str) -> str:
         while tensor in self.alias:
@@ -123,6 +161,8 @@ class _Assembler:
         """Where an operator stands; one that folding added stands with the producer of what it reads."""
         call = self.reading.calls.get(op.name)
         while call is None:
+            if op.name in self.reading.borders:
+                return self.reading.borders[op.name]
             producers = [self.graph.producer(name) for name in op.inputs if name]
             before = next((producer for producer in producers if producer is not None), None)
             if before is None:
@@ -137,12 +177,12 @@ class _Assembler:
                     self.children[outer].append(inner)
 
     def _model_part(self, scope: Scope) -> ModelPart:
-        parts: list[Part] = [*self.layers.get(scope, ()), *map(self._model_part, self.children.get(scope, ()))]
+        parts: list[Part] = [*self.layers.get(scope, ()), *map(self._inner_part, self.children.get(scope, ()))]
         parts.sort(key=lambda part: min(self.graph.position(leaf.op.name) for leaf in part.leaves()))
         part = ModelPart(scope, _ordered(parts))
-        leaves = list(part.leaves())
-        produced = dict.fromkeys(tensor for leaf in leaves for tensor in leaf.outputs)
-        read = dict.fromkeys(tensor for leaf in leaves for tensor in leaf.inputs if tensor not in produced)
+        units = list(part.units())
+        produced = dict.fromkeys(tensor for unit in units for tensor in unit.outputs)
+        read = dict.fromkeys(tensor for unit in units for tensor in unit.inputs if tensor not in produced)
         leaving = [tensor for tensor in produced if any(self._is_outside(scope, at) for at in self.readers[tensor])]
         inputs = [self.resolve(tensor) for tensor in scope.inputs]
         outputs = [self.resolve(tensor) for tensor in scope.outputs]
@@ -150,6 +190,15 @@ class _Assembler:
         part.inputs, part.same_inputs = _align(inputs, read)
         part.outputs, part.same_outputs = _align(outputs, dict.fromkeys([*kept, *leaving]))
         return part
+
+    def _inner_part(self, scope: Scope) -> ModelPart | WrappedPart:
+        inner = self._model_part(scope)
+        if scope.wrapper is None:
+            return inner
+        begin, end = (self.graph.op(name) for name in scope.ends)
+        inner.inputs, inner.outputs = begin.outputs, (self.resolve(end.inputs[0]),)
+        inner.same_inputs = inner.same_outputs = scope.network is not None
+        return WrappedPart(scope, inner, (self.resolve(begin.inputs[0]),), end.outputs)
 
     @staticmethod
     def _is_outside(scope: Scope, reader: Scope | None) -> bool:

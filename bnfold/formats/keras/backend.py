@@ -17,7 +17,8 @@ from types import ModuleType
 from bnfold.errors import MissingExtraError
 
 _LOCK = threading.Lock()
-_LOGGERS = ("absl", "tensorflow", "tf2onnx", "keras")
+#: tf2onnx writes some lines to the root of all loggers, which has no name.
+_LOGGERS = ("", "absl", "tensorflow", "tf2onnx", "keras")
 
 
 def import_keras() -> ModuleType:

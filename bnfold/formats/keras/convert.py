@@ -48,7 +48,7 @@ def _convert(keras: Any, model: Any, name: str, kernels: Sequence[Any]) -> Skele
     """The conversion with those of ``kernels`` as inputs that can be. Raises OutputError."""
     tf2onnx = import_tf2onnx()
     try:
-        with quiet(), _inlined(), _constant_statistics(keras, model), _fused_batchnorms(keras, model):
+        with quiet(), _inlined(), _traceable(keras, model):
             traced = _traced(keras, model, kernels)
             kept = [variable for variable in kernels if traced.can_be_argument(variable)]
             if len(kept) < len(kernels):
@@ -127,6 +127,13 @@ def _inlined() -> Iterator[None]:
 
 
 @contextmanager
+def _traceable(keras: Any, model: Any) -> Iterator[None]:
+    """Let the layers of a model be such meanwhile that tf2onnx makes of them what they are at inference."""
+    with _constant_statistics(keras, model), _fused_batchnorms(keras, model), _at_inference(keras, model):
+        yield
+
+
+@contextmanager
 def _constant_statistics(keras: Any, model: Any) -> Iterator[None]:
     """Let Normalization layers hold their statistics as numpy arrays meanwhile.
 
@@ -158,6 +165,31 @@ def _fused_batchnorms(keras: Any, model: Any) -> Iterator[None]:
     finally:
         for layer in own:
             del layer.call
+
+
+@contextmanager
+def _at_inference(keras: Any, model: Any) -> Iterator[None]:
+    """Let layers do what they do when the model predicts, but for those that a call asks for training behaviour.
+
+    Keras hands what one layer is told about training on to those after it, and layers that change pictures at random
+    train unless they are told not to.
+    """
+    layers = topology.inferring_layers(keras, topology.functional(keras, model))
+    before = [vars(layer).get("call") for layer in layers]
+    try:
+        for layer in layers:
+            layer.call = partial(_inferring, layer.call)
+        yield
+    finally:
+        for layer, call in zip(layers, before, strict=True):
+            if call is None:
+                del layer.call
+            else:
+                layer.call = call
+
+
+def _inferring(call: Any, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+    return call(*args, training=False, **kwargs)
 
 
 def _batchnorm(layer: Any, call: Any, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:

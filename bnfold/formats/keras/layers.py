@@ -15,6 +15,10 @@ tensors of the call (a mask, an initial state) come after the weights.
 | Embedding                           | x, embeddings                                         |
 | PReLU                               | x, alpha                                              |
 | LSTM, GRU, SimpleRNN                | x, kernel, recurrent_kernel, bias                     |
+| Bidirectional of one of these       | x, the three of its forward layer, those of the other |
+| MultiHeadAttention                  | query, kernel and bias of query, key, value, output   |
+| LayerNormalization, GroupNorm…      | x, gamma, beta                                        |
+| RMSNormalization                    | x, scale                                              |
 | Add, Concatenate and other joins    | the tensors                                           |
 | any other layer                     | its tensors, then all its weights as Keras lists them |
 
@@ -28,12 +32,14 @@ the batch as axis 0. ``Permute`` has ``perm`` (batch included) beside ``dims``; 
 ZeroPadding and ``cropping`` of Cropping are one ``(before, after)`` pair an axis. ``Flatten`` with
 ``data_format="channels_first"`` moves the channels last before it flattens. ``training=True`` is there
 where the call asks for training behaviour even at inference (calling and exporting the model obey
-that, ``predict`` overrides it), and ``compute_dtype`` where a layer computes in another dtype than
-its weights have (mixed precision). ``contains`` of an opaque layer are the types in it whose arithmetic would be
-known: those that a TimeDistributed wraps, and Dense of a quantized Dense. ``changes_mask=True`` and
+that, ``predict`` overrides it), and ``compute_dtype`` where a layer computes in another dtype than its weights have
+(mixed precision). ``tensors`` of a MultiHeadAttention names the argument that each tensor of the call is.
+``contains`` of an opaque layer, and of that one, are the types in it whose arithmetic would be known: those that a
+TimeDistributed wraps, and Dense of a quantized Dense. ``changes_mask=True`` and
 ``masked=True`` are those of :mod:`bnfold.formats.keras.masks`.
 
-Operations of ``keras.ops`` called on tensors have the type ``ops.`` and their class; ``ops.Add``,
+Operations of ``keras.ops`` called on tensors have the type ``ops.`` and their class, and the attributes that
+:mod:`bnfold.formats.keras.operations` gives them; ``ops.Add``,
 ``ops.Subtract``, ``ops.Multiply`` and ``ops.TrueDivide`` list their two operands, a constant one as a
 param.
 """
@@ -43,6 +49,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from bnfold.operators.keras.plain_layers import AUGMENTATIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,9 @@ _SEPARABLE = ("filters", *_DEPTHWISE)
 _POOL = ("pool_size", "strides", "padding", "data_format")
 _RECURRENT = ("units", "use_bias", "return_sequences", "return_state", "go_backwards", "stateful")
 
+_PROJECTIONS = ("query", "key", "value", "output")
+_CELL = ("kernel", "recurrent_kernel", "bias")
+
 #: Layers whose arithmetic is known, by class name.
 SPECS: dict[str, Spec] = {
     "Dense": Spec(("kernel", "bias"), ("units", "use_bias"), fused=True),
@@ -80,12 +91,21 @@ SPECS: dict[str, Spec] = {
         ("gamma", "beta", "moving_mean", "moving_variance"),
         ("axis", "momentum", "epsilon", "center", "scale", "synchronized"),
     ),
+    "LayerNormalization": Spec(("gamma", "beta"), ("axis", "center", "scale", "rms_scaling")),
+    "GroupNormalization": Spec(("gamma", "beta"), ("groups", "axis", "center", "scale")),
+    "RMSNormalization": Spec(("scale",), ("axis",)),
     "Normalization": Spec(("mean", "variance"), ("axis", "invert")),
     "Rescaling": Spec((), ("scale", "offset")),
     "Embedding": Spec(("embeddings",), ("input_dim", "output_dim", "mask_zero")),
-    "LSTM": Spec(("cell.kernel", "cell.recurrent_kernel", "cell.bias"), _RECURRENT),
-    "GRU": Spec(("cell.kernel", "cell.recurrent_kernel", "cell.bias"), (*_RECURRENT, "reset_after")),
-    "SimpleRNN": Spec(("cell.kernel", "cell.recurrent_kernel", "cell.bias"), _RECURRENT),
+    "LSTM": Spec(tuple(f"cell.{name}" for name in _CELL), _RECURRENT),
+    "GRU": Spec(tuple(f"cell.{name}" for name in _CELL), (*_RECURRENT, "reset_after")),
+    "SimpleRNN": Spec(tuple(f"cell.{name}" for name in _CELL), _RECURRENT),
+    "MultiHeadAttention": Spec(
+        tuple(f"_{part}_dense.{name}" for part in _PROJECTIONS for name in ("kernel", "bias")), ("use_bias",)
+    ),
+    "Bidirectional": Spec(
+        tuple(f"{way}_layer.cell.{name}" for way in ("forward", "backward") for name in _CELL), ("merge_mode",)
+    ),
     "Activation": Spec(),
     "ReLU": Spec((), ("max_value", "negative_slope", "threshold")),
     "LeakyReLU": Spec((), ("negative_slope",)),
@@ -108,6 +128,9 @@ SPECS: dict[str, Spec] = {
         for kind in ("Max", "Average")
         for n in (1, 2, 3)
     },
+    **dict.fromkeys(AUGMENTATIONS, Spec()),
+    "Resizing": Spec((), ("height", "width", "interpolation", "pad_to_aspect_ratio", "data_format")),
+    "CenterCrop": Spec((), ("height", "width", "data_format")),
     "Flatten": Spec((), ("data_format",)),
     "Reshape": Spec((), ("target_shape",)),
     "Permute": Spec((), ("dims",)),
@@ -117,6 +140,11 @@ SPECS: dict[str, Spec] = {
     **dict.fromkeys(("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"), Spec()),
 }
 
+#: Layers whose weights are those of layers inside, with the types of these that are known.
+_PARTS = {
+    "Bidirectional": (("forward_layer", "backward_layer"), {"LSTM", "GRU", "SimpleRNN"}),
+    "MultiHeadAttention": (tuple(f"_{part}_dense" for part in _PROJECTIONS), {"EinsumDense"}),
+}
 #: Operations on tensors whose constant operand becomes a param.
 BINARY_OPERATIONS = ("Add", "Subtract", "Multiply", "TrueDivide", "Divide")
 
@@ -125,7 +153,8 @@ def type_of(keras: Any, layer: Any) -> str:
     """The operator type of a layer or operation: its class name, unless it computes something else than that says.
 
     That is so for a custom class of the same name, for a quantized layer or one with a LoRA adapter,
-    which have more weights, and for one that computes in integers: such types are not in :data:`SPECS`.
+    which have more weights, for one that computes in integers, and for a Bidirectional of other layers than the three
+    recurrent ones or a MultiHeadAttention of quantized ones: such types are not in :data:`SPECS`.
     """
     cls = type(layer)
     if not isinstance(layer, keras.layers.Layer):
@@ -135,6 +164,10 @@ def type_of(keras: Any, layer: Any) -> str:
     variant = getattr(layer, "quantization_mode", None) or ("lora" if getattr(layer, "lora_enabled", False) else "")
     if not variant and cls.__name__ in SPECS and "float" not in str(layer.compute_dtype):
         variant = layer.compute_dtype
+    if cls.__name__ in _PARTS and cls.__name__ in SPECS:
+        parts, known = _PARTS[cls.__name__]
+        inner = {type_of(keras, getattr(layer, part)) for part in parts}
+        variant = variant or ", ".join(sorted(inner - known))
     return f"{cls.__name__}[{variant}]" if variant else cls.__name__
 
 

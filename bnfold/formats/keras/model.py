@@ -64,8 +64,11 @@ class KerasModel:
 
     @property
     def trainable(self) -> KerasModel:
-        """Itself."""
-        return self
+        """Itself; where it holds TimeDistributed layers, with these closed: what they hold is not restyled."""
+        if not self._reading.borders or self._graph is not self._reading.graph:
+            return self
+        closed = read(self._keras, self._reading.root.model, self._name, open_steps=False)
+        return KerasModel(self._keras, closed, closed.graph, self._path)
 
     def with_graph(self, graph: ModelGraph) -> KerasModel:
         """The same model around a changed graph."""

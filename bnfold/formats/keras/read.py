@@ -25,6 +25,7 @@ from bnfold.formats.keras.layers import (
     type_of,
     weight,
 )
+from bnfold.formats.keras.operations import operation_attributes
 from bnfold.formats.keras.reading import Call, Reading, Scope
 from bnfold.graph import Array, ModelGraph, Op, Param, Tensor
 from bnfold.operators.keras import KERAS
@@ -45,8 +46,12 @@ class Variable:
         return np.asarray(getattr(self.variable, "value", self.variable)[start:stop])
 
 
-def read(keras: Any, model: Any, name: str) -> Reading:
-    """Read a model; ``name`` is how messages call it. Raises ModelFileError for one without a graph of layers."""
+def read(keras: Any, model: Any, name: str, *, open_steps: bool = True) -> Reading:
+    """Read a model; ``name`` is how messages call it. Raises ModelFileError for one without a graph of layers.
+
+    With ``open_steps`` what a TimeDistributed holds is read as well, between an operator that takes the steps apart and
+    one that puts them together.
+    """
     network = topology.functional(keras, model)
     if network is None and isinstance(model, keras.Sequential):
         raise ModelFileError(f"{name} does not know its input shape yet: build the model, or call it, before saving it")
@@ -55,14 +60,15 @@ def read(keras: Any, model: Any, name: str) -> Reading:
             f"{name} is a subclassed model, {type(model).__name__}: what it computes stands in Python code, not in a "
             'graph of layers; export it with model.export(path, format="onnx") and give bnfold that file'
         )
-    reading = _Reader(keras, model, network).reading
+    reading = _Reader(keras, model, network, open_steps).reading
     masks.mark(keras, reading)
     return reading
 
 
 class _Reader:
-    def __init__(self, keras: Any, model: Any, network: Any) -> None:
+    def __init__(self, keras: Any, model: Any, network: Any, open_steps: bool) -> None:
         self.keras = keras
+        self.open_steps = open_steps
         self.graph = ModelGraph(name=model.name, dialect=KERAS)
         self.reading = Reading(self.graph, Scope(model, network))
         self._paths: Counter[str] = Counter()
@@ -78,21 +84,53 @@ class _Reader:
         root.inputs = tuple(tensor.name for tensor in tensors)
         self._read_scope(root, training=False)
         self.graph.outputs = self._distinct(root.outputs)
+        self.graph.notes = tuple(
+            f"{op.display} ({op.type}) holds BatchNormalization of its own, which is not looked into"
+            for op in self.graph.ops()
+            if "BatchNormalization" in op.attributes.get("contains", ())
+        )
 
     def _read_scope(self, scope: Scope, training: bool) -> None:
         names = {id(tensor): name for tensor, name in zip(scope.network.inputs, scope.inputs, strict=True)}
         for node in topology.nodes(scope.network):
             inputs = tuple(names[id(tensor)] for tensor in node.input_tensors)
             nested = topology.functional(self.keras, node.operation)
-            trained = bool(node.arguments.kwargs.get("training")) or training
+            step = topology.step(self.keras, node) if self.open_steps else None
+            trained = topology.asks_for_training(node) or training
             if nested is not None and _is_plain_call(self.keras, node, nested):
                 inner = Scope(node.operation, nested, scope, node, self._path(scope, node.operation)[0], inputs)
                 self._read_scope(inner, trained)
                 outputs = inner.outputs
+            elif step is not None:
+                outputs = self._read_steps(scope, node, step, inputs, trained)
             else:
                 outputs = self._read_call(scope, node, inputs, trained)
             names.update({id(tensor): name for tensor, name in zip(node.output_tensors, outputs, strict=True)})
         scope.outputs = tuple(names[id(tensor)] for tensor in scope.network.outputs)
+
+    def _read_steps(
+        self, scope: Scope, node: Any, step: topology.Step, inputs: Sequence[str], training: bool
+    ) -> tuple[str, ...]:
+        """What a TimeDistributed holds, in a scope of its own."""
+        path, label = self._path(scope, node.operation)
+        begin = self._unique(f"{path}/steps")
+        self._put_border(begin, f"{label}/steps", "TimeDistributed.begin", inputs[0], step.input_tensors[0])
+        network = topology.functional(self.keras, step.operation)
+        inner = Scope(step.operation, network, scope, node, path, (begin,), wrapper=node.operation, ends=(begin, path))
+        deeper = topology.step(self.keras, step)
+        if network is not None:
+            self._read_scope(inner, training)
+        elif deeper is not None:
+            inner.outputs = self._read_steps(inner, step, deeper, (begin,), training)
+        else:
+            inner.outputs = self._read_call(inner, step, (begin,), training)
+        self._put_border(path, label, "TimeDistributed.end", inner.outputs[0], node.output_tensors[0])
+        self.reading.borders |= {begin: inner, path: scope}
+        return (path,)
+
+    def _put_border(self, name: str, label: str, kind: str, source: str, made: Any) -> None:
+        self.graph.declare(Tensor(name, numpy_dtype(made.dtype), shape_of(made)))
+        self.graph.put(Op(name, kind, (source,), (name,), {}, domain=DOMAIN, label=label))
 
     def _path(self, scope: Scope, layer: Any) -> tuple[str, str]:
         """The name of a call, unique in the model, and how people call it."""
@@ -187,7 +225,8 @@ class _Reader:
             name = self._unique(f"{origin}/{attribute}")
             self.graph.params[name] = Param.of(name, np.asarray(value))
             return name
-        tail = value.path.removeprefix(f"{layer.name}/") if not attribute else value.name
+        own = attribute.replace("cell.", "").replace(".", "/")
+        tail = own or value.path.removeprefix(f"{layer.name}/")
         name = self._unique(f"{origin}/{tail}")
         dtype = numpy_dtype(value.dtype)
         if dtype is None:
@@ -214,14 +253,20 @@ class _Reader:
         if spec is not None:
             rank = len(node.input_tensors[0].shape) if node.input_tensors else 0
             attributes = attributes_of(layer, spec, rank)
-        if type_of(self.keras, layer) == "Activation":
+        elif not isinstance(layer, self.keras.layers.Layer):
+            attributes = operation_attributes(node)
+        kind = type_of(self.keras, layer)
+        if kind == "Activation":
             attributes["activation"] = activation_name(self.keras, layer.activation)
+        if kind == "MultiHeadAttention":
+            attributes["tensors"] = topology.argument_names(self.keras, node)
         if training:
             attributes["training"] = True
         if getattr(layer, "compute_dtype", None) != getattr(layer, "variable_dtype", None):
             attributes["compute_dtype"] = layer.compute_dtype
-        if spec is None and (contained := contained_types(self.keras, layer)):
-            attributes["contains"] = contained
+        if spec is None or kind == "MultiHeadAttention":
+            contained = contained_types(self.keras, layer)
+            attributes |= {"contains": contained} if contained else {}
         return attributes
 
     def _distinct(self, outputs: Sequence[str]) -> list[str]:

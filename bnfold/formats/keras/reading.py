@@ -13,6 +13,10 @@ class Scope:
     """One call of a model: the outermost one, or a nested one at the place where it is called.
 
     ``inputs`` and ``outputs`` are tensor names; ``path`` is the prefix of the operators inside.
+
+    What a TimeDistributed applies to each step, a layer or a model, has a scope as well: ``wrapper`` is the
+    TimeDistributed, ``ends`` are the operators between the scope and the one around it, and ``network`` is None for
+    a layer.
     """
 
     model: Any
@@ -22,6 +26,8 @@ class Scope:
     path: str = ""
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    wrapper: Any = None
+    ends: tuple[str, str] = ("", "")
 
     def within(self) -> list[Scope]:
         """This scope and those around it, innermost first."""
@@ -54,3 +60,5 @@ class Reading:
     graph: ModelGraph
     root: Scope
     calls: dict[str, Call] = field(default_factory=dict)
+    #: In which scope the output of each operator between two scopes is.
+    borders: dict[str, Scope] = field(default_factory=dict)

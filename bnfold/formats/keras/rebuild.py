@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,10 +17,10 @@ import numpy as np
 
 from bnfold.errors import OutputError, shortened
 from bnfold.formats.keras import topology
-from bnfold.formats.keras.assembly import LayerPart, ModelPart, Part, assemble
+from bnfold.formats.keras.assembly import LayerPart, ModelPart, Part, WrappedPart, assemble
 from bnfold.formats.keras.backend import quiet
 from bnfold.formats.keras.layers import SPECS, weight
-from bnfold.formats.keras.reading import Call, Reading
+from bnfold.formats.keras.reading import Call, Reading, Scope
 from bnfold.formats.keras.recipes import Recipe, recipe
 from bnfold.graph import ModelGraph
 from bnfold.temporary import temporary_folder
@@ -103,8 +104,8 @@ class _Builder:
         outputs = [tensors[tensor] for tensor in part.outputs]
         network = part.scope.network
         return self.keras.Model(
-            self._packed(topology.input_structure(network), inputs, part.same_inputs),
-            self._packed(topology.output_structure(network), outputs, part.same_outputs),
+            self._packed(topology.input_structure(network) if part.same_inputs else None, inputs),
+            self._packed(topology.output_structure(network) if part.same_outputs else None, outputs),
             trainable=original.trainable,
             name=name,
         )
@@ -134,8 +135,9 @@ class _Builder:
         layer = topology.input_layer(tensor)
         return type(layer).from_config(layer.get_config())
 
-    def _packed(self, structure: Any, tensors: Sequence[Any], same: bool) -> Any:
-        if same:
+    def _packed(self, structure: Any, tensors: Sequence[Any]) -> Any:
+        """Tensors in the structure of the original, or where that is None in the plainest one."""
+        if structure is not None:
             return self.keras.tree.pack_sequence_as(structure, list(tensors))
         return list(tensors) if len(tensors) > 1 else tensors[0]
 
@@ -145,6 +147,8 @@ class _Builder:
         """Parts with equal keys can be calls of one and the same layer or model."""
         if isinstance(part, LayerPart):
             return self._recipe(part).key
+        if isinstance(part, WrappedPart):
+            return ("wrapped", id(part.scope.wrapper), self._key(part.inner))
         numbers = {tensor: number for number, tensor in enumerate(part.inputs)}
         body = []
         for inner in part.parts:
@@ -161,10 +165,11 @@ class _Builder:
     def _level_names(self, part: ModelPart) -> dict[tuple[Any, ...], str]:
         """A name for each layer within a model: its own, or with a number where it is taken there."""
         names: dict[tuple[Any, ...], str] = {}
-        taken: set[str] = {topology.input_layer(tensor).name for tensor in part.scope.network.inputs}
+        network = part.scope.network
+        taken: set[str] = {topology.input_layer(tensor).name for tensor in network.inputs} if network else set()
         for inner in part.parts:
             key = self._key(inner)
-            wanted = self._recipe(inner).name if isinstance(inner, LayerPart) else inner.scope.model.name
+            wanted = self._recipe(inner).name if isinstance(inner, LayerPart) else _called(inner.scope)
             if key in names:
                 continue
             name, count = wanted, 1
@@ -182,12 +187,26 @@ class _Builder:
         if key not in made:
             if isinstance(part, ModelPart):
                 made[key] = self._model(part, names[key])
+            elif isinstance(part, WrappedPart):
+                made[key] = self._wrapped(part, names[key])
             else:
                 made_from = self._recipe(part)
                 with seeded(None if self.fresh is None else f"{self.fresh}/{names[key]}"):
                     made[key] = self._make(made_from, names[key], part)
                 self._layers.append((made_from, made[key]))
         return made[key]
+
+    def _wrapped(self, part: WrappedPart, name: str) -> Any:
+        """A TimeDistributed around its layer, or around a model of what that became."""
+        inner, wrapper = part.inner, part.scope.wrapper
+        first = inner.parts[0]
+        single = len(inner.parts) == len(first.inputs) == len(first.outputs) == 1
+        alone = single and not isinstance(first, ModelPart)
+        if alone and part.scope.network is None:
+            layer = self._layer(first, self._level_names(inner), inner)
+        else:
+            layer = self._model(inner, part.scope.model.name)
+        return type(wrapper)(layer, name=name, dtype=wrapper.dtype_policy, trainable=wrapper.trainable)
 
     def _make(self, made_from: Recipe, name: str, part: LayerPart) -> Any:
         if made_from.layer is None:
@@ -244,9 +263,11 @@ class _Builder:
     # -- calls -----------------------------------------------------------------------------------
 
     def _call(self, part: Part, layer: Any, tensors: list[Any]) -> list[Any]:
+        if isinstance(part, WrappedPart):
+            return [layer(tensors[0], **topology.settings(self.keras, part.scope.node))]
         if isinstance(part, ModelPart):
-            node, same = part.scope.node, part.same_inputs
-            structure = self._packed(topology.input_structure(part.scope.network), tensors, same)
+            node, network = part.scope.node, part.scope.network
+            structure = self._packed(topology.input_structure(network) if part.same_inputs else None, tensors)
             return list(self.keras.tree.flatten(layer(structure, **topology.settings(self.keras, node))))
         call = part.call
         if call is None or self._recipe(part).layer is None:
@@ -284,13 +305,27 @@ class _Builder:
             return
         if original is not None:
             layer.trainable = original.trainable
-            old = {variable.name: variable for variable in original.variables}
-            for variable in layer.variables:
-                source = old.get(variable.name)
+            old = _numbered(original.variables)
+            for key, variable in _numbered(layer.variables).items():
+                source = old.get(key)
                 if source is not None and source.shape == variable.shape:
                     variable.assign(source)
         for attribute, param in made_from.weights.items():
             weight(layer, attribute).assign(np.asarray(param.array()))
+
+
+def _numbered(variables: Sequence[Any]) -> dict[tuple[str, int], Any]:
+    """Variables by name and by how many of that name come before: both layers of a Bidirectional have a kernel."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for variable in variables:
+        found[variable.name, seen[variable.name]] = variable
+        seen[variable.name] += 1
+    return found
+
+
+def _called(scope: Scope) -> str:
+    return str((scope.wrapper or scope.model).name)
 
 
 def _accepts(declared: Sequence[int | None], shape: Sequence[Any]) -> bool:

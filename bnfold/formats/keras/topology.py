@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 
@@ -63,6 +65,85 @@ def fill_in(keras: Any, node: Any, values: Sequence[Any]) -> tuple[tuple[Any, ..
 def operands(node: Any) -> list[Any]:
     """The positional arguments of a call, tensors and constants alike."""
     return list(node.arguments.args)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Arguments:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Step:
+    """The call of the layer inside a TimeDistributed on one step of each example, as if Keras had noted it."""
+
+    operation: Any
+    input_tensors: tuple[Any, ...]
+    output_tensors: tuple[Any, ...]
+    arguments: Any
+
+
+def step(keras: Any, node: Any) -> Step | None:
+    """What a TimeDistributed does for each step; None for any other layer, for steps that a mask may hide, and for a
+    model inside that reads or returns anything but one tensor of the shape of a step.
+    """
+    layer = node.operation
+    if type(layer) is not keras.layers.TimeDistributed or node.arguments.kwargs.get("mask") is not None:
+        return None
+    if len(node.input_tensors) != 1 or len(node.output_tensors) != 1:
+        return None
+    data, result = node.input_tensors[0], node.output_tensors[0]
+    if getattr(data, "_keras_mask", None) is not None:
+        return None
+    inner = functional(keras, layer.layer)
+    if inner is not None and [len(tensor.shape) for tensor in (*inner.inputs, *inner.outputs)] != [
+        len(tensor.shape) - 1 for tensor in (data, result)
+    ]:
+        return None
+    one, made = (keras.KerasTensor((None, *tensor.shape[2:]), tensor.dtype) for tensor in (data, result))
+    return Step(layer.layer, (one,), (made,), _Arguments((one,)))
+
+
+def asks_for_training(node: Any) -> bool:
+    """Does a call ask for training behaviour, whatever the model is called for?
+
+    A layer that trains unless it is told not to, as those that change pictures at random, asks for nothing: Keras
+    notes its default with the call, and ``predict`` overrides that.
+    """
+    return bool(node.arguments.kwargs.get("training")) and not trains_by_default(node.operation)
+
+
+def trains_by_default(layer: Any) -> bool:
+    """Is ``training`` of the layer's call True if nobody says anything?"""
+    parameter = signature(layer.call).parameters.get("training")
+    return parameter is not None and parameter.default is True
+
+
+def inferring_layers(keras: Any, network: Any) -> list[Any]:
+    """The layers that a model calls, also in nested ones, of which no call asks for training behaviour."""
+    found: dict[int, Any] = {}
+    asked: set[int] = set()
+    ahead = [(network, False)]
+    while ahead:
+        inner, training = ahead.pop()
+        for node in nodes(inner):
+            layer, trained = node.operation, training or asks_for_training(node)
+            nested = functional(keras, layer)
+            if nested is not None:
+                ahead.append((nested, trained))
+            elif "training" in signature(layer.call).parameters:
+                found[id(layer)] = layer
+                asked |= {id(layer)} if trained else set()
+    return [layer for key, layer in found.items() if key not in asked]
+
+
+def argument_names(keras: Any, node: Any) -> tuple[str, ...]:
+    """For each tensor of a layer's call the argument of the layer that it is, or is in."""
+    names = [*signature(node.operation.call).parameters]
+    given = [*zip(names, node.arguments.args, strict=False), *sorted(node.arguments.kwargs.items())]
+    return tuple(
+        name for name, value in given for item in keras.tree.flatten(value) if isinstance(item, keras.KerasTensor)
+    )
 
 
 def map_tensors(keras: Any, structure: Any, function: Callable[[Any], Any]) -> Any:

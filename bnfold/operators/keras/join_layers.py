@@ -5,51 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bnfold.affine import Affine
-from bnfold.operators.arithmetic import (
-    Add,
-    Arithmetic,
-    Div,
-    Mul,
-    Sub,
-    lift_gate,
-    lift_same,
-    lift_sum,
-    rising,
-    sink_gate,
-    sink_same,
-    sink_sum,
-)
+from bnfold.operators.arithmetic import Add, Arithmetic, Div, Mul, Sub, lift_gate, sink_gate
 from bnfold.operators.base import Combination, Conditions, Facts, Lifts, Node, Role, Sunk, register
 from bnfold.operators.concatenation import Concat
+from bnfold.operators.joins import Extreme, Mean, SumOfMany
 from bnfold.operators.keras.layer import DOMAIN, conversion
 from bnfold.refusal import Refusal
 
-
-@register("Concatenate", domain=DOMAIN)
-class Concatenate(Concat):
-    """As ONNX's Concat."""
+register("Concatenate", domain=DOMAIN)(Concat)
+register("Average", domain=DOMAIN)(Mean)
+register("Maximum", "Minimum", domain=DOMAIN)(Extreme)
 
 
 @register("Add", "Subtract", domain=DOMAIN)
-class Sum(Facts):
+class Sum(SumOfMany):
     """The sum of any number of tensors, the difference of two."""
 
-    conditions = Conditions(
-        lift="a scale to every operand, which have the axis in full; the shift to one of them",
-        sink="shifts, which add up; scales that all operands carry alike",
-    )
-    role = Role.JOIN
-    combination = Combination.SUM
-
     def addends(self, node: Node) -> Mapping[int, float]:
-        signs = dict.fromkeys(range(len(node.op.inputs)), 1.0)
+        signs = super().addends(node)
         return {**signs, 1: -1.0} if node.op.type == "Subtract" else signs
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_sum(node, self.addends(node), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_sum(node, self.addends(node), affines)
 
 
 class Operation(Arithmetic):
@@ -105,48 +79,8 @@ def _masked(node: Node) -> Refusal | None:
     return node.refuse("mask", "multiplies by one what a mask hides") if node.attr("masked") else None
 
 
-@register("Average", domain=DOMAIN)
-class Mean(Facts):
-    """The mean of tensors: all carry the same map, or none."""
-
-    conditions = Conditions(lift="the same to all operands", sink="what all operands carry alike")
-    role = Role.JOIN
-    combination = Combination.SUM
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return lift_same(node, range(len(node.op.inputs)), affines[0])
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return sink_same(node, range(len(node.op.inputs)), affines)
-
-
-@register("Maximum", "Minimum", domain=DOMAIN)
-class Extreme(Mean):
-    """The largest or smallest of tensors: keeps every scale that is not negative."""
-
-    conditions = Conditions(
-        lift="the same to all operands, with no negative scale",
-        sink="what all operands carry alike, with no negative scale",
-    )
-    combination = Combination.EXTREME
-
-    def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        return rising(node, affines[0]) or super().lift(node, affines)
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        refusals = [rising(node, affine) for affine in affines.values()]
-        return next((refusal for refusal in refusals if refusal is not None), None) or super().sink(node, affines)
-
-
 @register("ops.Maximum", "ops.Minimum", domain=DOMAIN)
 class ExtremeOperation(Facts):
     """Nothing passes."""
 
     combination = Combination.EXTREME
-
-
-@register("ops.Concatenate", domain=DOMAIN)
-class ConcatenateOperation(Facts):
-    """Nothing passes."""
-
-    combination = Combination.CONCATENATION

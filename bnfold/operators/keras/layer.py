@@ -45,3 +45,8 @@ def conversion(node: Node, slot: int = 0) -> Refusal | None:
     if source != target and seen:
         return node.refuse("cast", f"also converts {source} to {target}, the type in which its output is used")
     return None
+
+
+def in_training(node: Node) -> Refusal | None:
+    """Refuse everything where a layer is asked for what it does in training."""
+    return node.refuse("training-mode", "is called in training mode") if node.attr("training") else None

@@ -325,21 +325,33 @@ class Recurrent(Facts):
     )
     role = Role.RECURRENT
 
+    #: The slots of the kernels; two behind each is its bias.
+    kernels: tuple[int, ...] = (1,)
+
     def absorb_input(self, node: Node, affines: Mapping[int, Affine]) -> Absorbed:
         if set(affines) != {0}:
             return node.refuse("dynamic-weights", "gets the affine in its state, which has no weights of its own")
-        kernel, bias, affine = weight_of(node, 1), node.const(3), affines[0]
-        misfit = channels_fit(node, affine, 2, kernel.shape[0])
+        affine, features = affines[0], weight_of(node, 1).shape[0]
+        misfit = channels_fit(node, affine, 2, features)
         if misfit is not None:
             return misfit
-        scale, shift = vectors(affine, kernel.shape[0])
+        scale, shift = vectors(affine, features)
         inputs: dict[int, Param | NewOp | str] = {}
-        if not affine.is_shift:
-            inputs[1] = kernel.scaled(scale.reshape(-1, 1))
-        if not affine.is_scale:
-            if bias is None:
-                return node.refuse("no-bias", "has no bias that could take the shift")
-            total = bias.exact().copy()
-            total.reshape(-1, kernel.shape[1])[0] += shift @ kernel.exact()
-            inputs[3] = Param.of(bias.name, total, bias.dtype)
-        return NewWeights(inputs, channel_axis={1: 1})
+        for slot in self.kernels:
+            kernel, bias = weight_of(node, slot), node.const(slot + 2)
+            if not affine.is_shift:
+                inputs[slot] = kernel.scaled(scale.reshape(-1, 1))
+            if not affine.is_scale:
+                if bias is None:
+                    return node.refuse("no-bias", "has no bias that could take the shift")
+                total = bias.exact().copy()
+                total.reshape(-1, kernel.shape[1])[0] += shift @ kernel.exact()
+                inputs[slot + 2] = Param.of(bias.name, total, bias.dtype)
+        return NewWeights(inputs, channel_axis=dict.fromkeys(self.kernels, 1))
+
+
+@register("Bidirectional", domain=DOMAIN)
+class Bidirectional(Recurrent):
+    """Two recurrent layers that read the same data, one of them backward: weights in slots 1 to 3 and 4 to 6."""
+
+    kernels = (1, 4)

@@ -13,7 +13,7 @@ from bnfold.operators.axes import Rearrangement, regroup, rename_axes
 from bnfold.operators.base import Conditions, Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
 from bnfold.operators.convolution import Convolution
-from bnfold.operators.keras.layer import DOMAIN, channel_axis, conversion, shape_of, weight_of
+from bnfold.operators.keras.layer import DOMAIN, channel_axis, conversion, in_training, shape_of, weight_of
 from bnfold.operators.passing import Homogeneous, Transparent
 from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal
@@ -50,6 +50,15 @@ class KerasBatchNorm(BatchNormFacts):
             node.attr("axis"),
             mean.dtype,
         )
+
+
+#: Layers that change pictures in training.
+AUGMENTATIONS = (
+    "AugMix", "CutMix", "MixUp", "RandAugment", "RandomBrightness", "RandomColorDegeneration", "RandomColorJitter",
+    "RandomContrast", "RandomElasticTransform", "RandomErasing", "RandomFlip", "RandomGaussianBlur", "RandomGrayscale",
+    "RandomHue", "RandomInvert", "RandomPerspective", "RandomRotation", "RandomSaturation", "RandomSharpness",
+    "RandomShear", "RandomTranslation", "RandomZoom",
+)  # fmt: skip
 
 
 @register("Normalization", domain=DOMAIN)
@@ -148,24 +157,6 @@ class Softmax(OtherActivation):
         return True
 
 
-@register("ops.LogSoftmax", "ops.Sigmoid", "ops.Softmax", domain=DOMAIN)
-class FinalOperation(Facts):
-    """Nothing passes; a model may end in it."""
-
-    def is_final(self, node: Node) -> bool:
-        return True
-
-
-@register(
-    "GroupNormalization", "LayerNormalization", "RMSNormalization", "SpectralNormalization", "UnitNormalization",
-    domain=DOMAIN,
-)  # fmt: skip
-class OtherNormalization(Facts):
-    """Nothing passes."""
-
-    normalizes = True
-
-
 @register(
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise",
     "AlphaDropout", domain=DOMAIN,
@@ -180,9 +171,7 @@ class DropoutLayer(Transparent):
         return float(node.attr("rate", 0.5))
 
     def allows(self, node: Node, affine: Affine) -> Refusal | None:
-        if node.attr("training"):
-            return node.refuse("training-mode", "is called in training mode")
-        return None
+        return in_training(node)
 
 
 @register("Identity", "ActivityRegularization", domain=DOMAIN)
@@ -191,6 +180,16 @@ class IdentityLayer(Transparent):
 
     role = Role.SHAPE
     keeps_axes = True
+
+
+@register(*AUGMENTATIONS, domain=DOMAIN)
+class Augmentation(IdentityLayer):
+    """Changes pictures at random in training, and nothing at inference."""
+
+    conditions = Conditions(cross="everything, unless it is called in training mode")
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        return in_training(node)
 
 
 class ChannelPassing(Facts):
@@ -241,6 +240,23 @@ class Spatial(ChannelPassing):
     """Cuts or repeats elements, or interpolates between them with weights that sum to one."""
 
     keeps_axes = True
+
+
+@register("CenterCrop", domain=DOMAIN)
+class CenterCrop(Spatial):
+    """Cuts, or interpolates where there is too little to cut."""
+
+
+@register("Resizing", domain=DOMAIN)
+class Resizing(Spatial):
+    """Interpolates, after it has cut, or padded with a number of its own."""
+
+    conditions = Conditions(cross="along the channels, or uniform; without padding")
+
+    def allows(self, node: Node, affine: Affine) -> Refusal | None:
+        if node.attr("pad_to_aspect_ratio"):
+            return node.refuse("padding", "pads with a number of its own")
+        return None
 
 
 @register("AveragePooling1D", "AveragePooling2D", "AveragePooling3D", domain=DOMAIN)
@@ -340,3 +356,38 @@ class RepeatVector(Rearrangement):
 
     def down(self, node: Node, affine: Affine) -> Affine | Refusal:
         return rename_axes(affine, (0, 2))
+
+
+@register("TimeDistributed.begin", domain=DOMAIN)
+class StepsApart(Rearrangement):
+    """[batch, steps, …] to [batch · steps, …], before what a TimeDistributed does to each step."""
+
+    conditions = Conditions(cross="along the axes of a step, or uniform")
+    is_border = True
+
+    def up(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return _shifted(node, affine, 1, 1)
+
+    def down(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return _shifted(node, affine, 2, -1)
+
+
+@register("TimeDistributed.end", domain=DOMAIN)
+class StepsTogether(Rearrangement):
+    """[batch · steps, …] to [batch, steps, …], behind it."""
+
+    conditions = Conditions(cross="along the axes of a step, or uniform")
+    is_border = True
+
+    def up(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return _shifted(node, affine, 2, -1)
+
+    def down(self, node: Node, affine: Affine) -> Affine | Refusal:
+        return _shifted(node, affine, 1, 1)
+
+
+def _shifted(node: Node, affine: Affine, first: int, by: int) -> Affine | Refusal:
+    """Every axis ``by`` places further; those before ``first`` are of batch and steps."""
+    if any(axis < first for axis, _ in affine.axes):
+        return node.refuse("steps", "works on each step alone, and the affine runs along the steps")
+    return rename_axes(affine, {axis: axis + by for axis, _ in affine.axes})

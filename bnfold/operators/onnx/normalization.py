@@ -1,4 +1,4 @@
-"""Normalisations: their own scale and bias take in an affine that follows, and they take away a shift that precedes."""
+"""ONNX's normalisations, and its BatchNormalization."""
 
 from __future__ import annotations
 
@@ -16,78 +16,18 @@ from bnfold.operators.base import (
     Crossing,
     Facts,
     KeepsShape,
-    NewWeights,
     Node,
     Role,
     Sunk,
-    channels_fit,
     register,
-    vectors,
 )
 from bnfold.operators.batchnorm import BatchNorm, BatchNormFacts
+from bnfold.operators.normalizing import BEYOND, Normalization, axes_from, is_cancelled
 from bnfold.operators.weights import weight_of
 from bnfold.refusal import Refusal
 
 #: Attributes are float32 in ONNX, their defaults too: not 1e-5.
 _EPSILON = float(np.float32(1e-5))
-#: The end of a range of axes that goes up to the last one.
-_BEYOND = 1 << 10
-
-
-def _from(axis: int, rank: int | None) -> Collection[int]:
-    """This axis and all behind it; all there are, where it may count from an end that is not known."""
-    return range(axis % rank, _BEYOND) if rank else range(_BEYOND)
-
-
-def _cancelled(affines: Mapping[int, Affine], over: Collection[int]) -> bool:
-    """Is this a shift of the data that is the same all over the axes ``over``, and so is taken away again?
-
-    A scale is not taken away: epsilon is added to the scaled variance.
-    """
-    return set(affines) == {0} and affines[0].is_shift and affines[0].axis not in over
-
-
-class Normalization(Facts):
-    """Takes away the mean over some axes, and a shift with it; then applies its scale and its bias."""
-
-    conditions = Conditions(
-        absorb_output="parameters constant; along the axis of its scale, or uniform",
-        sink="a shift that is the same along the normalised axes vanishes",
-    )
-    normalizes = True
-
-    def over(self, node: Node) -> Collection[int] | None:
-        """The axes whose mean it takes away; None where somebody sees the mean."""
-        raise AssertionError("every normalisation has its own")
-
-    def channel_axis(self, node: Node) -> int | None:
-        """The axis along which a scale runs that is a vector; None where it is not known."""
-        raise AssertionError("every normalisation has its own")
-
-    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
-        gamma, beta = node.const(1), node.const(2)
-        if gamma is None or (node.has(2) and beta is None):
-            return node.refuse("dynamic-parameters", "has parameters that are computed at run time")
-        if len(gamma.shape) != 1:
-            return node.refuse("other-axis", "has a scale that runs over more than one axis")
-        misfit = channels_fit(node, affine, self.channel_axis(node), gamma.size)
-        if misfit is not None:
-            return misfit
-        scale, shift = vectors(affine, gamma.size)
-        inputs: dict[int, Param] = {}
-        if not affine.is_shift:
-            inputs[1] = Param.of(gamma.name, gamma.exact() * scale, gamma.dtype)
-        if beta is not None:
-            inputs[2] = Param.of(beta.name, beta.exact() * scale + shift, beta.dtype)
-        elif not affine.is_scale:
-            inputs[2] = Param.of(f"{node.op.outputs[0]}_bias", shift, gamma.dtype)
-        return NewWeights(inputs)
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        over = self.over(node)
-        if over is None or not _cancelled(affines, over):
-            return node.refuse("normalised", "takes away a shift along its axes, and lets no other affine through")
-        return Crossing({})
 
 
 @register("InstanceNormalization")
@@ -95,7 +35,7 @@ class InstanceNormalization(Normalization):
     """Over all axes behind the channels; scale and bias by channel, on axis 1."""
 
     def over(self, node: Node) -> Collection[int]:
-        return range(2, _BEYOND)
+        return range(2, BEYOND)
 
     def channel_axis(self, node: Node) -> int | None:
         return 1
@@ -108,7 +48,7 @@ class GroupNormalization(InstanceNormalization):
     conditions = Conditions(sink="a shift that is the same all over each group vanishes")
 
     def over(self, node: Node) -> Collection[int]:
-        return range(1, _BEYOND)
+        return range(1, BEYOND)
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
         affine, groups = affines.get(0), int(node.attr("num_groups", 1))
@@ -124,7 +64,7 @@ class LayerNormalization(Normalization):
     """Over the last axes. Whichever they are, a scale that is a vector runs along the last one."""
 
     def over(self, node: Node) -> Collection[int] | None:
-        return None if node.used(1) else _from(int(node.attr("axis", -1)), node.rank(0))
+        return None if node.used(1) else axes_from(int(node.attr("axis", -1)), node.rank(0))
 
     def channel_axis(self, node: Node) -> int | None:
         rank = node.rank(0)
@@ -166,7 +106,7 @@ class MeanVarianceNormalization(Normalization):
         axes, rank = node.ints("axes", (0, 2, 3)), node.rank(0)
         if min(axes, default=0) >= 0:
             return axes
-        return [axis % rank for axis in axes] if rank else range(_BEYOND)
+        return [axis % rank for axis in axes] if rank else range(BEYOND)
 
 
 @register("Softmax", "LogSoftmax")
@@ -180,12 +120,12 @@ class Softmax(KeepsShape):
         return True
 
     def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return Crossing({}) if _cancelled(affines, self._over(node)) else self.blocks(node)
+        return Crossing({}) if is_cancelled(affines, self._over(node)) else self.blocks(node)
 
     def _over(self, node: Node) -> Collection[int]:
         axis, rank = int(node.attr("axis", -1 if node.opset >= 13 else 1)), node.rank(0)
         # Before opset 13 the input counts as a matrix: all axes from this one on are one.
-        return (axis % rank,) if node.opset >= 13 and rank else _from(axis, rank)
+        return (axis % rank,) if node.opset >= 13 and rank else axes_from(axis, rank)
 
 
 @register("BatchNormalization")

@@ -98,7 +98,7 @@ class Squeeze(Rearrangement):
         return self._move(node, affine, upward=False)
 
     def _move(self, node: Node, affine: Affine, *, upward: bool) -> Affine | Refusal:
-        squeeze = node.op.type == "Squeeze"
+        squeeze = node.op.type.endswith("Squeeze")
         axes, rank = self._axes(node), node.rank(0)
         if axes is None or rank is None:
             return node.refuse("dynamic-axes", "removes or adds axes that are not known")

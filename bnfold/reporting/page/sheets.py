@@ -66,7 +66,7 @@ def of_fold(model: str, result: FoldResult) -> Sheet:
     notes += [f"left out, because it changed the outputs: {step.sentence()}" for step in result.dropped]
     notes += [f"makes the outputs differ: {step.sentence()}" for step in result.culprits]
     latency = (result.latency.sentence(),) if result.latency is not None else ()
-    cards = (done, _same(result.verification), _buys(result.summary, latency), _attention(report))
+    cards = (done, _same(result), _buys(result.summary, latency), _attention(report))
     return Sheet(
         model, cards, report, plan, checks=_checks(result.verification), notes=tuple(notes),
         data=_drawn(result.pair, report, result.verification),
@@ -80,7 +80,7 @@ def of_fix(model: str, result: FixResult) -> Sheet:
     left = plural(len(result.remaining), "finding remains", "findings remain")
     cards = (
         Card("What was done", answer, GOOD, (left, *_written(result))),
-        _same(result.verification),
+        _same(result),
         _buys(result.summary, ()),
         _attention(report),
     )
@@ -111,7 +111,7 @@ def of_equalize(model: str, result: EqualizeResult) -> Sheet:
                   for each in plan.unscaled),
         ),
     )  # fmt: skip
-    cards = (done, _same(result.verification), _buys(result.summary, ()), _attention(report))
+    cards = (done, _same(result), _buys(result.summary, ()), _attention(report))
     return Sheet(
         model, cards, report, result.folding, checks=_checks(result.verification),
         notes=(*result.folding.notes, *plan.notes), grids=grids, data=_drawn(result.pair, report, result.verification),
@@ -158,7 +158,7 @@ def of_restyle(model: str, result: RestyleResult) -> Sheet:
 
 def of_verification(first: str, second: str, found: Verification) -> Sheet:
     """What ``verify`` found about two models."""
-    return Sheet(f"{first} and {second}", (_same(found),), checks=_checks(found), data=_drawn(None, None, found))
+    return Sheet(f"{first} and {second}", (_verified(found),), checks=_checks(found), data=_drawn(None, None, found))
 
 
 def of_runtime_check(model: str, check: RuntimeCheck) -> Sheet:
@@ -219,16 +219,20 @@ def _written(result: Result, why: str = "") -> tuple[str, ...]:
 
 
 def _same_style(result: RestyleResult) -> Card:
-    """Verified in onnxruntime, or by Keras's own predictions where no ONNX can be made of the model."""
     if result.rounding is not None and not result.rounding.equivalent:
         return Card("Is it the same?", result.rounding.sentence(), BAD)
+    return _same(result)
+
+
+def _same(result: Result) -> Card:
+    """Verified in onnxruntime, or by Keras's own predictions where no ONNX can be made of the model."""
     found = result.agreement
     if found is None or result.verification is not None:
-        return _same(result.verification)
+        return _verified(result.verification)
     return Card("Is it the same?", found.sentence(), GOOD if found.equivalent else BAD)
 
 
-def _same(found: Verification | None) -> Card:
+def _verified(found: Verification | None) -> Card:
     if found is None:
         return Card("Is it the same?", "not verified", PLAIN, ("no verification was asked for",))
     tone = GOOD if found.equivalent else BAD

@@ -7,7 +7,8 @@ measured by itself, on the values of the original's own run, where nothing adds 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,12 @@ import numpy as np
 
 from bnfold.graph import Array
 from bnfold.verification.exact.conditioning import Mask, moved_feed, undefined
+from bnfold.verification.exact.perturbation import Perturbed
 from bnfold.verification.exact.slices import slices
-from bnfold.verification.float64 import Call, Evaluator, Hook
+from bnfold.verification.float64 import Call, Evaluator, Hook, NotEvaluatedError
 from bnfold.verification.float64.registry import Value, is_real
 from bnfold.verification.float64.tensors import REALS, widened
+from bnfold.verification.precision import ROUNDOFF, TINY
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Session, Settings
 
@@ -30,13 +33,11 @@ FACTOR = 4.0
 _FEW = 16.0
 #: Slices of fewer values are not looked at by themselves.
 _MANY = 64
-#: The largest relative error of one rounding.
-ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 #: An error of so many roundings of the result's own size, four bits, is never held against it: an original may be
 #: exact by chance, and folding may let a stream grow so much when a shift moves through it.
 _LOSABLE_ROUNDINGS = 16.0
-#: Below this a result is flushed to 0 or rounded to few bits by some machines: no error counts.
-_TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
+#: How often all that a part is computed from is rounded once more, to see what that may do.
+_SAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,14 @@ def error(
     truth: Array,
     mine: Array,
     theirs: Array,
-    declared: Array | None = None,
+    likewise: Sequence[Array] = (),
     usual_size: float = 0.0,
     hanging: Mask | None = None,
 ) -> Error:
     """Of one tensor, in float64 and in the runtime.
 
-    ``declared`` is what the original gives where every result is rounded to its declared type: a runtime may
-    leave roundings out, and what it happens to leave out in the original the result need not match. ``usual_size``
+    ``likewise`` is what the original might as well give, rounded to its types in another way: a runtime may leave
+    roundings out, and what it happens to leave out in the original the result need not match. ``usual_size``
     is the rms of the tensor on the feed where that is largest: on zeros an original may be exact by chance.
     ``hanging`` are values that hang on the last digit (:func:`undefined`), which are not compared.
     """
@@ -115,11 +116,12 @@ def error(
         own, other = (slices(truth, np.where(usable, values - truth, 0.0)) for values in (a, b))
         first, second = (float(np.abs(values[usable] - truth[usable]).max()) for values in (a, b))
         least = own.rms
-        if declared is not None:
-            least = np.maximum(least, slices(truth, np.where(usable, declared - truth, 0.0)).rms)
+        for values in likewise:
+            off = np.where(usable & np.isfinite(values), values - truth, 0.0)
+            least = np.maximum(least, slices(truth, off).rms)
     usual = least[0] / own.size[0] if own.size[0] else 0.0
     size = own.size * max(1.0, usual_size / own.size[0]) if own.size[0] else np.full_like(own.size, usual_size)
-    as_good_as_exact = np.maximum(_LOSABLE_ROUNDINGS * ROUNDOFF.get(dtype, 0.0) * size, _TINY.get(dtype, 0.0))
+    as_good_as_exact = np.maximum(_LOSABLE_ROUNDINGS * ROUNDOFF.get(dtype, 0.0) * size, TINY.get(dtype, 0.0))
     allowed = (FACTOR + _FEW / np.sqrt(own.count)) * np.maximum(least, usual * own.size)
     allowed = np.maximum(allowed, as_good_as_exact)
     # A slice of few values may be small by chance, and its rounding is then not.
@@ -150,19 +152,42 @@ def parts(
     """
     mine = Session(first, how, content=first.with_outputs(names)).run(feeds[0], {name: name for name in names})
     evaluator = Evaluator(first.load(external=False), str(first.folder))
-    truth = _exact_parts(evaluator, {**feeds[0], **drawn}, mine, None)
-    declared = _exact_parts(evaluator, {**feeds[0], **drawn}, mine, Declared(declared_types(first)))
+    types = declared_types(first)
+
+    def evaluate(hook: Hook | None) -> dict[str, Value]:
+        return _exact_parts(evaluator, {**feeds[0], **drawn}, mine, hook)
+
+    truth, declared = evaluate(None), evaluate(Declared(types))
     content, computed = cut(second, mine)
     session = Session(second, how, content=content)
     known = {spec.name for spec in (*session.inputs(), *session.optional_inputs())}
     fed = {**feeds[1], **{name: value for name, value in mine.items() if name in known}}
     theirs = session.run({name: value for name, value in fed.items() if name in known}, computed)
     both = [name for name in names if name in theirs and name in truth]
-    found = [error(name, truth[name], mine[name], theirs[name], declared[name]) for name in both]
+    found = [error(name, truth[name], mine[name], theirs[name], [declared[name]]) for name in both]
     if all(item.factor <= 1.0 for item in found):
         return found
-    free = undefined(lambda hook: _exact_parts(evaluator, {**feeds[0], **drawn}, mine, hook), coarsest(first))
-    return [error(name, truth[name], mine[name], theirs[name], declared[name], hanging=free.get(name)) for name in both]
+    free = undefined(evaluate, coarsest(first))
+    ways = [declared, *_rounded_again(evaluate, types | given_types(first))]
+    return [
+        error(name, truth[name], mine[name], theirs[name], _of(ways, name, truth[name]), hanging=free.get(name))
+        for name in both
+    ]
+
+
+def _rounded_again(
+    evaluate: Callable[[Hook], dict[str, Value]], types: Mapping[str, np.dtype[Any]]
+) -> Iterator[dict[str, Value]]:
+    """What comes of it where all that is computed with is rounded once more, each to its own type."""
+    roundings = {name: ROUNDOFF[kind.name] for name, kind in types.items()}
+    with suppress(NotEvaluatedError):
+        for seed in range(_SAMPLES):
+            yield evaluate(Perturbed(roundings, seed, whole=True))
+
+
+def _of(ways: Sequence[Mapping[str, Value]], name: str, like: Array) -> list[Array]:
+    """One tensor, where it has the shape that it has in exact (a size may hang on a number)."""
+    return [way[name] for way in ways if name in way and way[name].shape == like.shape]
 
 
 def _exact_parts(
@@ -208,6 +233,16 @@ def declared_types(model: OnnxFile) -> dict[str, np.dtype[Any]]:
 
     graph = shape_inference.infer_shapes(model.skeleton).graph
     kinds = {item.name: item.type.tensor_type.elem_type for item in (*graph.value_info, *graph.output)}
+    return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind in REALS}
+
+
+def given_types(model: OnnxFile) -> dict[str, np.dtype[Any]]:
+    """The float types of the inputs and initializers of the main graph."""
+    from onnx import helper
+
+    graph = model.skeleton.graph
+    kinds = {item.name: item.type.tensor_type.elem_type for item in graph.input}
+    kinds |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     return {name: helper.tensor_dtype_to_np_dtype(kind) for name, kind in kinds.items() if kind in REALS}
 
 

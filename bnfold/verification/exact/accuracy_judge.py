@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from bnfold.graph import Array
 from bnfold.verification.comparison import Comparison
+from bnfold.verification.deviation import Deviation
 from bnfold.verification.exact.accuracy import Error, error
 from bnfold.verification.exact.judge import with_errors
 from bnfold.verification.exact.members import flat
 from bnfold.verification.float64 import Evaluator, NotEvaluatedError
-from bnfold.verification.noise.deviation import Deviation
-from bnfold.verification.noise.judge import judge
+from bnfold.verification.output_check import OnFeed, check_output
 from bnfold.verification.reference import Reference
 from bnfold.verification.verdict import EQUAL, WITHIN_ROUNDING, Exactness, Judgement, OutputCheck
 
 if TYPE_CHECKING:
-    from bnfold.verification.noise.noise_judge import NoiseJudge
+    from bnfold.verification.noise.judge import NoiseJudge
 
 
 class AccuracyJudge:
@@ -56,8 +56,8 @@ class AccuracyJudge:
                 raise NotEvaluatedError(f"{name} was not evaluated")
             item = error(name, truth, reference.answers.outputs[index][name], case.outputs[index][name])
             total = item if total is None else total.joined(item)
-        feeds = [reference.answers.feeds[index].description for index in items]
-        check = judge(name, list(items.values()), [None] * len(items), self._otherwise.tolerance, feeds)
+        on_feeds = [OnFeed(reference.answers.feeds[index].description, item) for index, item in items.items()]
+        check = check_output(name, on_feeds, self._otherwise.tolerance)
         return with_errors(check, total)
 
     def _truth(self, reference: Reference, index: int) -> dict[str, Array]:

@@ -44,7 +44,7 @@ def verify_alone(first: OnnxFile, second: OnnxFile, options: VerifyOptions, why:
     if not plans:
         raise NotEvaluatedError("no feed was found on which the original can be evaluated")
     feed, fault = next(((feed, fault) for feed, plan in plans.items() for fault in plan.faults), ("", None))
-    wrong = checker.wrongly_rounded()
+    wrong = checker.rounded.wrong()
     reason = fault.words if fault else f"{wrong[0]} is not what it was to be rounded to" if wrong else ""
     count = sum(plan.undefined for plan in plans.values())
     notes = [hanging_values(count)] if count else []

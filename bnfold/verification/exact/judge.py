@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,6 +14,7 @@ import numpy as np
 
 from bnfold.graph import Array
 from bnfold.verification.comparison import Comparison, Judge
+from bnfold.verification.deviation import Deviation, constant_outputs
 from bnfold.verification.exact.accuracy import Declared, Error, coarsest, declared_types, error, parts
 from bnfold.verification.exact.conditioning import MEANINGLESS, evaluated, undefined
 from bnfold.verification.exact.members import flat, whole
@@ -23,8 +24,7 @@ from bnfold.verification.exact.suspects import Fault
 from bnfold.verification.feeds.rows import all_rows
 from bnfold.verification.float64 import NotEvaluatedError
 from bnfold.verification.localise import telling_tensors
-from bnfold.verification.noise.deviation import Deviation, constant_outputs
-from bnfold.verification.noise.judge import Tolerance, judge
+from bnfold.verification.output_check import OnFeed, Tolerance, check_output
 from bnfold.verification.runtime.randomness import drawing
 from bnfold.verification.runtime.sessions import RunError, Session
 from bnfold.verification.verdict import (
@@ -90,16 +90,14 @@ class _Case:
             self._options.seed,
         )
         plans = self._plans(checker, started)
-        fault, feed = next(((item, index) for index, plan in plans.items() for item in plan.faults), (None, 0))
         errors = self._errors(checker, plans)
-        wrong = checker.wrongly_rounded()
-        checks = tuple(self._check(name, items, errors.get(name)) for name, items in self._measured.items())
+        checks = [self._check(name, items, errors.get(name)) for name, items in self._measured.items()]
         if any(plan.undefined for plan in plans.values()):
             self._notes.append(hanging_values(sum(plan.undefined for plan in plans.values())))
-        verdict, reason, first = self._verdict(checker, plans, fault, feed, wrong, checks, errors)
+        found = self._verdict(checker, plans, checks, errors)
         seconds = time.perf_counter() - started
         exactness = summary(list(plans.values()), bool(self._unrounded), self._parts, seconds)
-        return Judgement(checks, tuple(self._notes), verdict, reason, exactness, first)
+        return replace(found, notes=tuple(self._notes), exactness=exactness)
 
     # -- is the plan right? ----------------------------------------------------------------------
 
@@ -199,7 +197,8 @@ class _Case:
                 mine, theirs = (side[index].get(name) for side in (self._reference.answers.outputs, self._outputs))
                 if mine is None or theirs is None:
                     continue
-                item = error(name, truth, mine, theirs, rounded.get(name), sizes.get(name, 0.0), free.get(name))
+                likewise = [rounded[name]] if name in rounded else []
+                item = error(name, truth, mine, theirs, likewise, sizes.get(name, 0.0), free.get(name))
                 found[name] = found[name].joined(item) if name in found else item
         return found
 
@@ -230,53 +229,62 @@ class _Case:
         self,
         checker: PlanChecker,
         plans: Mapping[int, PlanCheck],
-        fault: Fault | None,
-        feed: int,
-        wrong: Sequence[str],
         checks: Sequence[OutputCheck],
         errors: Mapping[str, Error],
-    ) -> tuple[str, str, FirstDifference | None]:
-        if fault is not None:
-            faults = [item for item in plans[feed].faults if whole(item.tensor) in self._interface.outputs]
-            words = faults[0].words if faults else f"the outputs agree on these feeds, but inside {fault.words}"
-            return DIFFERENT, words, self._difference(fault, feed)
-        bad = [check.reason for check in checks if not check.ok]
+    ) -> Judgement:
+        for feed, plan in plans.items():
+            if plan.faults:
+                return self._different(plan.faults, feed, checks)
+        bad = [check.reason for check in checks if check.ok is False]
+        wrong = checker.rounded.wrong()
         if wrong:
             bad.insert(0, f"{wrong[0]} is not what it was to be rounded to")
         if bad:
-            return DIFFERENT, "; ".join(bad), None
+            return Judgement(_with_faults(checks, {}), verdict=DIFFERENT, reason="; ".join(bad))
         less = self._less_accurate(checker, plans, errors)
         if less:
-            return LESS_ACCURATE, less, None
-        return (EQUAL if all(check.identical for check in checks) else WITHIN_ROUNDING), "", None
+            named = {item.name: item.words for item in less}
+            return Judgement(_with_faults(checks, named), verdict=LESS_ACCURATE, reason=less[0].words)
+        return Judgement(tuple(checks), verdict=EQUAL if all(check.identical for check in checks) else WITHIN_ROUNDING)
 
-    def _less_accurate(self, checker: PlanChecker, plans: Mapping[int, PlanCheck], errors: Mapping[str, Error]) -> str:
-        """Why the result is less accurate than the original; empty if it is not."""
-        doubtful = [item for item in errors.values() if item.factor > 1.0]
+    def _different(self, faults: Sequence[Fault], feed: int, checks: Sequence[OutputCheck]) -> Judgement:
+        """Faults that one feed shows."""
+        words = next((fault.words for fault in faults if whole(fault.tensor) in self._interface.outputs), "")
+        if not words:
+            agree = all(_as_accurate(check) for check in checks)
+            words = f"the outputs agree on these feeds, but inside {faults[0].words}" if agree else faults[0].words
+        named = {fault.tensor: fault.words for fault in faults}
+        first = self._difference(faults[0], feed)
+        return Judgement(_with_faults(checks, named), verdict=DIFFERENT, reason=words, first_difference=first)
+
+    def _less_accurate(
+        self, checker: PlanChecker, plans: Mapping[int, PlanCheck], errors: Mapping[str, Error]
+    ) -> list[Error]:
+        """Where the result is less accurate than the original; nowhere if it is not."""
+        doubtful = _worse(errors.values())
         if doubtful:
             # A runtime may leave roundings out that the original declares, and be nearer to exact by luck.
-            doubtful = [item for item in self._errors(checker, plans, declared=True).values() if item.factor > 1.0]
+            doubtful = _worse(self._errors(checker, plans, declared=True).values())
             if not doubtful:
                 self._notes.append("the runtime leaves out roundings that the original's types ask for")
         if doubtful:
             defined = self._errors(checker, plans, declared=True, defined=True).values()
-            doubtful = [item for item in defined if item.factor > 1.0]
+            doubtful = _worse(defined)
             if not doubtful:
                 self._notes.extend(hanging_values(item.undefined, item.name) for item in defined if item.undefined)
         lost = [item for item in errors.values() if item.span and item.original > MEANINGLESS * item.span]
         if not doubtful and not lost:
-            return ""
+            return []
         local = self._part_errors(plans[0], 0)
         if not local:
-            return doubtful[0].words if doubtful else ""
+            return doubtful
         if lost and not any(plan.flips for plan in plans.values()):
             amount = lost[0].original / lost[0].span
             self._notes.append(
                 f"not verifiable by its outputs: its own rounding is {amount:.0%} of the range of {lost[0].name}; "
                 f"each of {len(local)} rewritten parts was run by itself"
             )
-        worse = [item for item in local if item.factor > 1.0]
-        return worse[0].words if worse else ""
+        return _worse(local)
 
     def _difference(self, fault: Fault, feed: int) -> FirstDifference | None:
         feeds = self._reference.answers.feeds
@@ -285,15 +293,39 @@ class _Case:
 
     def _check(self, name: str, items: Mapping[int, Deviation], measured: Error | None) -> OutputCheck:
         """The runtime's outputs side by side, with both errors; ``ok`` is about what needs no float64."""
-        feeds = [self._reference.answers.feeds[index].description for index in items]
+        on_feeds = [OnFeed(self._reference.answers.feeds[index].description, item) for index, item in items.items()]
         tolerance = self._options.tolerance
         # No noise is known, so that only a fixed tolerance is asked about.
         strict = Tolerance(tolerance.rtol, tolerance.atol, True)
-        check = judge(name, list(items.values()), [None] * len(items), strict, feeds)
+        check = check_output(name, on_feeds, strict)
         fault = any(item.fault for item in items.values())
         if not fault and not tolerance.strict:
-            check = replace(check, ok=True, reason="")
+            check = replace(check, ok=True, reason="", tolerance=None)
         return with_errors(check, measured)
+
+
+def _worse(errors: Iterable[Error]) -> list[Error]:
+    """Those that are more than what is allowed."""
+    return [item for item in errors if item.factor > 1.0]
+
+
+def _as_accurate(check: OutputCheck) -> bool:
+    """Is an output in the runtime what it is in the original, as far as float64 tells?"""
+    measured = check.result_error is not None and check.factor <= 1.0
+    return check.ok is True and (check.identical or (measured and check.flips[1] <= check.flips[0]))
+
+
+def _with_faults(checks: Iterable[OutputCheck], faults: Mapping[str, str]) -> tuple[OutputCheck, ...]:
+    """The checks of models that are not equivalent. ``faults`` has the words on tensors at fault, outputs or not."""
+
+    def known(check: OutputCheck) -> OutputCheck:
+        if check.ok is False:
+            return check
+        if check.name in faults:
+            return replace(check, ok=False, reason=faults[check.name])
+        return check if _as_accurate(check) else replace(check, ok=None)
+
+    return tuple(map(known, checks))
 
 
 def hanging_values(count: int, name: str = "") -> str:

@@ -7,9 +7,8 @@ last digits of what it is computed from. :class:`Rounded` moves constants within
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -17,10 +16,6 @@ import numpy as np
 from bnfold.graph import Array
 from bnfold.verification.float64 import Call, Hook
 from bnfold.verification.float64.registry import Value, is_real
-from bnfold.verification.float64.tensors import REALS, stored_values
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TensorProto
 
 #: Bits of the significand, the leading one included, and the exponent of the smallest number.
 _FORMATS = {"float16": (11, -24), "bfloat16": (8, -133), "float32": (24, -149), "float64": (53, -1074)}
@@ -34,8 +29,8 @@ COMPUTED_UNITS = 16.0
 class Perturbed:
     """Every result and constant off by a relative ``eta`` at most; whole numbers, which are exact, stay."""
 
-    def __init__(self, eta: float, seed: int, whole: bool = False) -> None:
-        """``whole``: whole numbers do not stay."""
+    def __init__(self, eta: float | Mapping[str, float], seed: int, whole: bool = False) -> None:
+        """``eta`` may be another one for each name; others stay. ``whole``: whole numbers do not stay."""
         self._eta, self._seed, self._whole = eta, seed, whole
 
     def constant(self, name: str, values: Array) -> Array:
@@ -46,7 +41,8 @@ class Perturbed:
         return [self._moved(value, name) for name, value in zip(call.outputs, values, strict=False)]
 
     def _moved(self, value: Value, name: str) -> Value:
-        if not is_real(value):
+        eta = self._eta.get(name, 0.0) if isinstance(self._eta, Mapping) else self._eta
+        if not is_real(value) or not eta:
             return value
         rng = np.random.default_rng((self._seed, crc32(name.encode())))
         moved = value.copy(order="C")
@@ -54,7 +50,7 @@ class Perturbed:
         with np.errstate(all="ignore"):
             for part in blocks(flat.size):
                 old = flat[part]
-                factor = 1.0 + self._eta * (2.0 * rng.random(old.size) - 1.0)
+                factor = 1.0 + eta * (2.0 * rng.random(old.size) - 1.0)
                 stays = False if self._whole else old == np.rint(old)
                 flat[part] = np.where(stays, old, old * factor)
         return moved
@@ -145,53 +141,3 @@ def spacing(values: Array, dtype: str) -> Array:
     _, exponent = np.frexp(values)
     gap = np.ldexp(1.0, np.maximum(exponent - bits, lowest))
     return np.where(values == 0.0, 0.0, gap)
-
-
-def own_constants(model: ModelProto, other: ModelProto, folders: tuple[str, str]) -> dict[str, TensorProto]:
-    """The float constants of a model that are none of the other's, whatever their names.
-
-    ``folders`` are where the external data of each lie. Raises NotEvaluatedError where these cannot be read.
-    """
-    mine = {name: tensor for name, tensor in _constants(model.graph).items() if tensor.data_type in REALS}
-    kinds = {kind(tensor) for tensor in mine.values()}
-    held = {_content(tensor, folders[1]) for tensor in _constants(other.graph).values() if kind(tensor) in kinds}
-    return {name: tensor for name, tensor in mine.items() if _content(tensor, folders[0]) not in held}
-
-
-def types_of(constants: Mapping[str, TensorProto]) -> dict[str, str]:
-    """Their types by name."""
-    return {name: REALS[tensor.data_type] for name, tensor in constants.items()}
-
-
-def changed_settings(first: ModelProto, second: ModelProto) -> set[str]:
-    """The outputs of operators of the second model with a float attribute that is another in the first."""
-    attributes = {name: value for node in first.graph.node for name, value in _floats(node)}
-    return {name for node in second.graph.node for name, value in _floats(node) if attributes.get(name, value) != value}
-
-
-def _floats(node: Any) -> list[tuple[str, Any]]:
-    values = [(item.name, item.f, tuple(item.floats)) for item in node.attribute if item.type in (1, 6)]
-    return [(node.output[0], values)] if values and node.output else []
-
-
-def _constants(graph: GraphProto) -> dict[str, TensorProto]:
-    from bnfold.verification.feeds.hints import graphs
-
-    found = {}
-    for body in graphs(graph):
-        found.update({tensor.name: tensor for tensor in body.initializer})
-        for node in body.node:
-            if node.op_type == "Constant":
-                found.update((node.output[0], item.t) for item in node.attribute if item.name == "value")
-    return found
-
-
-def kind(tensor: TensorProto) -> tuple[int, ...]:
-    """Type and shape."""
-    return (tensor.data_type, *tensor.dims)
-
-
-def _content(tensor: TensorProto, folder: str) -> tuple[int | bytes, ...]:
-    """What is equal in constants that hold the same, whatever their names."""
-    values = np.ascontiguousarray(stored_values(tensor, folder)).reshape(-1)
-    return (*kind(tensor), hashlib.blake2b(values.view(np.uint8).data, digest_size=16).digest())

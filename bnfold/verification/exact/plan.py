@@ -15,25 +15,16 @@ from bnfold.verification.exact.conditioning import Mask, evaluated, undefined, u
 from bnfold.verification.exact.decisions import DECISIONS, on_edge
 from bnfold.verification.exact.lockstep import Evaluated, Original, Recorded, lockstep
 from bnfold.verification.exact.members import whole
-from bnfold.verification.exact.perturbation import (
-    Exact,
-    Perturbed,
-    Rounded,
-    blocks,
-    changed_settings,
-    kind,
-    own_constants,
-    types_of,
-)
+from bnfold.verification.exact.perturbation import Exact, Perturbed
+from bnfold.verification.exact.rounded_constants import RoundedConstants
 from bnfold.verification.exact.slices import slices
 from bnfold.verification.exact.suspects import EXACT, Fault, Suspect
 from bnfold.verification.float64 import Call, Evaluator, Hook
 from bnfold.verification.float64.registry import Value
-from bnfold.verification.float64.tensors import stored_values, widened
 from bnfold.verification.runtime.onnx_file import OnnxFile
 
 if TYPE_CHECKING:
-    from onnx import NodeProto, TensorProto
+    from onnx import NodeProto
 
 #: The same where the second model's weights are rounded: whoever made it may have computed in float32.
 COMPUTED_IN_FLOAT32 = 2.0**-20
@@ -41,8 +32,6 @@ COMPUTED_IN_FLOAT32 = 2.0**-20
 ETA = 2.0**-44
 #: How often that is done, by the seconds that an evaluation of both models takes at most.
 _SAMPLES = {0.03: 24, 0.3: 8, np.inf: 3}
-#: Types in which a rounding is far smaller than a fault that matters.
-_WIDE = ("float32", "float64")
 #: The original's values are kept for the evaluations that follow if they take no more than this many bytes.
 _RECORDED_BYTES = 1 << 29
 #: A tensor of one name is taken for the same in models of different makers if it is as near as this.
@@ -104,10 +93,12 @@ class PlanChecker:
         self, first: OnnxFile, second: OnnxFile, exact: Mapping[str, Callable[[], Any]], same_names: bool, seed: int
     ) -> None:
         self._files = (first.load(external=False), second.load(external=False))
-        self._folders = (str(first.folder), str(second.folder))
-        self.first, self._second = (Evaluator(*pair) for pair in zip(self._files, self._folders, strict=True))
+        folders = str(first.folder), str(second.folder)
+        self.first, self._second = (Evaluator(*pair) for pair in zip(self._files, folders, strict=True))
         self._exact, self._same_names, self._seed = exact, same_names, seed
-        self._computed = (first.computed, second.computed or {})
+        self.rounded = RoundedConstants(
+            self._files, folders, (first.computed, second.computed or {}), exact, same_names
+        )
         self._shared = self.first.computed & self._second.computed
 
     @cached_property
@@ -116,72 +107,10 @@ class PlanChecker:
         first, second = ({name: node for node in file.graph.node for name in node.output} for file in self._files)
         return first, second
 
-    @cached_property
-    def _own(self) -> tuple[dict[str, TensorProto], dict[str, TensorProto]]:
-        """The float constants of each of the models that the other does not have."""
-        return own_constants(*self._files, self._folders), own_constants(*self._files[::-1], self._folders[::-1])
-
-    @cached_property
-    def _rounded(self) -> tuple[dict[str, str], set[str]]:
-        """What of the second model is rounded and not known before that, with its types; and settings."""
-        found = {name: tensor for name, tensor in self._own[1].items() if name not in self._exact}
-        return types_of(found), changed_settings(*self._files)
-
-    @cached_property
-    def _rounded_before(self) -> dict[str, str]:
-        """What of the original is: what its converter computed.
-
-        For other people's models that is what is in float32 and has no counterpart, as the root of 2 of an operator
-        written out: that it was rounded there says nothing about a fault of a size that matters.
-        """
-        mine, theirs = self._own
-        computed = self._computed[0]
-        if computed is not None:
-            return types_of({name: tensor for name, tensor in mine.items() if name in computed})
-        if self._same_names:
-            return {}
-        kinds = {kind(tensor) for tensor in theirs.values()}
-        gone = {name: tensor for name, tensor in mine.items() if kind(tensor) not in kinds}
-        return {name: dtype for name, dtype in types_of(gone).items() if dtype in _WIDE}
-
-    @cached_property
-    def _rounded_both(self) -> dict[str, str]:
-        """What of the original is in a short type, and may have been rounded to it when the second model was."""
-        if self._same_names or self._computed[0] is not None:
-            return {}
-        return {name: dtype for name, dtype in types_of(self._own[0]).items() if dtype not in _WIDE}
-
-    @cached_property
-    def _sizes_before(self) -> Mapping[str, Any]:
-        """The sizes that these were rounded at."""
-        computed, mine = self._computed[0], self._own[0]
-        if computed is not None:
-            return computed
-        return {name: np.abs(widened(stored_values(mine[name], self._folders[0]))) for name in self._rounded_before}
-
-    @property
-    def _blurred(self) -> bool:
-        """Whether anything is to be moved within its rounding."""
-        return any(self._rounded) or bool(self._rounded_before)
-
     @property
     def tolerance(self) -> float:
         """What a slice may differ by, as part of its own size, apart from what rounding is seen to do."""
-        return EXACT if self._same_names and not any(self._rounded) else COMPUTED_IN_FLOAT32
-
-    def wrongly_rounded(self) -> list[str]:
-        """The initializers of the second model that are not what their unrounded values round to."""
-        from onnx import helper
-
-        wrong = []
-        for tensor in self._files[1].graph.initializer:
-            if tensor.name in self._exact:
-                exact = np.asarray(self._exact[tensor.name](), np.float64).reshape(-1)
-                stored = stored_values(tensor, self._folders[1]).reshape(-1)
-                dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-                if any(_differ(stored[part], exact[part], dtype) for part in blocks(stored.size)):
-                    wrong.append(tensor.name)
-        return wrong
+        return EXACT if self._same_names and not self.rounded.any_of_second() else COMPUTED_IN_FLOAT32
 
     def check(self, feeds: tuple[Mapping[str, Any], Mapping[str, Any]], outputs: Mapping[str, str]) -> PlanCheck:
         """One feed, as each of the models takes it. ``outputs`` maps the original's outputs to the second model's."""
@@ -239,7 +168,7 @@ class PlanChecker:
 
         started = time.perf_counter()
         # Where nothing is rounded there is hardly anything to evaluate again.
-        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES if self._blurred else 0)
+        original = Evaluated(self.first, feeds[0], self._shared, _RECORDED_BYTES if self.rounded.any() else 0)
         found.truth, theirs = lockstep(original, self._second, feeds[1], self._shared, examine, Exact(self._exact))
         found.seconds = time.perf_counter() - started
         found.recorded = original.recorded
@@ -281,7 +210,7 @@ class PlanChecker:
         mine, theirs = (nodes.get(name) for nodes in self._producers)
         if mine is None or theirs is None or mine.input != theirs.input:
             return False
-        changed = {*self._own[0], *self._own[1]} | found.apart | found.kept_apart
+        changed = {*self.rounded.own[0], *self.rounded.own[1]} | found.apart | found.kept_apart
         return changed.isdisjoint(mine.input)
 
     def _lists(self, found: _Pass, name: str, call: Call | None, mine: Value, theirs: Value) -> bool:
@@ -325,20 +254,15 @@ class PlanChecker:
         self._excuse(found, feeds, outputs)
 
     def _judge(self, found: _Pass, feeds: Any, outputs: Mapping[str, str], apart: set[str]) -> None:
-        rounded, settings = self._rounded
         samples = next(count for seconds, count in _SAMPLES.items() if found.seconds <= seconds)
         self._sample(found, feeds, outputs, apart, Perturbed(ETA, self._seed), "perturbed")
         self._sample_original(found, feeds[0], outputs, apart, Perturbed(ETA, self._seed), "perturbed")
         for seed in range(self._seed, self._seed + samples):
-            if rounded or settings:
-                hook = Rounded(rounded, settings, seed, self._computed[1])
-                self._sample(found, feeds, outputs, apart, hook, "rounded")
-            if self._rounded_before:
-                hook = Rounded(self._rounded_before, (), seed, self._sizes_before)
-                self._sample_original(found, feeds[0], outputs, apart, hook, "rounded_before")
-            if self._rounded_both:
-                hook = Rounded(self._rounded_both, (), seed, {}, units=0.5)
-                self._sample_original(found, feeds[0], outputs, apart, hook, "rounded_both")
+            for kind, hook in self.rounded.hooks(seed):
+                if kind == "rounded":
+                    self._sample(found, feeds, outputs, apart, hook, kind)
+                else:
+                    self._sample_original(found, feeds[0], outputs, apart, hook, kind)
         for name, suspect in found.suspects.items():
             fault = suspect.judged(name, self.tolerance)
             if fault is None:
@@ -418,12 +342,6 @@ class PlanChecker:
         for name in outputs.keys() - self._shared:
             if name in found.suspects:
                 examine(name, None, truth[name], theirs[name])
-
-
-def _differ(stored: Array, exact: Array, dtype: Any) -> bool:
-    with np.errstate(all="ignore"):
-        due = exact.astype(dtype)
-    return not np.array_equal(stored.astype(np.float64), due.astype(np.float64), equal_nan=True)
 
 
 def _mismatch(mine: Array, theirs: Array) -> str:

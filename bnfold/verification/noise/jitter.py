@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfold.graph import Array
+from bnfold.verification.deviation import Deviation, deviation
 from bnfold.verification.feeds.hints import graphs
-from bnfold.verification.noise.deviation import Deviation, deviation
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import RunError, Session, Settings
 

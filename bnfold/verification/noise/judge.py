@@ -1,74 +1,20 @@
-"""Is a difference rounding? Judged against the original's own noise, a fixed tolerance, or both."""
+"""The judge by noise: a difference is rounding if it is no more than a few times what rounding alone does."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from bnfold.verification.noise.deviation import Deviation
-from bnfold.verification.verdict import OutputCheck
+from bnfold.verification.comparison import Comparison
+from bnfold.verification.deviation import Deviation, Measured, constant_outputs
+from bnfold.verification.noise.jitter import MANY_SAMPLES, Samples
+from bnfold.verification.output_check import NOISE_FACTOR, UNMEASURED_FACTOR, OnFeed, Tolerance, check_output, factor
+from bnfold.verification.reference import Reference
+from bnfold.verification.verdict import Judgement
 
-#: Machine epsilon by dtype: the spacing of numbers of magnitude 1.
-EPSILON = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-#: What one rounding inside the model may do to a result, as part of the result's range. Less than
-#: epsilon for the short types: the runtime keeps their intermediate results in float32.
-ROUNDING_UNIT = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-12, "bfloat16": 2.0**-9}
-#: Differences of the size of the smallest numbers are no differences: a runtime may flush these to 0.
-_TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-24, "bfloat16": 2.0**-126}
-#: The fixed tolerance by dtype, as part of the range: the limit where the original's own noise
-#: cannot be measured, and one of two limits under ``strict``.
-TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-#: A difference of so many rounding units passes without the noise being measured.
-UNMEASURED_FACTOR = 8.0
-#: How many times the measured noise a result may differ. Right rewritings of real networks were
-#: seen to differ by up to 2.
-NOISE_FACTOR = 4.0
 #: Up to so many times the noise it is measured again before a difference is called one, and for an
 #: output of few elements in any case: the largest of few random numbers says little about the next.
 _UNDECIDED_FACTOR, _FEW_ELEMENTS = 16.0, 256
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """What the caller allows: ``atol + rtol × range``. Both None: judged by rounding noise alone."""
-
-    rtol: float | None = None
-    atol: float | None = None
-    strict: bool = False
-
-    @property
-    def given(self) -> bool:
-        return self.rtol is not None or self.atol is not None
-
-    def accepts(self, within_limit: bool, within_noise: bool) -> bool:
-        """Whether a difference passes, by the fixed limit, by the noise, or under ``strict`` by both."""
-        if self.strict:
-            return within_limit and within_noise
-        return within_limit if self.given else within_noise
-
-    def limit(self, dtype: str, span: float) -> float:
-        """The largest difference allowed by the fixed tolerance, in the output's unit."""
-        if self.given:
-            return (self.atol or 0.0) + (self.rtol or 0.0) * span
-        return TOLERANCE.get(dtype, 0.0) * span
-
-
-def factor(measured: Deviation, noise: Sequence[Deviation]) -> float:
-    """The difference in units of noise: of the measured kind, and never less than the rounding unit.
-
-    Largest, root mean square and typical difference are each held against their like. A network
-    with a discrete decision in it (a rounding, an argmax) shows large noise in a few elements; a
-    wrong weight of that size moves all of them, and so stands out in the other two.
-    """
-    # No result can be closer than half the spacing of numbers of its magnitude.
-    spacing = EPSILON[measured.dtype] / 2 * measured.magnitude
-    unit = max(ROUNDING_UNIT[measured.dtype] * measured.span, spacing, _TINY[measured.dtype])
-    worst = 0.0
-    for index, amount in enumerate(measured.amounts()):
-        floor = max([unit, *(item.amounts()[index] for item in noise)])
-        worst = max(worst, amount / floor)
-    return worst
 
 
 def suspicious(measured: Deviation, strict: bool = False) -> bool:
@@ -97,132 +43,50 @@ def undecided(measured: Deviation, noise: Sequence[Deviation]) -> bool:
     return measured.exact_type or few or factor(measured, noise) <= _UNDECIDED_FACTOR
 
 
-def judge(
-    name: str,
-    deviations: Sequence[Deviation],
-    noises: Sequence[Sequence[Deviation] | None],
-    tolerance: Tolerance,
-    feeds: Sequence[str],
-) -> OutputCheck:
-    """The verdict on one output from its deviations, one for each of the described ``feeds``.
+@dataclass(frozen=True, slots=True)
+class NoiseJudge:
+    """Implements :class:`bnfold.verification.comparison.Judge` with the original's noise or a fixed tolerance."""
 
-    ``noises`` holds for each feed the deviations of the original from itself under jitter: empty
-    where nothing called for it, None where it could not be measured.
-    """
-    for item, feed in zip(deviations, feeds, strict=True):
-        if item.fault:
-            reason = f"{name} has {item.fault} on feed {feed!r}"
-            return OutputCheck(name, item.dtype, False, False, factor=math.inf, feed=feed, reason=reason)
-    if deviations[0].exact_type:
-        return _judge_exact(name, deviations, noises, tolerance, feeds)
-    return _judge_floats(name, deviations, noises, tolerance, feeds)
+    tolerance: Tolerance
 
+    def doubts(self, item: Deviation) -> bool:
+        """Whether a difference must be judged: any under a fixed tolerance, else one of many rounding units."""
+        return self.tolerance.given or suspicious(item) or bool(item.fault) or not item.nonfinite_agree
 
-def _judge_exact(
-    name: str,
-    deviations: Sequence[Deviation],
-    noises: Sequence[Sequence[Deviation] | None],
-    tolerance: Tolerance,
-    feeds: Sequence[str],
-) -> OutputCheck:
-    """Integers must be equal, but a flip at a tie that rounding alone causes as well is not a fault.
+    def judge(self, case: Comparison) -> Judgement:
+        """One check for each output or inner tensor of the reference, in the order of ``case.measured``."""
+        reference, measured = case.reference, case.measured
+        noise = self._noise(reference, measured)
+        checks = []
+        for name, items in measured.items():
+            on_feeds = [
+                OnFeed(reference.answers.feeds[index].description, item, _of_output(noise.get(index, []), name))
+                for index, item in items.items()
+            ]
+            checks.append(check_output(name, on_feeds, self.tolerance))
+        return Judgement(tuple(checks), tuple(_remarks(measured, noise)))
 
-    A caller who gives a tolerance or wants it strict gets no such allowance.
-    """
-    mismatches = sum(item.mismatches for item in deviations)
-    total = sum(item.size for item in deviations)
-    flips = sum(max((sample.mismatches for sample in samples or ()), default=0) for samples in noises)
-    factor = mismatches / flips if flips else math.inf if mismatches else 0.0
-    ok = not mismatches or (factor <= NOISE_FACTOR and not tolerance.strict and not tolerance.given)
-    reason = "" if ok else f"{mismatches} of {total} values of {name} differ"
-    if flips and not ok:
-        reason += f" (rounding alone flips {flips})"
-    return OutputCheck(
-        name,
-        deviations[0].dtype,
-        ok,
-        identical=not mismatches,
-        max_rel=mismatches / max(1, total),
-        mismatches=mismatches,
-        noise=flips / max(1, total) if flips else None,
-        factor=factor,
-        feed=feeds[_argmax([item.mismatches for item in deviations])],
-        reason=reason,
-    )
+    def _noise(self, reference: Reference, measured: Measured) -> dict[int, Samples | None]:
+        """The original's noise on the feeds that call for it, measured further where that may change the verdict."""
+        if self.tolerance.given and not self.tolerance.strict:
+            return {}
+        items = [(name, index, item) for name, by_feed in measured.items() for index, item in by_feed.items()]
+        found = reference.noise(sorted({index for _, index, item in items if suspicious(item, self.tolerance.strict)}))
+        open_ones = {index for name, index, item in items if undecided(item, _samples(found, index, name))}
+        if open_ones:
+            found.update(reference.noise(sorted(open_ones), MANY_SAMPLES))
+        return found
 
 
-def _judge_floats(
-    name: str,
-    deviations: Sequence[Deviation],
-    noises: Sequence[Sequence[Deviation] | None],
-    tolerance: Tolerance,
-    feeds: Sequence[str],
-) -> OutputCheck:
-    factors = [factor(item, samples or ()) for item, samples in zip(deviations, noises, strict=True)]
-    agreeing = [item.nonfinite_agree for item in deviations]
-    largest = max(item.largest for item in deviations)
-    span = _common_span(deviations)
-    limit = tolerance.limit(deviations[0].dtype, span)
-    within_limit = largest <= limit
-    # Where the noise could not be measured the fixed tolerance stands in for it.
-    within_noise = all(
-        within_limit if samples is None else value <= (NOISE_FACTOR if samples else UNMEASURED_FACTOR)
-        for value, samples in zip(factors, noises, strict=True)
-    )
-    ok = tolerance.accepts(within_limit, within_noise)
-    measured = [sample.largest for samples in noises for sample in samples or ()]
-    if measured:
-        # Units of measured noise and of rounding are not to be mixed: the former say more.
-        factors = [value if samples else 0.0 for value, samples in zip(factors, noises, strict=True)]
-    check = OutputCheck(
-        name,
-        deviations[0].dtype,
-        ok and all(agreeing),
-        identical=all(item.identical for item in deviations),
-        max_abs=largest,
-        max_rel=_ratio(largest, span),
-        snr_db=_snr(deviations),
-        nonfinite_agree=all(agreeing),
-        tolerance=_ratio(limit, span),
-        noise=_ratio(max(measured), span) if measured else None,
-        factor=max(factors),
-        feed=feeds[_argmax(factors) if all(agreeing) else agreeing.index(False)],
-    )
-    return check if check.ok else replace(check, reason=_reason(check))
+def _of_output(samples: Samples | None, name: str) -> list[Deviation] | None:
+    return None if samples is None else [sample[name] for sample in samples]
 
 
-def _reason(check: OutputCheck) -> str:
-    if not check.nonfinite_agree:
-        return f"NaN or infinity stand in other places in {check.name} on feed {check.feed!r}"
-    text = f"{check.name} differs by {check.max_rel:.1e} of its range"
-    if check.snr_db is not None:
-        text += f" ({check.snr_db:.0f} dB)"
-    if check.noise is not None:
-        text += f", {check.factor:.2g} times the original's rounding noise"
-    if check.max_rel > check.tolerance:
-        text += f", tolerance {check.tolerance:.1e}"
-    return text
+def _samples(found: Mapping[int, Samples | None], index: int, name: str) -> list[Deviation]:
+    return _of_output(found.get(index, []), name) or []
 
 
-def _common_span(deviations: Sequence[Deviation]) -> float:
-    """The range of the reference over all feeds."""
-    low = min(item.low for item in deviations)
-    high = max(item.high for item in deviations)
-    return Deviation(deviations[0].dtype, 0, low=low, high=high).span
-
-
-def _snr(deviations: Sequence[Deviation]) -> float | None:
-    """Signal-to-noise ratio in dB over all feeds, None without a difference or without a signal."""
-    signal = math.hypot(*(item.signal * math.sqrt(item.size) for item in deviations))
-    noise = math.hypot(*(item.rms * math.sqrt(item.size) for item in deviations))
-    return 20.0 * math.log10(signal / noise) if signal > 0.0 and noise > 0.0 else None
-
-
-def _ratio(amount: float, span: float) -> float:
-    if amount == 0.0:
-        return 0.0
-    return amount / span if span > 0.0 else math.inf
-
-
-def _argmax(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
+def _remarks(measured: Measured, noise: Mapping[int, Samples | None]) -> Iterator[str]:
+    yield from constant_outputs(measured)
+    if None in noise.values():
+        yield "the original's rounding noise could not be measured: a fixed tolerance was used"

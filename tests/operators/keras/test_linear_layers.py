@@ -224,11 +224,19 @@ RECURRENT: dict[str, Make] = {
     "GRU": lambda: layers.GRU(3),
     "GRU with its reset before": lambda: layers.GRU(3, reset_after=False),
     "SimpleRNN": lambda: layers.SimpleRNN(3),
+    "Bidirectional LSTM": lambda: layers.Bidirectional(layers.LSTM(3)),
+    "Bidirectional GRU, summed": lambda: layers.Bidirectional(layers.GRU(3, return_sequences=True), merge_mode="sum"),
+    "Bidirectional of two": lambda: layers.Bidirectional(
+        layers.LSTM(3), backward_layer=layers.SimpleRNN(3, go_backwards=True)
+    ),
 }
 WITHOUT_BIAS: dict[str, Make] = {
     "LSTM": lambda: layers.LSTM(3, use_bias=False),
     "GRU": lambda: layers.GRU(3, use_bias=False),
     "SimpleRNN": lambda: layers.SimpleRNN(3, use_bias=False),
+    "Bidirectional, on one side": lambda: layers.Bidirectional(
+        layers.LSTM(3), backward_layer=layers.LSTM(3, use_bias=False, go_backwards=True)
+    ),
 }
 
 

@@ -78,6 +78,14 @@ PASSING: dict[str, tuple[tuple[int, ...], Make]] = {
     "GlobalAveragePooling1D": (SEQUENCE, lambda: layers.GlobalAveragePooling1D()),
     "GlobalAveragePooling2D": (IMAGE, lambda: layers.GlobalAveragePooling2D()),
     "GlobalAveragePooling2D with its axes kept": (IMAGE, lambda: layers.GlobalAveragePooling2D(keepdims=True)),
+    "Resizing": (IMAGE, lambda: layers.Resizing(4, 5)),
+    "Resizing after a cut": (IMAGE, lambda: layers.Resizing(4, 5, "nearest", crop_to_aspect_ratio=True)),
+    "CenterCrop": (IMAGE, lambda: layers.CenterCrop(3, 4)),
+    "CenterCrop of a smaller picture": (IMAGE, lambda: layers.CenterCrop(9, 8)),
+    "RandomFlip": (IMAGE, lambda: layers.RandomFlip()),
+    "RandomRotation": (IMAGE, lambda: layers.RandomRotation(0.3)),
+    "RandomZoom": (IMAGE, lambda: layers.RandomZoom(0.3)),
+    "RandomContrast": (IMAGE, lambda: layers.RandomContrast(0.3)),
     "Reshape": (IMAGE, lambda: layers.Reshape((-1, 4))),
     "Reshape that merges space": (IMAGE, lambda: layers.Reshape((1, -1, 4))),
 }
@@ -170,11 +178,9 @@ STOPPING: dict[str, Make] = {
     "Softmax": lambda: layers.Softmax(),
     "ReLU with a maximum": lambda: layers.ReLU(max_value=6.0),
     "ReLU with a threshold": lambda: layers.ReLU(threshold=0.5),
-    "LayerNormalization": lambda: layers.LayerNormalization(),
+    "Bidirectional of cells": lambda: layers.Bidirectional(layers.RNN(layers.LSTMCell(2), return_sequences=True)),
     "UnitNormalization": lambda: layers.UnitNormalization(),
-    "MultiHeadAttention": lambda: lambda x: layers.MultiHeadAttention(1, 2)(x, x),
-    "Bidirectional": lambda: layers.Bidirectional(layers.LSTM(2, return_sequences=True)),
-    "TimeDistributed": lambda: layers.TimeDistributed(layers.Dense(4)),
+    "RNN": lambda: layers.RNN(layers.GRUCell(4), return_sequences=True),
 }
 
 
@@ -184,6 +190,21 @@ def test_nothing_passes(make):
         folded = fold(model(SEQUENCE, make, positive))
         assert not folded.plan.steps
         assert {"nonlinear", "unknown-operator", "no-weights"} & folded.codes
+
+
+@pytest.mark.parametrize("model", [ahead, behind])
+def test_a_resizing_that_pads_stops_everything(model):
+    assert_stays(fold(model(IMAGE, lambda: layers.Resizing(3, 8, pad_to_aspect_ratio=True), BN)), "padding")
+
+
+def test_a_change_of_pictures_in_a_model_called_for_training_stops_everything():
+    inner = functional(IMAGE, lambda x: layers.RandomFlip()(x))
+
+    def body(x):
+        return BN()(inner(layers.Conv2D(4, 2)(layers.ZeroPadding2D(((0, 1), (0, 1)))(x)), training=True))
+
+    _, plan = fold_graph(read(randomised(functional(IMAGE, body))).graph)
+    assert plan.remaining[-1].backward.code == "training-mode"
 
 
 @pytest.mark.parametrize("name", ["relu", "linear"])
@@ -515,3 +536,22 @@ def test_two_batchnorms_become_one_of_their_policy():
     assert folded.batchnorms == 1
     (norm,) = (layer for layer in folded.model.layers if isinstance(layer, BN))
     assert norm.dtype_policy.name == "mixed_float16"
+
+
+# -- what a TimeDistributed applies to each step -----------------------------------------------------
+
+EACH: dict[str, tuple[tuple[int, ...], Make]] = {
+    "activation": (SEQUENCE, lambda: layers.TimeDistributed(layers.Activation("linear"))),
+    "pooling": (IMAGE, lambda: layers.TimeDistributed(layers.AveragePooling1D(2))),
+}
+
+
+@pytest.mark.parametrize(("shape", "make"), EACH.values(), ids=EACH)
+def test_what_lies_along_the_axes_of_a_step_passes(shape, make):
+    assert_gone(fold(ahead(shape, make, BN)))
+
+
+@pytest.mark.parametrize("model", [ahead, behind])
+def test_what_lies_along_the_steps_does_not_pass(model):
+    folded = fold(model(SEQUENCE, lambda: layers.TimeDistributed(layers.Identity()), lambda: BN(axis=1)))
+    assert_stays(folded, "steps")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_gone, assert_stays, fold, fold_unrun
+from helpers import Net, assert_gone, assert_stays, fold, fold_unrun, ints
 
 from bnfold.folding import fold_graph
 from bnfold.formats import load
@@ -13,10 +13,6 @@ from bnfold.operators import Node, facts_of
 from bnfold.operators.onnx import ONNX
 
 C = 4
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
 
 
 def conv(net: Net) -> str:

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_gone, assert_stays, fold
+from helpers import Net, assert_gone, assert_stays, fold, ints
 from one_operator import lifted, node_of, sunk
+from operator_nets import ALONG, UNIFORM, C, conv
 
 from bnfold.affine import Affine
 from bnfold.graph import Tensor
 from bnfold.operators.axes import regroup
-
-C = 6
-
-
-def conv(net: Net, channels: int = C, size: int = 4) -> str:
-    return net.op("Conv", net.input("N", 3, size, size), net.draw(channels, 3, 1, 1))
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
-
 
 # -- Transpose ---------------------------------------------------------------------------------------
 
@@ -48,11 +38,6 @@ def test_a_transpose_without_perm_of_unknown_rank_refuses():
     y = net.op("Transpose", net.bn(net.op("Tanh", x), C), name="turn")
     folded = fold(net.build(net.op("Reshape", net.op("MatMul", net.draw(2, C), y), ints(-1))), feeds=net.feeds)
     assert_stays(folded, "unknown-rank", "turn (Transpose)")
-
-
-#: Of a tensor with C channels.
-ALONG = Affine.of(np.arange(1.0, C + 1), 1.0, 1)
-UNIFORM = Affine.of(2.0, 1.0, None)
 
 
 @pytest.mark.parametrize(("perm", "found"), [([1, 0], 0), ([0], "rank")])

@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_gone, assert_stays, fold, fold_unrun
+from helpers import Net, assert_gone, assert_stays, fold, fold_unrun, ints
 from one_operator import lifted, node_of, sunk
+from operator_nets import ALONG, UNIFORM, C, ahead, conv
 
 from bnfold.affine import Affine
 from bnfold.graph import Tensor
 
-C = 6
 #: Slice's ends that mean "as far as it goes", forward and backward.
 FAR, BACK = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-
-ALONG = Affine.of(np.arange(1.0, C + 1), 1.0, 1)
-UNIFORM = Affine.of(2.0, 1.0, None)
-
-
-def conv(net: Net, channels: int = C) -> str:
-    return net.op("Conv", net.input("N", 3, 4, 4), net.draw(channels, 3, 1, 1))
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
-
-
-def ahead(net: Net, channels: int = C) -> str:
-    """A BatchNormalization that can only go forward."""
-    return net.bn(net.op("Tanh", net.input("N", channels, 4, 4)), channels)
 
 
 # -- Split -------------------------------------------------------------------------------------------

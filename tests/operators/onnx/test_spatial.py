@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import Net, assert_gone, assert_stays, fold
+from helpers import Net, assert_gone, assert_stays, fold, ints
 
 from bnfold.folding import fold_graph
 from bnfold.formats import load
 
 C = 4
-
-
-def ints(*values: int) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
 
 
 def conv(net: Net) -> str:

@@ -91,7 +91,7 @@ function rangesPlot(profile) {
   return drawn;
 }
 
-// Differences between outputs, the original's own noise and what was allowed, all as part of the output's range.
+// Differences between outputs, the original's own noise and a fixed tolerance, all as part of the output's range.
 function outputsPlot(outputs) {
   const numbers = outputs.flatMap((output) => [output.max_rel, output.noise, output.tolerance]).filter((value) => typeof value === "number" && value > 0);
   if (!numbers.length) return null;
@@ -105,7 +105,7 @@ function outputsPlot(outputs) {
   outputs.forEach((output, at) => {
     rowName(canvas, output.name, at);
     const y = 20 + at * ROW + ROW / 2;
-    for (const [key, kind, word] of [["noise", "before", "the original's own rounding noise"], ["max_rel", output.ok ? "within" : "hot", "largest difference"]]) {
+    for (const [key, kind, word] of [["noise", "before", "the original's own rounding noise"], ["max_rel", { true: "within", false: "hot" }[output.ok] ?? "soft", "largest difference"]]) {
       if (!(output[key] > 0)) continue;
       const dot = svg("circle", { class: kind, cx: place(output[key]), cy: y, r: 4.5 });
       dot.append(svg("title", {}, `${output.name}: ${word} ${output[key].toPrecision(3)} of the range`));
@@ -114,7 +114,8 @@ function outputsPlot(outputs) {
     if (output.tolerance > 0) canvas.append(svg("line", { class: "mark", x1: place(output.tolerance), x2: place(output.tolerance), y1: y - 6, y2: y + 6 }));
     if (!(output.max_rel > 0)) canvas.append(svg("text", { class: "soft", x: LEFT + PLOT + 6, y: y + 4 }, "equal"));
   });
-  const drawn = figure("Largest difference of each output (green, red if too large) as part of its range, beside the original's own rounding noise (grey) and what was allowed (red line).", canvas);
+  const beside = [["noise", "the original's own rounding noise (grey)"], ["tolerance", "the tolerance (red line)"]].filter(([key]) => outputs.some((output) => output[key] > 0)).map(([, word]) => word);
+  const drawn = figure(`Largest difference of each output as part of its range (green; red where it is wrong, pale where a tensor before it is)${beside.length ? `, beside ${beside.join(" and ")}` : ""}.`, canvas);
   drawn.style.maxWidth = "640px";
   return drawn;
 }

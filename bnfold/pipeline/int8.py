@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from os import PathLike
 
 from bnfold import api
@@ -10,6 +9,7 @@ from bnfold.equalization import quantized_note
 from bnfold.formats import load
 from bnfold.graph import Model
 from bnfold.operators.patterns import channel_ranges, linear_layout, spread_bits
+from bnfold.pipeline.course import Progress, silent
 from bnfold.quantization import Int8Report, WeightOf, measure_int8
 from bnfold.temporary import temporary_folder
 
@@ -22,7 +22,7 @@ def int8_report(
     *,
     exact: bool = False,
     allow_unsafe: bool = False,
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Progress = silent,
 ) -> Int8Report:
     """The model in ``source`` as it is, folded and equalised, each quantised to int8 and run on held-out ``data``.
 

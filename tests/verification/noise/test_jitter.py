@@ -14,8 +14,8 @@ from verification_models import cnn, folded, model, weight
 from bnfold.verification.equivalence import compare
 from bnfold.verification.noise import jitter as module
 from bnfold.verification.noise.jitter import jitter, jittered_feed, jittered_model
-from bnfold.verification.noise.judge import Tolerance
-from bnfold.verification.noise.noise_judge import NoiseJudge
+from bnfold.verification.noise.judge import NoiseJudge
+from bnfold.verification.output_check import Tolerance
 from bnfold.verification.reference import Reference
 from bnfold.verification.runtime.onnx_file import OnnxFile
 from bnfold.verification.runtime.sessions import Candidate
@@ -121,7 +121,7 @@ def test_a_large_model_is_not_jittered_and_judged_by_the_fixed_tolerance(tmp_pat
     assert jittered_model(saved(cnn(), tmp_path), 0, 0) is None
     reference = Reference(saved(cnn(), tmp_path))
     other = saved(folded(cnn()), tmp_path, "folded.onnx")
-    check = compare(reference, Candidate(other), VerifyOptions(strict=True), NoiseJudge(Tolerance(strict=True)))
+    check = compare(reference, Candidate(other), NoiseJudge(Tolerance(strict=True)))
     assert check.equivalent
     assert any("could not be measured" in note for note in check.notes)
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bnfold.graph import Array
+from bnfold.verification.precision import EPSILON
 
-#: The types that are compared by size of difference; all others must be equal.
-FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 #: Elements looked at together, to bound memory.
 _CHUNK = 1 << 20
 #: Quantiles are taken of at most about this many elements.
@@ -60,7 +59,8 @@ class Deviation:
 
     @property
     def exact_type(self) -> bool:
-        return self.dtype not in FLOATS
+        """Whether values of its type must be equal."""
+        return self.dtype not in EPSILON
 
     def amounts(self) -> tuple[float, float, float]:
         return self.largest, self.rms, self.typical
@@ -78,7 +78,7 @@ def deviation(reference: Array, other: Array) -> Deviation:
         return Deviation(dtype, size, fault=f"{other.dtype} instead of {reference.dtype}")
     if reference.shape != other.shape:
         return Deviation(dtype, size, fault=f"shape {list(other.shape)} instead of {list(reference.shape)}")
-    if dtype not in FLOATS:
+    if dtype not in EPSILON:
         mismatches = int(np.count_nonzero(reference != other))
         return Deviation(dtype, size, identical=not mismatches, mismatches=mismatches)
     return _of_floats(dtype, np.ravel(reference), np.ravel(other))
