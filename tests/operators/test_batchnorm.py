@@ -161,6 +161,24 @@ def test_what_tells_training(opset, outputs, attrs, used, training):
     assert not isinstance(numbers, Refusal) or numbers.code == "training-mode"
 
 
+def quantised(net: Net, values: np.ndarray, scale: str) -> str:
+    return net.op("DequantizeLinear", np.round(values * 50).astype(np.int8), scale)
+
+
+@pytest.mark.parametrize("fed", [False, True])
+def test_parameters_that_are_dequantised_are_numbers_where_these_are_constants(fed):
+    """onnxruntime's quantiser does so to the scale and the shift of a BN that was not folded before."""
+    net = Net()
+    scale = net.input(name="scale") if fed else net.const(np.float32(0.02))
+    gamma, beta = quantised(net, net.positive(4), scale), quantised(net, net.draw(4), scale)
+    y = net.op("BatchNormalization", conv(net), gamma, beta, net.draw(4), net.positive(4), name="bn")
+    folded = fold(net.build(net.op("Tanh", y)))
+    if fed:
+        assert_stays(folded, "dynamic-parameters", "bn (BatchNormalization)")
+    else:
+        assert folded.count() == folded.count("Conv", "Tanh") == 2
+
+
 # -- parameters --------------------------------------------------------------------------------------
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
 from bnfold.operators.base import (
     NEVER,
@@ -22,6 +23,7 @@ from bnfold.operators.base import (
 )
 from bnfold.operators.batchnorm import BatchNorm, BatchNormFacts
 from bnfold.operators.normalizing import BEYOND, Normalization, axes_from, is_cancelled
+from bnfold.operators.weights import weight_of
 from bnfold.refusal import Refusal
 
 #: Attributes are float32 in ONNX, their defaults too: not 1e-5.
@@ -135,18 +137,24 @@ class OnnxBatchNorm(BatchNormFacts):
         batch = _only_batch(node) if training else None
         if training and batch is None:
             return node.refuse("training-mode", "is in training mode: it normalises with the statistics of each batch")
-        params: list[Param] = []
+        vectors: list[Vector] = []
+        dtype: np.dtype[Any] = np.dtype(np.float32)
         for slot in range(1, 5 if batch is None else 3):
             param = node.const(slot)
             if param is None:
                 tensor = node.op.input(slot)
+                weight = weight_of(node, slot, rank=1)
+                if not isinstance(weight, Refusal):  # quantised, as some tools do to every constant
+                    vectors.append(weight.exact_rows(0, weight.shape[0]))
+                    dtype = weight.float_dtype
+                    continue
                 if tensor in node.graph.overridable:
                     return node.refuse("overridable", f"has a parameter ({tensor}) that the caller may override")
                 return node.refuse("dynamic-parameters", f"has a parameter ({tensor}) that is computed at run time")
             if not param.is_float:
                 return node.refuse("invalid-statistics", f"has a parameter ({param.name}) of type {param.dtype}")
-            params.append(param)
-        vectors = [param.exact() for param in params]
+            vectors.append(param.exact())
+            dtype = param.dtype
         if batch is not None:
             values, axes = batch.exact(), (0, *range(2, len(batch.shape)))
             vectors += [values.mean(axis=axes), values.var(axis=axes)]
@@ -158,7 +166,7 @@ class OnnxBatchNorm(BatchNormFacts):
         gamma, beta, mean, variance = vectors
         if rank == 1 and mean.size != 1:
             return node.refuse("size-mismatch", f"normalises a vector with {mean.size} statistics")
-        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", _EPSILON)), 1, params[-1].dtype)
+        return BatchNorm(gamma, beta, mean, variance, float(node.attr("epsilon", _EPSILON)), 1, dtype)
 
     def output_shape(self, node: Node) -> tuple[int | None, dict[int, int]]:
         param = node.const(1)
