@@ -40,8 +40,7 @@ def measure(graph: ModelGraph) -> Size:
     nodes = batchnorms = affines = 0
     params: dict[int, Param] = {}
     for inner in walk(graph):
-        ops = inner.ops()
-        for op in ops:
+        for op in inner.ops():
             nodes += not facts_of(op).is_border
             kind = _kind(inner, op)
             batchnorms += kind is Role.BATCHNORM

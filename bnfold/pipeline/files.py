@@ -166,6 +166,8 @@ def _converted(result: FoldResult, course: Course) -> FoldResult:
     if not course.converts:
         return made
     note = f"converted to ONNX: its nodes are not the layers of the {course.original.format} model"
+    if len(made.plan.steps) > len(result.plan.steps):
+        note += ", and it was folded again there"
     return replace(made, notes=(*made.notes, note))
 
 

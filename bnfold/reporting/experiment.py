@@ -7,6 +7,7 @@ from rich.table import Table
 
 from bnfold.experiment.results import ArmResult, ExperimentResult, RunResult, Shipped
 from bnfold.reporting.console import cell, line, show, table
+from bnfold.reporting.text import signed
 
 _DASH = "–"
 
@@ -73,9 +74,9 @@ def _pairs(result: ExperimentResult) -> Table:
     for pair in result.pairs:
         interval = _DASH
         if pair.low is not None and pair.high is not None:
-            interval = f"{pair.low:+.4f} to {pair.high:+.4f}"
+            interval = f"{signed(pair.low)} to {signed(pair.high)}"
         grid.add_row(
-            cell(f"{pair.first} − {pair.second}"), cell(f"{pair.mean:+.4f}"), cell(interval), cell(f"{pair.p:.3g}"),
+            cell(f"{pair.first} − {pair.second}"), cell(signed(pair.mean)), cell(interval), cell(f"{pair.p:.3g}"),
             cell(f"{pair.corrected:.3g}"), cell("clear" if pair.clear else "not clear"),
         )  # fmt: skip
     return grid

@@ -73,3 +73,8 @@ def shortening(names: Sequence[str]) -> Shortening:
     common = takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
     prefix = "".join(f"{parts[0]}/" for parts in common)
     return Shortening(prefix if len(prefix) >= _SHORTEST_PREFIX else "")
+
+
+def signed(value: float) -> str:
+    """A difference with its sign and four decimals: ``-0.0159``; what rounds to zero is ``+0.0000``."""
+    return f"{round(value, 4) + 0.0:+.4f}"

@@ -554,3 +554,11 @@ def test_pictures_are_changed_in_training_alone(nested: bool, tmp_path: Path) ->
     result = bnfold.fold(model)
     assert result.summary.after.batchnorms == 0
     assert bnfold.verify(model, result.model).equivalent
+
+
+def test_what_moved_a_weight_is_not_left_behind(tmp_path):
+    """The kernel of a depthwise convolution is reshaped on its way: the shape is of no use to the result."""
+    model = read(chain((8, 8, 3), layers.SeparableConv2D(4, 3), layers.BatchNormalization(), layers.DepthwiseConv2D(3)))
+    graph = onnx.load(model.as_onnx(tmp_path)).graph
+    used = {name for node in graph.node for name in node.input}
+    assert [tensor.name for tensor in graph.initializer if tensor.name not in used] == []

@@ -16,7 +16,7 @@ from bnfold.folding.plan import Contradiction
 from bnfold.refusal import Refusal
 from bnfold.reporting import as_text, catalogue, outcomes
 from bnfold.reporting.console import line, make_console
-from bnfold.reporting.text import clean, file_size, shortened
+from bnfold.reporting.text import clean, file_size, shortened, signed
 from bnfold.results import Comparison, FoldResult
 
 
@@ -41,6 +41,12 @@ class TestWords:
     )
     def test_file_size(self, count: int | None, text: str) -> None:
         assert file_size(count) == text
+
+    @pytest.mark.parametrize(
+        ("value", "text"), [(-0.01594, "-0.0159"), (-4e-5, "+0.0000"), (-6e-5, "-0.0001"), (0.25, "+0.2500")]
+    )
+    def test_a_difference_of_nothing_has_no_minus(self, value: float, text: str) -> None:
+        assert signed(value) == text
 
     def test_plural_and_lists(self) -> None:
         assert (plural(1, "node"), plural(1200, "node"), plural(2, "BN", "BN")) == ("1 node", "1,200 nodes", "2 BN")

@@ -209,6 +209,8 @@ class Carrier:
             total = _wide(before.inverse(), total)
         if behind is not None:
             total = _wide(total, behind)
+        if total.size == 1:  # whichever axis it came along: the tensor may have more channels
+            total = total.as_uniform()
         op = candidate.ops[0]
         if signs:
             total = Affine(np.sign(total.scale), np.zeros(total.size), total.axis, total.grid)

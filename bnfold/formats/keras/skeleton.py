@@ -132,15 +132,18 @@ class Skeleton:
         model.CopyFrom(self.model)
         graph = model.graph
         values, nodes = self._moved()
+        # What only moved a weight, a shape or an order of axes, is of no more use.
+        moving, read = values.operands(), set(_read(nodes))
+        constants = [tensor for tensor in graph.initializer if tensor.name not in moving or tensor.name in read]
         payloads = Payloads(os.urandom(8).hex(), [])
         for name in values.names:
             array = values.array(name)
             dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
             header = TensorProto(name=name, data_type=dtype, dims=array.shape)
             payloads.put(header, _Weight(values, name, array.nbytes))
-            graph.initializer.append(header)
+            constants.append(header)
         inputs = [value for value in graph.input if value.name not in self.weights]
-        for field, kept in ((graph.node, nodes), (graph.input, inputs)):
+        for field, kept in ((graph.node, nodes), (graph.input, inputs), (graph.initializer, constants)):
             kept = [type(item).FromString(item.SerializeToString()) for item in kept]
             del field[:]
             field.extend(kept)
@@ -167,6 +170,10 @@ class _Values:
         self._nodes[node.output[0]] = node
         self.names.append(node.output[0])
         return True
+
+    def operands(self) -> set[str]:
+        """The constants by which weights are moved."""
+        return {name for node in self._nodes.values() for name in node.input[1:]}
 
     def variable(self, name: str) -> Any:
         """The Keras variable that is moved."""
@@ -206,6 +213,16 @@ def _constants(graph: GraphProto) -> Iterator[tuple[str, TensorProto]]:
                 yield node.output[0], attribute.t
             if attribute.HasField("g"):
                 yield from _constants(attribute.g)
+
+
+def _read(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """The tensors that nodes read, in their subgraphs too."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _read(attribute.g.node)
+                yield from (value.name for value in attribute.g.output)
 
 
 def _run(node: NodeProto, feeds: Mapping[str, Array], opsets: Any) -> Array:

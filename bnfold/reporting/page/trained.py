@@ -13,7 +13,7 @@ from bnfold.experiment.results import ArmResult, ExperimentResult, RunResult
 from bnfold.reporting.experiment import number
 from bnfold.reporting.page.picture import picture
 from bnfold.reporting.page.sheet import BAD, CAUTION, GOOD, PLAIN, Card, Cell, Grid, Sheet
-from bnfold.reporting.text import cut, visible
+from bnfold.reporting.text import cut, signed, visible
 
 #: A longer label would leave the picture no place for curves.
 _LABEL = 40
@@ -79,10 +79,12 @@ def _seed(run: RunResult, score: float) -> str:
 def _pairs(result: ExperimentResult) -> Grid:
     rows = []
     for pair in result.pairs:
-        known = pair.low is not None and pair.high is not None
+        interval = (
+            f"{signed(pair.low)} to {signed(pair.high)}" if pair.low is not None and pair.high is not None else "–"
+        )
         rows.append((
-            Cell(f"{pair.first} − {pair.second}"), Cell(f"{pair.mean:+.4f}", pair.mean),
-            Cell(f"{pair.low:+.4f} to {pair.high:+.4f}" if known else "–"), Cell(f"{pair.p:.3g}", pair.p),
+            Cell(f"{pair.first} − {pair.second}"), Cell(signed(pair.mean), pair.mean),
+            Cell(interval), Cell(f"{pair.p:.3g}", pair.p),
             Cell(f"{pair.corrected:.3g}", pair.corrected),
             Cell("clear", tone=GOOD) if pair.clear else Cell("not clear", tone=PLAIN),
         ))  # fmt: skip

@@ -24,16 +24,16 @@ from bnfold.verification.runtime.sessions import ValueSpec
 Inputs = Mapping[str, Any] | Array | str | PathLike[str] | Sequence[Any]
 Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
 
-#: Distributions of float inputs, the most telling first: both signs; images; negative values, which
-#: show a border padded with zeros where it was padded with −∞ or the other way round; zeros and
-#: constants, which show lost shifts; large and small magnitudes, which reach saturation and underflow.
+#: Distributions of float inputs, the most telling first: both signs; images; large magnitudes, which reach saturation
+#: and what a ReLU seldom lets through; negative values, which show a border padded with zeros where it was padded with
+#: −∞ or the other way round; zeros and constants, which show lost shifts; small magnitudes, which reach underflow.
 DISTRIBUTIONS: dict[str, Draw] = {
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "uniform 0 to 1": lambda rng, shape: rng.random(shape),
+    "normal × 10": lambda rng, shape: rng.standard_normal(shape) * 10.0,
     "uniform -1 to 0": lambda rng, shape: -rng.random(shape),
     "zeros": lambda _, shape: np.zeros(shape),
     "uniform 0 to 255": lambda rng, shape: rng.random(shape) * 255.0,
-    "normal × 10": lambda rng, shape: rng.standard_normal(shape) * 10.0,
     "ones": lambda _, shape: np.ones(shape),
     "normal × 0.001": lambda rng, shape: rng.standard_normal(shape) * 1e-3,
 }
