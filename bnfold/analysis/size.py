@@ -76,7 +76,7 @@ def _kind(graph: ModelGraph, op: Op) -> Role:
 
 def _has_vector(graph: ModelGraph, op: Op) -> bool:
     """Has it a constant operand of more than one number?"""
-    for tensor in op.inputs:
+    for tensor in reversed(op.inputs):  # the constant is the second one as a rule
         param = graph.constant(tensor)
         if param is not None and param.size > 1:
             return True

@@ -235,7 +235,12 @@ class ModelGraph:
         """Take in what inference found and nobody has declared; was a size learned that was not known?"""
         learned = changed = False
         for key, value in found.items():
-            mine = self._tensors.get(key) or Tensor(key)
+            mine = self._tensors.get(key)
+            if mine is None:
+                self._tensors[key] = value
+                learned |= value.shape is not None
+                changed = True
+                continue
             if mine is value or (mine.shape == value.shape and mine.dtype is not None):
                 continue
             shape = mine.shape or value.shape

@@ -74,16 +74,20 @@ def _computed_operands(graph: ModelGraph, found: Mapping[str, Tensor]) -> dict[s
     operands: dict[str, Param] = {}
     for op in graph.ops():
         parts = op.type == "Concat"  # of a shape, of which others may be fed
-        if not parts and (len(op.inputs) < 2 or all(_is_static(found.get(name)) for name in op.outputs)):
+        names = [name for name in (op.inputs if parts else op.inputs[1:]) if _is_computed(graph, name)]
+        if not names or (not parts and all(_is_static(found.get(name)) for name in op.outputs)):
             continue
-        for name in op.inputs if parts else op.inputs[1:]:
-            producer = graph.producer(name)
-            if producer is None or producer.type == "Constant":
-                continue  # inference sees those itself
+        for name in names:
             param = graph.constant(name)
             if param is not None and param.dtype.kind == "i" and param.size <= _MAX_RANK:
                 operands[name] = param
     return operands
+
+
+def _is_computed(graph: ModelGraph, tensor: str) -> bool:
+    """Does an operator make it? Initializers and Constants inference sees itself."""
+    producer = graph.producer(tensor)
+    return producer is not None and producer.type != "Constant"
 
 
 def _is_static(tensor: Tensor | None) -> bool:
