@@ -76,8 +76,11 @@ class Folder:
                 self._fold(candidate)
 
     def _learn_shapes(self) -> bool:
-        """Infer shapes again where that may show more affines: the steps taken may have made them plain."""
-        if not self._candidates.shapeless or self._inferred_after == len(self.journal.steps):
+        """Infer shapes again where affines, or what blocked ones read, have none: the steps may have told them."""
+        if self._inferred_after == len(self.journal.steps):
+            return False
+        blocked = (candidate.input for head, (candidate, _, _) in self._blocked.items() if head in self.graph)
+        if not self._candidates.shapeless and all(self.graph.rank(tensor) is not None for tensor in blocked):
             return False
         self._inferred_after = len(self.journal.steps)
         names = self._candidates.forget_shapeless()  # what became of their producers may tell without inference
