@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import KW_ONLY
 
 from bnfold.affine import Affine
+from bnfold.folding.journal import Journal
 from bnfold.folding.plan import Remaining
 from bnfold.graph import ModelGraph, Op, Use
 from bnfold.operators import Node, Role, as_affine, facts_of
@@ -123,18 +124,18 @@ class CandidateFinder:
         return Candidate(ops=tuple(ops), total=total, input=op.input(slot), slot=slot)
 
 
-def no_affines(graph: ModelGraph, scope: str) -> list[Remaining]:
+def no_affines(journal: Journal) -> list[Remaining]:
     """The BatchNormalizations that are none, as in training mode: they are their own reason on both sides."""
     return [
         Remaining(
-            subject=f"{scope}/{op.name}" if scope else op.name,
+            subject=journal.key(op.name),
             label=op.display,
             type=op.type,
             is_batchnorm=True,
             backward=refusal,
             forward=refusal,
-            scope=scope,
+            scope=journal.scope,
         )
-        for op in graph.ops()
-        if facts_of(op).role is Role.BATCHNORM and isinstance(refusal := as_affine(graph, op), Refusal)
+        for op in journal.graph.ops()
+        if facts_of(op).role is Role.BATCHNORM and isinstance(refusal := as_affine(journal.graph, op), Refusal)
     ]

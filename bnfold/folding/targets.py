@@ -111,7 +111,7 @@ class Folder:
             if head in self.graph
             for op in candidate.ops
             if op.name in self.graph
-        ] + no_affines(self.graph, self.journal.scope)
+        ] + no_affines(self.journal)
 
     # -- one candidate ---------------------------------------------------------------------------
 

@@ -8,7 +8,18 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Conditions, Crossing, Facts, NewWeights, Node, Sunk, channels_fit, vectors
+from bnfold.operators.base import (
+    NEVER,
+    Absorbed,
+    Conditions,
+    Crossing,
+    Facts,
+    NewWeights,
+    Node,
+    Sunk,
+    channels_fit,
+    vectors,
+)
 
 #: The end of a range of axes that goes up to the last one.
 BEYOND = 1 << 10
@@ -72,3 +83,17 @@ class Normalization(Facts):
         if over is None or not is_cancelled(affines, over):
             return node.refuse("normalised", "takes away a shift along its axes, and lets no other affine through")
         return Crossing({})
+
+
+class RootMeanSquare(Normalization):
+    """What divides by the root of the mean square alone: it takes no mean away, and has a scale and no bias."""
+
+    conditions = Conditions(absorb_output="scale constant; a scale along its axis, or uniform", sink=NEVER)
+
+    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
+        if not affine.is_scale:
+            return node.refuse("no-bias", "has a scale and no bias")
+        return super().absorb_output(node, affine)
+
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return node.refuse("normalised", "divides by the size of its input, and lets no affine through")

@@ -147,9 +147,6 @@ class _Reader:
     def get_next(self) -> Any:
         return next(self._feeds, None)
 
-    def set_range(self, start_index: int, end_index: int) -> None:
-        raise NotImplementedError("the data are read once")
-
 
 def _quantize(
     source: Path, target: Path, samples: Samples, newer_ir: tuple[int, int] | None, *, per_channel: bool

@@ -9,7 +9,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.operators.base import NEVER, Absorbed, Conditions, Crossing, Facts, Node, Sunk, register
 from bnfold.operators.keras.layer import DOMAIN, shape_of
-from bnfold.operators.normalizing import Normalization
+from bnfold.operators.normalizing import Normalization, RootMeanSquare
 
 
 @register("LayerNormalization", domain=DOMAIN)
@@ -56,18 +56,10 @@ class GroupNormalization(Normalization):
 
 
 @register("RMSNormalization", domain=DOMAIN)
-class RMSNormalization(LayerNormalization):
+class RMSNormalization(RootMeanSquare, LayerNormalization):
     """Divides by the root of the mean square over ``axis``, then scales by slot 1; it has no bias."""
 
     conditions = Conditions(absorb_output="a scale along its axis, or uniform", sink=NEVER)
-
-    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
-        if not affine.is_scale:
-            return node.refuse("no-bias", "has a scale and no bias")
-        return super().absorb_output(node, affine)
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return node.refuse("normalised", "divides by the size of its input, and lets no affine through")
 
 
 @register("SpectralNormalization", "UnitNormalization", domain=DOMAIN)

@@ -22,7 +22,7 @@ from bnfold.operators.base import (
     register,
 )
 from bnfold.operators.batchnorm import BatchNorm, BatchNormFacts
-from bnfold.operators.normalizing import BEYOND, Normalization, axes_from, is_cancelled
+from bnfold.operators.normalizing import BEYOND, Normalization, RootMeanSquare, axes_from, is_cancelled
 from bnfold.operators.weights import weight_of
 from bnfold.refusal import Refusal
 
@@ -79,18 +79,8 @@ class LocalResponseNormalization(Facts):
 
 
 @register("RMSNormalization")
-class RMSNormalization(LayerNormalization):
+class RMSNormalization(RootMeanSquare, LayerNormalization):
     """Divides by the root of the mean square over the last axes, then scales; it takes no mean away and has no bias."""
-
-    conditions = Conditions(absorb_output="scale constant; a scale along its axis, or uniform", sink=NEVER)
-
-    def absorb_output(self, node: Node, affine: Affine) -> Absorbed:
-        if not affine.is_scale:
-            return node.refuse("no-bias", "has a scale and no bias")
-        return super().absorb_output(node, affine)
-
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
-        return node.refuse("normalised", "divides by the size of its input, and lets no affine through")
 
 
 @register("MeanVarianceNormalization")
