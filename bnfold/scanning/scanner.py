@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bnfold.errors import ModelFileError
 from bnfold.formats.remote import client_modules, is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
+from bnfold.jobs.store import storable
 from bnfold.scanning.discovery import Target, find_targets, identity_beside
 from bnfold.scanning.places import check_place, place_of
 from bnfold.scanning.records import ScanStore
@@ -157,6 +158,7 @@ def scan_into(
         yield row
     if not known.found:
         raise ModelFileError(f"there are no models in {', '.join(os.fspath(target) for target in targets)}")
+    store.set_meta("found", known.found)
     store.set_meta("unchanged", known.unchanged)
 
 
@@ -166,7 +168,7 @@ def _jobs(
     for target in find_targets(targets, what.fold_to):
         known.found += 1
         output = place_of(target, what.fold_to, known.outputs)
-        if not what.refresh and _is_done(store, target, settings, limits):
+        if not what.refresh and _is_done(store, target, output, settings, limits):
             known.unchanged += 1
             continue
         known.targets[target.path] = target
@@ -178,7 +180,7 @@ def _jobs(
         yield Job(target.path, work, (task,))
 
 
-def _is_done(store: ScanStore, target: Target, settings: str, limits: str) -> bool:
+def _is_done(store: ScanStore, target: Target, output: str | None, settings: str, limits: str) -> bool:
     """Is the model in the store as it is now, and its folded file, if there was one, still there?"""
     try:
         beside = identity_beside(target.path, store.data_files(target.path))
@@ -189,8 +191,10 @@ def _is_done(store: ScanStore, target: Target, settings: str, limits: str) -> bo
     found = store.query(
         "select output from folds join jobs on jobs.id = folds.job where jobs.key = ?", target.path
     ).fetchone()
-    output = None if found is None else found[0]
-    return output is None or is_remote(output) or os.path.exists(output)
+    written = None if found is None else found[0]
+    if written is not None and output is not None and written == storable(output):
+        written = output  # whose name need not be Unicode
+    return written is None or is_remote(written) or os.path.exists(written)
 
 
 def _content(target: Target) -> bytes | None:
