@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import ModelFileError
+from bnfold.errors import ModelFileError, UsageError
 from bnfold.formats.remote import client_modules, is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
 from bnfold.jobs.store import storable
@@ -78,7 +78,7 @@ class _Known:
 
 
 def scan(
-    targets: Sequence[str | PathLike[str]],
+    targets: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     store: str | PathLike[str] | ScanStore = DEFAULT_STORE,
     executor: Executor | None = None,
@@ -98,18 +98,22 @@ def scan(
 ) -> Iterator[Row]:
     """Analyze every model among ``targets``, each in a process of its own, and yield a :class:`Row` for each.
 
-    ``targets`` are files, folders (with everything below), globs and URLs of fsspec. Rows come as models are done,
-    and are in ``store`` by then; what the store knows and has not changed is not read again (``refresh``: it is) and
-    has no row here. ``select`` and ``ignore`` are those of :func:`bnfold.analyze`. ``fold_to`` (a folder or a URL)
-    folds and verifies what has something to fold. ``timeout`` (seconds) and ``memory`` (bytes) hold for each model.
-    Jobs run in ``workers`` processes of this machine, or where ``executor`` has its own. ``spare_bytes`` reads the
-    fewest bytes of a remote model, ``weights`` all that somebody asks for; ``custom`` names the modules that define
-    custom Keras layers, which each job imports; ``skip_from`` is what a round trip is worth, in bytes, where it shall
-    not be measured. ``preload`` names modules that jobs find imported.
+    ``targets`` are files, folders (with everything below), globs and URLs of fsspec, or one of these. Rows come as
+    models are done, and are in ``store`` by then; what the store knows and has not changed is not read again
+    (``refresh``: it is) and has no row here. ``select`` and ``ignore`` are those of :func:`bnfold.analyze`. ``fold_to``
+    (a folder or a URL) folds and verifies what has something to fold. ``timeout`` (seconds) and ``memory`` (bytes) hold
+    for each model. Jobs run in ``workers`` processes of this machine, or where ``executor`` has its own.
+    ``spare_bytes`` reads the fewest bytes of a remote model, ``weights`` all that somebody asks for; ``custom`` names
+    the modules that define custom Keras layers, which each job imports; ``skip_from`` is what a round trip is worth, in
+    bytes, where it shall not be measured. ``preload`` names modules that jobs find imported.
 
-    Raises ModelFileError for a target that does not exist, and where there is no model at all; UsageError for an
-    unknown rule; StoreError (a BnfoldError) for a store that cannot be used; OutputError for ``fold_to``.
+    Raises ModelFileError for a target that does not exist, and where there is no model at all; UsageError for no
+    target and for an unknown rule; StoreError (a BnfoldError) for a store that cannot be used; OutputError for
+    ``fold_to``.
     """
+    targets = [targets] if isinstance(targets, (str, PathLike)) else list(targets)
+    if not targets:
+        raise UsageError("there is nothing to scan: no targets are given")
     what = Scan(
         select=None if select is None else tuple(select), ignore=tuple(ignore), allow_unsafe=allow_unsafe,
         custom=tuple(custom), fold_to=None if fold_to is None else os.fspath(fold_to), timeout=timeout, memory=memory,

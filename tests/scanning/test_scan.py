@@ -142,6 +142,17 @@ class TestScan:
                 ("bn", 8), ("bn", 16),
             ]  # fmt: skip
 
+    def test_one_target_and_none(self, models: Path) -> None:
+        assert statuses(scan(str(models / "a.onnx"), store="s.sqlite")) == {"a.onnx": "ok"}
+        assert statuses(scan(models / "plain.onnx", store="s.sqlite")) == {"plain.onnx": "findings"}
+        with pytest.raises(UsageError, match="no targets are given"):
+            list(scan([], store="s.sqlite"))
+
+    def test_what_the_store_has_from_earlier_scans_is_told(self, models: Path) -> None:
+        assert "known from earlier" not in bnfold("scan", "models/deep").out
+        outcome = bnfold("scan", "models/a.onnx")
+        assert outcome.out.startswith("2 models, 1 of them known from earlier scans into this store alone")
+
     def test_what_has_not_changed_is_not_read_again(self, models: Path) -> None:
         assert len(list(scan([models], store="s.sqlite"))) == 4
         assert list(scan([models], store="s.sqlite")) == []
