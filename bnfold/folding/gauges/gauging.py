@@ -82,7 +82,7 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate]) -> Out
         else:
             outcome.contradictions[head] = found
     looks = {head: axes_to_try(context.graph, stuck[head]) for head in prepared}
-    waiting = {(head, each[turn]): None for turn in (0, 1) for head, each in looks.items() if len(each) > turn}
+    waiting = {(head, each[turn]): None for turn in range(3) for head, each in looks.items() if len(each) > turn}
     members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
     in_vain: list[Component] = []
     while waiting:
@@ -258,7 +258,7 @@ class _Settlement:
         whole = [stuck[head] for head, how in choice.gone.items() if how == WHOLE]
         vanished = {candidate.output for candidate in whole}
         changed = {tensor: None for tensor in (*change.move.changed, *emptied) if tensor not in vanished}
-        passed = {*change.move.through, *change.staying, *(op.name for candidate in whole for op in candidate.ops)}
+        passed = {*change.move.through, *change.staying}
         told = {head: _told(graph, stuck[head], change.move.targets, passed) for head in choice.gone}
         origin = _origins(whole)
         keep = {tensor: output for output, tensor in origin.items() if _is_named(graph, output)}
