@@ -123,6 +123,8 @@ def test_a_scale_goes_where_the_shift_behind_it_cannot(readers: int) -> None:
         net.output(net.op("Conv", y, net.draw(2, 4, 3, 3), pads=[1, 1, 1, 1]))
     folded = fold(net.build())
     assert (folded.count("Div"), folded.count("Mul"), folded.count("Sub") + folded.count("Add")) == (0, 0, 1)
+    (step,) = folded.plan.steps
+    assert len(step.into) == readers
 
 
 def test_a_scale_stays_where_somebody_else_reads_what_was_shifted() -> None:
