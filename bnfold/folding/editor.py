@@ -275,7 +275,8 @@ class Editor:
         self.loose.clear()
         while queue:
             tensor = queue.pop()
-            queue.extend(self._write_shapes(tensor))
+            if self.graph.use_count(tensor):
+                queue.extend(self._write_shapes(tensor))
             if self.graph.use_count(tensor) or self.graph.is_output(tensor):
                 continue
             if tensor in self.graph.params:

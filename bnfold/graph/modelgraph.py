@@ -80,8 +80,8 @@ class ModelGraph:
         self._computed: dict[str, Param | None] = {}
         self._names: Names | None = None
         self._digraph: networkx.MultiDiGraph[str] | None = None
-        #: What :meth:`remember` was told.
-        self._recalled: dict[tuple[str, str], tuple[Op, Any]] = {}
+        #: What :meth:`remember` was told, by question.
+        self._recalled: dict[str, dict[Op, Any]] = {}
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -257,12 +257,12 @@ class ModelGraph:
 
     def recalled(self, op: Op, question: str) -> Any:
         """What was remembered of an operator, None where nothing was, or it has changed since."""
-        known = self._recalled.get((question, op.name))
-        return known[1] if known is not None and known[0] is op else None
+        known = self._recalled.get(question)
+        return None if known is None else known.get(op)
 
     def remember(self, op: Op, question: str, answer: object) -> None:
         """Keep an answer that takes long to find and does not depend on what other operators become."""
-        self._recalled[question, op.name] = (op, answer)
+        self._recalled.setdefault(question, {})[op] = answer
 
     def known_tensors(self) -> Mapping[str, Tensor]:
         """What has been declared or inferred so far, by name."""
@@ -306,7 +306,7 @@ class ModelGraph:
         other._computed = dict(self._computed)
         other._names = None
         other._digraph = None
-        other._recalled = dict(self._recalled)
+        other._recalled = {question: dict(known) for question, known in self._recalled.items()}
         for op in self._ops.values():
             if op.subgraphs:
                 bodies = {key: body.copy(other) for key, body in op.subgraphs.items()}
@@ -390,7 +390,7 @@ class ModelGraph:
         while root.parent is not None:
             root = root.parent
         if root._names is None:
-            root._names = Names(name for graph in walk(root) for name in graph._own_names())
+            root._names = Names(chain.from_iterable(graph._own_names() for graph in walk(root)))
         return root._names.fresh(stem)
 
     def _own_names(self) -> Iterable[str]:

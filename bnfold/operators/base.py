@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -225,6 +226,7 @@ class Facts:
         return self.is_lookup or any(map(self.answers, ("as_affine", "absorb_output", "absorb_input")))
 
     @classmethod
+    @cache
     def answers(cls, question: str) -> bool:
         """Has it an answer of its own to one of the questions below, or only the refusal that all have?"""
         return getattr(cls, question) is not getattr(Facts, question)

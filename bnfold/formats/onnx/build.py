@@ -140,8 +140,8 @@ def _read_in_bodies(nodes: Iterable[NodeProto]) -> set[str]:
 def _describes(record: NodeProto, op: Op) -> bool:
     return (
         _has_attributes_of(op, record)
-        and tuple(record.input) == op.inputs
-        and tuple(record.output) == op.outputs
+        and tuple(record.input[:]) == op.inputs  # faster than to walk along the fields themselves
+        and tuple(record.output[:]) == op.outputs
         and record.op_type == op.type
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from math import prod
 
@@ -189,10 +189,33 @@ def _propagates(kind: str, domain: str) -> bool:
 
 
 def _main(context: Context, graph: ModelGraph) -> ModelProto:
-    skeleton = context.skeleton
-    if not graph.edited and len(skeleton.graph.input) == len(graph.inputs) and not _needs_resolving(context):
-        return skeleton  # as it is: nothing was changed, and no input is an initializer that is a constant by now
-    return Builder(context.payloads).model(context.skeleton, graph)
+    model = context.skeleton
+    # As it is, where nothing was changed, and no input is an initializer that is a constant by now.
+    if graph.edited or len(model.graph.input) != len(graph.inputs) or _needs_resolving(context):
+        model = Builder(context.payloads).model(model, graph)
+    return _without(model, _statistics(graph))
+
+
+def _statistics(graph: ModelGraph) -> set[str]:
+    """The constants that a BatchNormalization alone reads: no shape follows from them, and they may be most of all."""
+    return {
+        name
+        for op in graph.ops()
+        if op.type == "BatchNormalization" and not op.domain and len(op.outputs) == 1
+        for name in op.inputs[1:]
+        if name in graph.params and graph.use_count(name) == 1 and not graph.is_output(name)
+    }
+
+
+def _without(model: ModelProto, initializers: Collection[str]) -> ModelProto:
+    """As much of the model as inference reads, without those initializers; the model itself where there are none."""
+    if not initializers:
+        return model
+    copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(copy.graph, field).extend(getattr(model.graph, field))
+    copy.graph.initializer.extend([tensor for tensor in model.graph.initializer if tensor.name not in initializers])
+    return copy
 
 
 def _body(context: Context, graph: ModelGraph) -> ModelProto:
