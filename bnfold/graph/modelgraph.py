@@ -70,7 +70,8 @@ class ModelGraph:
         self._evaluate = evaluate
         self._infer = infer
         self._ops: dict[str, Op] = {}
-        self._order = Order()
+        #: Where operators stand, once somebody asks for it or puts one between others.
+        self._order: Order | None = None
         #: Does the dictionary of operators stand in that order?
         self._sorted = True
         self._producer: dict[str, str] = {}
@@ -137,13 +138,13 @@ class ModelGraph:
     def ops(self) -> list[Op]:
         """All operators in the order of the file, inserted ones beside those they came from."""
         if not self._sorted:
-            self._ops = {name: self._ops[name] for name in self._order.sorted(self._ops)}
+            self._ops = {name: self._ops[name] for name in self._places().sorted(self._ops)}
             self._sorted = True
         return list(self._ops.values())
 
     def position(self, op: str) -> Place:
         """Where the operator stands in :meth:`ops`: positions compare as the order does."""
-        return self._order[op]
+        return self._places()[op]
 
     def producer(self, tensor: str) -> Op | None:
         """The operator whose output it is; None for an input, a param or an outer tensor."""
@@ -299,7 +300,7 @@ class ModelGraph:
         other.params = dict(self.params)
         other.overridable = set(self.overridable)
         other._ops = dict(self._ops)
-        other._order = self._order.copy()
+        other._order = None if self._order is None else self._order.copy()
         other._producer = dict(self._producer)
         other._uses = self._uses.copy()
         other._tensors = dict(self._tensors)
@@ -323,11 +324,11 @@ class ModelGraph:
         old = self._ops.get(op.name)
         if old is not None:
             self._unlink(old)
-        elif after is None:
-            self._order.append(op.name)
-        else:
-            self._order.insert(op.name, after)
+        elif after is not None:
+            self._places().insert(op.name, after)
             self._sorted = False
+        elif self._order is not None:
+            self._order.append(op.name)
         self._ops[op.name] = op
         for tensor in op.outputs:
             if not tensor:
@@ -342,7 +343,8 @@ class ModelGraph:
         """Take an operator out. Its outputs are then without a producer."""
         self.edited = True
         self._unlink(self._ops.pop(name))
-        self._order.discard(name)
+        if self._order is not None:
+            self._order.discard(name)
         self._digraph = None
 
     def release(self, name: str) -> None:
@@ -398,6 +400,13 @@ class ModelGraph:
         return chain(*known, (op.label for op in self._ops.values()))
 
     # -- within ----------------------------------------------------------------------------------
+
+    def _places(self) -> Order:
+        if self._order is None:
+            self._order = Order()
+            for name in self._ops:
+                self._order.append(name)
+        return self._order
 
     def _compute(self, tensor: str) -> None:
         """Evaluate the operators behind ``tensor`` as far as they stand on constants alone.

@@ -66,7 +66,7 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
 
 def _inferred(model: ModelProto, data_prop: bool) -> dict[str, Tensor]:
     graph = onnx.shape_inference.infer_shapes(model, data_prop=data_prop).graph
-    return tensors_by_name((*graph.value_info, *graph.output))
+    return tensors_by_name([*graph.value_info[:], *graph.output[:]])
 
 
 def _computed_operands(graph: ModelGraph, found: Mapping[str, Tensor]) -> dict[str, Param]:
