@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnfold.graph.elements import Op, Tensor, Use
@@ -161,6 +160,10 @@ class ModelGraph:
 
     def use_count(self, tensor: str) -> int:
         return self._uses.count(tensor)
+
+    def is_used(self, tensor: str) -> bool:
+        """Does an operator read the tensor, or the model return it?"""
+        return tensor in self._uses or tensor in self._outputs
 
     def is_output(self, tensor: str) -> bool:
         return tensor in self._outputs
@@ -392,12 +395,14 @@ class ModelGraph:
         while root.parent is not None:
             root = root.parent
         if root._names is None:
-            root._names = Names(chain.from_iterable(graph._own_names() for graph in walk(root)))
+            root._names = Names(*[names for graph in walk(root) for names in graph._own_names()])
         return root._names.fresh(stem)
 
-    def _own_names(self) -> Iterable[str]:
-        known = (self._ops, self._producer, self._uses, self.params, self._tensors, self._outputs, self._inputs)
-        return chain(*known, (op.label for op in self._ops.values()))
+    def _own_names(self) -> tuple[Iterable[str], ...]:
+        labels = [op.label for op in self._ops.values()]
+        return (
+            self._ops, self._producer, self._uses, self.params, self._tensors, self._outputs, self._inputs, labels,
+        )  # fmt: skip
 
     # -- within ----------------------------------------------------------------------------------
 

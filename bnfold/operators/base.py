@@ -107,10 +107,7 @@ class Node:
 
     def used(self, index: int) -> bool:
         """Does anyone read this output?"""
-        if index >= len(self.op.outputs):
-            return False
-        tensor = self.op.outputs[index]
-        return self.graph.use_count(tensor) > 0 or self.graph.is_output(tensor)
+        return index < len(self.op.outputs) and self.graph.is_used(self.op.outputs[index])
 
     def refuse(self, code: str, sentence: str) -> Refusal:
         """A refusal whose sentence begins with this operator: ``conv_3 pads with zeros, …``."""

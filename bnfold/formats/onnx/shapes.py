@@ -203,7 +203,7 @@ def _statistics(graph: ModelGraph) -> set[str]:
         for op in graph.ops()
         if op.type == "BatchNormalization" and not op.domain and len(op.outputs) == 1
         for name in op.inputs[1:]
-        if name in graph.params and graph.use_count(name) == 1 and not graph.is_output(name)
+        if graph.use_count(name) == 1
     }
 
 
