@@ -36,7 +36,7 @@ class Folder:
         self.journal = Journal(graph, scope)
         self.order = dataflow_order(graph)
         self.editor = Editor(graph, self.order)
-        self.frozen = frozenset([op.name for op in graph.ops() if self.journal.key(op.name) in skip])
+        self.frozen = frozenset([op.name for op in graph.ops() if self.journal.key(op.name) in skip] if skip else ())
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
         idioms = dialect_of(graph).composites(graph)
         self._context = Context(

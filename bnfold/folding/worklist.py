@@ -32,7 +32,7 @@ class Worklist:
         """Queue operators that have changed, and their dependents."""
         again = set(names)
         for name in names:
-            again |= self._dependents.pop(name, set())
+            again.update(self._dependents.pop(name, ()))
         self.add(again)
 
     def add_dependents_of_removed(self) -> None:

@@ -312,7 +312,8 @@ class Facts:
         return None
 
 
-_REGISTRY: dict[tuple[str, str], Facts] = {}
+#: By domain and type.
+_REGISTRY: dict[str, dict[str, Facts]] = {}
 _UNKNOWN = Facts()
 _F = TypeVar("_F", bound=type[Facts])
 
@@ -323,7 +324,7 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
     def enter(cls: _F) -> _F:
         facts = cls()
         for name in types:
-            _REGISTRY[domain, name] = facts
+            _REGISTRY.setdefault(domain, {})[name] = facts
         return cls
 
     return enter
@@ -331,18 +332,21 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
 
 def facts_of(op: Op) -> Facts:
     """The facts for an operator; those that refuse everything for an unknown one."""
-    return _REGISTRY.get((op.domain, op.type)) or facts_about(op.type, op.domain)
+    try:
+        return _REGISTRY[op.domain][op.type]
+    except KeyError:
+        return facts_about(op.type, op.domain)
 
 
 def facts_about(type: str, domain: str = "") -> Facts:
     """The facts for an operator type."""
     domain = "" if domain == "ai.onnx" else domain
-    return _REGISTRY.get((domain, type), _UNKNOWN)
+    return _REGISTRY.get(domain, {}).get(type, _UNKNOWN)
 
 
 def known_types(domain: str = "") -> list[str]:
     """The operator types with facts."""
-    return sorted(name for at, name in _REGISTRY if at == domain)
+    return sorted(_REGISTRY.get(domain, {}))
 
 
 _MAX_WALK = 64

@@ -22,6 +22,9 @@ MAX_VALUES = 1 << 20
 _MAX_RANK = 32
 #: How often the sizes that inference found may tell constants from which it finds more.
 _PASSES = 3
+#: Operators that give inference values to compute with, as integers among the constants do: without any of them it
+#: need not look for values, which takes a quarter of its time.
+_SOURCES = frozenset({"Constant", "GroupNormalization", "Shape", "Size"})
 #: What shape inference raises for a model that it cannot make sense of.
 _FAILURES = (
     onnx.shape_inference.InferenceError,
@@ -38,9 +41,12 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
         model = _main(context, graph) if graph.parent is None else _body(context, graph)
         try:
             types = {op.type for inner in walk(graph) for op in inner.ops()}
+            # A subgraph may read constants of the graph around it.
+            values = bool(graph.parent is not None or context.skeleton.functions or types & _SOURCES)
+            values = values or _has_integers(graph)
             # Without a Concat no value grows, which the graph says faster than the model.
             safe = "Concat" not in types
-            found = _inferred(model, safe or _may_propagate(model.graph))
+            found = _inferred(model, values and (safe or _may_propagate(model.graph)))
             plain, operands = model, dict[str, Param]()
             again = "Shape" in types and not _needs_resolving(context)
             for _ in range(_PASSES if again else 1):
@@ -51,10 +57,10 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
                     break
                 operands |= more
                 model = _with_constants(plain, operands)
-                found = _inferred(model, safe or _may_propagate(model.graph))
+                found = _inferred(model, values and (safe or _may_propagate(model.graph)))
             if _needs_resolving(context):
                 while _resolve_axes(model.graph, found):
-                    found = _inferred(model, safe or _may_propagate(model.graph))
+                    found = _inferred(model, values and (safe or _may_propagate(model.graph)))
                 for name in _behind_signed_axes(model.graph):
                     found.pop(name, None)
         except _FAILURES:
@@ -62,6 +68,10 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
         return found
 
     return infer
+
+
+def _has_integers(graph: ModelGraph) -> bool:
+    return any(param.dtype.kind == "i" for inner in walk(graph) for param in inner.params.values())
 
 
 def _inferred(model: ModelProto, data_prop: bool) -> dict[str, Tensor]:
