@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, replace
 
 from bnfold.affine import Affine
 from bnfold.folding.journal import Journal
@@ -63,6 +63,23 @@ class CandidateFinder:
             assert use is not None, "the way up led through here"
             first = self._graph.op(use.op)
 
+    def parts(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """A scale and a shift apart, of which one may go without the other.
+
+        It stays whole where a BatchNormalization belongs to it, where it makes a constant of a channel, and where it
+        is longer: such a run was not composed since its numbers leave the range of its dtype.
+        """
+        batchnorm = any(facts_of(op).role is Role.BATCHNORM for op in candidate.ops)
+        if len(candidate.ops) != 2 or batchnorm or not candidate.total.scale.all():
+            return (candidate,)
+        return tuple([self._alone(op) for op in candidate.ops])
+
+    def _alone(self, op: Op) -> Candidate:
+        total = self._affine(op)
+        assert total is not None
+        slot = facts_of(op).data_slot(Node(self._graph, op))
+        return Candidate(ops=(op,), total=total, input=op.input(slot), slot=slot)
+
     def _affine(self, op: Op) -> Affine | None:
         if op.name in self._fixed:
             return None
@@ -114,14 +131,12 @@ class CandidateFinder:
 
     def _run_from(self, op: Op) -> Candidate:
         """The longest run that begins with an affine operator."""
-        total = self._affine(op)
-        assert total is not None
-        ops = [op]
-        slot = facts_of(op).data_slot(Node(self._graph, op))
+        first = self._alone(op)
+        ops, total = [op], first.total
         while (following := self._following(ops[-1], total)) is not None:
             ops.append(following[0])
             total = following[1]
-        return Candidate(ops=tuple(ops), total=total, input=op.input(slot), slot=slot)
+        return first if len(ops) == 1 else replace(first, ops=tuple(ops), total=total)
 
 
 def no_affines(journal: Journal) -> list[Remaining]:

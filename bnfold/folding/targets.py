@@ -47,8 +47,6 @@ class Folder:
         self._worklist.add(op.name for op in graph.ops() if facts_of(op).answers("as_affine"))
         #: Candidates that found no target, by their head, with the reasons of both sides.
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
-        #: Those that no gauge could remove.
-        self._gauged: dict[str, Candidate] = {}
         self._steps_gauged = -1
         self._contradictions: dict[str, Contradiction] = {}
         #: How many steps there were when shapes were inferred last.
@@ -105,7 +103,7 @@ class Folder:
                 backward=back,
                 forward=ahead,
                 scope=self.journal.scope,
-                together=self._contradictions.get(head),
+                together=self._contradictions.get(op.name) or self._contradictions.get(head),
             )
             for head, (candidate, back, ahead) in self._blocked.items()
             if head in self.graph
@@ -365,11 +363,13 @@ class Folder:
             return False
         from bnfold.folding.gauges import gauge  # only what is blocked needs it
 
-        outcome = gauge(self._context, self.editor, blocked, self._gauged)
+        outcome = gauge(self._context, self.editor, [part for each in blocked for part in self._candidates.parts(each)])
         self._contradictions |= outcome.contradictions
+        whole = {op.name: each for each in blocked for op in each.ops}
         for gone in outcome.gone:
-            del self._blocked[gone.candidate.head]
             first, *rest = gone.candidate.ops
+            self._blocked.pop(whole[first.name].head, None)
+            self._worklist.add(op.name for op in whole[first.name].ops if op.name in self.graph)
             for op in rest:
                 self.journal.add(op, FoldKind.COMPOSED, into=(first.display,), holders=self.journal.keys([first.name]))
             self.journal.add_gauge(first, gone)
