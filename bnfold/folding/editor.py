@@ -62,17 +62,19 @@ class Editor:
 
     def drop(self, names: Iterable[str]) -> None:
         """Remove operators; constants that only they read become loose."""
-        graph = self.graph
         for name in names:
-            op = graph.op(name)
+            op = self.graph.op(name)
             self._pin(op)
-            self.changed.add(name)
-            for tensor in op.inputs:
-                if tensor:
-                    self.loose.add(tensor)
-                if graph.producer(tensor) is not None:
-                    self.changed.update([use.op for use in graph.uses(tensor)])
-            graph.remove(name)
+            self.loose.update(tensor for tensor in op.inputs if tensor)
+            self._remove(op)
+
+    def _remove(self, op: Op) -> None:
+        """Take an operator out: it is no reader any more, which may be what the other readers have waited for."""
+        self.changed.add(op.name)
+        for tensor in op.inputs:
+            if self.graph.producer(tensor) is not None:
+                self.changed.update([use.op for use in self.graph.uses(tensor)])
+        self.graph.remove(op.name)
 
     def redirect(self, tensor: str, to: str) -> None:
         """Make every reader of ``tensor`` read ``to``."""
@@ -286,7 +288,7 @@ class Editor:
             if op is None or any(self.graph.use_count(t) or self.graph.is_output(t) for t in op.outputs if t):
                 continue
             queue.extend(t for t in op.inputs if t)
-            self.graph.remove(op.name)
+            self._remove(op)
 
     def _write_shapes(self, tensor: str) -> list[str]:
         """Where only the shape of a constant is still asked for, make the answers constants; what their operators read.
@@ -302,7 +304,7 @@ class Editor:
             output = op.outputs[0]
             answer = graph.constant(output)
             if answer is not None and not graph.is_output(output) and graph.captured(output) is None:
-                graph.remove(op.name)
+                self._remove(op)
                 graph.params[output] = answer
                 read += [name for name in op.inputs if name and name != tensor]
         return read

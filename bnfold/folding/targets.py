@@ -63,7 +63,8 @@ class Folder:
             self._worklist.add_changed(self.editor.take_changed())
             name = self._worklist.pop()
             if name is None:
-                if not (self._join_blocked() or self._learn_shapes()):
+                self.editor.prune()  # what computed an old constant counts as a reader as long as it is there
+                if not (self.editor.changed or self._join_blocked() or self._learn_shapes()):
                     return
                 continue
             candidate = self._candidates.of(name)
@@ -274,9 +275,20 @@ class Folder:
         else:
             self.editor.drop(op.name for op in candidate.ops)
             graph.params[output] = new
+            self._reveal(output)
         for op in candidate.ops:
             self.journal.add(op, FoldKind.CONSTANT, into=(param.name,))
         return True
+
+    def _reveal(self, tensor: str) -> None:
+        """Look anew at all that reads a tensor which is a constant now, or what follows from it: it may be affine."""
+        queue, seen = [tensor], {tensor}
+        for known in queue:
+            self.editor.redirect(known, known)
+            outputs = {name for use in self.graph.uses(known) for name in self.graph.op(use.op).outputs if name}
+            found = [name for name in sorted(outputs - seen) if self.graph.constant(name) is not None]
+            seen.update(found)
+            queue += found
 
     def _apply(self, candidate: Candidate, moves: list[Move], kind: FoldKind) -> None:
         changed = dict.fromkeys(tensor for move in moves for tensor in move.changed)
