@@ -11,7 +11,8 @@ from bnfold.folding.observers import other_reader, output_phrase, reader_phrase
 from bnfold.folding.rounding import overflow_code, rounding_fault
 from bnfold.graph import Op, Param, Place, Use
 from bnfold.operators import Facts, Node, Rewrite, facts_of
-from bnfold.operators.base import Crossing, mapped
+from bnfold.operators.base import Crossing
+from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal
 
 #: Alternatives tried in one search: a bound that no real model reaches.

@@ -429,11 +429,12 @@ def test_a_shift_of_a_product_stays():
     assert_stays(fold(net.build(net.op("Softmax", y))), "product", "scores (MatMul)")
 
 
-def test_a_scale_on_a_batch_axis_of_a_product_stays():
+def test_a_scale_on_a_batch_axis_of_a_product_goes_to_a_factor_that_has_it_in_full():
+    """Here to where no weights are."""
     net = Net()
-    left, right = net.op("Relu", net.input(2, M, K)), net.op("Relu", net.input(2, K, N))
-    y = net.op("Mul", net.op("MatMul", left, right, name="scores"), net.draw(2, 1, 1))
-    assert_stays(fold(net.build(net.op("Softmax", y))), "other-axis", "batch axis")
+    left, right = net.op("Relu", net.input(2, M, K)), net.op("Relu", net.input(1, K, N))
+    y = net.op("Mul", net.op("MatMul", left, right, name="scores"), net.positive(2, 1, 1))
+    assert_stays(fold(net.build(net.op("Softmax", y))), "model-input", "x_1 is an input")
 
 
 @pytest.mark.parametrize("ranks", RANKS.values(), ids=RANKS)
