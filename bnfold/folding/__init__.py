@@ -53,7 +53,7 @@ class _Run:
         self.unread += folder.editor.sweep()
         while True:
             folder.run()
-            if not (self._merge(folder) or folder.gauge_blocked()):
+            if not (self._merge(folder) or folder.gauge_blocked() or folder.compose_with_growth()):
                 break
         self.steps += folder.journal.steps
         self.remaining += folder.remaining()

@@ -37,6 +37,10 @@ class Candidate:
         return self.ops[-1].outputs[0]
 
 
+#: Operators in a row that are looked at one by one.
+MAX_PARTS = 4
+
+
 class CandidateFinder:
     """Finds the candidate that an operator belongs to. Those in ``fixed`` belong to none."""
 
@@ -64,13 +68,15 @@ class CandidateFinder:
             first = self._graph.op(use.op)
 
     def parts(self, candidate: Candidate) -> tuple[Candidate, ...]:
-        """A scale and a shift apart, of which one may go without the other.
+        """A number, a scale and a shift apart, of which each may go without the others.
 
         It stays whole where a BatchNormalization belongs to it, where it makes a constant of a channel, and where it
         is longer: such a run was not composed since its numbers leave the range of its dtype.
         """
-        batchnorm = any(facts_of(op).role is Role.BATCHNORM for op in candidate.ops)
-        if len(candidate.ops) != 2 or batchnorm or not candidate.total.scale.all():
+        ops = candidate.ops
+        if not 1 < len(ops) <= MAX_PARTS or any(facts_of(op).role is Role.BATCHNORM for op in ops):
+            return (candidate,)
+        if not candidate.total.scale.all():
             return (candidate,)
         return tuple([self._alone(op) for op in candidate.ops])
 

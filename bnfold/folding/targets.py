@@ -50,6 +50,8 @@ class Folder:
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
         self._steps_gauged = -1
         self._contradictions: dict[str, Contradiction] = {}
+        #: May constants that others read as well be composed into new ones that are as large as tensors?
+        self._may_grow = False
         #: How many steps there were when shapes were inferred last.
         self._inferred_after = 0
 
@@ -228,6 +230,8 @@ class Folder:
             return False
         if len(form) >= len(candidate.ops) and not simpler:
             return False
+        if not self._may_grow and candidate.total.grid and self._grows(candidate, form):
+            return False
         self.editor.drop(op.name for op in rest)
         self.editor.replace_affine(first, candidate.input, candidate.total, candidate.output)
         into, keys = self.journal.labels([first.name]), self.journal.keys([first.name])
@@ -236,6 +240,28 @@ class Folder:
         if self.graph.op(first.name).type != first.type:
             self.journal.add(first, FoldKind.CHEAPER, into=into, holders=keys)
         return True
+
+    def _grows(self, candidate: Candidate, form: list[NewOp]) -> bool:
+        """Does that take more numbers than are freed? Those are not that others read, or that constants are made of."""
+        names = {op.name for op in candidate.ops}
+        freed = [
+            self.graph.params[tensor].size
+            for tensor in {tensor for op in candidate.ops for tensor in op.inputs if tensor in self.graph.params}
+            if all(use.op in names for use in self.graph.uses(tensor))
+        ]
+        return sum(part.size for new in form for part in new.inputs if isinstance(part, Param)) > sum(freed)
+
+    def compose_with_growth(self) -> bool:
+        """Compose what was left apart for the size of its constants, as large as tensors; whether there is anything.
+
+        Last of all: a scalar in front may go with its stream, and the constants of the rest stay shared.
+        """
+        if self._may_grow:
+            return False
+        self._may_grow = True
+        apart = [head for head, (candidate, _, _) in self._blocked.items() if candidate.total.grid]
+        self._worklist.add(head for head in apart if head in self.graph)
+        return bool(apart)
 
     def _rounds_to_nothing(self, affine: Affine, op: Op) -> bool:
         """A BN's parameters may tell a scale from 1 where its own type cannot."""

@@ -82,7 +82,7 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate]) -> Out
         else:
             outcome.contradictions[head] = found
     looks = {head: axes_to_try(context.graph, stuck[head]) for head in prepared}
-    waiting = {(head, each[turn]): None for turn in (0, 1) for head, each in looks.items() if len(each) > turn}
+    waiting = {(head, each[turn]): None for turn in range(3) for head, each in looks.items() if len(each) > turn}
     members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
     in_vain: list[Component] = []
     while waiting:
@@ -258,8 +258,7 @@ class _Settlement:
         whole = [stuck[head] for head, how in choice.gone.items() if how == WHOLE]
         vanished = {candidate.output for candidate in whole}
         changed = {tensor: None for tensor in (*change.move.changed, *emptied) if tensor not in vanished}
-        passed = {*change.move.through, *change.staying, *(op.name for candidate in whole for op in candidate.ops)}
-        told = {head: _told(graph, stuck[head], change.move.targets, passed) for head in choice.gone}
+        told = {head: _told(graph, stuck[head], change) for head in choice.gone}
         origin = _origins(whole)
         keep = {tensor: output for output, tensor in origin.items() if _is_named(graph, output)}
         # Two that undo each other change nothing in front of them, which may have to take a name all the same.
@@ -311,12 +310,11 @@ def _origins(whole: Iterable[Candidate]) -> dict[str, str]:
     return found
 
 
-def _told(
-    graph: ModelGraph, candidate: Candidate, targets: Container[str], passed: Container[str]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _told(graph: ModelGraph, candidate: Candidate, change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The operators with weights behind an affine, and those that write or read its stream, as near as they are."""
-    behind = _weighted(graph, candidate.output, targets, passed, set(), up=False)
-    around = _weighted(graph, candidate.input, targets, passed, {op.name for op in candidate.ops}, up=True)
+    targets, passed = change.move.targets, change.move.through
+    behind = _weighted(graph, candidate.output, targets, {*passed, *change.staying}, set(), up=False)
+    around = _weighted(graph, candidate.input, targets, set(passed), {op.name for op in candidate.ops}, up=True)
     return tuple(behind), tuple(name for name in around if name not in behind)
 
 

@@ -220,6 +220,9 @@ class Survey:
     def _hold_one(self, op: Op, scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
         if op.name in self.blocked:
             return  # it demands everything already
+        if scale.size == 1 and behind.grid:
+            self._stay(op, "would become as large as a tensor")
+            return
         facts, node = facts_of(op), Node(self.graph, op)
         # What adds one number does not become a BatchNormalization for the sake of another.
         probe = Affine.of(2.0, 1.0, None) if scale.size == 1 else behind.affine(2.0, 1.0)
@@ -238,8 +241,11 @@ class Survey:
             factors = np.stack([np.broadcast_to(scale, behind.size), -np.ones(behind.size)], axis=1)
             self.found.rows.append(Rows(("shift",), cells, factors, why))
         else:
-            self._block(op, "would need another operator")
-            self.found.pin(self.graph, op.name, self.blocked[op.name])
+            self._stay(op, "would need another operator")
+
+    def _stay(self, op: Op, why: str) -> None:
+        self._block(op, why)
+        self.found.pin(self.graph, op.name, self.blocked[op.name])
 
     # -- operators without weights ---------------------------------------------------------------
 
@@ -266,8 +272,12 @@ def own_axes(graph: ModelGraph, candidate: Candidate) -> Axes:
 def axes_to_try(graph: ModelGraph, candidate: Candidate) -> tuple[Axes, ...]:
     """The axes along which to look at an affine, one after the other as long as nothing goes.
 
-    One that is the same everywhere may cross as one number what would mix its channels, and its neighbours' channels
-    may lie along another axis.
+    The channels of one that is the same everywhere may lie on the last axis as well, and as one number it may cross
+    what mixes them.
     """
     own = own_axes(graph, candidate)
-    return (own,) if candidate.total.axis is not None or own == ONE_NUMBER else (own, ONE_NUMBER)
+    if candidate.total.axis is not None or own == ONE_NUMBER:
+        return (own,)
+    rank = rank_of(graph, candidate.input) or 0
+    last = dim_of(graph, candidate.input, rank - 1) if rank > 2 else None
+    return (own, (rank - 1, last, ()), ONE_NUMBER) if last else (own, ONE_NUMBER)

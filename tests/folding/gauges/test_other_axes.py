@@ -123,6 +123,8 @@ def test_a_scale_goes_where_the_shift_behind_it_cannot(readers: int) -> None:
         net.output(net.op("Conv", y, net.draw(2, 4, 3, 3), pads=[1, 1, 1, 1]))
     folded = fold(net.build())
     assert (folded.count("Div"), folded.count("Mul"), folded.count("Sub") + folded.count("Add")) == (0, 0, 1)
+    (step,) = folded.plan.steps
+    assert len(step.into) == readers
 
 
 def test_a_scale_stays_where_somebody_else_reads_what_was_shifted() -> None:
@@ -142,3 +144,22 @@ def test_one_number_crosses_what_mixes_channels(factors: float | tuple[float, ..
     total = net.op("Add", net.op("Reshape", scaled, np.array([1, 6, 4, 6])), other)
     net.output(net.op("Conv", net.op("Relu", total) if factors == 3.0 else total, net.draw(4, 6, 1, 1)))
     assert fold(net.build()).count("Mul") == isinstance(factors, tuple)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_constants_as_large_as_tensors_stay_shared_where_a_scalar_can_go_otherwise(shared: bool) -> None:
+    """The factor of the centres goes into the convolution, unless composing it takes no room."""
+    net = Net()
+    y = net.op("Conv", net.input(1, 4, 5, 5), net.draw(8, 4, 1, 1), net.draw(8))
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 3, 1]), np.array([1, -1, 4]))
+    ends = (np.array([0]), np.array([2])), (np.array([2]), np.array([4]))
+    centre, size = (net.op("Slice", y, *end, np.array([2])) for end in ends)
+    anchors = net.const(net.positive(50, 2))
+    centre = net.op("Mul", net.op("Mul", centre, np.float32(0.1)), anchors)
+    size = net.op("Exp", net.op("Mul", size, np.float32(0.2)))
+    if shared:
+        size = net.op("Mul", size, anchors)
+    net.output(net.op("Softmax", net.op("Concat", centre, size, axis=2), axis=1))
+    folded = fold(net.build())
+    assert folded.count("Mul") == 1 + shared
+    assert [tuple(each.dims) for each in folded.after.graph.initializer].count((50, 2)) == 1
