@@ -1,6 +1,6 @@
 """Matrix products of two tensors, both computed at run time: what passes to and from either of them.
 
-``A B`` adds up over one axis of each. A scale that does not run along it passes: ``A (s B) = s (A B)``. A shift does too
+``A B`` adds up over one axis of each. A scale that does not run along it passes: ``A (s B) = s (A B)``. A shift too
 where the other matrix adds up to one there, as a softmax does: ``A (B + t) = A B + (sum of A) t = A B + t``.
 """
 
