@@ -25,6 +25,8 @@ class Editor:
         self.order = order
         #: Operators changed, added or removed since :meth:`take_changed`.
         self.changed: set[str] = set()
+        #: Has a tensor got a name of which a size is known that was not? Then more follows from that.
+        self.learned = False
         #: Constants that may have lost their last reader.
         self.loose: set[str] = set()
         #: Constants made from one base by the same steps: shared weights stay shared.
@@ -52,6 +54,7 @@ class Editor:
         for op in ops.values():
             self._pin(op)
         described = {old: _merged(self.graph.tensor(old), self.graph.tensor(new)) for old, new in rename.items()}
+        self.learned |= any(known.shape != self.graph.tensor(old).shape for old, known in described.items())
         for name in ops:
             self._detach(name)
         for tensor, known in described.items():

@@ -78,13 +78,17 @@ class Folder:
                 self._fold(candidate)
 
     def _learn_shapes(self) -> bool:
-        """Infer shapes again where affines, or what blocked ones read, have none: the steps may have told them."""
+        """Infer shapes again where affines, or what blocked ones read, have none: the steps may have told them.
+
+        So they have where a tensor got the name of another one, of which more was known.
+        """
         if self._inferred_after == len(self.journal.steps):
             return False
         blocked = (candidate.input for head, (candidate, _, _) in self._blocked.items() if head in self.graph)
-        if not self._candidates.shapeless and all(self.graph.rank(tensor) is not None for tensor in blocked):
+        told = self.editor.learned or self._candidates.shapeless
+        if not told and all(self.graph.rank(tensor) is not None for tensor in blocked):
             return False
-        self._inferred_after = len(self.journal.steps)
+        self._inferred_after, self.editor.learned = len(self.journal.steps), False
         names = self._candidates.forget_shapeless()  # what became of their producers may tell without inference
         if self.graph.infer_again():
             names |= self._blocked.keys()

@@ -154,7 +154,8 @@ class MatMul(LinearFacts):
 
     def _right(self, node: Node, weight: Weight) -> Layout:
         ndim = len(weight.shape)
-        rank, out_rank = node.rank(0), node.out_rank()
+        rank = node.rank(0)
+        out_rank = self._out_rank(node, rank, ndim)
         in_axis = None if rank is None else rank - 1
         out_axis = None if out_rank is None else out_rank - 1
         no_shift = self._batched(node, weight)
@@ -165,7 +166,8 @@ class MatMul(LinearFacts):
 
     def _left(self, node: Node, weight: Weight) -> Layout | Refusal:
         ndim = len(weight.shape)
-        rank, out_rank = node.rank(1), node.out_rank()
+        rank = node.rank(1)
+        out_rank = self._out_rank(node, rank, ndim)
         if rank == 1:
             return node.refuse("vector-weight", "multiplies with a single vector, which leaves no channel axis")
         in_axis = None if rank is None else rank - 2
@@ -175,6 +177,11 @@ class MatMul(LinearFacts):
             weight=weight, weight_slot=0, in_slot=1, out_axis=out_axis, in_axis=in_axis, weight_out=ndim - 2,
             weight_in=ndim - 1, out_channels=weight.shape[-2], in_channels=weight.shape[-1], no_shift=no_shift,
         )  # fmt: skip
+
+    @staticmethod
+    def _out_rank(node: Node, rank: int | None, ndim: int) -> int | None:
+        """That of the product of a tensor of this rank and a constant."""
+        return node.out_rank() if rank is None or min(rank, ndim) < 2 else max(rank, ndim)
 
     @staticmethod
     def _batched(node: Node, weight: Weight) -> Refusal | None:
@@ -187,7 +194,7 @@ class MatMul(LinearFacts):
             return NewWeights()
         two = node.rank(layout.in_slot) == 2 and len(layout.weight.shape) == 2
         if two and node.opset >= 7 and isinstance(layout.weight, PlainWeight):
-            bias = shift if layout.out_axis == 1 else shift.reshape(-1, 1)
+            bias = shift if layout.weight_slot == 1 else shift.reshape(-1, 1)
             name = f"{node.op.outputs[0]}_bias"
             return NewWeights({2: Param.of(name, bias, layout.weight.float_dtype)}, type="Gemm")
         if layout.out_axis is None:

@@ -406,6 +406,18 @@ def test_an_affine_along_the_rows_passes_a_matmul_as_a_scale():
     assert folded.count() == 2
 
 
+@pytest.mark.parametrize("rows", [2, N])
+def test_a_bias_lies_along_the_columns_though_nobody_tells_the_rank_of_the_product(rows):
+    """The Gemm in front tells its own, inference knows neither in this opset."""
+    net = Net(opset=9)
+    y = net.op("Relu", net.op("Gemm", net.unknown_rank(net.input(1, rows * K), (rows, K)), net.draw(K, K), net.draw(K)))
+    y = net.op("Transpose", net.op("MatMul", net.bn(y, K), net.draw(K, N)), perm=[1, 0])
+    net.output(y, shape=["N", rows])
+    folded = fold(net.build(), feeds=net.feeds)
+    assert folded.count("BatchNormalization", "Add") == 0
+    assert folded.count("Gemm") == 2
+
+
 # -- two tensors computed at run time ----------------------------------------------------------------
 
 
