@@ -88,6 +88,13 @@ class Editor:
         if producer is not None:
             self.changed.add(producer.name)
 
+    def touch(self, tensor: str) -> None:
+        """Make its readers new operators: more is known of the tensor than when they were asked."""
+        for use in self.graph.consumers(tensor):
+            if use.slot is not None:
+                self.graph.rewire(use, tensor)
+            self.changed.add(use.op)
+
     # -- within ----------------------------------------------------------------------------------
 
     def _pin(self, op: Op) -> None:

@@ -124,7 +124,9 @@ class Folder:
     def _fold(self, candidate: Candidate) -> None:
         """Try everything in order of preference; keep the reasons if nothing helps."""
         for op in candidate.ops:
-            self._blocked.pop(op.name, None)
+            if op.name in self._blocked:
+                before = self._blocked.pop(op.name)[0]  # its run may have been another one
+                self._worklist.add(part.name for part in before.ops[1:] if part not in candidate.ops)
         if self._is_identity(candidate):
             self._remove_identity(candidate)
             return
@@ -306,7 +308,7 @@ class Folder:
         else:
             self.editor.drop(op.name for op in candidate.ops)
             graph.params[output] = new
-            self._reveal(output)
+        self._reveal(output)
         for op in candidate.ops:
             self.journal.add(op, FoldKind.CONSTANT, into=(param.name,))
         return True
@@ -315,7 +317,7 @@ class Folder:
         """Look anew at all that reads a tensor which is a constant now, or what follows from it: it may be affine."""
         queue, seen = [tensor], {tensor}
         for known in queue:
-            self.editor.redirect(known, known)
+            self.editor.touch(known)
             outputs = {name for use in self.graph.uses(known) for name in self.graph.op(use.op).outputs if name}
             found = [name for name in sorted(outputs - seen) if self.graph.constant(name) is not None]
             seen.update(found)

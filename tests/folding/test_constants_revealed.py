@@ -67,3 +67,21 @@ def test_branches_that_carry_the_same_but_for_rounding_are_joined() -> None:
     assert factors[0] * (factors[1] * factors[2]) != (factors[0] * factors[1]) * factors[2]
     folded = fold(net.build(net.op("Sigmoid", net.op("Add", y, z))))
     assert folded.count("Mul") == 1
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_a_constant_that_a_subgraph_reads_too_is_followed(shown: bool) -> None:
+    net = Net(opset=12)
+    x = net.input(2, 3, 4, 4)
+    y = net.bn(filled(net, x), 3)
+    if shown:
+        net.output(y)
+    inner = Net(opset=12)
+    inner.prefix = "inner"
+    inner.output(inner.op("Identity", y), shape=[2, 3, 4, 4])
+    flag = net.input(name="flag", dtype=bool)
+    net.output(net.op("If", flag, then_branch=inner.graph("a"), else_branch=inner.graph("b")), shape=[2, 3, 4, 4])
+    net.output(net.op("Conv", net.op("Add", x, net.op("Sigmoid", y)), net.draw(2, 3, 1, 1)))
+    folded = fold(net.build())
+    assert folded.count("BatchNormalization", "Sigmoid", "Add") == 0
+    assert folded.count("Conv") == 1
