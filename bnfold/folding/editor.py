@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -339,6 +340,9 @@ def _identity(param: Param) -> tuple[object, ...] | None:
     return (source.base, *[(is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps])
 
 
+_FOLDED = re.compile(r"_folded(_\d+)?$")
+
+
 def renamed(graph: ModelGraph, changed: Iterable[str], keep: Mapping[str, str]) -> dict[str, str]:
-    """New names for tensors whose values change: given ones, or ones that say they are folded."""
-    return {tensor: keep.get(tensor) or graph.fresh(f"{tensor}_folded") for tensor in changed}
+    """New names for tensors whose values change: given ones, or ones that say they are folded, however often."""
+    return {tensor: keep.get(tensor) or graph.fresh(f"{_FOLDED.sub('', tensor)}_folded") for tensor in changed}
