@@ -93,7 +93,7 @@ class Growth:
     def vector(self, size: int, *, positive: bool | None = None) -> np.ndarray:
         """Scales: positive, of any sign, with zeros, or all the same."""
         kinds = ["positive", "positive", "any", "zero", "same", "ones"]
-        kind = self.pick(kinds) if positive is None else "positive"
+        kind = self.pick(kinds) if positive is None and size else "positive"
         if kind == "ones":
             return np.ones(size, self.net.dtype)
         if kind == "any":
@@ -282,7 +282,7 @@ def einsum(growth: Growth, x: str) -> str | None:
 @rule("linear")
 def gru(growth: Growth, x: str) -> str | None:
     shape = growth.shapes[x]
-    if len(shape) != 3 or not isinstance(shape[-1], int):
+    if len(shape) != 3 or not isinstance(shape[-1], int) or 0 in shape:  # of nothing onnxruntime does not stand it
         return None
     hidden = 2
     operands = [growth.weight(1, 3 * hidden, shape[2]), growth.weight(1, 3 * hidden, hidden)]

@@ -91,7 +91,7 @@ def embedding(growth: Growth, x: str) -> str | None:
 def recurrent(growth: Growth, x: str) -> str | None:
     """LSTM or RNN, in one direction or both."""
     shape = growth.shapes[x]
-    if len(shape) != 3 or not isinstance(shape[-1], int):
+    if len(shape) != 3 or not isinstance(shape[-1], int) or 0 in shape:
         return None
     kind, hidden = growth.pick(["LSTM", "RNN"]), 2
     gates, both = (4 if kind == "LSTM" else 1) * hidden, growth.choices.integer(1, 2)
@@ -170,7 +170,7 @@ def rare_selection(growth: Growth, x: str) -> str | None:
     shape = list(growth.shapes[x])
     axis = growth.choices.integer(1, len(shape) - 1)
     size = shape[axis]
-    if not isinstance(size, int) or size < 2:
+    if not isinstance(size, int) or size < 2 or 0 in shape:
         return None
     kind = growth.pick(["Compress", "GatherElements", "ReverseSequence", "CenterCropPad", "TopK", "Scalar"])
     if kind == "Compress":
