@@ -224,8 +224,11 @@ class Survey:
             self._stay(op, "would become as large as a tensor")
             return
         facts, node = facts_of(op), Node(self.graph, op)
-        # What adds one number does not become a BatchNormalization for the sake of another.
-        probe = Affine.of(2.0, 1.0, None) if scale.size == 1 else behind.affine(2.0, 1.0)
+        # A map that leaves it neither a scale nor a shift alone. What adds one number does not become a
+        # BatchNormalization for the sake of another.
+        factor = 1.0 + (1.0 / np.abs(scale[scale != 0])).max(initial=1.0)
+        summand = 1.0 + factor * np.abs(shift).max()
+        probe = Affine.of(factor, summand, None) if scale.size == 1 else behind.affine(factor, summand)
         after = facts.absorb_output(node, probe)
         if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
             return
