@@ -11,7 +11,7 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.gauges.component import Axes, Cells, Component, Frame, Removal, Rows
 from bnfold.folding.gauges.ties import Tie
 from bnfold.folding.moves import Context
-from bnfold.folding.observers import output_phrase, reader_phrase
+from bnfold.folding.observers import input_phrase, output_phrase, reader_phrase
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_readers
 from bnfold.operators.base import NewWeights, WithResidual
@@ -67,7 +67,7 @@ class Survey:
         graph, frame = self.graph, self.found.frames[tensor]
         producer = graph.producer(tensor)
         if producer is None:
-            self._pin(frame.cells, f"{tensor} is an input of the model")
+            self._pin(frame.cells, f"{tensor} is {input_phrase(graph, tensor)}")
         if graph.is_output(tensor):
             self._pin(frame.cells, f"{tensor} is {output_phrase(graph)}")
         for use in list(value_readers(graph, tensor)):
