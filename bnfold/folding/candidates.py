@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY
+from dataclasses import KW_ONLY, replace
 
 from bnfold.affine import Affine
 from bnfold.folding.journal import Journal
@@ -37,14 +37,18 @@ class Candidate:
         return self.ops[-1].outputs[0]
 
 
+#: Operators in a row that are looked at one by one.
+MAX_PARTS = 4
+
+
 class CandidateFinder:
     """Finds the candidate that an operator belongs to. Those in ``fixed`` belong to none."""
 
     def __init__(self, graph: ModelGraph, fixed: frozenset[str]) -> None:
         self._graph = graph
         self._fixed = fixed
-        #: Reading the parameters of an affine is expensive: what each operator was found to be.
-        self._affines: dict[str, tuple[Op, Affine | None]] = {}
+        #: Operators of types that may be affine, and are not.
+        self._others: dict[str, Op] = {}
         #: Operators that may be affine, but for the shape of their input.
         self._shapeless: set[str] = set()
 
@@ -63,18 +67,35 @@ class CandidateFinder:
             assert use is not None, "the way up led through here"
             first = self._graph.op(use.op)
 
+    def parts(self, candidate: Candidate) -> tuple[Candidate, ...]:
+        """A number, a scale and a shift apart, of which each may go without the others.
+
+        It stays whole where a BatchNormalization belongs to it, where it makes a constant of a channel, and where it
+        is longer: such a run was not composed since its numbers leave the range of its dtype.
+        """
+        ops = candidate.ops
+        if not 1 < len(ops) <= MAX_PARTS or any(facts_of(op).role is Role.BATCHNORM for op in ops):
+            return (candidate,)
+        if not candidate.total.scale.all():
+            return (candidate,)
+        return tuple([self._alone(op) for op in candidate.ops])
+
+    def _alone(self, op: Op) -> Candidate:
+        total = self._affine(op)
+        assert total is not None
+        slot = facts_of(op).data_slot(Node(self._graph, op))
+        return Candidate(ops=(op,), total=total, input=op.input(slot), slot=slot)
+
     def _affine(self, op: Op) -> Affine | None:
-        if op.name in self._fixed:
+        if not facts_of(op).answers("as_affine") or op.name in self._fixed or self._others.get(op.name) is op:
             return None
-        known = self._affines.get(op.name)
-        if known is None or known[0] is not op:
-            if not facts_of(op).answers("as_affine"):
-                return None  # of most operators: nothing is kept for them
-            affine = as_affine(self._graph, op)
-            known = self._affines[op.name] = (op, affine if isinstance(affine, Affine) else None)
-            if isinstance(affine, Refusal) and affine.code in ("unknown-rank", "unknown-shape"):
-                self._shapeless.add(op.name)
-        return known[1]
+        affine = as_affine(self._graph, op)
+        if isinstance(affine, Affine):
+            return affine
+        self._others[op.name] = op
+        if affine.code in ("unknown-rank", "unknown-shape"):
+            self._shapeless.add(op.name)
+        return None
 
     @property
     def shapeless(self) -> bool:
@@ -85,7 +106,7 @@ class CandidateFinder:
         """Ask those operators anew the next time; their names."""
         names, self._shapeless = self._shapeless, set()
         for name in names:
-            del self._affines[name]
+            del self._others[name]
         return names
 
     def _first(self, op: Op) -> Op:
@@ -114,14 +135,12 @@ class CandidateFinder:
 
     def _run_from(self, op: Op) -> Candidate:
         """The longest run that begins with an affine operator."""
-        total = self._affine(op)
-        assert total is not None
-        ops = [op]
-        slot = facts_of(op).data_slot(Node(self._graph, op))
+        first = self._alone(op)
+        ops, total = [op], first.total
         while (following := self._following(ops[-1], total)) is not None:
             ops.append(following[0])
             total = following[1]
-        return Candidate(ops=tuple(ops), total=total, input=op.input(slot), slot=slot)
+        return first if len(ops) == 1 else replace(first, ops=tuple(ops), total=total)
 
 
 def no_affines(journal: Journal) -> list[Remaining]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,8 @@ class Editor:
         self.order = order
         #: Operators changed, added or removed since :meth:`take_changed`.
         self.changed: set[str] = set()
+        #: Has a tensor got a name of which a size is known that was not? Then more follows from that.
+        self.learned = False
         #: Constants that may have lost their last reader.
         self.loose: set[str] = set()
         #: Constants made from one base by the same steps: shared weights stay shared.
@@ -38,12 +41,9 @@ class Editor:
 
     # -- changes ---------------------------------------------------------------------------------
 
-    def carry_out(self, moves: Iterable[Move], rename: Mapping[str, str]) -> None:
-        """Apply the rewrites of ``moves``; tensors in ``rename`` get their new names everywhere."""
-        moves = list(moves)
-        rewrites = {name: rewrite for move in moves for name, rewrite in move.rewrites.items()}
-        constants = {use: param for move in moves for use, param in move.constants.items()}
-        names = set(rewrites) | {use.op for use in constants}
+    def carry_out(self, move: Move, rename: Mapping[str, str]) -> None:
+        """Apply the rewrites of a move; tensors in ``rename`` get their new names everywhere."""
+        names = {*move.rewrites, *(use.op for use in move.constants)}
         for tensor in rename:
             producer = self.graph.producer(tensor)
             names.update([producer.name] if producer is not None else [])
@@ -52,27 +52,30 @@ class Editor:
         for op in ops.values():
             self._pin(op)
         described = {old: _merged(self.graph.tensor(old), self.graph.tensor(new)) for old, new in rename.items()}
+        self.learned |= any(known.shape != self.graph.tensor(old).shape for old, known in described.items())
         for name in ops:
             self._detach(name)
         for tensor, known in described.items():
             self.graph.forget(tensor)
             self.graph.declare(Tensor(rename[tensor], known.dtype, known.shape))
         for name, op in ops.items():
-            self._rewrite(op, rewrites.get(name), constants, rename)
+            self._rewrite(op, move.rewrites.get(name), move.constants, rename)
 
     def drop(self, names: Iterable[str]) -> None:
         """Remove operators; constants that only they read become loose."""
-        graph = self.graph
         for name in names:
-            op = graph.op(name)
+            op = self.graph.op(name)
             self._pin(op)
-            self.changed.add(name)
-            for tensor in op.inputs:
-                if tensor:
-                    self.loose.add(tensor)
-                if graph.producer(tensor) is not None:
-                    self.changed.update([use.op for use in graph.uses(tensor)])
-            graph.remove(name)
+            self.loose.update(tensor for tensor in op.inputs if tensor)
+            self._remove(op)
+
+    def _remove(self, op: Op) -> None:
+        """Take an operator out: it is no reader any more, which may be what the other readers have waited for."""
+        self.changed.add(op.name)
+        for tensor in op.inputs:
+            if self.graph.producer(tensor) is not None:
+                self.changed.update([use.op for use in self.graph.uses(tensor)])
+        self.graph.remove(op.name)
 
     def redirect(self, tensor: str, to: str) -> None:
         """Make every reader of ``tensor`` read ``to``."""
@@ -82,6 +85,13 @@ class Editor:
         producer = self.graph.producer(to)
         if producer is not None:
             self.changed.add(producer.name)
+
+    def touch(self, tensor: str) -> None:
+        """Make its readers new operators: more is known of the tensor than when they were asked."""
+        for use in self.graph.consumers(tensor):
+            if use.slot is not None:
+                self.graph.rewire(use, tensor)
+            self.changed.add(use.op)
 
     # -- within ----------------------------------------------------------------------------------
 
@@ -264,7 +274,7 @@ class Editor:
         """
         graph, before = self.graph, len(self.graph)
         for op in reversed(graph.ops()):
-            if not any(tensor and (graph.use_count(tensor) or graph.is_output(tensor)) for tensor in op.outputs):
+            if not any(map(graph.is_used, op.outputs)):
                 self.loose.update(tensor for tensor in (*op.inputs, *op.captures) if tensor)
                 graph.remove(op.name)
         return before - len(graph)
@@ -275,18 +285,19 @@ class Editor:
         self.loose.clear()
         while queue:
             tensor = queue.pop()
-            queue.extend(self._write_shapes(tensor))
-            if self.graph.use_count(tensor) or self.graph.is_output(tensor):
-                continue
+            if self.graph.is_used(tensor):
+                queue.extend(self._write_shapes(tensor))
+                if self.graph.is_used(tensor):
+                    continue
             if tensor in self.graph.params:
                 del self.graph.params[tensor]
                 self.graph.overridable.discard(tensor)
                 continue
             op = self.graph.producer(tensor)
-            if op is None or any(self.graph.use_count(t) or self.graph.is_output(t) for t in op.outputs if t):
+            if op is None or any(map(self.graph.is_used, op.outputs)):
                 continue
             queue.extend(t for t in op.inputs if t)
-            self.graph.remove(op.name)
+            self._remove(op)
 
     def _write_shapes(self, tensor: str) -> list[str]:
         """Where only the shape of a constant is still asked for, make the answers constants; what their operators read.
@@ -302,7 +313,7 @@ class Editor:
             output = op.outputs[0]
             answer = graph.constant(output)
             if answer is not None and not graph.is_output(output) and graph.captured(output) is None:
-                graph.remove(op.name)
+                self._remove(op)
                 graph.params[output] = answer
                 read += [name for name in op.inputs if name and name != tensor]
         return read
@@ -327,6 +338,9 @@ def _identity(param: Param) -> tuple[object, ...] | None:
     return (source.base, *[(is_factor, values.shape, values.tobytes()) for is_factor, values in source.steps])
 
 
+_FOLDED = re.compile(r"_folded(_\d+)?$")
+
+
 def renamed(graph: ModelGraph, changed: Iterable[str], keep: Mapping[str, str]) -> dict[str, str]:
-    """New names for tensors whose values change: given ones, or ones that say they are folded."""
-    return {tensor: keep.get(tensor) or graph.fresh(f"{tensor}_folded") for tensor in changed}
+    """New names for tensors whose values change: given ones, or ones that say they are folded, however often."""
+    return {tensor: keep.get(tensor) or graph.fresh(f"{_FOLDED.sub('', tensor)}_folded") for tensor in changed}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 
+from bnfold.records import value_record
 from bnfold.refusal import Refusal
 
 
@@ -33,13 +34,13 @@ class FoldKind(str, Enum):
     #: An operator on the way cancels it.
     CANCELLED = "cancelled", "is cancelled by", "cancelled by"
     #: Several tensors changed at once: the stream that it reads, and whoever writes and reads that.
-    GAUGE = "gauge", "folds with its residual stream into", "folded with its residual stream into"
+    GAUGE = "gauge", "folds with its stream into", "folded with its stream into"
     BRANCH = "branch", "merges with its parallel branches into", "merged with its parallel branches into"
     #: Two convolutions in a row became one.
     SERIES = "chain", "merges with the convolution after it into", "merged with the convolution after it into"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_record
 class FoldStep:
     """One rewrite: an operator that went, where it went and through what.
 
@@ -48,6 +49,7 @@ class FoldStep:
     are not the original's any more: they got new names. Names in ``into`` and ``through`` are for people.
     """
 
+    _: KW_ONLY
     subject: str
     label: str
     type: str

@@ -20,8 +20,9 @@ from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
 from bnfold.operators import Node, Rewrite, Role, facts_of
-from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
+from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual
 from bnfold.operators.dialect import cheapest_form, dialect_of
+from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal
 
 
@@ -36,7 +37,7 @@ class Folder:
         self.journal = Journal(graph, scope)
         self.order = dataflow_order(graph)
         self.editor = Editor(graph, self.order)
-        self.frozen = frozenset([op.name for op in graph.ops() if self.journal.key(op.name) in skip])
+        self.frozen = frozenset([op.name for op in graph.ops() if self.journal.key(op.name) in skip] if skip else ())
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
         idioms = dialect_of(graph).composites(graph)
         self._context = Context(
@@ -47,10 +48,10 @@ class Folder:
         self._worklist.add(op.name for op in graph.ops() if facts_of(op).answers("as_affine"))
         #: Candidates that found no target, by their head, with the reasons of both sides.
         self._blocked: dict[str, tuple[Candidate, Refusal, Refusal]] = {}
-        #: Those that no gauge could remove.
-        self._gauged: dict[str, Candidate] = {}
         self._steps_gauged = -1
         self._contradictions: dict[str, Contradiction] = {}
+        #: May constants that others read as well be composed into new ones that are as large as tensors?
+        self._may_grow = False
         #: How many steps there were when shapes were inferred last.
         self._inferred_after = 0
 
@@ -65,7 +66,8 @@ class Folder:
             self._worklist.add_changed(self.editor.take_changed())
             name = self._worklist.pop()
             if name is None:
-                if not (self._join_blocked() or self._learn_shapes()):
+                self.editor.prune()  # what computed an old constant counts as a reader as long as it is there
+                if not (self.editor.changed or self._join_blocked() or self._learn_shapes()):
                     return
                 continue
             candidate = self._candidates.of(name)
@@ -76,13 +78,17 @@ class Folder:
                 self._fold(candidate)
 
     def _learn_shapes(self) -> bool:
-        """Infer shapes again where affines, or what blocked ones read, have none: the steps may have told them."""
+        """Infer shapes again where affines, or what blocked ones read, have none: the steps may have told them.
+
+        So they have where a tensor got the name of another one, of which more was known.
+        """
         if self._inferred_after == len(self.journal.steps):
             return False
         blocked = (candidate.input for head, (candidate, _, _) in self._blocked.items() if head in self.graph)
-        if not self._candidates.shapeless and all(self.graph.rank(tensor) is not None for tensor in blocked):
+        told = self.editor.learned or self._candidates.shapeless
+        if not told and all(self.graph.rank(tensor) is not None for tensor in blocked):
             return False
-        self._inferred_after = len(self.journal.steps)
+        self._inferred_after, self.editor.learned = len(self.journal.steps), False
         names = self._candidates.forget_shapeless()  # what became of their producers may tell without inference
         if self.graph.infer_again():
             names |= self._blocked.keys()
@@ -105,7 +111,7 @@ class Folder:
                 backward=back,
                 forward=ahead,
                 scope=self.journal.scope,
-                together=self._contradictions.get(head),
+                together=self._contradictions.get(op.name) or self._contradictions.get(head),
             )
             for head, (candidate, back, ahead) in self._blocked.items()
             if head in self.graph
@@ -118,7 +124,9 @@ class Folder:
     def _fold(self, candidate: Candidate) -> None:
         """Try everything in order of preference; keep the reasons if nothing helps."""
         for op in candidate.ops:
-            self._blocked.pop(op.name, None)
+            if op.name in self._blocked:
+                before = self._blocked.pop(op.name)[0]  # its run may have been another one
+                self._worklist.add(part.name for part in before.ops[1:] if part not in candidate.ops)
         if self._is_identity(candidate):
             self._remove_identity(candidate)
             return
@@ -126,12 +134,12 @@ class Folder:
             return
         back = self._backward(candidate, candidate.total)
         bias = isinstance(back, Move) and _is_bias(candidate, back)
-        if isinstance(back, Move) and not bias and self._pays(candidate, [back]):
-            self._apply(candidate, [back], FoldKind.BACKWARD)
+        if isinstance(back, Move) and not bias and self._pays(candidate, back):
+            self._apply(candidate, back, FoldKind.BACKWARD)
             return
         ahead = self._forward(candidate, candidate.total)
-        if isinstance(ahead, Move) and self._pays(candidate, [ahead]):
-            self._apply(candidate, [ahead], FoldKind.FORWARD)
+        if isinstance(ahead, Move) and self._pays(candidate, ahead):
+            self._apply(candidate, ahead, FoldKind.FORWARD)
             return
         if self._split(candidate) or self._simplify(candidate):
             return
@@ -161,13 +169,12 @@ class Folder:
         near = len(candidate.ops) == 1 and bool((np.abs(scale - 1.0) < 0.01).all())
         return near and facts_of(op).is_identity(Node(self.graph, op))
 
-    def _pays(self, candidate: Candidate, moves: list[Move]) -> bool:
+    def _pays(self, candidate: Candidate, move: Move) -> bool:
         """Fewer operators; or as many, where a linear operator's bias is all that stays of a scale."""
-        added = sum(move.added for move in moves)
-        if added < len(candidate.ops):
+        if move.added < len(candidate.ops):
             return True
-        weighted = not any(isinstance(rewrite, NewAffine) for move in moves for rewrite in move.rewrites.values())
-        return added == len(candidate.ops) == 1 and weighted and not candidate.total.is_shift
+        weighted = not any(isinstance(rewrite, NewAffine) for rewrite in move.rewrites.values())
+        return move.added == len(candidate.ops) == 1 and weighted and not candidate.total.is_shift
 
     def _operators_added(self, op: Op, rewrite: Rewrite) -> int | Refusal:
         """How many operators a rewrite adds, or why they cannot be built."""
@@ -207,8 +214,8 @@ class Folder:
         for first, second in orders:
             back = self._backward(candidate, first)
             ahead = self._forward(candidate, second) if isinstance(back, Move) else back
-            if isinstance(back, Move) and isinstance(ahead, Move) and self._pays(candidate, [back, ahead]):
-                self._apply(candidate, [back, ahead], FoldKind.SPLIT)
+            if isinstance(back, Move) and isinstance(ahead, Move) and self._pays(candidate, both := back.joined(ahead)):
+                self._apply(candidate, both, FoldKind.SPLIT)
                 return True
             for found in (back, ahead):
                 self._worklist.depend(candidate.head, found.asked)
@@ -228,6 +235,8 @@ class Folder:
             return False
         if len(form) >= len(candidate.ops) and not simpler:
             return False
+        if not self._may_grow and candidate.total.grid and self._grows(candidate, form):
+            return False
         self.editor.drop(op.name for op in rest)
         self.editor.replace_affine(first, candidate.input, candidate.total, candidate.output)
         into, keys = self.journal.labels([first.name]), self.journal.keys([first.name])
@@ -236,6 +245,28 @@ class Folder:
         if self.graph.op(first.name).type != first.type:
             self.journal.add(first, FoldKind.CHEAPER, into=into, holders=keys)
         return True
+
+    def _grows(self, candidate: Candidate, form: list[NewOp]) -> bool:
+        """Does that take more numbers than are freed? Those are not that others read, or that constants are made of."""
+        names = {op.name for op in candidate.ops}
+        freed = [
+            self.graph.params[tensor].size
+            for tensor in {tensor for op in candidate.ops for tensor in op.inputs if tensor in self.graph.params}
+            if all(use.op in names for use in self.graph.uses(tensor))
+        ]
+        return sum(part.size for new in form for part in new.inputs if isinstance(part, Param)) > sum(freed)
+
+    def compose_with_growth(self) -> bool:
+        """Compose what was left apart for the size of its constants, as large as tensors; whether there is anything.
+
+        Last of all: a scalar in front may go with its stream, and the constants of the rest stay shared.
+        """
+        if self._may_grow:
+            return False
+        self._may_grow = True
+        apart = [head for head, (candidate, _, _) in self._blocked.items() if candidate.total.grid]
+        self._worklist.add(head for head in apart if head in self.graph)
+        return bool(apart)
 
     def _rounds_to_nothing(self, affine: Affine, op: Op) -> bool:
         """A BN's parameters may tell a scale from 1 where its own type cannot."""
@@ -251,7 +282,7 @@ class Folder:
             self.editor.redirect(output, source)
         elif producer is not None and not graph.is_output(source) and not graph.captured(source):
             self.editor.drop(op.name for op in candidate.ops)
-            self.editor.carry_out([], {source: output})
+            self.editor.carry_out(Move(), {source: output})
         else:
             first, *rest = candidate.ops
             self.editor.drop(op.name for op in rest)
@@ -276,28 +307,37 @@ class Folder:
         else:
             self.editor.drop(op.name for op in candidate.ops)
             graph.params[output] = new
+        self._reveal(output)
         for op in candidate.ops:
             self.journal.add(op, FoldKind.CONSTANT, into=(param.name,))
         return True
 
-    def _apply(self, candidate: Candidate, moves: list[Move], kind: FoldKind) -> None:
-        changed = dict.fromkeys(tensor for move in moves for tensor in move.changed)
+    def _reveal(self, tensor: str) -> None:
+        """Look anew at all that reads a tensor which is a constant now, or what follows from it: it may be affine."""
+        queue, seen = [tensor], {tensor}
+        for known in queue:
+            self.editor.touch(known)
+            outputs = {name for use in self.graph.uses(known) for name in self.graph.op(use.op).outputs if name}
+            found = [name for name in sorted(outputs - seen) if self.graph.constant(name) is not None]
+            seen.update(found)
+            queue += found
+
+    def _apply(self, candidate: Candidate, move: Move, kind: FoldKind) -> None:
         keep = {candidate.input: candidate.output} if kind is FoldKind.BACKWARD else {}
-        rename = renamed(self.graph, changed, keep)
-        holders = list(dict.fromkeys(name for move in moves for name in move.targets))
-        through = list(dict.fromkeys(name for move in moves for name in move.through))
-        constants = tuple(param.name for move in moves for param in move.constants.values())
+        rename = renamed(self.graph, move.changed, keep)
+        holders, through = move.targets, move.through
+        constants = tuple([param.name for param in move.constants.values()])
         if not holders and not constants:
             kind = FoldKind.CANCELLED
-            holders = [name for name in through if not any(tensor in changed for tensor in self.graph.op(name).outputs)]
+            holders = [name for name in through if move.changed.keys().isdisjoint(self.graph.op(name).outputs)]
             through = [name for name in through if name not in holders]
-        elif not constants and all(move.only_affines for move in moves):
+        elif not constants and move.only_affines:
             kind = FoldKind.COMPOSED
         into, past, keys = self.journal.labels(holders), self.journal.labels(through), self.journal.keys(holders)
         self.editor.drop(op.name for op in candidate.ops)
         if not keep or candidate.input not in rename:
             self.editor.redirect(candidate.output, candidate.input)
-        self.editor.carry_out(moves, rename)
+        self.editor.carry_out(move, rename)
         for op in candidate.ops:
             self.journal.add(op, kind, into=(*into, *constants), through=past, changed=rename, holders=keys)
 
@@ -346,7 +386,7 @@ class Folder:
         for candidate in candidates.values():
             self._blocked.pop(candidate.head)
             self.editor.redirect(candidate.output, candidate.input)
-        self.editor.carry_out([Move(rewrites={op.name: behind})], {})
+        self.editor.carry_out(Move(rewrites={op.name: behind}), {})
         last = self.graph.producer(output)
         holders = [last.name] if last is not None else []
         into, past, keys = self.journal.labels(holders), self.journal.labels([op.name]), self.journal.keys(holders)
@@ -365,11 +405,13 @@ class Folder:
             return False
         from bnfold.folding.gauges import gauge  # only what is blocked needs it
 
-        outcome = gauge(self._context, self.editor, blocked, self._gauged)
+        outcome = gauge(self._context, self.editor, [part for each in blocked for part in self._candidates.parts(each)])
         self._contradictions |= outcome.contradictions
+        whole = {op.name: each for each in blocked for op in each.ops}
         for gone in outcome.gone:
-            del self._blocked[gone.candidate.head]
             first, *rest = gone.candidate.ops
+            self._blocked.pop(whole[first.name].head, None)
+            self._worklist.add(op.name for op in whole[first.name].ops if op.name in self.graph)
             for op in rest:
                 self.journal.add(op, FoldKind.COMPOSED, into=(first.display,), holders=self.journal.keys([first.name]))
             self.journal.add_gauge(first, gone)

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from helpers import Net, fold, unused
 
+from bnfold.folding.editor import renamed
+from bnfold.formats import load
+
 
 def scaled_weight(net: Net, weight: str) -> str:
     """A Conv of scaled weights, flattened to scale them and brought back into the shape of what they were."""
@@ -45,3 +48,19 @@ def test_a_shape_that_the_model_returns_is_still_computed():
     net.output(net.op("Tanh", y), shape=["N", 4, 4, 4])
     net.output(shape, shape=[4], dtype=np.int64)
     assert fold(net.build()).count("Shape") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("y", "y_folded_2"),
+        ("y_folded", "y_folded_2"),
+        ("y_folded_7", "y_folded_2"),
+        ("y_folded_b", "y_folded_b_folded"),
+    ],
+)
+def test_a_tensor_that_changes_again_and_again_has_one_ending(name, expected):
+    net = Net()
+    graph = load(net.build(net.op("Tanh", net.input("N", 4), outputs=["y_folded"]))).graph
+    assert renamed(graph, [name], {}) == {name: expected}
+    assert renamed(graph, [name], {name: "kept"}) == {name: "kept"}

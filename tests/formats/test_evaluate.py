@@ -276,13 +276,16 @@ def test_what_would_be_too_large_is_no_constant(kind):
     assert load(unsaid(kind, BOMBS[kind], **attributes)).graph.constant("y") is None
 
 
-def test_the_sum_of_all_results_is_bounded(monkeypatch):
-    monkeypatch.setattr(evaluate, "MAX_TOTAL_BYTES", 100_000)
+@pytest.mark.parametrize(("total", "growth", "count"), [(100_000, 0, 4), (0, 16, 8)])
+def test_the_sum_of_all_results_is_bounded(monkeypatch, total, growth, count):
+    """By a number of bytes, and by a multiple of what the model's own constants take."""
+    monkeypatch.setattr(evaluate, "MAX_TOTAL_BYTES", total)
+    monkeypatch.setattr(evaluate, "MAX_GROWTH", growth)
     nodes = [helper.make_node("Neg", ["w"], [f"n{i}"]) for i in range(10)]
     nodes.append(helper.make_node("Sum", [f"n{i}" for i in range(10)], ["y"]))
     read = load(model(nodes, [], [value("y", [3000])], {"w": np.ones(3000, np.float32)})).graph
     known = [read.constant(f"n{i}") is not None for i in range(10)]
-    assert known == [True] * 4 + [False] * 6
+    assert known == [True] * count + [False] * (10 - count)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ MAX_CELLS = 1 << 22
 Cells = NDArray[np.intp]
 #: As :attr:`bnfold.affine.Affine.grid`.
 Grid = tuple[tuple[int, int], ...]
+#: Axis, size and grid of a :class:`Frame`.
+Axes = tuple[int | None, int, Grid]
 #: A tensor by its name, or the constant that one operator reads in one slot.
 Place = str | Use
 
@@ -117,13 +119,11 @@ class Component:
         self.rim: dict[str, None] = {}
         #: Affines that were not blocked.
         self.staying: dict[str, None] = {}
-        #: All blocked candidates of it, and those that have to stay.
-        self.heads: dict[str, None] = {}
+        #: All blocked candidates of it, with the axes along which each may go, and those that have to stay.
+        self.heads: dict[str, Axes | None] = {}
         self.held: dict[str, None] = {}
         #: Is there an affine that does not fit the axes that its tensors were reached along?
         self.is_askew = False
-        #: Candidates that alone would be looked at along other axes.
-        self.askew: dict[str, None] = {}
         self.size = 0
         #: Asks what affines demand while they stay: left until it is known that any of them may go.
         self.pending: list[Callable[[], None]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from bnfold.folding.gauges.carrying import Carrier, Change, Fault
 from bnfold.folding.gauges.component import Component
 from bnfold.folding.gauges.numbers import constant_channels, out_of_reach, reach_of, statistics
 from bnfold.folding.gauges.solution import WHOLE, Choice, Clash, Solver, hopeless
-from bnfold.folding.gauges.survey import Survey, own_axes
+from bnfold.folding.gauges.survey import Survey, axes_to_try, own_axes
 from bnfold.folding.moves import Blocked, Context, Move
 from bnfold.folding.narrowing import keeps_precision, narrowest
 from bnfold.folding.plan import Contradiction
@@ -68,10 +68,9 @@ class Prepared:
         return Move() if self.constants is None else forward(context, candidate.output, self.constants)
 
 
-def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried: dict[str, Candidate]) -> Outcome:
+def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate]) -> Outcome:
     """Look for gauges under which blocked affines vanish, and carry them out.
 
-    ``tried`` holds those that were looked at before, in vain: only what is tied to another one is looked at.
     A component whose affines do not all work along the same axes is looked at along the axes of each.
     """
     outcome, stuck = Outcome(), {candidate.head: candidate for candidate in blocked}
@@ -82,38 +81,36 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate], tried:
             prepared[head] = found
         else:
             outcome.contradictions[head] = found
-    waiting = dict.fromkeys(head for head in prepared if tried.get(head) is not stuck[head])
-    tried |= stuck
+    looks = {head: axes_to_try(context.graph, stuck[head]) for head in prepared}
+    waiting = {(head, each[turn]): None for turn in range(3) for head, each in looks.items() if len(each) > turn}
     members = {op.name: candidate for candidate in stuck.values() for op in candidate.ops}
     in_vain: list[Component] = []
     while waiting:
-        start = next(iter(waiting))
-        component = Survey(context, members).run(stuck[start])
-        axes = own_axes(context.graph, stuck[start])
-        for head in component.heads:
-            alike = not component.is_askew or own_axes(context.graph, stuck[head]) == axes
-            if head == start or (alike and head not in component.askew):
-                waiting.pop(head, None)
-            if head in prepared:
-                outcome.contradictions.pop(head, None)  # from a look along other axes
+        start, axes = next(iter(waiting))
+        component = Survey(context, members).run(stuck[start], axes)
+        del waiting[start, axes]
+        for head, looked in component.heads.items():
+            if looked is not None and (looked == axes or not component.is_askew):
+                waiting.pop((head, looked), None)
+        for removal in component.removals:
+            if removal.head in prepared:
+                outcome.contradictions.pop(removal.head, None)  # from a look along other axes
         before = len(outcome.gone)
         _Settlement(context, editor, component, stuck, prepared, outcome).run()
         if len(outcome.gone) == before:
-            if component.is_askew or component.askew:
+            if component.is_askew or any(
+                looked != own_axes(context.graph, stuck[head]) for head, looked in component.heads.items()
+            ):
                 in_vain.append(component)
             continue
         gone = {each.candidate.head for each in outcome.gone[before:]}
         for other in in_vain:  # what stood in their way along other axes may be gone
-            if not gone.isdisjoint(other.heads):
-                for head in other.heads:
-                    tried.pop(head, None)
-                outcome.again = True
+            outcome.again |= not gone.isdisjoint(other.heads)
         for head in component.heads:  # they are others now, or have other neighbours
             for op in stuck[head].ops:
                 members.pop(op.name, None)
-            if head in waiting:
-                del waiting[head]
-                tried.pop(head, None)
+            for look in [look for look in waiting if look[0] == head]:
+                del waiting[look]
                 outcome.again = True
     return outcome
 
@@ -252,7 +249,7 @@ class _Settlement:
             assert isinstance(move, Move), "it was asked before"
             if move.rewrites:
                 # The numbers of all tensors stay; those of a channel that nobody reads any more will not.
-                editor.carry_out([move], {})
+                editor.carry_out(move, {})
                 emptied |= {stuck[head].output: None, **move.changed}
         if emptied:
             again = self._described(choice)
@@ -271,7 +268,7 @@ class _Settlement:
         for output, tensor in origin.items():
             if keep.get(tensor) != output:
                 editor.redirect(output, tensor)
-        editor.carry_out([change.move], rename)
+        editor.carry_out(change.move, rename)
         for head, total in change.staying.items():
             self._replace(head, total)
         for head in choice.gone:
@@ -281,7 +278,9 @@ class _Settlement:
     def _replace(self, head: str, total: Affine) -> None:
         """Give an affine that stays its new map."""
         graph = self.context.graph
-        first, *rest = (op.name for op in self.stuck[head].ops) if head in self.stuck else (head,)
+        # What was stuck in a run may stand by itself since another component changed.
+        alone = head in self.component.staying or head not in self.stuck
+        first, *rest = (head,) if alone else (op.name for op in self.stuck[head].ops)
         op = graph.op(first)
         source = op.input(facts_of(op).data_slot(Node(graph, op)))
         output = graph.op(rest[-1] if rest else first).outputs[0]
@@ -315,13 +314,16 @@ def _origins(whole: Iterable[Candidate]) -> dict[str, str]:
 
 def _told(graph: ModelGraph, candidate: Candidate, change: Change) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The operators with weights behind an affine, and those that write or read its stream, as near as they are."""
-    behind = _weighted(graph, candidate.output, change, set(), up=False)
-    around = _weighted(graph, candidate.input, change, {op.name for op in candidate.ops}, up=True)
+    targets, passed = change.move.targets, change.move.through
+    behind = _weighted(graph, candidate.output, targets, {*passed, *change.staying}, set(), up=False)
+    around = _weighted(graph, candidate.input, targets, set(passed), {op.name for op in candidate.ops}, up=True)
     return tuple(behind), tuple(name for name in around if name not in behind)
 
 
-def _weighted(graph: ModelGraph, tensor: str, change: Change, seen: set[str], *, up: bool) -> dict[str, None]:
-    """Operators whose weights change beside a tensor, past those without; upward to the next join and no further."""
+def _weighted(
+    graph: ModelGraph, tensor: str, targets: Container[str], passed: Container[str], seen: set[str], *, up: bool
+) -> dict[str, None]:
+    """Those of ``targets`` that are nearest to a tensor, past others; upward to the next join and no further."""
     found: dict[str, None] = {}
     tensors = [tensor]
     while tensors:
@@ -332,9 +334,9 @@ def _weighted(graph: ModelGraph, tensor: str, change: Change, seen: set[str], *,
             if op.name in seen:
                 continue
             seen.add(op.name)
-            if op.name in change.move.targets:
+            if op.name in targets:
                 found[op.name] = None
-            elif op.name in change.move.through:
+            elif op.name in passed:
                 joins = len([t for t in op.inputs if graph.producer(t) is not None]) > 1
                 tensors += op.outputs if not up else () if joins and found else op.inputs
     return found

@@ -8,14 +8,17 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.folding.candidates import Candidate
-from bnfold.folding.gauges.component import Cells, Component, Frame, Grid, Removal, Rows
+from bnfold.folding.gauges.component import Axes, Cells, Component, Frame, Removal, Rows
 from bnfold.folding.gauges.ties import Tie
 from bnfold.folding.moves import Context
-from bnfold.folding.observers import output_phrase, reader_phrase
+from bnfold.folding.observers import input_phrase, output_phrase, reader_phrase
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_readers
 from bnfold.operators.base import NewWeights, WithResidual
 from bnfold.refusal import Refusal
+
+#: Those of a tensor whose gauge is one number.
+ONE_NUMBER: Axes = (None, 1, ())
 
 
 class Survey:
@@ -37,9 +40,9 @@ class Survey:
         #: Reads by operators with weights, to be asked about shifts when the rest is known.
         self.readers: dict[tuple[str, int], None] = {}
 
-    def run(self, start: Candidate) -> Component:
-        """What is tied to one of them; what affines demand while they stay is pending."""
-        self._candidate(start)
+    def run(self, start: Candidate, axes: Axes) -> Component:
+        """What is tied to one of them along these axes; what affines demand while they stay is pending."""
+        self._candidate(start, axes)
         return self._walk()
 
     def walk(self) -> Component:
@@ -64,7 +67,7 @@ class Survey:
         graph, frame = self.graph, self.found.frames[tensor]
         producer = graph.producer(tensor)
         if producer is None:
-            self._pin(frame.cells, f"{tensor} is an input of the model")
+            self._pin(frame.cells, f"{tensor} is {input_phrase(graph, tensor)}")
         if graph.is_output(tensor):
             self._pin(frame.cells, f"{tensor} is {output_phrase(graph)}")
         for use in list(value_readers(graph, tensor)):
@@ -162,27 +165,38 @@ class Survey:
 
     # -- affines ---------------------------------------------------------------------------------
 
-    def _candidate(self, candidate: Candidate) -> None:
+    def _candidate(self, candidate: Candidate, axes: Axes | None = None) -> None:
         if not self._once(candidate.ops[0], "affine"):
             return
-        self.found.heads[candidate.head] = None
         total = candidate.total
-        own = axis, size, grid = own_axes(self.graph, candidate)
+        axis, size, grid = axes or own_axes(self.graph, candidate)
         known = self.found.frames.get(candidate.input) or self.found.frames.get(candidate.output)
         if total.axis is None and known is not None:
             axis, size, grid = known.axis, known.size, known.grid
+        self.found.heads[candidate.head] = axis, size, grid
+        if size > 1 and known is not None and known.size == 1 and self._candidate_between_numbers(candidate):
+            return
         inside = self.found.reach(candidate.input, axis, size, grid)
         behind = self.found.reach(candidate.output, axis, size, grid)
-        if inside is None or behind is None or (axis, size, grid) != own:
-            self.found.askew[candidate.head] = None
         if inside is None or behind is None:
+            self.found.heads[candidate.head] = None
             self.found.is_askew = True
             for op in candidate.ops:
                 self._block(op, "works along other axes")
             return
         scale, shift = (np.broadcast_to(vector, (size,)) for vector in (total.scale, total.shift))
         self.found.removals.append(Removal(candidate, inside.cells, behind.cells, scale, shift))
-        self._hold(candidate.ops, scale, shift, inside, behind)
+        self._hold(candidate.ops, total.scale, total.shift, inside, behind)
+
+    def _candidate_between_numbers(self, candidate: Candidate) -> bool:
+        """Can it stay between two tensors whose gauges are one number each, whatever axes it works along?"""
+        inside, behind = (self.found.reach(tensor, *ONE_NUMBER) for tensor in (candidate.input, candidate.output))
+        if inside is None or behind is None:
+            return False
+        self.found.is_askew = True
+        self.found.heads[candidate.head] = self.found.held[candidate.head] = None
+        self._hold(candidate.ops, candidate.total.scale, candidate.total.shift, inside, behind)
+        return True
 
     def _staying(self, op: Op, own: Affine, source: str, output: str) -> None:
         known = self.found.frames.get(source) or self.found.frames.get(output)
@@ -191,12 +205,11 @@ class Survey:
         inside, behind = self.found.reach(source, axis, size, grid), self.found.reach(output, axis, size, grid)
         fits = known.fits(own)
         self.found.is_askew |= not fits
-        if inside is None or behind is None or not fits or op.name in self.context.idioms:
+        if inside is None or behind is None or not (fits or size == 1) or op.name in self.context.idioms:
             self._block(op, "is an affine along other axes, or part of a function that runtimes recognise")
             return
-        scale, shift = (np.broadcast_to(vector, (size,)) for vector in (own.scale, own.shift))
         self.found.staying[op.name] = None
-        self._hold((op,), scale, shift, inside, behind)
+        self._hold((op,), own.scale, own.shift, inside, behind)
 
     def _hold(self, ops: tuple[Op, ...], scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
         """What an affine demands while it stays: it must not need more operators than now."""
@@ -207,8 +220,15 @@ class Survey:
     def _hold_one(self, op: Op, scale: Vector, shift: Vector, inside: Frame, behind: Frame) -> None:
         if op.name in self.blocked:
             return  # it demands everything already
+        if scale.size == 1 and behind.grid:
+            self._stay(op, "would become as large as a tensor")
+            return
         facts, node = facts_of(op), Node(self.graph, op)
-        probe = behind.affine(2.0, 1.0)
+        # A map that leaves it neither a scale nor a shift alone. What adds one number does not become a
+        # BatchNormalization for the sake of another.
+        factor = 1.0 + (1.0 / np.abs(scale[scale != 0])).max(initial=1.0)
+        summand = 1.0 + factor * np.abs(shift).max()
+        probe = Affine.of(factor, summand, None) if scale.size == 1 else behind.affine(factor, summand)
         after = facts.absorb_output(node, probe)
         if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
             return
@@ -216,12 +236,19 @@ class Survey:
             why = f"{op.display} ({op.type}) only adds"
             self.found.rows.append(Rows.equal(("size", "sign"), inside.cells, behind.cells, why))
         elif not shift.any():
+            why = f"{op.display} ({op.type}) only multiplies"
+            if scale.size > behind.size:  # different multiples of one number
+                self._pin(np.append(inside.cells, behind.cells), why, "shift")
+                return
             cells = np.stack([inside.cells, behind.cells], axis=1)
-            factors = np.stack([scale, -np.ones(behind.size)], axis=1)
-            self.found.rows.append(Rows(("shift",), cells, factors, f"{op.display} ({op.type}) only multiplies"))
+            factors = np.stack([np.broadcast_to(scale, behind.size), -np.ones(behind.size)], axis=1)
+            self.found.rows.append(Rows(("shift",), cells, factors, why))
         else:
-            self._block(op, "would need another operator")
-            self.found.pin(self.graph, op.name, self.blocked[op.name])
+            self._stay(op, "would need another operator")
+
+    def _stay(self, op: Op, why: str) -> None:
+        self._block(op, why)
+        self.found.pin(self.graph, op.name, self.blocked[op.name])
 
     # -- operators without weights ---------------------------------------------------------------
 
@@ -235,11 +262,25 @@ class Survey:
         self.found.ties[op.name] = None
 
 
-def own_axes(graph: ModelGraph, candidate: Candidate) -> tuple[int | None, int, Grid]:
+def own_axes(graph: ModelGraph, candidate: Candidate) -> Axes:
     """Axis, channels and grid along which an affine is looked at; one that is the same everywhere by channels."""
     total = candidate.total
     if total.axis is not None:
         return total.axis, total.size, total.grid
     rank = rank_of(graph, candidate.input)
     size = dim_of(graph, candidate.input, 1) if rank is not None and rank > 1 else None
-    return (1, size, ()) if size else (None, 1, ())
+    return (1, size, ()) if size else ONE_NUMBER
+
+
+def axes_to_try(graph: ModelGraph, candidate: Candidate) -> tuple[Axes, ...]:
+    """The axes along which to look at an affine, one after the other as long as nothing goes.
+
+    The channels of one that is the same everywhere may lie on the last axis as well, and as one number it may cross
+    what mixes them.
+    """
+    own = own_axes(graph, candidate)
+    if candidate.total.axis is not None or own == ONE_NUMBER:
+        return (own,)
+    rank = rank_of(graph, candidate.input) or 0
+    last = dim_of(graph, candidate.input, rank - 1) if rank > 2 else None
+    return (own, (rank - 1, last, ()), ONE_NUMBER) if last else (own, ONE_NUMBER)

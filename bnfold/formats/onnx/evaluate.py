@@ -17,9 +17,11 @@ from bnfold.formats.onnx.tensors import ELEMENT_TYPES
 from bnfold.graph import Array, Evaluator, ModelGraph, Op, Param, float_limits, is_float
 from bnfold.operators.onnx.constants import Inputs, check_operands, is_copy, moves, result_size, shape_read, type_only
 
-#: The largest result of one operator, and the sum of all results of one model.
+#: The largest result of one operator, and the sum of all results of one model: so many bytes, and so many for each
+#: byte that its own constants take. Weights that are standardised run through several operators.
 MAX_RESULT_BYTES = 1 << 26
 MAX_TOTAL_BYTES = 1 << 28
+MAX_GROWTH = 16
 
 #: So many roundings are one computation's own; what is farther off is another result.
 _FEW = 64.0
@@ -53,7 +55,7 @@ def evaluator(context: Context) -> Evaluator:
                 return None
             # float64 and int64, the widest of what these operators give, have 8 bytes
             size = count * 8
-            if not 0 <= size <= min(MAX_RESULT_BYTES, MAX_TOTAL_BYTES - spent):
+            if not 0 <= size <= MAX_RESULT_BYTES or not _has_room(graph, spent + size):
                 return None
             spent += size
             results = _run(op, [None if param is None else param.array() for param in inputs], version)
@@ -66,6 +68,16 @@ def evaluator(context: Context) -> Evaluator:
         return [Param.of(name, value, rounded.dtype) for name, value, rounded in triples]
 
     return evaluate
+
+
+def _has_room(graph: ModelGraph, size: int) -> bool:
+    """May all results of a model together be that large?"""
+    if size <= MAX_TOTAL_BYTES:
+        return True
+    while graph.parent is not None:
+        graph = graph.parent
+    stored = sum(param.size * param.dtype.itemsize for param in graph.params.values())
+    return size <= MAX_TOTAL_BYTES + MAX_GROWTH * stored
 
 
 def _known_sizes(graph: ModelGraph, op: Op, version: int) -> Sequence[Param] | None:

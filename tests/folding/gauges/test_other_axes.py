@@ -77,3 +77,109 @@ def test_the_model_s_output_keeps_a_producer_where_all_that_makes_it_could_go() 
     net.output(net.op("Add", net.const(1.5), negated), net.op("Div", negated, net.positive(6)))
     net.output(net.op("Neg", negated))
     fold(net.build())
+
+
+def boxes_of(net: Net, centre_factor: float, size_factor: float, *, anchors: tuple[int, ...]) -> None:
+    """The decoder of a detector: offsets of 1×1 convolutions, factors for centres and sizes, anchors."""
+    y = net.op("Conv", net.input(1, 4, 5, 5), net.draw(8, 4, 1, 1), net.draw(8))
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 3, 1]), np.array([1, -1, 4]))
+    ends = (np.array([0]), np.array([2])), (np.array([2]), np.array([4]))
+    centre, size = (net.op("Slice", y, *end, np.array([2])) for end in ends)
+    centre = net.op("Mul", centre, np.float32(centre_factor), name="centre_factor")
+    centre = net.op("Add", net.op("Mul", centre, net.positive(*anchors), name="centre_anchor"), net.draw(*anchors))
+    size = net.op("Exp", net.op("Mul", size, np.float32(size_factor), name="size_factor"))
+    net.output(net.op("Softmax", net.op("Concat", centre, size, axis=2), axis=1))
+
+
+@pytest.mark.parametrize("anchors", [(50, 2), (1, 50, 2)])
+def test_an_affine_along_other_axes_stays_between_tensors_with_one_number_each(anchors: tuple[int, ...]) -> None:
+    """What the anchors multiply makes up for the factor of the sizes, which goes into the convolution."""
+    net = Net()
+    boxes_of(net, 0.1, 0.2, anchors=anchors)
+    folded = fold(net.build())
+    assert (folded.count("Mul"), folded.count("Add")) == (1, 1), folded.sentences
+
+
+def test_one_that_only_multiplies_by_different_numbers_keeps_a_shift_away() -> None:
+    """The same number added in front of it is another one behind, at each position."""
+    net = Net()
+    x = net.op("SpaceToDepth", net.op("Add", stuck(net), np.float32(3.0), name="shift"), blocksize=2)
+    wide = net.op("Mul", x, net.positive(16, 3, 3))
+    net.output(net.op("Conv", x, net.draw(4, 16, 1, 1), net.draw(4)), net.op("Conv", wide, net.draw(4, 16, 1, 1)))
+    assert fold(net.build()).count("Add") == 1
+
+
+def stuck(net: Net) -> str:
+    """A tensor that nothing can be moved into."""
+    return net.op("Sigmoid", net.input(1, 4, 6, 6))
+
+
+@pytest.mark.parametrize("readers", [1, 3])
+def test_a_scale_goes_where_the_shift_behind_it_cannot(readers: int) -> None:
+    """In front of convolutions that pad with zeros: the shift becomes one of the unscaled tensor."""
+    net = Net()
+    y = net.op("Sub", net.op("Div", stuck(net), np.float32(127.5)), np.float32(1.0))
+    for _ in range(readers):
+        net.output(net.op("Conv", y, net.draw(2, 4, 3, 3), pads=[1, 1, 1, 1]))
+    folded = fold(net.build())
+    assert (folded.count("Div"), folded.count("Mul"), folded.count("Sub") + folded.count("Add")) == (0, 0, 1)
+    (step,) = folded.plan.steps
+    assert len(step.into) == readers
+
+
+def test_a_scale_stays_where_somebody_else_reads_what_was_shifted() -> None:
+    net = Net()
+    y = net.op("Sub", net.op("Div", stuck(net), np.float32(127.5)), np.float32(1.0))
+    net.output(net.op("Conv", y, net.draw(2, 4, 3, 3), pads=[1, 1, 1, 1]), net.op("Tanh", y))
+    folded = fold(net.build())
+    assert (folded.count("Div"), folded.count("Sub"), folded.count("BatchNormalization")) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.5, 0.5), (0.4, 0.5), (1.0, 2.0)])
+def test_two_numbers_of_a_pair_become_no_normalisation(shift: float, scale: float) -> None:
+    """Whatever the numbers, one of them does not take in the other as a BN of rows."""
+    net = Net()
+    y = net.op("Div", net.op("Sub", stuck(net), np.float32(shift)), np.float32(scale))
+    folded = fold(net.build(net.op("Tanh", y)))
+    assert (folded.count("Div", "Mul"), folded.count("Sub", "Add"), folded.count("BatchNormalization")) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("factors", [-1.0, 3.0, (1.0, 2.0, 1.0, 1.0)])
+def test_one_number_crosses_what_mixes_channels(factors: float | tuple[float, ...]) -> None:
+    """A sum whose other operand is a convolution's, behind a reshape that rips channels apart."""
+    net = Net()
+    scaled = net.op("Mul", stuck(net), np.float32(np.reshape(factors, (-1, 1, 1))))
+    other = net.op("Conv", net.input(1, 4, 4, 6), net.draw(6, 4, 1, 1), net.draw(6))
+    total = net.op("Add", net.op("Reshape", scaled, np.array([1, 6, 4, 6])), other)
+    net.output(net.op("Conv", net.op("Relu", total) if factors == 3.0 else total, net.draw(4, 6, 1, 1)))
+    assert fold(net.build()).count("Mul") == isinstance(factors, tuple)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_constants_as_large_as_tensors_stay_shared_where_a_scalar_can_go_otherwise(shared: bool) -> None:
+    """The factor of the centres goes into the convolution, unless composing it takes no room."""
+    net = Net()
+    y = net.op("Conv", net.input(1, 4, 5, 5), net.draw(8, 4, 1, 1), net.draw(8))
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 3, 1]), np.array([1, -1, 4]))
+    ends = (np.array([0]), np.array([2])), (np.array([2]), np.array([4]))
+    centre, size = (net.op("Slice", y, *end, np.array([2])) for end in ends)
+    anchors = net.const(net.positive(50, 2))
+    centre = net.op("Mul", net.op("Mul", centre, np.float32(0.1)), anchors)
+    size = net.op("Exp", net.op("Mul", size, np.float32(0.2)))
+    if shared:
+        size = net.op("Mul", size, anchors)
+    net.output(net.op("Softmax", net.op("Concat", centre, size, axis=2), axis=1))
+    folded = fold(net.build())
+    assert folded.count("Mul") == 1 + shared
+    assert [tuple(each.dims) for each in folded.after.graph.initializer].count((50, 2)) == 1
+
+
+def test_a_channel_that_is_switched_off_stays_so() -> None:
+    """A Mul with a zero among its factors makes up for a BN that goes with the stream of both."""
+    net = Net()
+    stream = net.op("Conv", net.input(1, 4, 6, 6), net.draw(4, 4, 1, 1), net.draw(4))
+    net.output(net.op("Conv", net.op("Relu", net.bn(stream, 4)), net.draw(2, 4, 1, 1)))
+    switched = net.op("Mul", stream, np.reshape(np.float32([0.0, 1.0, 2.0, 0.5]), (4, 1, 1)))
+    net.output(net.op("Conv", net.op("Add", switched, net.op("Tanh", stuck(net))), net.draw(2, 4, 3, 3), pads=[1] * 4))
+    folded = fold(net.build())
+    assert folded.count("Mul", "BatchNormalization") == 1

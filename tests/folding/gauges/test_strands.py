@@ -35,7 +35,8 @@ def groups_in(net: Net, x: str) -> list[int]:
     folder = Folder(graph, ())
     folder.run()
     blocked = {op.name: candidate for candidate, _, _ in folder._blocked.values() for op in candidate.ops}
-    component = survey.Survey(folder._context, blocked).run(next(iter(blocked.values())))
+    start = next(iter(blocked.values()))
+    component = survey.Survey(folder._context, blocked).run(start, survey.own_axes(graph, start))
     alive = {removal.head: np.ones(removal.scale.size, bool) for removal in component.removals}
     return sorted(len(group.variables) for group in groups_of(strands.contracted(component, alive)) if group.heads)
 
