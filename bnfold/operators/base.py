@@ -377,10 +377,7 @@ def dim_of(graph: ModelGraph, tensor: str, axis: int) -> int | None:
     size = graph.dim(tensor, axis)
     if size is not None:  # the rule
         return size
-    for _, sizes in _shapes(graph, tensor):
-        if axis in sizes:
-            return sizes[axis]
-    return None
+    return next((sizes[axis] for _, sizes in _shapes(graph, tensor) if axis in sizes), None)
 
 
 def _shapes(graph: ModelGraph, tensor: str) -> Iterator[tuple[int | None, Mapping[int, int]]]:
