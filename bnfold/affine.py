@@ -20,6 +20,8 @@ Vector = NDArray[np.float64]
 
 #: Vectors that a repetition would make longer than this stay where they are: a file may claim any size.
 MAX_CHANNELS = 1 << 24
+#: Relative to their size: what one map composed in two orders may differ by, some hundred roundings of float64.
+_ROUNDING = 2.0**-46
 
 
 def _vector(values: ArrayLike) -> Vector:
@@ -37,6 +39,13 @@ def _all(mask: NDArray[np.bool_]) -> bool:
 def _is_uniform(vector: NDArray[np.float64]) -> bool:
     """Is it the same number throughout? That its ends differ is found out in a fifth of the time."""
     return vector.item(0) == vector.item(-1) and _all(vector == vector[0])
+
+
+def same_values(first: Vector, second: Vector) -> bool:
+    """Do two vectors, of one length or one of them of length 1, hold the same, but for the rounding of float64?"""
+    if first.size != second.size and 1 not in (first.size, second.size):
+        return False
+    return _all(np.abs(first - second) <= _ROUNDING * np.maximum(np.abs(first), np.abs(second)))
 
 
 @record
@@ -235,11 +244,11 @@ class Affine:
         return self.scale.reshape(shape), self.shift.reshape(shape)
 
     def same_as(self, other: Affine) -> bool:
-        """Are these exactly the same map (bit for bit, on the same axis)?"""
+        """Are these the same map on the same axis, but for the rounding of float64?"""
         return (
             (self.axis, self.grid) == (other.axis, other.grid)
-            and np.array_equal(self.scale, other.scale)
-            and np.array_equal(self.shift, other.shift)
+            and same_values(self.scale, other.scale)
+            and same_values(self.shift, other.shift)
         )
 
     def __repr__(self) -> str:

@@ -55,7 +55,6 @@ class _Run:
             folder.run()
             if not (self._merge(folder) or folder.gauge_blocked() or folder.compose_with_growth()):
                 break
-        folder.editor.prune()
         self.steps += folder.journal.steps
         self.remaining += folder.remaining()
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 
 from bnfold.affine import Affine
 from bnfold.folding.moves import Blocked, Context, Move, Search, more_telling, unsound
-from bnfold.folding.observers import other_reader, output_phrase, reader_phrase
+from bnfold.folding.observers import input_phrase, other_reader, output_phrase, reader_phrase
 from bnfold.folding.rounding import overflow_code, rounding_fault
 from bnfold.graph import Op, Param, Place, Use
 from bnfold.operators import Facts, Node, Rewrite, facts_of
-from bnfold.operators.base import Crossing, mapped
+from bnfold.operators.base import Crossing
+from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal
 
 #: Alternatives tried in one search: a bound that no real model reaches.
@@ -147,7 +148,7 @@ class _Backward(Search):
             return self._constant(state, use, param, affine, tensor)
         producer = self.graph.producer(tensor)
         if producer is None:
-            return Refusal("model-input", f"{tensor} is an input of the model")
+            return Refusal("model-input", f"{tensor} is {input_phrase(self.graph, tensor)}")
         state.request(use, tensor, affine, producer, self.order[producer.name])
         return None
 

@@ -26,6 +26,8 @@ class Editor:
         self.order = order
         #: Operators changed, added or removed since :meth:`take_changed`.
         self.changed: set[str] = set()
+        #: Has a tensor got a name of which a size is known that was not? Then more follows from that.
+        self.learned = False
         #: Constants that may have lost their last reader.
         self.loose: set[str] = set()
         #: Constants made from one base by the same steps: shared weights stay shared.
@@ -50,6 +52,7 @@ class Editor:
         for op in ops.values():
             self._pin(op)
         described = {old: _merged(self.graph.tensor(old), self.graph.tensor(new)) for old, new in rename.items()}
+        self.learned |= any(known.shape != self.graph.tensor(old).shape for old, known in described.items())
         for name in ops:
             self._detach(name)
         for tensor, known in described.items():
@@ -60,17 +63,19 @@ class Editor:
 
     def drop(self, names: Iterable[str]) -> None:
         """Remove operators; constants that only they read become loose."""
-        graph = self.graph
         for name in names:
-            op = graph.op(name)
+            op = self.graph.op(name)
             self._pin(op)
-            self.changed.add(name)
-            for tensor in op.inputs:
-                if tensor:
-                    self.loose.add(tensor)
-                if graph.producer(tensor) is not None:
-                    self.changed.update([use.op for use in graph.uses(tensor)])
-            graph.remove(name)
+            self.loose.update(tensor for tensor in op.inputs if tensor)
+            self._remove(op)
+
+    def _remove(self, op: Op) -> None:
+        """Take an operator out: it is no reader any more, which may be what the other readers have waited for."""
+        self.changed.add(op.name)
+        for tensor in op.inputs:
+            if self.graph.producer(tensor) is not None:
+                self.changed.update([use.op for use in self.graph.uses(tensor)])
+        self.graph.remove(op.name)
 
     def redirect(self, tensor: str, to: str) -> None:
         """Make every reader of ``tensor`` read ``to``."""
@@ -80,6 +85,13 @@ class Editor:
         producer = self.graph.producer(to)
         if producer is not None:
             self.changed.add(producer.name)
+
+    def touch(self, tensor: str) -> None:
+        """Make its readers new operators: more is known of the tensor than when they were asked."""
+        for use in self.graph.consumers(tensor):
+            if use.slot is not None:
+                self.graph.rewire(use, tensor)
+            self.changed.add(use.op)
 
     # -- within ----------------------------------------------------------------------------------
 
@@ -285,7 +297,7 @@ class Editor:
             if op is None or any(map(self.graph.is_used, op.outputs)):
                 continue
             queue.extend(t for t in op.inputs if t)
-            self.graph.remove(op.name)
+            self._remove(op)
 
     def _write_shapes(self, tensor: str) -> list[str]:
         """Where only the shape of a constant is still asked for, make the answers constants; what their operators read.
@@ -301,7 +313,7 @@ class Editor:
             output = op.outputs[0]
             answer = graph.constant(output)
             if answer is not None and not graph.is_output(output) and graph.captured(output) is None:
-                graph.remove(op.name)
+                self._remove(op)
                 graph.params[output] = answer
                 read += [name for name in op.inputs if name and name != tensor]
         return read

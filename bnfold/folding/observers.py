@@ -14,6 +14,13 @@ def output_phrase(graph: ModelGraph) -> str:
     return "the model's output" if graph.parent is None else "an output of the subgraph"
 
 
+def input_phrase(graph: ModelGraph, tensor: str) -> str:
+    """What a sentence calls a tensor that no operator of this graph computes."""
+    if graph.parent is None:
+        return "an input of the model"
+    return "an input of the subgraph" if graph.is_input(tensor) else "from outside of the subgraph"
+
+
 def reader_phrase(graph: ModelGraph, use: Use) -> str:
     """What a sentence calls the reader of a tensor."""
     reader = graph.op(use.op).display

@@ -20,8 +20,9 @@ from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
 from bnfold.operators import Node, Rewrite, Role, facts_of
-from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual, mapped
+from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual
 from bnfold.operators.dialect import cheapest_form, dialect_of
+from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal
 
 
@@ -65,7 +66,8 @@ class Folder:
             self._worklist.add_changed(self.editor.take_changed())
             name = self._worklist.pop()
             if name is None:
-                if not (self._join_blocked() or self._learn_shapes()):
+                self.editor.prune()  # what computed an old constant counts as a reader as long as it is there
+                if not (self.editor.changed or self._join_blocked() or self._learn_shapes()):
                     return
                 continue
             candidate = self._candidates.of(name)
@@ -76,13 +78,17 @@ class Folder:
                 self._fold(candidate)
 
     def _learn_shapes(self) -> bool:
-        """Infer shapes again where affines, or what blocked ones read, have none: the steps may have told them."""
+        """Infer shapes again where affines, or what blocked ones read, have none: the steps may have told them.
+
+        So they have where a tensor got the name of another one, of which more was known.
+        """
         if self._inferred_after == len(self.journal.steps):
             return False
         blocked = (candidate.input for head, (candidate, _, _) in self._blocked.items() if head in self.graph)
-        if not self._candidates.shapeless and all(self.graph.rank(tensor) is not None for tensor in blocked):
+        told = self.editor.learned or self._candidates.shapeless
+        if not told and all(self.graph.rank(tensor) is not None for tensor in blocked):
             return False
-        self._inferred_after = len(self.journal.steps)
+        self._inferred_after, self.editor.learned = len(self.journal.steps), False
         names = self._candidates.forget_shapeless()  # what became of their producers may tell without inference
         if self.graph.infer_again():
             names |= self._blocked.keys()
@@ -118,7 +124,9 @@ class Folder:
     def _fold(self, candidate: Candidate) -> None:
         """Try everything in order of preference; keep the reasons if nothing helps."""
         for op in candidate.ops:
-            self._blocked.pop(op.name, None)
+            if op.name in self._blocked:
+                before = self._blocked.pop(op.name)[0]  # its run may have been another one
+                self._worklist.add(part.name for part in before.ops[1:] if part not in candidate.ops)
         if self._is_identity(candidate):
             self._remove_identity(candidate)
             return
@@ -299,9 +307,20 @@ class Folder:
         else:
             self.editor.drop(op.name for op in candidate.ops)
             graph.params[output] = new
+        self._reveal(output)
         for op in candidate.ops:
             self.journal.add(op, FoldKind.CONSTANT, into=(param.name,))
         return True
+
+    def _reveal(self, tensor: str) -> None:
+        """Look anew at all that reads a tensor which is a constant now, or what follows from it: it may be affine."""
+        queue, seen = [tensor], {tensor}
+        for known in queue:
+            self.editor.touch(known)
+            outputs = {name for use in self.graph.uses(known) for name in self.graph.op(use.op).outputs if name}
+            found = [name for name in sorted(outputs - seen) if self.graph.constant(name) is not None]
+            seen.update(found)
+            queue += found
 
     def _apply(self, candidate: Candidate, move: Move, kind: FoldKind) -> None:
         keep = {candidate.input: candidate.output} if kind is FoldKind.BACKWARD else {}

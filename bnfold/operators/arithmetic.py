@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, same_values
 from bnfold.graph import Param
 from bnfold.operators.base import (
     Combination,
@@ -114,7 +114,7 @@ def sink_sum(node: Node, signs: Mapping[int, float], affines: Mapping[int, Affin
         if total is None:
             total = moved
             continue
-        if not total.composes(moved) or (total.scale != moved.scale).any():
+        if not total.composes(moved) or not same_values(total.scale, moved.scale):
             return node.refuse("unequal-scales", "adds operands that do not carry the same scale")
         wide = total if total.axis is not None else moved
         total = replace(wide, shift=total.shift + moved.shift)

@@ -292,6 +292,14 @@ class Facts:
         """The slots and signs of the tensors it adds up; None if it is no sum."""
         return None
 
+    def adds_up_to_one(self, node: Node, axis: int) -> bool:
+        """Do the values of its first output add up to one along an axis, wherever that is?"""
+        return False
+
+    def source_axis(self, node: Node, axis: int) -> int | None:
+        """Along which axis its data holds what the first output has along this one, if it is the same values."""
+        return None
+
     def blocks(self, node: Node) -> Refusal:
         if self.role is Role.ACTIVATION:
             return node.refuse("nonlinear", "is nonlinear")
@@ -425,6 +433,8 @@ def channels_fit(node: Node, affine: Affine, axis: int | None, channels: int) ->
     """Refuse unless the affine is uniform or runs along ``axis`` (None: unknown) with ``channels`` entries."""
     if affine.size == 1:  # as it is on a tensor of one channel, whichever axis that lies along
         return None
+    if affine.grid:
+        return node.refuse("several-axes", "would get an affine that runs over several axes")
     if axis is None:
         return node.refuse("unknown-rank", "has a tensor of unknown rank, so its channel axis cannot be told")
     if affine.axis != axis:
@@ -439,13 +449,3 @@ def vectors(affine: Affine, channels: int) -> tuple[Vector, Vector]:
     if affine.size == channels:
         return affine.scale, affine.shift
     return np.repeat(affine.scale, channels), np.repeat(affine.shift, channels)
-
-
-def mapped(param: Param, affine: Affine) -> Param | None:
-    """A constant with an affine applied to it; None where it is broadcast along the affine's axis."""
-    rank = len(param.shape)
-    if any(axis >= rank or param.shape[axis] != size for axis, size in affine.axes):
-        return None
-    scale, shift = affine.broadcastable(rank)
-    new = param if affine.is_shift else param.scaled(scale)
-    return new if affine.is_scale else new.shifted(shift)

@@ -79,6 +79,8 @@ class Layout:
 
     def through(self, shift: Vector) -> Vector:
         """``W t``: what the operator puts out, one value a channel, for the input ``shift`` everywhere."""
+        if 0 in self.weight.shape:
+            return np.zeros(self.out_channels)
         factor = self.in_factor(shift)
         taps = tuple(a for a in range(len(self.weight.shape)) if a not in (self.weight_out, self.weight_in))
         rows = []

@@ -38,6 +38,9 @@ class Passing(KeepsShape):
 class Transparent(Passing):
     """Puts out what it is given, wherever ``allows`` lets anything pass."""
 
+    def source_axis(self, node: Node, axis: int) -> int | None:
+        return axis if self.allows(node, Affine.identity()) is None else None
+
     def convolution(self, node: Node) -> Convolution | None:
         nothing = Affine.identity()
         return None if self.allows(node, nothing) is not None else of_affine(node, nothing, macs_per_channel=0.0)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bnfold.affine import Affine
 from bnfold.graph import Param
 from bnfold.operators.base import NewOp, Node
 from bnfold.records import record
@@ -203,3 +204,13 @@ def constant_values(node: Node, slot: int) -> NDArray[np.float64] | None:
     if isinstance(weight, Refusal):
         return None
     return weight.exact_rows(0, weight.shape[0])
+
+
+def mapped(param: Param, affine: Affine) -> Param | None:
+    """A constant with an affine applied to it; None where it is broadcast along the affine's axis."""
+    rank = len(param.shape)
+    if any(axis >= rank or param.shape[axis] != size for axis, size in affine.axes):
+        return None
+    scale, shift = affine.broadcastable(rank)
+    new = param if affine.is_shift else param.scaled(scale)
+    return new if affine.is_scale else new.shifted(shift)

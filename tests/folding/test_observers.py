@@ -73,6 +73,32 @@ def test_attention_takes_a_batchnorm_into_all_three_projections():
     assert folded.count("Add") == 3
 
 
+@pytest.mark.parametrize("kind", ["If", "Loop", "model"])
+def test_where_nothing_computes_a_tensor_the_reason_says_whose_it_is(kind):
+    net = Net()
+    x = net.input(2, C)
+    inner = Net()
+    inner.prefix = "inner"
+    if kind == "Loop":
+        inner.input(name="inner_i", dtype=np.int64)
+        going = inner.input(name="inner_go", dtype=bool)
+        inner.output(inner.op("Identity", going), shape=[], dtype=bool)
+        inner.output(inner.op("Tanh", inner.bn(inner.input(2, C, name="inner_x"), C)), shape=[2, C])
+        y = net.op("Loop", np.asarray(2), "", x, body=inner.graph("body"))
+        words = "inner_x is an input of the subgraph"
+    elif kind == "If":
+        inner.output(inner.op("Tanh", inner.bn(x, C)), shape=[2, C])
+        y = net.op("If", net.input(name="flag", dtype=bool), then_branch=inner.graph("a"), else_branch=inner.graph("b"))
+        words = f"{x} is from outside of the subgraph"
+    else:
+        y = net.op("Tanh", net.bn(x, C))
+        words = f"{x} is an input of the model"
+    net.output(y, shape=[2, C])
+    folded = fold(net.build())
+    assert f"Backward: {words}." in folded.sentences
+    assert words in folded.sentences.partition("With its stream:")[2]
+
+
 # -- weights -----------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from helpers import Net, fold
+from onnx import helper
 
 
 def test_the_constant_of_an_affine_tells_the_size_behind_it():
@@ -43,3 +44,15 @@ def test_shapes_are_inferred_again_where_that_shows_an_affine():
     folded = fold(net.build(), feeds={"x_1": net.draw(3, 1, 2, 5)})
     assert folded.count() == folded.count("Einsum", "Add", "Split", "Identity", "Div", "Abs", "BatchNormalization")
     assert folded.count("Add") == 1
+
+
+def test_the_name_of_an_output_tells_sizes_behind_it():
+    net = Net(opset=12)
+    x = net.op("Reshape", net.input("N", 8), np.array([-1, 4, 3]))
+    net.output(net.op("Mul", x, np.float32(1.0)), shape=[2, 4, 3])
+    y = net.op("Conv", x, net.draw(5, 4, 1))
+    value = helper.make_tensor("value", 1, [1], [0.5])
+    filled = net.op("ConstantOfShape", net.op("Shape", y), value=value)
+    net.output(net.op("Div", net.op("Add", y, filled), np.float32(3.0)), shape=["a", "b", "c"])
+    folded = fold(net.build(), feeds={"x_1": net.draw(3, 8)})
+    assert folded.count("Conv", "Reshape") == folded.count() == 2

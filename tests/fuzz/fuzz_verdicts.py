@@ -1,11 +1,14 @@
 """Fold random graphs of every opset and number format, and verify them: ``python tests/fuzz/fuzz_verdicts.py 0 20000``.
 
+``--size 45`` grows graphs of up to 45 operators, ``--seconds 90`` stops after so much CPU time.
+
 No fold may fail, no result may be refused by onnx's checker, and no fold may be rejected by verification, which knows
 nothing of how it was made. Graph ``i`` is always the same one; ``fuzz_verdicts.py 17 1`` repeats the eighteenth.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 import traceback
@@ -62,13 +65,21 @@ def outcome(model: ModelProto) -> tuple[str, str]:
     )
 
 
-def main(first: int, count: int) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("first", type=int, help="the first graph")
+    parser.add_argument("count", type=int, help="how many graphs")
+    parser.add_argument("--size", type=int, default=14, help="the largest number of decisions a graph is made of")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="CPU time after which no graph is begun")
+    options = parser.parse_args()
     counts: Counter[str] = Counter()
     begin = time.process_time()
-    for index in range(first, first + count):
+    for index in range(options.first, options.first + options.count):
+        if time.process_time() - begin > options.seconds:
+            break
         kind = ""
         try:
-            kind, model = model_of(index)
+            kind, model = model_of(index, size=options.size)
             verdict, words = outcome(model) if is_valid(model) else ("not valid", "")
         except Exception:  # noqa: BLE001 - whatever a fold raises is a finding
             verdict, words = "FAILED", traceback.format_exc()
@@ -76,10 +87,11 @@ def main(first: int, count: int) -> int:
         if verdict.isupper() or verdict == "not verified":
             print(f"--- {index} ({kind}): {verdict} {words}", flush=True)
         if verdict.isupper() and kind:
-            onnx.save(model_of(index)[1], f"verdict_{index}.onnx")
-    print(f"{count} graphs from {first} in {time.process_time() - begin:.0f} s: {dict(counts)}")
+            onnx.save(model_of(index, size=options.size)[1], f"verdict_{index}_{options.size}.onnx")
+    spent = time.process_time() - begin
+    print(f"{counts.total()} graphs of size {options.size} from {options.first} in {spent:.0f} s: {dict(counts)}")
     return int(any(verdict.isupper() for verdict in counts))
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    sys.exit(main())

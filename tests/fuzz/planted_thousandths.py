@@ -1,6 +1,7 @@
 """Random graphs folded right, and folded with one channel of one weight a thousandth off: what verification says.
 
     python tests/fuzz/planted_thousandths.py float16 0 500
+    python tests/fuzz/planted_thousandths.py float16 0 20 45      # of up to 45 operators, in place of 12
 
 In the end one line: how many right folds were rejected, how many faults were seen, and how many were not though
 they change a tensor that the original has too. A fault that changes none, in a channel that is zero or that nothing
@@ -34,10 +35,10 @@ from bnfold.verification import Verification, VerifyOptions, verify  # noqa: E40
 RIGHT = ("equal", "within rounding", "not verified")
 
 
-def outcomes(dtype: str, seed: int) -> Iterator[tuple[str, str]]:
+def outcomes(dtype: str, seed: int, size: int = 12) -> Iterator[tuple[str, str]]:
     """One verdict for the right fold and one for each fault, with what is to be said of it."""
     kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
-    model = grow(Net(opset=17, seed=seed, dtype=kind), Seeded(seed))
+    model = grow(Net(opset=17, seed=seed, dtype=kind), Seeded(seed), size=size)
     result = bnfold.fold(model)
     if not result.plan.steps:
         return
@@ -96,10 +97,10 @@ def _same_everywhere(original: ModelProto, right: ModelProto, wrong: ModelProto)
     return all(np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind == "f") for a, b in zip(*values, strict=True))
 
 
-def main(dtype: str, first: int, count: int) -> int:
+def main(dtype: str, first: int, count: int, size: int = 12) -> int:
     counts: Counter[str] = Counter()
     for seed in range(first, first + count):
-        for verdict, words in outcomes(dtype, seed):
+        for verdict, words in outcomes(dtype, seed, size):
             counts[verdict] += 1
             if verdict.isupper():
                 print(f"{seed}: {verdict} {words}", flush=True)
@@ -108,4 +109,4 @@ def main(dtype: str, first: int, count: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))

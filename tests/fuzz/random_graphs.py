@@ -93,7 +93,7 @@ class Growth:
     def vector(self, size: int, *, positive: bool | None = None) -> np.ndarray:
         """Scales: positive, of any sign, with zeros, or all the same."""
         kinds = ["positive", "positive", "any", "zero", "same", "ones"]
-        kind = self.pick(kinds) if positive is None else "positive"
+        kind = self.pick(kinds) if positive is None and size else "positive"
         if kind == "ones":
             return np.ones(size, self.net.dtype)
         if kind == "any":
@@ -112,13 +112,23 @@ def divisors(*numbers: int) -> list[int]:
     return [d for d in range(1, min(numbers) + 1) if all(n % d == 0 for n in numbers)]
 
 
-def grow(net: Net, choices: Choices, *, size: int = 12, inputs: int = 2, rank: int | None = None) -> ModelProto:
-    """A model of about ``size`` operators; it has one output or several."""
+def grow(
+    net: Net,
+    choices: Choices,
+    *,
+    size: int = 12,
+    inputs: int = 2,
+    rank: int | None = None,
+    start: Callable[[Growth], None] | None = None,
+) -> ModelProto:
+    """A model of about ``size`` operators; it has one output or several. ``start`` may add inputs of its own."""
     growth = Growth(net, choices)
     shapes = [shape for shape in INPUTS if rank is None or len(shape) == rank]
     for index in range(choices.integer(1, inputs)):
         shape = growth.pick(shapes)
         growth.shapes[net.input(*shape, name=f"input_{index}")] = shape
+    if start is not None:
+        start(growth)
     kinds = [kind for kind, weight in WEIGHTS.items() for _ in range(weight)]
     count = choices.integer(1, size)
     last = next(iter(growth.shapes))
@@ -272,7 +282,7 @@ def einsum(growth: Growth, x: str) -> str | None:
 @rule("linear")
 def gru(growth: Growth, x: str) -> str | None:
     shape = growth.shapes[x]
-    if len(shape) != 3 or not isinstance(shape[-1], int):
+    if len(shape) != 3 or not isinstance(shape[-1], int) or 0 in shape:  # of nothing onnxruntime does not stand it
         return None
     hidden = 2
     operands = [growth.weight(1, 3 * hidden, shape[2]), growth.weight(1, 3 * hidden, hidden)]
@@ -656,7 +666,7 @@ def conditional(growth: Growth, x: str) -> str | None:
     record: list[int] = []
     for side in ("then", "else"):
         inner = Growth(
-            _inner_net(net, f"{net.name('if')}_{side}"), growth.choices, {x: shape}, list(growth.weights), True
+            inner_net(net, f"{net.name('if')}_{side}"), growth.choices, {x: shape}, list(growth.weights), True
         )
         if record:
             inner.choices = Replayed(record)
@@ -678,7 +688,7 @@ def conditional(growth: Growth, x: str) -> str | None:
     return growth.add(bodies[0][1], "If", flag, then_branch=bodies[0][0], else_branch=bodies[1][0])
 
 
-def _inner_net(outer: Net, prefix: str) -> Net:
+def inner_net(outer: Net, prefix: str) -> Net:
     inner = type(outer)(opset=outer.opset, dtype=outer.dtype)
     inner.prefix, inner.rng = prefix, outer.rng
     return inner

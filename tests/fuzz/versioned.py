@@ -15,6 +15,7 @@ from graph_choices import Choices
 from helpers import Net
 from onnx import ModelProto, helper
 from random_graphs import RULES, Growth, Rule, apply_rule, grow, is_static
+from rare_rules import RARE, SURROUNDINGS, flat_start
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 #: The first opset that has an operator, of those that opset 7 has not.
@@ -22,6 +23,8 @@ SINCE = {
     "CastLike": 15, "Clip": 7, "Einsum": 12, "Expand": 8, "LayerNormalization": 17, "Where": 9, "Resize": 11,
     "QuantizeLinear": 10, "DequantizeLinear": 10, "GroupNormalization": 21, "RMSNormalization": 23, "HardSwish": 14,
     "MeanVarianceNormalization": 9, "Gelu": 20, "Mish": 18, "Trilu": 14, "CumSum": 11, "ThresholdedRelu": 10,
+    "Compress": 11, "GatherElements": 11, "ReverseSequence": 10, "CenterCropPad": 18, "TopK": 11, "GridSample": 16,
+    "MatMulInteger": 10, "DynamicQuantizeLinear": 11, "ConstantOfShape": 9, "Scan": 11, "Loop": 11,
 }  # fmt: skip
 #: Operators that broadcast from this opset on only.
 BROADCASTS = {"Sum": 8, "Mean": 8, "Max": 8, "Min": 8}
@@ -29,6 +32,8 @@ BROADCASTS = {"Sum": 8, "Mean": 8, "Max": 8, "Min": 8}
 INPUTS = {
     "Squeeze": (13, {"axes": 1}), "Unsqueeze": (13, {"axes": 1}), "ReduceSum": (13, {"axes": 1}),
     "ReduceMean": (18, {"axes": 1}), "ReduceMax": (18, {"axes": 1}), "Split": (13, {"split": 1}),
+    "ReduceMin": (18, {"axes": 1}), "ReduceL1": (18, {"axes": 1}), "ReduceL2": (18, {"axes": 1}),
+    "ReduceProd": (18, {"axes": 1}),
     "Slice": (10, {"starts": 1, "ends": 2, "axes": 3}), "Clip": (11, {"min": 1, "max": 2}),
     "Pad": (11, {"pads": 1, "value": 2}),
 }  # fmt: skip
@@ -74,7 +79,7 @@ class VersionedNet(Net):
         return inputs[:1], attrs
 
     def _check_old(self, kind: str, inputs: Any, attrs: dict[str, Any]) -> None:
-        if kind == "Gather" and np.any(np.asarray(inputs[1]) < 0):
+        if kind == "Gather" and not isinstance(inputs[1], str) and np.any(np.asarray(inputs[1]) < 0):
             raise NotInOpsetError("negative indices")
         if kind == "Gemm" and len(inputs) < 3:
             raise NotInOpsetError("Gemm without C")
@@ -178,8 +183,12 @@ def grow_versioned(opset: int, ir_version: int, dtype: Any, seed: int, choices: 
         RULES["through"] += [quantised, quantised, in_other_floats, in_other_floats]
         RULES["activation"] += [newer_normalization, newer_normalization, other_activation, other_activation]
         for kind, found in RULES.items():
-            RULES[kind] = [_guarded(rule) for rule in found]
-        model = grow(net, choices, size=size)
+            RULES[kind] = [_guarded(rule) for rule in (*found, *RARE.get(kind, ()))]
+        model = grow(net, choices, size=size, start=flat_start)
+        growth = Growth(net, choices)
+        for change, percent in SURROUNDINGS:
+            if growth.chance(percent):
+                change(model, growth)
     finally:
         RULES.update(rules)
     if ir_version < 4:

@@ -21,9 +21,10 @@ from bnfold.operators import (
     role,
     value_readers,
 )
-from bnfold.operators.base import channels_fit, mapped, vectors
+from bnfold.operators.base import channels_fit, vectors
 from bnfold.operators.keras import KERAS
 from bnfold.operators.onnx import ONNX
+from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal
 
 C = 4

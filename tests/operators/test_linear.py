@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from helpers import Net, fold
 from one_operator import node_of
 
 from bnfold.affine import Affine
@@ -111,3 +112,13 @@ def test_whether_an_affine_is_taken_in_is_known_without_the_numbers(node, shift)
         assert (one is None) == (other is None)
         if kept == "inputs" and other is not None:
             assert set(one) == set(other)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 4), (3, 0), (0, 0)])
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm"])
+def test_a_weight_without_elements_takes_an_affine(kind, rows, columns):
+    net = Net()
+    x = net.op("Add", net.op("Mul", net.input("B", rows), np.float32(2.0)), np.float32(0.5))
+    weight = net.const(np.zeros((rows, columns)))
+    net.output(net.op(kind, x, weight), shape=["B", columns])
+    assert fold(net.build()).count("Mul") == 0

@@ -278,7 +278,9 @@ class _Settlement:
     def _replace(self, head: str, total: Affine) -> None:
         """Give an affine that stays its new map."""
         graph = self.context.graph
-        first, *rest = (op.name for op in self.stuck[head].ops) if head in self.stuck else (head,)
+        # What was stuck in a run may stand by itself since another component changed.
+        alone = head in self.component.staying or head not in self.stuck
+        first, *rest = (head,) if alone else (op.name for op in self.stuck[head].ops)
         op = graph.op(first)
         source = op.input(facts_of(op).data_slot(Node(graph, op)))
         output = graph.op(rest[-1] if rest else first).outputs[0]

@@ -11,7 +11,7 @@ from bnfold.folding.candidates import Candidate
 from bnfold.folding.gauges.component import Axes, Cells, Component, Frame, Removal, Rows
 from bnfold.folding.gauges.ties import Tie
 from bnfold.folding.moves import Context
-from bnfold.folding.observers import output_phrase, reader_phrase
+from bnfold.folding.observers import input_phrase, output_phrase, reader_phrase
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_readers
 from bnfold.operators.base import NewWeights, WithResidual
@@ -67,7 +67,7 @@ class Survey:
         graph, frame = self.graph, self.found.frames[tensor]
         producer = graph.producer(tensor)
         if producer is None:
-            self._pin(frame.cells, f"{tensor} is an input of the model")
+            self._pin(frame.cells, f"{tensor} is {input_phrase(graph, tensor)}")
         if graph.is_output(tensor):
             self._pin(frame.cells, f"{tensor} is {output_phrase(graph)}")
         for use in list(value_readers(graph, tensor)):
@@ -224,8 +224,11 @@ class Survey:
             self._stay(op, "would become as large as a tensor")
             return
         facts, node = facts_of(op), Node(self.graph, op)
-        # What adds one number does not become a BatchNormalization for the sake of another.
-        probe = Affine.of(2.0, 1.0, None) if scale.size == 1 else behind.affine(2.0, 1.0)
+        # A map that leaves it neither a scale nor a shift alone. What adds one number does not become a
+        # BatchNormalization for the sake of another.
+        factor = 1.0 + (1.0 / np.abs(scale[scale != 0])).max(initial=1.0)
+        summand = 1.0 + factor * np.abs(shift).max()
+        probe = Affine.of(factor, summand, None) if scale.size == 1 else behind.affine(factor, summand)
         after = facts.absorb_output(node, probe)
         if not isinstance(after, Refusal) and self.context.cost(op, after) == 0:
             return

@@ -11,8 +11,9 @@ from bnfold.affine import Affine, Vector
 from bnfold.folding.gauges.component import Cells, Component, Frame, Place, Rows
 from bnfold.graph import ModelGraph, Op, Use
 from bnfold.operators import Node, dim_of, facts_of
-from bnfold.operators.base import Crossing, mapped
+from bnfold.operators.base import Crossing
 from bnfold.operators.passing import Passing
+from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal
 
 #: Cells of one operand, and for each the number of the label that arrived there.

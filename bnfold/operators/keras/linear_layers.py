@@ -25,14 +25,13 @@ from bnfold.operators.base import (
     Reweighted,
     Role,
     channels_fit,
-    mapped,
     register,
     vectors,
 )
 from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, weight_of
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
-from bnfold.operators.weights import PlainWeight, Weight
+from bnfold.operators.weights import PlainWeight, Weight, mapped
 from bnfold.refusal import Refusal
 
 

@@ -59,6 +59,9 @@ class Cast(Passing):
                 return node.refuse("cast", "converts from or to something that is not floating point")
         return None
 
+    def source_axis(self, node: Node, axis: int) -> int | None:
+        return axis if self.allows(node, Affine.identity()) is None else None
+
 
 @register("CastLike")
 class CastLike(Cast):

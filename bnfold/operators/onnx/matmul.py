@@ -19,12 +19,14 @@ from bnfold.operators.base import (
     NewWeights,
     Node,
     Reweighted,
+    Sunk,
     WithResidual,
     channels_fit,
     register,
     vectors,
 )
 from bnfold.operators.linear import Layout, LinearFacts
+from bnfold.operators.products import lift_product, sink_product
 from bnfold.operators.weights import PlainWeight, Weight, weight_of
 from bnfold.refusal import Refusal
 
@@ -134,10 +136,12 @@ class MatMul(LinearFacts):
         "a shift makes a Gemm, or stays as one Add",
         absorb_input="an operand constant; along the input channels, or uniform; "
         "a shift only with one matrix for all of the batch",
-        lift="of two matrices computed at run time: a scale along rows or columns, or uniform",
-        sink="o"
-        "f two matrices computed at run time: scales along rows of the first or columns of the second, or uniform",
+        lift="of two matrices computed at run time: a scale, to one that has its axes in full; "
+        "a shift beside one that adds up to one, as a softmax does",
+        sink="of two matrices computed at run time: scales, not along the axis that is summed over; "
+        "a shift beside one that adds up to one, as a softmax does",
     )
+    grids = True
 
     def layout(self, node: Node) -> Layout | Refusal:
         right = weight_of(node, 1)
@@ -150,7 +154,8 @@ class MatMul(LinearFacts):
 
     def _right(self, node: Node, weight: Weight) -> Layout:
         ndim = len(weight.shape)
-        rank, out_rank = node.rank(0), node.out_rank()
+        rank = node.rank(0)
+        out_rank = self._out_rank(node, rank, ndim)
         in_axis = None if rank is None else rank - 1
         out_axis = None if out_rank is None else out_rank - 1
         no_shift = self._batched(node, weight)
@@ -161,7 +166,8 @@ class MatMul(LinearFacts):
 
     def _left(self, node: Node, weight: Weight) -> Layout | Refusal:
         ndim = len(weight.shape)
-        rank, out_rank = node.rank(1), node.out_rank()
+        rank = node.rank(1)
+        out_rank = self._out_rank(node, rank, ndim)
         if rank == 1:
             return node.refuse("vector-weight", "multiplies with a single vector, which leaves no channel axis")
         in_axis = None if rank is None else rank - 2
@@ -171,6 +177,11 @@ class MatMul(LinearFacts):
             weight=weight, weight_slot=0, in_slot=1, out_axis=out_axis, in_axis=in_axis, weight_out=ndim - 2,
             weight_in=ndim - 1, out_channels=weight.shape[-2], in_channels=weight.shape[-1], no_shift=no_shift,
         )  # fmt: skip
+
+    @staticmethod
+    def _out_rank(node: Node, rank: int | None, ndim: int) -> int | None:
+        """That of the product of a tensor of this rank and a constant."""
+        return node.out_rank() if rank is None or min(rank, ndim) < 2 else max(rank, ndim)
 
     @staticmethod
     def _batched(node: Node, weight: Weight) -> Refusal | None:
@@ -183,7 +194,7 @@ class MatMul(LinearFacts):
             return NewWeights()
         two = node.rank(layout.in_slot) == 2 and len(layout.weight.shape) == 2
         if two and node.opset >= 7 and isinstance(layout.weight, PlainWeight):
-            bias = shift if layout.out_axis == 1 else shift.reshape(-1, 1)
+            bias = shift if layout.weight_slot == 1 else shift.reshape(-1, 1)
             name = f"{node.op.outputs[0]}_bias"
             return NewWeights({2: Param.of(name, bias, layout.weight.float_dtype)}, type="Gemm")
         if layout.out_axis is None:
@@ -202,49 +213,11 @@ class MatMul(LinearFacts):
             return rank, {rank - 1: right.shape[-1]}
         return rank, {} if isinstance(left, Refusal) or rank < len(left.shape) else {rank - 2: left.shape[-2]}
 
-    @staticmethod
-    def _matrices(node: Node) -> tuple[int, int, int] | Refusal:
-        """The ranks of the operands and of the product, all of them at least 2."""
-        left, right = node.rank(0) or 0, node.rank(1) or 0
-        if min(left, right) < 2:
-            return node.refuse("unknown-rank", "has an operand that is a single vector or of unknown rank")
-        return left, right, max(left, right)
-
     def lift(self, node: Node, affines: Mapping[int, Affine]) -> Lifts:
-        """Of two matrices computed at run time, either can carry a scale: of its own rows or columns, or of all."""
-        affine = affines[0]
-        if not affine.is_scale:
-            return node.refuse("product", "multiplies two tensors, so no shift passes")
-        ranks = self._matrices(node)
-        if isinstance(ranks, Refusal):
-            return ranks
-        left, right, out = ranks
-        if affine.axis is None:
-            return [Crossing({0: affine}), Crossing({1: affine})]
-        if affine.axis == out - 1:
-            return [Crossing({1: affine.on_axis(right - 1)})]
-        if affine.axis == out - 2:
-            return [Crossing({0: affine.on_axis(left - 2)})]
-        return node.refuse("other-axis", "has the affine on a batch axis")
+        return lift_product(node, affines[0])
 
-    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Crossing | Refusal:
-        scale: Affine | None = None
-        ranks = self._matrices(node)
-        if isinstance(ranks, Refusal):
-            return ranks
-        left, right, out = ranks
-        for slot, affine in affines.items():
-            if not affine.is_scale:
-                return node.refuse("product", "multiplies two tensors, so no shift passes")
-            free = left - 2 if slot == 0 else right - 1
-            if affine.axis is not None and affine.axis != free:
-                return node.refuse("contracted-axis", "sums over the affine's axis or repeats it")
-            moved = affine.on_axis(out - 2 if slot == 0 else out - 1)
-            if scale is not None and None not in (scale.axis, moved.axis):
-                return node.refuse("two-axes", "would carry affines on both of its axes")
-            scale = moved if scale is None else scale.then(moved)
-        assert scale is not None
-        return Crossing({0: scale})
+    def sink(self, node: Node, affines: Mapping[int, Affine]) -> Sunk:
+        return sink_product(node, affines)
 
 
 @register("Einsum")

@@ -99,9 +99,9 @@ class MeanVarianceNormalization(Normalization):
         return [axis % rank for axis in axes] if rank else range(BEYOND)
 
 
-@register("Softmax", "LogSoftmax")
-class Softmax(KeepsShape):
-    """``exp(x)`` divided by its sum: a factor of all of them, which a shift of x is, changes nothing."""
+@register("LogSoftmax")
+class LogSoftmax(KeepsShape):
+    """The logarithm of a softmax: a shift of x is a factor of all ``exp(x)``, which is divided by again."""
 
     conditions = Conditions(sink="a shift that is the same along its axis vanishes")
     role = Role.ACTIVATION
@@ -116,6 +116,15 @@ class Softmax(KeepsShape):
         axis, rank = int(node.attr("axis", -1 if node.opset >= 13 else 1)), node.rank(0)
         # Before opset 13 the input counts as a matrix: all axes from this one on are one.
         return (axis % rank,) if node.opset >= 13 and rank else axes_from(axis, rank)
+
+
+@register("Softmax")
+class Softmax(LogSoftmax):
+    """``exp(x)`` divided by its sum."""
+
+    def adds_up_to_one(self, node: Node, axis: int) -> bool:
+        rank = node.rank(0)
+        return rank is not None and [own for own in self._over(node) if own < rank] == [axis]
 
 
 @register("BatchNormalization")

@@ -35,6 +35,10 @@ class Transpose(Rearrangement):
             return perm
         return rename_axes(affine, {axis: place for place, axis in enumerate(perm)})
 
+    def source_axis(self, node: Node, axis: int) -> int | None:
+        perm = self.perm(node, Affine.identity())
+        return None if isinstance(perm, Refusal) or axis >= len(perm) else perm[axis]
+
 
 def _as_long_as(affine: Affine, shape: Shape) -> Shape:
     """The shape of a tensor that the affine fits: unknown sizes along its axes are its own."""

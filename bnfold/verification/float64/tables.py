@@ -5,6 +5,7 @@ from __future__ import annotations
 from bnfold.verification.float64 import (
     boxes,
     elementwise,
+    fused,
     indexing,
     layout,
     norms,
@@ -22,6 +23,7 @@ __all__ = [
     "OPERATORS",
     "boxes",
     "elementwise",
+    "fused",
     "indexing",
     "layout",
     "norms",

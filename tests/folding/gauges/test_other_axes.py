@@ -135,6 +135,15 @@ def test_a_scale_stays_where_somebody_else_reads_what_was_shifted() -> None:
     assert (folded.count("Div"), folded.count("Sub"), folded.count("BatchNormalization")) == (1, 1, 0)
 
 
+@pytest.mark.parametrize(("shift", "scale"), [(0.5, 0.5), (0.4, 0.5), (1.0, 2.0)])
+def test_two_numbers_of_a_pair_become_no_normalisation(shift: float, scale: float) -> None:
+    """Whatever the numbers, one of them does not take in the other as a BN of rows."""
+    net = Net()
+    y = net.op("Div", net.op("Sub", stuck(net), np.float32(shift)), np.float32(scale))
+    folded = fold(net.build(net.op("Tanh", y)))
+    assert (folded.count("Div", "Mul"), folded.count("Sub", "Add"), folded.count("BatchNormalization")) == (1, 1, 0)
+
+
 @pytest.mark.parametrize("factors", [-1.0, 3.0, (1.0, 2.0, 1.0, 1.0)])
 def test_one_number_crosses_what_mixes_channels(factors: float | tuple[float, ...]) -> None:
     """A sum whose other operand is a convolution's, behind a reshape that rips channels apart."""
@@ -163,3 +172,14 @@ def test_constants_as_large_as_tensors_stay_shared_where_a_scalar_can_go_otherwi
     folded = fold(net.build())
     assert folded.count("Mul") == 1 + shared
     assert [tuple(each.dims) for each in folded.after.graph.initializer].count((50, 2)) == 1
+
+
+def test_a_channel_that_is_switched_off_stays_so() -> None:
+    """A Mul with a zero among its factors makes up for a BN that goes with the stream of both."""
+    net = Net()
+    stream = net.op("Conv", net.input(1, 4, 6, 6), net.draw(4, 4, 1, 1), net.draw(4))
+    net.output(net.op("Conv", net.op("Relu", net.bn(stream, 4)), net.draw(2, 4, 1, 1)))
+    switched = net.op("Mul", stream, np.reshape(np.float32([0.0, 1.0, 2.0, 0.5]), (4, 1, 1)))
+    net.output(net.op("Conv", net.op("Add", switched, net.op("Tanh", stuck(net))), net.draw(2, 4, 3, 3), pads=[1] * 4))
+    folded = fold(net.build())
+    assert folded.count("Mul", "BatchNormalization") == 1
