@@ -17,5 +17,10 @@ if TYPE_CHECKING:
         At run time it is not: the constructor of a frozen one takes four times as long.
         """
 
+    @dataclass_transform(frozen_default=True, field_specifiers=(field,))
+    def value_record(cls: type[_T]) -> type[_T]:
+        """A :func:`record` that compares by its values."""
+
 else:
     record = dataclass(slots=True, eq=False)
+    value_record = dataclass(slots=True, unsafe_hash=True)

@@ -99,7 +99,7 @@ def _drop_bias(graph: ModelGraph, linear: Op, bias: Bias, behind: Site) -> None:
 
 def _forget_unused(graph: ModelGraph, names: set[str]) -> None:
     for name in names:
-        if name in graph.params and not graph.use_count(name) and not graph.is_output(name):
+        if name in graph.params and not graph.is_used(name):
             del graph.params[name]
 
 

@@ -57,7 +57,7 @@ def is_weight(param: Param) -> bool:
 
 
 def _read_params(graph: ModelGraph) -> Iterable[Param]:
-    return [param for name, param in graph.params.items() if graph.use_count(name) or graph.is_output(name)]
+    return [param for name, param in graph.params.items() if graph.is_used(name)]
 
 
 def _kind(graph: ModelGraph, op: Op) -> Role:

@@ -189,7 +189,7 @@ class _Equalizer:
     def _carry_out(self, change: Change) -> dict[str, str]:
         editor = self.folder.editor
         rename = {tensor: self.graph.fresh(f"{tensor}_equalized") for tensor in change.move.changed}
-        editor.carry_out([change.move], rename)
+        editor.carry_out(change.move, rename)
         for name, total in change.staying.items():
             op = self.graph.op(name)
             source = op.input(facts_of(op).data_slot(Node(self.graph, op)))

@@ -71,11 +71,6 @@ class _Run:
         """Fold the subgraphs of an operator; the outer tensors that they no longer read."""
         for key, body in op.subgraphs.items():
             self.fold(body, f"{scope}/{op.name}/{key}" if scope else f"{op.name}/{key}")
-        read = tuple(name for name in op.captures if any(_reads(body, name) for body in op.subgraphs.values()))
+        read = tuple(name for name in op.captures if any(body.is_used(name) for body in op.subgraphs.values()))
         graph.put(replace(op, captures=read, record=None))
         return set(op.captures) - set(read)
-
-
-def _reads(body: ModelGraph, name: str) -> bool:
-    """Does a subgraph, or one inside it, read an outer tensor by name?"""
-    return body.use_count(name) > 0 or body.is_output(name)

@@ -187,6 +187,8 @@ class _Backward(Search):
         """Somebody else who sees the values of a tensor. As long as this one does, asking again is useless."""
         if self.graph.is_output(tensor):
             return output_phrase(self.graph)
+        if self.graph.use_count(tensor) == len(requests):  # the rule: all who read it ask
+            return None
         use = other_reader(self.graph, tensor, requests)
         if use is None:
             return None

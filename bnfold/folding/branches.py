@@ -221,13 +221,12 @@ class Merger:
 
     def _merge_series(self, first: Op) -> bool:
         """Two convolutions in a row, where one costs less."""
-        tensor = first.outputs[0] if first.outputs else ""
-        use = self.graph.sole_reader(tensor) if tensor else None
-        second = None if use is None else self.graph.op(use.op)
         # Reading weights is expensive: ask for the roles first.
-        if second is None or any(facts_of(op).role is not Role.LINEAR for op in (first, second)):
+        if facts_of(first).role is not Role.LINEAR:
             return False
-        if second.name in self.frozen:
+        use = self.graph.sole_reader(first.outputs[0])
+        second = None if use is None else self.graph.op(use.op)
+        if second is None or facts_of(second).role is not Role.LINEAR or second.name in self.frozen:
             return False
         one, two = (facts_of(op).convolution(Node(self.graph, op)) for op in (first, second))
         if one is None or two is None or one.plain is not None or two.plain is not None:

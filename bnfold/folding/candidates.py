@@ -47,8 +47,8 @@ class CandidateFinder:
     def __init__(self, graph: ModelGraph, fixed: frozenset[str]) -> None:
         self._graph = graph
         self._fixed = fixed
-        #: Reading the parameters of an affine is expensive: what each operator was found to be.
-        self._affines: dict[str, tuple[Op, Affine | None]] = {}
+        #: Operators of types that may be affine, and are not.
+        self._others: dict[str, Op] = {}
         #: Operators that may be affine, but for the shape of their input.
         self._shapeless: set[str] = set()
 
@@ -87,17 +87,15 @@ class CandidateFinder:
         return Candidate(ops=(op,), total=total, input=op.input(slot), slot=slot)
 
     def _affine(self, op: Op) -> Affine | None:
-        if op.name in self._fixed:
+        if not facts_of(op).answers("as_affine") or op.name in self._fixed or self._others.get(op.name) is op:
             return None
-        known = self._affines.get(op.name)
-        if known is None or known[0] is not op:
-            if not facts_of(op).answers("as_affine"):
-                return None  # of most operators: nothing is kept for them
-            affine = as_affine(self._graph, op)
-            known = self._affines[op.name] = (op, affine if isinstance(affine, Affine) else None)
-            if isinstance(affine, Refusal) and affine.code in ("unknown-rank", "unknown-shape"):
-                self._shapeless.add(op.name)
-        return known[1]
+        affine = as_affine(self._graph, op)
+        if isinstance(affine, Affine):
+            return affine
+        self._others[op.name] = op
+        if affine.code in ("unknown-rank", "unknown-shape"):
+            self._shapeless.add(op.name)
+        return None
 
     @property
     def shapeless(self) -> bool:
@@ -108,7 +106,7 @@ class CandidateFinder:
         """Ask those operators anew the next time; their names."""
         names, self._shapeless = self._shapeless, set()
         for name in names:
-            del self._affines[name]
+            del self._others[name]
         return names
 
     def _first(self, op: Op) -> Op:

@@ -41,12 +41,9 @@ class Editor:
 
     # -- changes ---------------------------------------------------------------------------------
 
-    def carry_out(self, moves: Iterable[Move], rename: Mapping[str, str]) -> None:
-        """Apply the rewrites of ``moves``; tensors in ``rename`` get their new names everywhere."""
-        moves = list(moves)
-        rewrites = {name: rewrite for move in moves for name, rewrite in move.rewrites.items()}
-        constants = {use: param for move in moves for use, param in move.constants.items()}
-        names = set(rewrites) | {use.op for use in constants}
+    def carry_out(self, move: Move, rename: Mapping[str, str]) -> None:
+        """Apply the rewrites of a move; tensors in ``rename`` get their new names everywhere."""
+        names = {*move.rewrites, *(use.op for use in move.constants)}
         for tensor in rename:
             producer = self.graph.producer(tensor)
             names.update([producer.name] if producer is not None else [])
@@ -62,7 +59,7 @@ class Editor:
             self.graph.forget(tensor)
             self.graph.declare(Tensor(rename[tensor], known.dtype, known.shape))
         for name, op in ops.items():
-            self._rewrite(op, rewrites.get(name), constants, rename)
+            self._rewrite(op, move.rewrites.get(name), move.constants, rename)
 
     def drop(self, names: Iterable[str]) -> None:
         """Remove operators; constants that only they read become loose."""
@@ -277,7 +274,7 @@ class Editor:
         """
         graph, before = self.graph, len(self.graph)
         for op in reversed(graph.ops()):
-            if not any(tensor and (graph.use_count(tensor) or graph.is_output(tensor)) for tensor in op.outputs):
+            if not any(map(graph.is_used, op.outputs)):
                 self.loose.update(tensor for tensor in (*op.inputs, *op.captures) if tensor)
                 graph.remove(op.name)
         return before - len(graph)
@@ -288,15 +285,16 @@ class Editor:
         self.loose.clear()
         while queue:
             tensor = queue.pop()
-            queue.extend(self._write_shapes(tensor))
-            if self.graph.use_count(tensor) or self.graph.is_output(tensor):
-                continue
+            if self.graph.is_used(tensor):
+                queue.extend(self._write_shapes(tensor))
+                if self.graph.is_used(tensor):
+                    continue
             if tensor in self.graph.params:
                 del self.graph.params[tensor]
                 self.graph.overridable.discard(tensor)
                 continue
             op = self.graph.producer(tensor)
-            if op is None or any(self.graph.use_count(t) or self.graph.is_output(t) for t in op.outputs if t):
+            if op is None or any(map(self.graph.is_used, op.outputs)):
                 continue
             queue.extend(t for t in op.inputs if t)
             self._remove(op)

@@ -43,6 +43,18 @@ class Move:
         """Are all fold targets affines themselves?"""
         return all(isinstance(self.rewrites[name], NewAffine) for name in self.targets)
 
+    def joined(self, other: Move) -> Move:
+        """This move and another one, of other operators, as one."""
+        return Move(
+            rewrites={**self.rewrites, **other.rewrites},
+            constants={**self.constants, **other.constants},
+            changed={**self.changed, **other.changed},
+            targets=list(dict.fromkeys([*self.targets, *other.targets])),
+            through=list(dict.fromkeys([*self.through, *other.through])),
+            asked=self.asked | other.asked,
+            added=self.added + other.added,
+        )
+
     def copy(self) -> Move:
         """A move of its own, except for whom it has asked."""
         return replace(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import Enum
 
+from bnfold.records import value_record
 from bnfold.refusal import Refusal
 
 
@@ -39,7 +40,7 @@ class FoldKind(str, Enum):
     SERIES = "chain", "merges with the convolution after it into", "merged with the convolution after it into"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value_record
 class FoldStep:
     """One rewrite: an operator that went, where it went and through what.
 
@@ -48,6 +49,7 @@ class FoldStep:
     are not the original's any more: they got new names. Names in ``into`` and ``through`` are for people.
     """
 
+    _: KW_ONLY
     subject: str
     label: str
     type: str

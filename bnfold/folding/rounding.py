@@ -34,11 +34,11 @@ def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:
         return None
     limits = float_limits(param.dtype)
     # Small products are formed faster than bounds of them are found.
-    if (
-        param.nbytes > BLOCK_BYTES
-        and isinstance(param.data, Derived)
-        and _clearly_safe(param.data, limits, channel_axis)
-    ):
+    if param.nbytes <= BLOCK_BYTES:
+        safe = _all_normal(param.exact(), limits)
+    else:
+        safe = isinstance(param.data, Derived) and _clearly_safe(param.data, limits, channel_axis)
+    if safe:
         return None
     peaks = _channel_peaks(param, channel_axis)
     # A NaN is in no range.
@@ -54,6 +54,13 @@ def rounding_fault(param: Param, channel_axis: int = 0) -> str | None:
         low = peaks[peaks > 0].min()
         return f"the folded weights of a channel would vanish in {name} (its largest is {low:.3g})"
     return None
+
+
+def _all_normal(values: NDArray[np.float64], limits: Limits) -> bool:
+    """Are they all normal numbers? A NaN is in no range."""
+    sizes = np.abs(values)
+    smallest, largest = np.minimum.reduce(sizes, axis=None), np.maximum.reduce(sizes, axis=None)
+    return bool(smallest >= limits.smallest_normal and largest <= limits.largest)
 
 
 def _channel_peaks(param: Param, channel_axis: int) -> NDArray[np.float64]:

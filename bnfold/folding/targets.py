@@ -37,7 +37,7 @@ class Folder:
         self.journal = Journal(graph, scope)
         self.order = dataflow_order(graph)
         self.editor = Editor(graph, self.order)
-        self.frozen = frozenset([op.name for op in graph.ops() if self.journal.key(op.name) in skip])
+        self.frozen = frozenset([op.name for op in graph.ops() if self.journal.key(op.name) in skip] if skip else ())
         # Parts of composite functions: they may take an affine in, but are not moved themselves.
         idioms = dialect_of(graph).composites(graph)
         self._context = Context(
@@ -134,12 +134,12 @@ class Folder:
             return
         back = self._backward(candidate, candidate.total)
         bias = isinstance(back, Move) and _is_bias(candidate, back)
-        if isinstance(back, Move) and not bias and self._pays(candidate, [back]):
-            self._apply(candidate, [back], FoldKind.BACKWARD)
+        if isinstance(back, Move) and not bias and self._pays(candidate, back):
+            self._apply(candidate, back, FoldKind.BACKWARD)
             return
         ahead = self._forward(candidate, candidate.total)
-        if isinstance(ahead, Move) and self._pays(candidate, [ahead]):
-            self._apply(candidate, [ahead], FoldKind.FORWARD)
+        if isinstance(ahead, Move) and self._pays(candidate, ahead):
+            self._apply(candidate, ahead, FoldKind.FORWARD)
             return
         if self._split(candidate) or self._simplify(candidate):
             return
@@ -169,13 +169,12 @@ class Folder:
         near = len(candidate.ops) == 1 and bool((np.abs(scale - 1.0) < 0.01).all())
         return near and facts_of(op).is_identity(Node(self.graph, op))
 
-    def _pays(self, candidate: Candidate, moves: list[Move]) -> bool:
+    def _pays(self, candidate: Candidate, move: Move) -> bool:
         """Fewer operators; or as many, where a linear operator's bias is all that stays of a scale."""
-        added = sum(move.added for move in moves)
-        if added < len(candidate.ops):
+        if move.added < len(candidate.ops):
             return True
-        weighted = not any(isinstance(rewrite, NewAffine) for move in moves for rewrite in move.rewrites.values())
-        return added == len(candidate.ops) == 1 and weighted and not candidate.total.is_shift
+        weighted = not any(isinstance(rewrite, NewAffine) for rewrite in move.rewrites.values())
+        return move.added == len(candidate.ops) == 1 and weighted and not candidate.total.is_shift
 
     def _operators_added(self, op: Op, rewrite: Rewrite) -> int | Refusal:
         """How many operators a rewrite adds, or why they cannot be built."""
@@ -215,8 +214,8 @@ class Folder:
         for first, second in orders:
             back = self._backward(candidate, first)
             ahead = self._forward(candidate, second) if isinstance(back, Move) else back
-            if isinstance(back, Move) and isinstance(ahead, Move) and self._pays(candidate, [back, ahead]):
-                self._apply(candidate, [back, ahead], FoldKind.SPLIT)
+            if isinstance(back, Move) and isinstance(ahead, Move) and self._pays(candidate, both := back.joined(ahead)):
+                self._apply(candidate, both, FoldKind.SPLIT)
                 return True
             for found in (back, ahead):
                 self._worklist.depend(candidate.head, found.asked)
@@ -283,7 +282,7 @@ class Folder:
             self.editor.redirect(output, source)
         elif producer is not None and not graph.is_output(source) and not graph.captured(source):
             self.editor.drop(op.name for op in candidate.ops)
-            self.editor.carry_out([], {source: output})
+            self.editor.carry_out(Move(), {source: output})
         else:
             first, *rest = candidate.ops
             self.editor.drop(op.name for op in rest)
@@ -323,24 +322,22 @@ class Folder:
             seen.update(found)
             queue += found
 
-    def _apply(self, candidate: Candidate, moves: list[Move], kind: FoldKind) -> None:
-        changed = dict.fromkeys(tensor for move in moves for tensor in move.changed)
+    def _apply(self, candidate: Candidate, move: Move, kind: FoldKind) -> None:
         keep = {candidate.input: candidate.output} if kind is FoldKind.BACKWARD else {}
-        rename = renamed(self.graph, changed, keep)
-        holders = list(dict.fromkeys(name for move in moves for name in move.targets))
-        through = list(dict.fromkeys(name for move in moves for name in move.through))
-        constants = tuple(param.name for move in moves for param in move.constants.values())
+        rename = renamed(self.graph, move.changed, keep)
+        holders, through = move.targets, move.through
+        constants = tuple([param.name for param in move.constants.values()])
         if not holders and not constants:
             kind = FoldKind.CANCELLED
-            holders = [name for name in through if not any(tensor in changed for tensor in self.graph.op(name).outputs)]
+            holders = [name for name in through if move.changed.keys().isdisjoint(self.graph.op(name).outputs)]
             through = [name for name in through if name not in holders]
-        elif not constants and all(move.only_affines for move in moves):
+        elif not constants and move.only_affines:
             kind = FoldKind.COMPOSED
         into, past, keys = self.journal.labels(holders), self.journal.labels(through), self.journal.keys(holders)
         self.editor.drop(op.name for op in candidate.ops)
         if not keep or candidate.input not in rename:
             self.editor.redirect(candidate.output, candidate.input)
-        self.editor.carry_out(moves, rename)
+        self.editor.carry_out(move, rename)
         for op in candidate.ops:
             self.journal.add(op, kind, into=(*into, *constants), through=past, changed=rename, holders=keys)
 
@@ -389,7 +386,7 @@ class Folder:
         for candidate in candidates.values():
             self._blocked.pop(candidate.head)
             self.editor.redirect(candidate.output, candidate.input)
-        self.editor.carry_out([Move(rewrites={op.name: behind})], {})
+        self.editor.carry_out(Move(rewrites={op.name: behind}), {})
         last = self.graph.producer(output)
         holders = [last.name] if last is not None else []
         into, past, keys = self.journal.labels(holders), self.journal.labels([op.name]), self.journal.keys(holders)

@@ -20,9 +20,11 @@ class Worklist:
         self._dependents: dict[str, set[str]] = {}
 
     def add(self, names: Iterable[str]) -> None:
-        """Queue those of the operators that there still are."""
+        """Queue those of the operators that there still are, and none that is gone."""
         for name in names:
-            if name in self._graph and name not in self._queued:
+            if name not in self._graph:
+                self._queued.discard(name)
+            elif name not in self._queued:
                 self._queued.add(name)
                 heapq.heappush(self._heap, (self._order[name], name))
 
@@ -30,7 +32,7 @@ class Worklist:
         """Queue operators that have changed, and their dependents."""
         again = set(names)
         for name in names:
-            again |= self._dependents.pop(name, set())
+            again.update(self._dependents.pop(name, ()))
         self.add(again)
 
     def add_dependents_of_removed(self) -> None:
@@ -49,10 +51,11 @@ class Worklist:
 
     def pop(self) -> str | None:
         """The next operator that still exists; None when all is done."""
-        while self._heap:
+        while self._queued:
             _, name = heapq.heappop(self._heap)
             if name in self._queued:
                 self._queued.discard(name)
                 if name in self._graph:
                     return name
+        self._heap.clear()  # of those that were left out: to take the first of many off takes long
         return None

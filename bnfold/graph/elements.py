@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from bnfold.records import record
+from bnfold.records import record, value_record
 
 if TYPE_CHECKING:
     from bnfold.graph.modelgraph import ModelGraph
@@ -17,7 +17,7 @@ Dim = int | str | None
 Shape = tuple[Dim, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value_record
 class Tensor:
     """What is known about a value: its dtype and shape (sizes, symbols, or None where unknown)."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bnfold.graph.elements import Op, Tensor, Use
@@ -70,7 +69,8 @@ class ModelGraph:
         self._evaluate = evaluate
         self._infer = infer
         self._ops: dict[str, Op] = {}
-        self._order = Order()
+        #: Where operators stand, once somebody asks for it or puts one between others.
+        self._order: Order | None = None
         #: Does the dictionary of operators stand in that order?
         self._sorted = True
         self._producer: dict[str, str] = {}
@@ -80,8 +80,8 @@ class ModelGraph:
         self._computed: dict[str, Param | None] = {}
         self._names: Names | None = None
         self._digraph: networkx.MultiDiGraph[str] | None = None
-        #: What :meth:`remember` was told.
-        self._recalled: dict[tuple[str, str], tuple[Op, Any]] = {}
+        #: What :meth:`remember` was told, by question.
+        self._recalled: dict[str, dict[Op, Any]] = {}
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -137,13 +137,13 @@ class ModelGraph:
     def ops(self) -> list[Op]:
         """All operators in the order of the file, inserted ones beside those they came from."""
         if not self._sorted:
-            self._ops = {name: self._ops[name] for name in self._order.sorted(self._ops)}
+            self._ops = {name: self._ops[name] for name in self._places().sorted(self._ops)}
             self._sorted = True
         return list(self._ops.values())
 
     def position(self, op: str) -> Place:
         """Where the operator stands in :meth:`ops`: positions compare as the order does."""
-        return self._order[op]
+        return self._places()[op]
 
     def producer(self, tensor: str) -> Op | None:
         """The operator whose output it is; None for an input, a param or an outer tensor."""
@@ -160,6 +160,10 @@ class ModelGraph:
 
     def use_count(self, tensor: str) -> int:
         return self._uses.count(tensor)
+
+    def is_used(self, tensor: str) -> bool:
+        """Does an operator read the tensor, or the model return it?"""
+        return tensor in self._uses or tensor in self._outputs
 
     def is_output(self, tensor: str) -> bool:
         return tensor in self._outputs
@@ -257,12 +261,12 @@ class ModelGraph:
 
     def recalled(self, op: Op, question: str) -> Any:
         """What was remembered of an operator, None where nothing was, or it has changed since."""
-        known = self._recalled.get((question, op.name))
-        return known[1] if known is not None and known[0] is op else None
+        known = self._recalled.get(question)
+        return None if known is None else known.get(op)
 
     def remember(self, op: Op, question: str, answer: object) -> None:
         """Keep an answer that takes long to find and does not depend on what other operators become."""
-        self._recalled[question, op.name] = (op, answer)
+        self._recalled.setdefault(question, {})[op] = answer
 
     def known_tensors(self) -> Mapping[str, Tensor]:
         """What has been declared or inferred so far, by name."""
@@ -299,14 +303,14 @@ class ModelGraph:
         other.params = dict(self.params)
         other.overridable = set(self.overridable)
         other._ops = dict(self._ops)
-        other._order = self._order.copy()
+        other._order = None if self._order is None else self._order.copy()
         other._producer = dict(self._producer)
         other._uses = self._uses.copy()
         other._tensors = dict(self._tensors)
         other._computed = dict(self._computed)
         other._names = None
         other._digraph = None
-        other._recalled = dict(self._recalled)
+        other._recalled = {question: dict(known) for question, known in self._recalled.items()}
         for op in self._ops.values():
             if op.subgraphs:
                 bodies = {key: body.copy(other) for key, body in op.subgraphs.items()}
@@ -323,11 +327,11 @@ class ModelGraph:
         old = self._ops.get(op.name)
         if old is not None:
             self._unlink(old)
-        elif after is None:
-            self._order.append(op.name)
-        else:
-            self._order.insert(op.name, after)
+        elif after is not None:
+            self._places().insert(op.name, after)
             self._sorted = False
+        elif self._order is not None:
+            self._order.append(op.name)
         self._ops[op.name] = op
         for tensor in op.outputs:
             if not tensor:
@@ -342,7 +346,8 @@ class ModelGraph:
         """Take an operator out. Its outputs are then without a producer."""
         self.edited = True
         self._unlink(self._ops.pop(name))
-        self._order.discard(name)
+        if self._order is not None:
+            self._order.discard(name)
         self._digraph = None
 
     def release(self, name: str) -> None:
@@ -390,14 +395,23 @@ class ModelGraph:
         while root.parent is not None:
             root = root.parent
         if root._names is None:
-            root._names = Names(name for graph in walk(root) for name in graph._own_names())
+            root._names = Names(*[names for graph in walk(root) for names in graph._own_names()])
         return root._names.fresh(stem)
 
-    def _own_names(self) -> Iterable[str]:
-        known = (self._ops, self._producer, self._uses, self.params, self._tensors, self._outputs, self._inputs)
-        return chain(*known, (op.label for op in self._ops.values()))
+    def _own_names(self) -> tuple[Iterable[str], ...]:
+        labels = [op.label for op in self._ops.values()]
+        return (
+            self._ops, self._producer, self._uses, self.params, self._tensors, self._outputs, self._inputs, labels,
+        )  # fmt: skip
 
     # -- within ----------------------------------------------------------------------------------
+
+    def _places(self) -> Order:
+        if self._order is None:
+            self._order = Order()
+            for name in self._ops:
+                self._order.append(name)
+        return self._order
 
     def _compute(self, tensor: str) -> None:
         """Evaluate the operators behind ``tensor`` as far as they stand on constants alone.

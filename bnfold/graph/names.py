@@ -10,8 +10,8 @@ class Names:
 
     __slots__ = ("_last", "_taken")
 
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = set(taken)
+    def __init__(self, *taken: Iterable[str]) -> None:
+        self._taken: set[str] = set().union(*taken)
         #: The last number that :meth:`fresh` gave to a stem.
         self._last: dict[str, int] = {}
 

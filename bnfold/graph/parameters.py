@@ -17,6 +17,8 @@ from bnfold.records import record
 #: Weights are read, checked and written in pieces of about this many bytes. They are computed in
 #: float64: pieces for which the system need not be asked for memory each time take a third of the time.
 BLOCK_BYTES = 1 << 16
+#: Results of up to this size are kept: to compute one of a few numbers again takes longer than all that is done to it.
+KEPT_BYTES = 1 << 12
 
 
 class ParamData(Protocol):
@@ -53,12 +55,19 @@ class Derived:
 
     base: Param
     steps: tuple[tuple[bool, NDArray[np.float64]], ...]
+    #: The whole result if it is small, once somebody has asked for it: what is checked is written later.
+    kept: NDArray[np.float64] | None = None
 
     def exact(self, start: int, stop: int) -> NDArray[np.float64]:
+        if self.kept is not None:
+            return self.kept[start:stop]
         block = self.base.exact_rows(start, stop)
         for is_factor, values in self.steps:
             part = values if values.shape[0] == 1 else values[start:stop]
             block = block * part if is_factor else block + part
+        if block.nbytes <= KEPT_BYTES and block.shape == self.base.shape:
+            block.flags.writeable = False
+            object.__setattr__(self, "kept", block)
         return block
 
     def read(self) -> Array:

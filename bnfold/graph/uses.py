@@ -22,6 +22,10 @@ class Uses:
         """The tensors that somebody reads."""
         return iter(self._of)
 
+    def __contains__(self, tensor: str) -> bool:
+        """Does anybody read it?"""
+        return tensor in self._of
+
     def of(self, tensor: str) -> Collection[Use]:
         """The reads of a tensor: not to be kept over a change."""
         found = self._of.get(tensor)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -106,10 +107,7 @@ class Node:
 
     def used(self, index: int) -> bool:
         """Does anyone read this output?"""
-        if index >= len(self.op.outputs):
-            return False
-        tensor = self.op.outputs[index]
-        return self.graph.use_count(tensor) > 0 or self.graph.is_output(tensor)
+        return index < len(self.op.outputs) and self.graph.is_used(self.op.outputs[index])
 
     def refuse(self, code: str, sentence: str) -> Refusal:
         """A refusal whose sentence begins with this operator: ``conv_3 pads with zeros, …``."""
@@ -225,6 +223,7 @@ class Facts:
         return self.is_lookup or any(map(self.answers, ("as_affine", "absorb_output", "absorb_input")))
 
     @classmethod
+    @cache
     def answers(cls, question: str) -> bool:
         """Has it an answer of its own to one of the questions below, or only the refusal that all have?"""
         return getattr(cls, question) is not getattr(Facts, question)
@@ -321,7 +320,8 @@ class Facts:
         return None
 
 
-_REGISTRY: dict[tuple[str, str], Facts] = {}
+#: By domain and type.
+_REGISTRY: dict[str, dict[str, Facts]] = {}
 _UNKNOWN = Facts()
 _F = TypeVar("_F", bound=type[Facts])
 
@@ -332,7 +332,7 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
     def enter(cls: _F) -> _F:
         facts = cls()
         for name in types:
-            _REGISTRY[domain, name] = facts
+            _REGISTRY.setdefault(domain, {})[name] = facts
         return cls
 
     return enter
@@ -340,18 +340,21 @@ def register(*types: str, domain: str = "") -> Callable[[_F], _F]:
 
 def facts_of(op: Op) -> Facts:
     """The facts for an operator; those that refuse everything for an unknown one."""
-    return _REGISTRY.get((op.domain, op.type)) or facts_about(op.type, op.domain)
+    try:
+        return _REGISTRY[op.domain][op.type]
+    except KeyError:
+        return facts_about(op.type, op.domain)
 
 
 def facts_about(type: str, domain: str = "") -> Facts:
     """The facts for an operator type."""
     domain = "" if domain == "ai.onnx" else domain
-    return _REGISTRY.get((domain, type), _UNKNOWN)
+    return _REGISTRY.get(domain, {}).get(type, _UNKNOWN)
 
 
 def known_types(domain: str = "") -> list[str]:
     """The operator types with facts."""
-    return sorted(name for at, name in _REGISTRY if at == domain)
+    return sorted(_REGISTRY.get(domain, {}))
 
 
 _MAX_WALK = 64

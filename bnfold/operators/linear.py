@@ -179,7 +179,7 @@ class LinearFacts(Facts):
                 return weight
             inputs[layout.weight_slot] = weight
         axes = {layout.weight_slot: layout.weight_out}
-        if not shift.any() and (scale == 1.0).all():
+        if not np.count_nonzero(shift) and (scale == 1.0).all():
             return NewWeights(inputs, channel_axis=axes)
         bias = self.add_bias(node, layout, scale, shift)
         if isinstance(bias, Refusal):
@@ -201,7 +201,7 @@ def vector_bias(node: Node, layout: Layout, slot: int, scale: Vector, shift: Vec
         values = (scale * old.reshape(-1) + shift).reshape(old.shape)
         name, dtype = node.op.input(slot), getattr(node.const(slot), "dtype", layout.weight.float_dtype)
     else:
-        if not shift.any():
+        if not np.count_nonzero(shift):
             return NewWeights()
         values, name, dtype = shift, f"{node.op.outputs[0]}_bias", layout.weight.float_dtype
     return NewWeights({slot: Param.of(name, values, dtype)})

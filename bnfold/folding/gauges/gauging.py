@@ -249,7 +249,7 @@ class _Settlement:
             assert isinstance(move, Move), "it was asked before"
             if move.rewrites:
                 # The numbers of all tensors stay; those of a channel that nobody reads any more will not.
-                editor.carry_out([move], {})
+                editor.carry_out(move, {})
                 emptied |= {stuck[head].output: None, **move.changed}
         if emptied:
             again = self._described(choice)
@@ -268,7 +268,7 @@ class _Settlement:
         for output, tensor in origin.items():
             if keep.get(tensor) != output:
                 editor.redirect(output, tensor)
-        editor.carry_out([change.move], rename)
+        editor.carry_out(change.move, rename)
         for head, total in change.staying.items():
             self._replace(head, total)
         for head in choice.gone:

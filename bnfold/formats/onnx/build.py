@@ -10,7 +10,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from bnfold.formats.onnx.attributes import GRAPH_TYPES, Attributes, attribute_protos, bodies
 from bnfold.formats.onnx.context import plain_domain
 from bnfold.formats.onnx.payloads import Computed, Payloads
-from bnfold.formats.onnx.tensors import raw_bytes, to_header, to_proto
+from bnfold.formats.onnx.tensors import ELEMENT_TYPES, raw_bytes, to_header, to_proto
 from bnfold.formats.onnx.types import to_value_info
 from bnfold.formats.onnx.wire import INLINE_BYTES
 from bnfold.graph import ModelGraph, Op, Param, Tensor
@@ -105,18 +105,18 @@ class Builder:
             tensor.CopyFrom(record)
             tensor.name = param.name
             return tensor
-        tensor = to_header(param)
-        size = raw_bytes(tensor.data_type, param.shape)
+        size = raw_bytes(ELEMENT_TYPES[param.dtype], param.shape)
         # A dtype whose elements are not whole bytes is small in practice and packed as a whole.
         if size <= INLINE_BYTES or size != param.nbytes:
             return to_proto(param)
+        tensor = to_header(param)
         self.payloads.put(tensor, Computed(param, size))
         return tensor
 
 
 def _needed_params(proto: GraphProto, graph: ModelGraph, nodes: Sequence[NodeProto]) -> list[Param]:
     """The constants to write: those that are read, and those that nothing in the file read either."""
-    unread = {name for name in graph.params if not graph.use_count(name) and not graph.is_output(name)}
+    unread = {name for name in graph.params if not graph.is_used(name)}
     if unread:
         unread -= _read_in_bodies(nodes).union(_annotations(proto))
         # What was of no use before is none of folding's business: it stays.
@@ -140,8 +140,8 @@ def _read_in_bodies(nodes: Iterable[NodeProto]) -> set[str]:
 def _describes(record: NodeProto, op: Op) -> bool:
     return (
         _has_attributes_of(op, record)
-        and tuple(record.input) == op.inputs
-        and tuple(record.output) == op.outputs
+        and tuple(record.input[:]) == op.inputs  # faster than to walk along the fields themselves
+        and tuple(record.output[:]) == op.outputs
         and record.op_type == op.type
     )
 

@@ -34,8 +34,6 @@ def unfolded_size(model: ModelProto) -> int:
 
     Raises ValueError where functions call themselves.
     """
-    if not model.functions:
-        return sum(1 for _ in _nodes(model.graph.node))
     calls = {(f.domain, f.name): Counter(_operators(f.node)) for f in model.functions}
     sizes: dict[Key, int] = {}
     waiting = list(calls)

@@ -75,10 +75,7 @@ class Payloads:
 
     def of(self, tensor: TensorProto) -> Stored | None:
         """The payload of a tensor as it was read, or None where the tensor holds its own data."""
-        entries = tensor.external_data
-        if not len(entries):  # the rule, and faster than the loop
-            return None
-        for entry in entries:
+        for entry in tensor.external_data[:] if self._payloads else ():
             if entry.key == self.nonce:
                 payload = self._payloads[int(entry.value)]
                 return payload if isinstance(payload, Stored) else None

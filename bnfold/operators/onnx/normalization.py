@@ -157,7 +157,8 @@ class OnnxBatchNorm(BatchNormFacts):
         if batch is not None:
             values, axes = batch.exact(), (0, *range(2, len(batch.shape)))
             vectors += [values.mean(axis=axes), values.var(axis=axes)]
-        if any(vector.ndim != 1 for vector in vectors) or len({vector.size for vector in vectors}) != 1:
+        shapes = {vector.shape for vector in vectors}
+        if len(shapes) != 1 or len(shapes.pop()) != 1:
             return node.refuse("per-activation", "keeps statistics by activation, not by channel (spatial=0)")
         rank = node.rank(0)
         if not int(node.attr("spatial", 1)) and rank != 2:
