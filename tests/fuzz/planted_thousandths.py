@@ -55,7 +55,10 @@ def outcomes(dtype: str, seed: int, size: int = 12) -> Iterator[tuple[str, str]]
         try:
             dead = wrong.equivalent and _same_everywhere(model, right, result.model.to_proto())
             verdict = "caught" if not wrong.equivalent else "dead" if dead else "MISSED"
-        except ValueError:  # the reference has no ConvTranspose in groups
+        except (
+            ValueError,
+            RuntimeError,
+        ):  # the reference has not all: no ConvTranspose in groups, no old DequantizeLinear
             verdict = "undecided"
         params[name] = param
         yield verdict, f"{name}: {wrong.sentence()}"

@@ -152,7 +152,7 @@ class Component:
             self.pending.pop(0)()
 
     def pin(self, graph: ModelGraph, name: str, why: str, *, writes: bool = False) -> None:
-        """Nothing that an operator sees has a gauge of its own, but its first output where its weights can write that."""
+        """Nothing that an operator sees has a gauge of its own, but its first output where its weights write that."""
         op = graph.op(name)
         outputs = op.outputs[1:] if writes else op.outputs
         places: list[Place] = [*op.inputs, *outputs, *(Use(name, slot) for slot in range(len(op.inputs)))]
