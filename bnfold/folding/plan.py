@@ -34,7 +34,7 @@ class FoldKind(str, Enum):
     #: An operator on the way cancels it.
     CANCELLED = "cancelled", "is cancelled by", "cancelled by"
     #: Several tensors changed at once: the stream that it reads, and whoever writes and reads that.
-    GAUGE = "gauge", "folds with its residual stream into", "folded with its residual stream into"
+    GAUGE = "gauge", "folds with its stream into", "folded with its stream into"
     BRANCH = "branch", "merges with its parallel branches into", "merged with its parallel branches into"
     #: Two convolutions in a row became one.
     SERIES = "chain", "merges with the convolution after it into", "merged with the convolution after it into"

@@ -272,7 +272,7 @@ class TestFold:
         gone = step("bn_1", "gauge", stream="sum_out", repaid=("conv_0", "conv_2"))
         outcomes.print_fold(console, "a.onnx", result(Plan((gone, step("bn_2")), (left,), ())))
         rows = [" ".join(row.split()) for row in sink.getvalue().splitlines()]
-        assert "bn_1 BatchNormalization folded with its residual stream conv_bn_1 sum_out conv_0, conv_2" in rows, rows
+        assert "bn_1 BatchNormalization folded with its stream conv_bn_1 sum_out conv_0, conv_2" in rows, rows
         assert "bn_9 BatchNormalization x is in the way y is bn_9 and bn_1 differ" in rows
 
     def test_merged_branches_name_what_went(self, console: Console, sink: io.StringIO) -> None:

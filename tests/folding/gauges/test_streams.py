@@ -231,7 +231,7 @@ def test_a_step_says_which_bn_went_which_stream_changed_and_who_makes_up_for_it(
     folded = gone(stream({}, {}))
     step = next(step for step in folded.plan.steps if step.label == "bn0")
     assert step.kind.value == "gauge"
-    assert "folded with its residual stream into" in step.sentence()
+    assert "folded with its stream into" in step.sentence()
     assert step.stream in step.sentence()
     assert step.repaid
     assert step.to_dict()["stream"] == step.stream
