@@ -256,3 +256,11 @@ def test_a_broadcastable_map_has_ones_on_other_axes():
 
 def test_a_map_prints_its_beginning():
     assert repr(Affine.of(2.0, 1.0, None)).startswith("Affine(1 channels, axis=None")
+
+
+def test_a_scale_that_is_one_but_for_rounding_is_a_shift():
+    scale = 1.0 / np.array([3.0, 49.0]) * np.array([3.0, 49.0])
+    assert (scale != 1.0).any()
+    assert Affine.of(scale, 3.0, 0).is_shift
+    assert not Affine.of([1.0, 1.0 + 1e-12], 3.0, 0).is_shift
+    assert not Affine.of([1.5, 1.0], 3.0, 0).is_shift

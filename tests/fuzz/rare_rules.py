@@ -224,9 +224,9 @@ def resampled(growth: Growth, x: str) -> str | None:
         attrs = {"axes": [2, 3], "antialias": 1, "mode": "linear"}
         return growth.add((batch, channels, 3, 3), "Resize", x, "", "", ints(3, 3), **attrs)
     if kind == "crop":
-        region = np.array([0, 0, 0, 0, 1, 1, 1.5, 1], np.float32)
+        region = np.array([0, 0, 0.25, 0, 1, 1, 1.25, 1], np.float32)
         attrs = {"coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 0.5}
-        return growth.add((batch, channels, int(height * 1.5 * 1.5), width * 2), "Resize", x, region, scales, **attrs)
+        return growth.add(out, "Resize", x, region, scales, **attrs)
     attrs = {"mode": "cubic"} if kind == "cubic" else {"coordinate_transformation_mode": "align_corners"}
     return growth.add(out, "Resize", x, "", scales, **attrs)
 

@@ -151,10 +151,11 @@ class Component:
         while self.pending:
             self.pending.pop(0)()
 
-    def pin(self, graph: ModelGraph, name: str, why: str) -> None:
-        """Nothing that an operator sees has a gauge of its own."""
+    def pin(self, graph: ModelGraph, name: str, why: str, *, writes: bool = False) -> None:
+        """Nothing that an operator sees has a gauge of its own, but its first output where its weights write that."""
         op = graph.op(name)
-        places: list[Place] = [*op.inputs, *op.outputs, *(Use(name, slot) for slot in range(len(op.inputs)))]
+        outputs = op.outputs[1:] if writes else op.outputs
+        places: list[Place] = [*op.inputs, *outputs, *(Use(name, slot) for slot in range(len(op.inputs)))]
         for place in dict.fromkeys(places):
             frame = self.frames.get(place)
             if frame is not None:

@@ -37,6 +37,8 @@ class Survey:
         self.seen: set[tuple[str, str]] = set()
         #: Operators that stop everything, and why.
         self.blocked: dict[str, str] = {}
+        #: Operators whose weights write the gauge of their output, whatever they make of what they read.
+        self.writers: set[str] = set()
         #: Reads by operators with weights, to be asked about shifts when the rest is known.
         self.readers: dict[tuple[str, int], None] = {}
 
@@ -55,7 +57,7 @@ class Survey:
         while self.found.reached:
             self._look(self.found.reached.popleft())
         for name, why in self.blocked.items():
-            self.found.pin(self.graph, name, why)
+            self.found.pin(self.graph, name, why, writes=name in self.writers)
         if self.shifts:
             self._ask_readers()
         return self.found
@@ -137,9 +139,11 @@ class Survey:
             node = Node(self.graph, op)
             if isinstance(facts.absorb_output(node, frame.affine(2.0, 1.0)), NewWeights):
                 self.found.rim[op.name] = None
+                self.writers.add(op.name)
                 return
             if isinstance(facts.absorb_output(node, frame.affine(2.0, 0.0)), NewWeights):
                 self.found.rim[op.name] = None
+                self.writers.add(op.name)
                 self._pin(frame.cells, f"{op.display} ({op.type}) has no bias", "shift")
                 return
         if self._once(op, "tie"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def _rms(call: Call) -> Any:
 def _group(call: Call) -> Any:
     x, gamma, beta = call.inputs
     groups = call.attributes["num_groups"]
-    parts = x.reshape(x.shape[0], groups, -1)
+    parts = x.reshape(x.shape[0], groups, prod(x.shape[1:]) // groups)
     normal, _, _ = _normal(parts, (2,), call.attribute("epsilon", _EPSILON))
     if gamma.size != x.shape[1]:  # Opset 18 has one value for each group, 21 one for each channel.
         gamma, beta = (np.repeat(item, x.shape[1] // groups) for item in (gamma, beta))

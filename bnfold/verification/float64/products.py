@@ -88,7 +88,7 @@ def _conv_transpose(call: Call) -> Any:
     canvas = np.zeros(
         (x.shape[0], groups * given, *(max(a, f + b) for a, f, b in zip(whole, first, wanted, strict=True)))
     )
-    flat = x.reshape(x.shape[0], groups, taken, -1)
+    flat = x.reshape(x.shape[0], groups, taken, prod(x.shape[2:]))
     kernels = w.reshape(groups, taken, given, *kernel)
     for place in np.ndindex(*kernel):
         # (N, groups, given, positions)

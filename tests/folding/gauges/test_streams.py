@@ -283,3 +283,16 @@ def test_two_multiplications_by_signs_do_not_take_turns():
     y = net.op("Max", x, net.const(np.zeros(()), dtype=np.float32))
     folded = fold(net.build(net.exact_bn(y, signs[::-1] * net.positive(C), net.draw(C))))
     assert folded.count("BatchNormalization", "Mul") == 2
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_what_a_normalisation_writes_is_free_though_what_it_reads_is_not(merged):
+    """Its scale and its bias write any gauge. Merged branches make the first BN the last that is looked at."""
+    net = Net()
+    x = net.op("Conv", net.input("N", 3, 5, 5), net.draw(C, 3, 1, 1))
+    y = net.op("Add", net.bn(x, C), x) if merged else net.bn(x, C)
+    y = net.op("Sigmoid", y)
+    net.output(net.bn(y, C), shape=["N", C, 5, 5])
+    y = net.op("InstanceNormalization", y, net.positive(C), net.draw(C), epsilon=0.1)
+    net.output(net.bn(net.op("Add", y, x), C), shape=["N", C, 5, 5])
+    assert fold(net.build()).count("BatchNormalization") == 2

@@ -176,3 +176,39 @@ def test_tensors_of_the_file_are_numpy_arrays_of_their_type():
     proto = model([node("Add", ["x", "k"], ["y"])], {"x": [2]}, ["y"], {"k": np.int32([1, 2])})
     assert numpy_helper.to_array(proto.graph.initializer[0]).dtype == np.int32
     assert Evaluator(proto).run({"x": np.int32([2**31 - 1, 0])})["y"].dtype == np.int32
+
+
+EMPTY = {
+    "Conv": ([0, 4, 5, 5], [(6, 2, 3, 3), (6,)], {"group": 2}),
+    "ConvTranspose": ([0, 4, 5, 5], [(4, 3, 2, 2), (6,)], {"group": 2}),
+    "MaxPool": ([0, 4, 5, 5], [], {"kernel_shape": [2, 2]}),
+    "AveragePool": ([0, 4, 5, 5], [], {"kernel_shape": [2, 2], "pads": [1, 1, 0, 0]}),
+    "GlobalAveragePool": ([0, 4, 5, 5], [], {}),
+    "GlobalMaxPool": ([0, 4, 5, 5], [], {}),
+    "InstanceNormalization": ([0, 4, 5, 5], [(4,), (4,)], {}),
+    "LayerNormalization": ([0, 4, 5], [(5,), (5,)], {}),
+    "BatchNormalization": ([0, 4, 5], [(4,), (4,), (4,), (4,)], {}),
+    "Softmax": ([0, 4, 5], [], {"axis": 1}),
+    "LRN": ([0, 4, 5, 5], [], {"size": 3}),
+    "Gemm": ([0, 4], [(4, 3), (3,)], {}),
+    "MatMul": ([2, 0, 4], [(4, 3)], {}),
+    "Einsum": ([2, 0, 4], [(4, 3)], {"equation": "bik,kn->bin"}),
+    "DepthToSpace": ([0, 4, 2, 2], [], {"blocksize": 2}),
+    "ReduceMax": ([0, 4, 5], [], {"axes": [1], "keepdims": 0}),
+    "Flatten": ([0, 4, 5], [], {}),
+    "PRelu": ([0, 4, 5], [(4, 1)], {}),
+    "CumSum": ([0, 4], [], {}),
+}
+
+
+@pytest.mark.parametrize("kind", EMPTY)
+def test_a_batch_of_none_gives_nothing_of_the_same_shape(kind):
+    shape, weights, attributes = EMPTY[kind]
+    names = [f"w{index}" for index in range(len(weights))]
+    values = {name: np.ones(size, np.float32) for name, size in zip(names, weights, strict=True)}
+    if kind == "CumSum":
+        names, values = ["axis"], {"axis": np.array(1, np.int64)}
+    proto = model([node(kind, ["x", *names], ["y"], **attributes)], {"x": shape}, ["y"], values, opset=17)
+    x = np.zeros(shape, np.float32)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert Evaluator(proto).run({"x": x})["y"].shape == session.run(None, {"x": x})[0].shape
