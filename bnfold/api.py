@@ -12,6 +12,8 @@ from bnfold.errors import BnfoldWarning, NotEquivalentError, UsageError
 from bnfold.folding import Plan, fold_graph
 from bnfold.folding.pair import Pair
 from bnfold.formats import load as _load
+from bnfold.formats.fetching import local_unless_onnx
+from bnfold.formats.remote import is_remote
 from bnfold.graph import Model, TrainableModel
 from bnfold.results import Comparison, EqualizeResult, FixResult, FoldResult, RestyleResult
 
@@ -72,14 +74,15 @@ def analyze(
     from bnfold.analysis import analyze_graph, select_rules
 
     rules = select_rules(select, ignore)
-    loaded = load(model, allow_unsafe=allow_unsafe)
-    return analyze_graph(
-        loaded.inlined().graph,
-        name=name_of(loaded),
-        rules=rules,
-        statistics=stats,
-        parameters=_trainable(loaded),
-    )
+    with local_unless_onnx(model) as source:
+        loaded = load(source, allow_unsafe=allow_unsafe)
+        return analyze_graph(
+            loaded.inlined().graph,
+            name=model if isinstance(model, str) and is_remote(model) else name_of(loaded),
+            rules=rules,
+            statistics=stats,
+            parameters=_trainable(loaded),
+        )
 
 
 def fold(

@@ -228,6 +228,7 @@ def answer(request: IO[bytes], memory: int | None, kind: str = "RLIMIT_AS") -> b
         limit_memory(memory, kind)  # not before the imports: libraries survive a failed start less well than a call
         return pickle.dumps(("returned", function(*args, **kwargs)))
     except BnfoldError as error:
+        error.__cause__ = error.__context__ = None  # some libraries have these pickled too, with whatever they hold
         return pickle.dumps(("raised", error.with_traceback(None)))
     except MemoryError as error:
         return pickle.dumps(("memory", str(error)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
+import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 from bnfold.errors import UsageError
-from bnfold.isolation import Cause, Ended, Limits, Returned, call, run
+from bnfold.isolation import Cause, Ended, Limits, Returned, answer, call, run
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +32,10 @@ def add(a: object, b: object = 1) -> object:
 
 def where_am_i() -> tuple[int, int, str, str]:
     return os.getpid(), os.getpgid(0), os.getcwd(), tempfile.gettempdir()
+
+
+def caused() -> None:
+    raise UsageError("said") from ValueError("of a library")
 
 
 def shout() -> str:
@@ -112,6 +119,18 @@ def test_what_is_printed_does_not_get_into_the_reply() -> None:
 def test_errors_for_users_come_back_as_they_are() -> None:
     with pytest.raises(UsageError, match=r"^so it is$"):
         run(fails, Limits(), UsageError)
+
+
+def test_causes_do_not_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """tblib, which comes with Dask, has them pickled: whoever reads one imports the library that raised it."""
+
+    def with_cause(error: UsageError) -> tuple[type[UsageError], tuple[object, ...]]:
+        return UsageError, (f"{error.args[0]} from {error.__cause__!r} in {error.__context__!r}",)
+
+    monkeypatch.setitem(copyreg.dispatch_table, UsageError, with_cause)
+    request = io.BytesIO(pickle.dumps((caused, (), {})))
+    kind, error = pickle.loads(answer(request, None))
+    assert (kind, str(error)) == ("raised", "said from None in None")
 
 
 def test_mistakes_come_back_with_their_traceback() -> None:

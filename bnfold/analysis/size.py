@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param, walk
-from bnfold.operators import Role, as_affine, facts_of
+from bnfold.operators import Facts, Role, as_affine, facts_of
 from bnfold.operators.patterns import is_bias_add
 
 
@@ -41,8 +41,9 @@ def measure(graph: ModelGraph) -> Size:
     params: dict[int, Param] = {}
     for inner in walk(graph):
         for op in inner.ops():
-            nodes += not facts_of(op).is_border
-            kind = _kind(inner, op)
+            facts = facts_of(op)
+            nodes += not facts.is_border
+            kind = _kind(inner, op, facts)
             batchnorms += kind is Role.BATCHNORM
             affines += kind is Role.AFFINE
         params.update({id(param): param for param in _read_params(inner)})
@@ -60,9 +61,8 @@ def _read_params(graph: ModelGraph) -> Iterable[Param]:
     return [param for name, param in graph.params.items() if graph.is_used(name)]
 
 
-def _kind(graph: ModelGraph, op: Op) -> Role:
+def _kind(graph: ModelGraph, op: Op, facts: Facts) -> Role:
     """BATCHNORM, AFFINE for a Mul or Add by a vector (not by a number, nor a layer's bias), or OTHER."""
-    facts = facts_of(op)
     if facts.role is Role.BATCHNORM:
         return Role.BATCHNORM
     if facts.role not in (Role.AFFINE, Role.JOIN):

@@ -46,11 +46,14 @@ def graph(
     OUT, and beside it the overlay of its nodes, the folded graph and the navigation between the two.
     """
     from bnfold import api
+    from bnfold.errors import UsageError
     from bnfold.reporting.drawing import files, selection
     from bnfold.reporting.drawing.view import around as near
     from bnfold.reporting.drawing.view import picture
 
     wanted = files.format_of(output, graph_format)
+    if options.resolved(output) == options.resolved(model):
+        raise UsageError(f"{output} is the input itself; give the output another name")
     if wanted == "model-explorer" and (around or after):
         raise click.UsageError("--format model-explorer writes the whole model, before and after folding.")
     if compare and (after or wanted != "svg"):

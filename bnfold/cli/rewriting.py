@@ -129,26 +129,30 @@ class AskedToFold(Asked):
             "allow_unsafe": self.allow_unsafe,
         }
         with options.progress(self.quiet) as progress:
+            int8 = self._measured(exact, progress)  # data that do not fit end the call before anything is written
             if self.dry_run:
                 progress(stage)
-                result = in_memory(self.model, **how)
-            else:
-                result = to_file(
-                    self.model,
-                    self.output,
-                    verify=not self.no_verify,
-                    options=self.verify_options(needed=runs_models),
-                    external_data=self.external_data or None,
-                    progress=progress,
-                    **how,
-                )
-            if self.int8 is None:
-                return result, None
-            from bnfold.pipeline.int8 import int8_report
-
-            return result, int8_report(
-                self.model, self.int8, exact=exact, allow_unsafe=self.allow_unsafe, progress=progress
+                return in_memory(self.model, **how), int8
+            result = to_file(
+                self.model,
+                self.output,
+                verify=not self.no_verify,
+                options=self.verify_options(needed=runs_models),
+                external_data=self.external_data or None,
+                progress=progress,
+                **how,
             )
+            return result, int8
+
+    def _measured(self, exact: bool, progress: Callable[[str], None]) -> Int8Report | None:
+        if self.int8 is None:
+            return None
+        from bnfold.formats.atomic import resolve_target
+        from bnfold.pipeline.int8 import int8_report
+
+        if self.output is not None:
+            resolve_target(self.output)
+        return int8_report(self.model, self.int8, exact=exact, allow_unsafe=self.allow_unsafe, progress=progress)
 
 
 def _check(values: Mapping[str, Any]) -> None:

@@ -116,7 +116,7 @@ def _print(output_format: str, store: Any, quiet: bool) -> None:
     elif not quiet:
         from bnfold.reporting.console import make_console
 
-        scan.print_summary(make_console(), store, unchanged=store.meta("unchanged") or 0)
+        scan.print_summary(make_console(), store)
     if quiet or output_format != "text":
         for path, sentence in store.failures().items():
             click.echo(renderers.failure_line(path, sentence), err=True)

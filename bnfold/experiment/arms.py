@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ class Built:
     #: What scores are called, as Keras writes a metric down, or "loss".
     metric: Any
     higher_is_better: bool
+    #: The output that it is a metric of, where there are several.
+    output: str = ""
 
 
 def start_keras(settings: Settings) -> Any:
@@ -67,9 +70,12 @@ def build(arm: Arm, settings: Settings) -> Built:
     if not model.trainable_variables:
         raise UsageError(f"{arm.model} has nothing to train: all of its layers are frozen")
     optimizer, loss = _optimizer(keras, settings, compiled), _loss(arm, settings, compiled)
-    metric, higher = _metric(keras, settings, compiled, loss)
+    metric, output = _metric(
+        settings, compiled, loss, getattr(model, "output_names", ())
+    )  # a Sequential has one output
+    metric, higher = (metric, False) if metric == "loss" else _direction(metric)
     chosen = {"optimizer": optimizer, "loss": loss, "loss_weights": compiled.get("loss_weights")}
-    return Built(arm.label, _saved(model), chosen, metric, higher)
+    return Built(arm.label, _saved(model), chosen, metric, higher, output)
 
 
 def _optimizer(keras: Any, settings: Settings, compiled: Mapping[str, Any]) -> Any:
@@ -87,18 +93,33 @@ def _loss(arm: Arm, settings: Settings, compiled: Mapping[str, Any]) -> Any:
     return loss
 
 
-def _metric(keras: Any, settings: Settings, compiled: Mapping[str, Any], loss: Any) -> tuple[Any, bool]:
-    """What is asked for, else the first metric of the model's, else what goes with the loss."""
-    own = _flat(compiled.get("metrics"))
+def _metric(settings: Settings, compiled: Mapping[str, Any], loss: Any, outputs: Sequence[str]) -> tuple[Any, str]:
+    """What is asked for, else the first metric of the model's, else what goes with the loss; and of which output."""
+    several = len(outputs) > 1
     if settings.metric is not None:
-        return is_better_higher(settings.metric)
-    if own:
-        name = name_of(own[0])
-        return own[0], is_better_higher(name)[1]
+        if not several or settings.metric.partition(":")[0] == "loss":
+            return settings.metric, ""
+        output = next((name for name in outputs if settings.metric.startswith(f"{name}_")), "")
+        if not output:
+            hint = f"name a metric with one of them before it, as in {outputs[0]}_{settings.metric}"
+            raise UsageError(f"the model has the outputs {', '.join(outputs)}: {hint}")
+        return settings.metric.removeprefix(f"{output}_"), output
+    own = compiled.get("metrics")
+    if several and isinstance(own, (list, tuple)) and len(own) == len(outputs):
+        own = dict(zip(outputs, own, strict=True))
+    by_output = own if several and isinstance(own, Mapping) and "class_name" not in own else {"": own}
+    for output, metrics in by_output.items():
+        if found := _flat(metrics):
+            return found[0], output
     kinds = _flat(loss)
-    if len(kinds) == 1 and "crossentropy" in name_of(kinds[0]).lower().replace("_", ""):
-        return "accuracy", True
-    return "loss", False
+    if not several and len(kinds) == 1 and "crossentropy" in name_of(kinds[0]).lower().replace("_", ""):
+        return "accuracy", ""
+    return "loss", ""
+
+
+def _direction(metric: Any) -> tuple[Any, bool]:
+    """A metric, and whether more of it is better."""
+    return is_better_higher(metric) if isinstance(metric, str) else (metric, is_better_higher(name_of(metric))[1])
 
 
 def _flat(value: Any) -> list[Any]:
@@ -135,12 +156,13 @@ def open_arm(keras: Any, built: Built, settings: Settings) -> Any:
 def compile_arm(keras: Any, model: Any, built: Built, rate: float | None, *, eagerly: bool = False) -> None:
     """Compile for training with a learning rate, or the model's own. Raises UsageError."""
     try:
-        written = dict(built.compiled["optimizer"])
+        written = deepcopy(built.compiled["optimizer"])  # Keras puts a schedule in the place of what describes it
         if rate is not None:
             written = _with_rate(written, rate)
         optimizer = keras.optimizers.deserialize(written)
         loss = keras.saving.deserialize_keras_object(built.compiled["loss"])
-        metrics = [] if built.metric == "loss" else [keras.saving.deserialize_keras_object(built.metric)]
+        metrics: Any = [] if built.metric == "loss" else [keras.saving.deserialize_keras_object(built.metric)]
+        metrics = {built.output: metrics} if built.output else metrics
         weights = built.compiled["loss_weights"]
         model.compile(optimizer=optimizer, loss=loss, loss_weights=weights, metrics=metrics, run_eagerly=eagerly)
     except (AttributeError, LookupError, TypeError, ValueError) as error:

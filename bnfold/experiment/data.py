@@ -281,12 +281,19 @@ def _mapped(value: Any, rows: Any) -> Any:
 def _as_arrays(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _as_arrays(item) for name, item in value.items()}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) or _is_one_for_each(value):
         return tuple(_as_arrays(item) for item in value)
     try:
         return np.asarray(value)
     except ValueError:  # rows of different lengths, which the check finds to be no numbers
         return np.empty(len(value), object)
+
+
+def _is_one_for_each(value: Any) -> bool:
+    """Is a list one of arrays, one for each input or output, as Keras takes it, and not one of examples?"""
+    if not isinstance(value, list) or not all(getattr(item, "ndim", 0) for item in value):
+        return False
+    return len({len(item) for item in value}) == 1 and len(value[0]) > len(value)
 
 
 def _check(spec: str, data: Data) -> None:

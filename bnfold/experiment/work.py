@@ -95,9 +95,9 @@ def _lagging(lag: float) -> str:
 
 
 def _metric_name(keras: Any, built: Built) -> str:
-    if isinstance(built.metric, str):
-        return built.metric
-    return str(keras.saving.deserialize_keras_object(built.metric).name)
+    plain = isinstance(built.metric, str)
+    name = built.metric if plain else keras.saving.deserialize_keras_object(built.metric).name
+    return f"{built.output}_{name}" if built.output else str(name)
 
 
 def _few(examples: Examples) -> Examples:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from bnfold.errors import OutputError
+from bnfold.formats.remote import is_remote
 from bnfold.temporary import removed_in_the_end, temporary_name
 
 #: Pieces up to this size are gathered until there is as much.
@@ -83,6 +84,8 @@ class Output:
 
 def resolve_target(path: str | PathLike[str]) -> Path:
     """The file that ``path`` stands for, links followed. Raises OutputError where none can be written."""
+    if is_remote(os.fspath(path)):
+        raise _failure(path, "it is a URL, and only what `bnfold scan --fold-to` folds goes to one")
     try:
         target = Path(os.path.realpath(path))
         mode = target.stat().st_mode

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.errors import BnfoldError, ModelFileError, UnavailableError
-from bnfold.formats.remote import is_http, is_remote, name_of, open_filesystem, reported
+from bnfold.formats.remote import beside, is_http, is_remote, name_of, open_filesystem, reported
 from bnfold.temporary import temporary_folder
 
 
@@ -18,6 +18,16 @@ from bnfold.temporary import temporary_folder
 def local_source(source: Any) -> Iterator[Any]:
     """``source`` itself, or where it is a URL a copy of what lies there."""
     if isinstance(source, str) and is_remote(source):
+        with fetched(source) as (path, _):
+            yield path
+    else:
+        yield source
+
+
+@contextmanager
+def local_unless_onnx(source: Any) -> Iterator[Any]:
+    """``source`` itself, or where it is a URL of something that cannot be read in parts a copy of what lies there."""
+    if isinstance(source, str) and is_remote(source) and not name_of(source).lower().endswith(".onnx"):
         with fetched(source) as (path, _):
             yield path
     else:
@@ -71,7 +81,7 @@ def _fetch_beside(url: str, local: Path) -> None:
     from bnfold.formats.onnx.external import locations
 
     for location in locations(local):
-        file_system, path = open_filesystem(f"{url.rpartition('/')[0]}/{location}")
+        file_system, path = open_filesystem(beside(url, location))
         with reported(url):
             try:
                 _fetch(file_system, path, local.parent / location)

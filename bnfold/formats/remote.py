@@ -29,8 +29,8 @@ _CLIENTS = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "h
 #: File systems that exist in one process alone.
 _OF_ONE_PROCESS = frozenset({"memory"})
 #: What says that a file has changed, in the words of the various services; the first that is there.
-_IDENTITY = ("ETag", "etag", "md5Hash", "md5", "content_md5", "Content-MD5", "blob_id", "generation", "LastModified",
-             "last_modified", "Last-Modified", "mtime", "updated", "created")  # fmt: skip
+_IDENTITY = ("ETag", "etag", "md5Hash", "md5", "content_md5", "Content-MD5", "CRC", "blob_id", "generation",
+             "LastModified", "last_modified", "Last-Modified", "mtime", "updated", "created")  # fmt: skip
 _HTTP = frozenset({"http", "https"})
 #: HTTP's answers that mean that there is no such file, and that it is not for whoever asked.
 _MISSING, _FORBIDDEN = frozenset({404, 410}), frozenset({401, 403, 407})
@@ -56,19 +56,32 @@ def is_http(url: str) -> bool:
 
 def name_of(url: str) -> str:
     """The last part of a URL's path, without what may follow a ``?`` in HTTP."""
+    url, _ = split_chain(url)
     return PurePosixPath(urlsplit(url).path if is_http(url) else url.partition("://")[2]).name
+
+
+def split_chain(url: str) -> tuple[str, str]:
+    """A URL, and where the file system lies that it is of: ``zip://a.onnx`` and ``::s3://bucket/models.zip``."""
+    first, separator, rest = url.partition("::")
+    return first, separator + rest
+
+
+def beside(url: str, location: str) -> str:
+    """The URL of a file in the folder of another one, or below it."""
+    first, rest = split_chain(url)
+    return f"{first.rpartition('/')[0]}/{location}{rest}"
 
 
 def client_modules(targets: Sequence[str]) -> tuple[str, ...]:
     """What the clients of these URLs are imported from, as far as they are installed: for whoever imports ahead."""
-    schemes = {scheme_of(target) for target in targets if is_remote(target)}
+    schemes = {scheme_of(link) for target in targets if is_remote(target) for link in target.split("::")}
     modules = sorted({_CLIENTS[scheme] for scheme in schemes if scheme in _CLIENTS})
     return tuple(module for module in modules if find_spec(module) is not None)
 
 
 def of_one_process(url: str) -> bool:
     """Does no other process see what lies there?"""
-    return scheme_of(url) in _OF_ONE_PROCESS
+    return any(scheme_of(link) in _OF_ONE_PROCESS for link in url.split("::"))
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -173,10 +186,12 @@ class RemoteFile:
 
     def sibling(self, location: str) -> RemoteFile:
         """A file beside this one, or in a folder beside it; what it takes is counted apart."""
-        base = self.url.rpartition("/")[0]
         return RemoteFile(
-            f"{base}/{location}", spare_bytes=self.spare_bytes, weights=self.weights, skip_from=self._skip_from
-        )  # fmt: skip
+            beside(self.url, location),
+            spare_bytes=self.spare_bytes,
+            weights=self.weights,
+            skip_from=self._skip_from,
+        )
 
     @property
     def worth(self) -> int:

@@ -353,9 +353,7 @@ class ModelGraph:
     def release(self, name: str) -> None:
         """Let go of an operator's outputs, which others may then produce, until it is put anew."""
         self.edited = True
-        op = self._ops[name]
-        self._drop_outputs(op)
-        self._ops[name] = op.between(op.inputs, ())
+        self._drop_outputs(self._ops[name])
 
     def _unlink(self, op: Op) -> None:
         self._drop_outputs(op)
@@ -363,7 +361,7 @@ class ModelGraph:
 
     def _drop_outputs(self, op: Op) -> None:
         for tensor in op.outputs:
-            if tensor:
+            if self._producer.get(tensor) == op.name:  # unless it was released, and another one's since
                 del self._producer[tensor]
                 self._computed.pop(tensor, None)
 

@@ -15,7 +15,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
@@ -60,6 +60,25 @@ class StoreError(BnfoldError):
     """A store cannot be used: not one, of another version, read-only, in use."""
 
 
+class _Database(sqlite3.Connection):
+    """Takes every text: what is no Unicode, as a file's name need not be, stands there with escapes."""
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        return super().execute(sql, _storable(parameters))
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        return super().executemany(sql, map(_storable, parameters))
+
+
+def _storable(values: Iterable[Any]) -> list[Any]:
+    return [storable(each) if isinstance(each, str) else each for each in values]
+
+
+def storable(text: str) -> str:
+    """How a text stands in a store."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class Store:
     """One file. ``kind`` and ``version`` are those of ``schema``, the tables that are added.
 
@@ -83,7 +102,7 @@ class Store:
             if self._new:
                 undo.callback(self._remove)
             with self._reported():
-                self._database = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
+                self._database = sqlite3.connect(self.path, isolation_level=None, timeout=30.0, factory=_Database)
                 undo.callback(self._database.close)
                 self._set_up()
                 if not self._tables():

@@ -41,10 +41,10 @@ def role(op: Op, graph: ModelGraph) -> Role:
 
     Mul, Add, Sub and Div are affines or joins: only the ``graph`` can tell.
     """
-    facts = facts_of(op)
-    if facts.role is Role.JOIN and isinstance(facts.as_affine(Node(graph, op)), Affine):
+    facts, node = facts_of(op), Node(graph, op)
+    if facts.role is Role.JOIN and isinstance(facts.as_affine(node), Affine):
         return Role.AFFINE
-    return facts.role
+    return facts.role_in(node)
 
 
 def value_readers(graph: ModelGraph, tensor: str) -> Iterator[Use]:

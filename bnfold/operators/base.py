@@ -239,6 +239,10 @@ class Facts:
         found = next(text for text in texts if text)
         return None if found == NEVER else found
 
+    def role_in(self, node: Node) -> Role:
+        """:attr:`role`, where that depends on the operator's constants."""
+        return self.role
+
     def is_final(self, node: Node) -> bool:
         """Is it a softmax, a sigmoid or their like, with which a model's last layer ends?"""
         return False
@@ -365,10 +369,7 @@ def rank_of(graph: ModelGraph, tensor: str) -> int | None:
     shape = graph.tensor(tensor).shape
     if shape is not None:  # the rule
         return len(shape)
-    for rank, _ in _shapes(graph, tensor):
-        if rank is not None:
-            return rank
-    return None
+    return next((rank for rank, _ in _shapes(graph, tensor) if rank is not None), None)
 
 
 def dim_of(graph: ModelGraph, tensor: str, axis: int) -> int | None:
@@ -376,10 +377,7 @@ def dim_of(graph: ModelGraph, tensor: str, axis: int) -> int | None:
     size = graph.dim(tensor, axis)
     if size is not None:  # the rule
         return size
-    for _, sizes in _shapes(graph, tensor):
-        if axis in sizes:
-            return sizes[axis]
-    return None
+    return next((sizes[axis] for _, sizes in _shapes(graph, tensor) if axis in sizes), None)
 
 
 def _shapes(graph: ModelGraph, tensor: str) -> Iterator[tuple[int | None, Mapping[int, int]]]:

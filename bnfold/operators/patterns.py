@@ -9,14 +9,17 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, walk
-from bnfold.operators import linear_bias
+from bnfold.operators import linear_bias, role
 from bnfold.operators.base import Combination, Crossing, Node, Role, facts_about, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
 
 #: A channel whose scale or weights are this part of the layer's largest is as good as a constant.
 NEGLIGIBLE = 1e-6
-#: QuantizeLinear, DequantizeLinear, QLinearConv, QAttention, ConvInteger, MatMulIntegerToFloat and their like.
-_QUANTIZED = re.compile(r"[Qq]uantize|^QLinear|^Q[A-Z][a-z]|Integer")
+#: QuantizeLinear, DequantizeLinear, QLinearConv, QAttention, ConvInteger, MatMulIntegerToFloat and their like, and
+#: Keras's Dense[int8].
+_QUANTIZED = re.compile(r"[Qq]uantize|^QLinear|^Q[A-Z][a-z]|Integer|\[(int|float|gptq|awq)")
+#: Those of them that are linear layers.
+_QUANTIZED_LINEAR = re.compile(r"^Q(Linear)?(Conv|MatMul|Gemm)|^(Conv|MatMul)Integer|^(Dense|EinsumDense)\[")
 
 
 def linear_layout(graph: ModelGraph, op: Op) -> Layout | None:
@@ -62,6 +65,28 @@ def spread_bits(ranges: Vector) -> float:
 def is_quantized(graph: ModelGraph) -> str:
     """The name of an operator that quantises or dequantises, in the graph or a subgraph; empty where there is none."""
     return next((op.display for inner in walk(graph) for op in inner.ops() if _QUANTIZED.search(op.type)), "")
+
+
+def linear_behind_quantization(graph: ModelGraph, tensor: str) -> Op | None:
+    """The linear layer that a tensor comes from, where the tensor was quantised on the way or the layer is.
+
+    Looks through quantisation, casts, biases and the one product by a computed scale that dynamic quantisation puts
+    behind a layer in integers; None where anything else sees a tensor on the way.
+    """
+    quantized = scaled = False
+    while graph.sole_reader(tensor) is not None and (op := graph.producer(tensor)) is not None:
+        if _QUANTIZED_LINEAR.search(op.type):
+            return op
+        if linear_layout(graph, op) is not None:
+            return op if quantized and not scaled else None
+        facts, kind = facts_of(op), role(op, graph)
+        if kind is Role.JOIN and facts.combination is Combination.PRODUCT and not scaled:
+            scaled = True
+        elif kind is not Role.AFFINE and not (kind is Role.SHAPE and facts.keeps_axes):
+            return None
+        quantized = quantized or bool(_QUANTIZED.search(op.type))
+        tensor = op.input(facts.data_slot(Node(graph, op)))
+    return None
 
 
 def passes_scale(graph: ModelGraph, op: Op) -> bool:

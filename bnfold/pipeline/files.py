@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bnfold import api
 from bnfold.analysis.size import Size
@@ -19,6 +19,8 @@ from bnfold.results import EqualizeResult, FixResult, FoldResult, RestyleResult
 if TYPE_CHECKING:
     from bnfold.restyling import Style
     from bnfold.verification import VerifyOptions
+
+_R = TypeVar("_R", FoldResult, FixResult, EqualizeResult)
 
 
 @from_anywhere
@@ -98,7 +100,8 @@ def fix_file(
     """
     course = Course(source, output, options, allow_unsafe, progress, external_data)
     progress("repairing")
-    return course.write(api.fix(course.original), course.runs.with_verdict if verify else None)
+    result = course.write(api.fix(course.original), course.runs.with_verdict if verify else None)
+    return _with_file_sizes(result, Path(source))
 
 
 @from_anywhere
@@ -124,7 +127,7 @@ def equalize_file(
     progress("equalising")
     result = api.equalize(course.original, exact=exact, branches=branches, keep_overridable=keep_overridable)
     result = in_target_format(result, course, partial(api.equalize, exact=exact))
-    return course.write(result, course.runs.with_verdict if verify else None)
+    return _with_file_sizes(course.write(result, course.runs.with_verdict if verify else None), Path(source))
 
 
 @from_anywhere
@@ -171,7 +174,7 @@ def _converted(result: FoldResult, course: Course) -> FoldResult:
     return replace(made, notes=(*made.notes, note))
 
 
-def _with_file_sizes(result: FoldResult, source: Path) -> FoldResult:
+def _with_file_sizes(result: _R, source: Path) -> _R:
     if result.path is None:
         return result
     summary = result.summary

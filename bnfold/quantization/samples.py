@@ -53,7 +53,8 @@ def read_samples(path: str | PathLike[str], inputs: Sequence[ValueSpec]) -> Samp
     chosen = np.arange(min(count, 2 * _MOST))
     parts = [_batches({name: array[chosen[start::2]] for name, array in arrays.items()}, batch) for start in (0, 1)]
     if not all(parts):
-        raise UsageError(f"{path} has {count} samples; {2 * (batch or 1)} are needed to calibrate and to measure")
+        there = "1 sample" if count == 1 else f"{count} samples"
+        raise UsageError(f"{path} has {there}; {2 * (batch or 1)} are needed to calibrate and to measure")
     calibration, held_out = parts
     return Samples(calibration, held_out, len(next(iter(held_out[0].values()))))
 
@@ -81,6 +82,8 @@ def _fitted(array: Array, spec: ValueSpec, path: Path) -> Array:
     )
     if not fits or array.dtype.kind not in "fiub":
         raise UsageError(f"{path}: {spec.name} is {array.dtype} {list(array.shape)}, the model takes {list(shape)}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UsageError(f"{path}: {spec.name} holds values that are NaN or infinite")
     return array.astype(spec.dtype, copy=False)
 
 

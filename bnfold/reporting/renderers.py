@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -51,4 +52,9 @@ def rule_counts(reports: Sequence[Report]) -> list[tuple[int, str, str]]:
 
 def failure_line(model: str, sentence: str) -> str:
     """How a model that cannot be read is reported on stderr."""
-    return clean(f"bnfold: {sentence}" if model in sentence else f"bnfold: {model}: {sentence}")
+    return clean(f"bnfold: {sentence}" if names(sentence, model) else f"bnfold: {model}: {sentence}")
+
+
+def names(sentence: str, model: str) -> bool:
+    """Does a sentence say of which model it speaks, be it in another spelling of the path (``./a`` and ``a``)?"""
+    return model in sentence or os.path.normpath(model) in sentence

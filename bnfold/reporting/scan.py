@@ -50,10 +50,12 @@ def _report(path: str, kind: str, findings: Sequence[Mapping[str, Any]]) -> Repo
     return Report(path, kind, (), entries, Summary(Size(), Size()))
 
 
-def print_summary(console: Console, store: ScanStore, *, unchanged: int = 0) -> None:
+def print_summary(console: Console, store: ScanStore) -> None:
     """Models by status, what folding would save, rules with their worst models, failures, slowest and largest."""
     summary = summarise(store)
+    unchanged, earlier = store.meta("unchanged") or 0, summary.models - (store.meta("found") or 0)
     note = f", {unchanged:,} of them unchanged since the last scan" if unchanged else ""
+    note += f", {earlier:,} of them known from earlier scans into this store alone" if earlier > 0 else ""
     line(console, (counted(summary.models, "model"), "bold"), note)
     show(console, _statuses(summary), indent=2)
     console.print()
@@ -115,7 +117,7 @@ def _print_failures(console: Console, store: ScanStore) -> None:
     console.print()
     line(console, ("failures", STYLES["error"]), indent=2)
     for path, sentence in list(failures.items())[:_FAILURES]:
-        line(console, sentence if path in sentence else f"{path}: {sentence}", indent=4)
+        line(console, sentence if renderers.names(sentence, path) else f"{path}: {sentence}", indent=4)
     if len(failures) > _FAILURES:
         line(console, f"and {len(failures) - _FAILURES:,} more", indent=4)
 

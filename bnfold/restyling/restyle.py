@@ -20,6 +20,7 @@ from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Role, as_affine, role
 from bnfold.operators.dialect import dialect_of
 from bnfold.operators.patterns import has_bias_input, keeps_axes, linear_layout
+from bnfold.refusal import Refusal
 from bnfold.restyling import edit
 from bnfold.restyling.change import Change, Kind, LeftAlone, Restyled
 from bnfold.restyling.listing import listing
@@ -202,14 +203,20 @@ class _Restyler:
             return _FRESH
         fate = fates.of(name)
         if isinstance(fate, Remaining):
-            sentences = dict.fromkeys((fate.backward.sentence, fate.forward.sentence))
-            return "; ".join(sentences)
+            return "; ".join(dict.fromkeys(map(self._reason, (fate.backward, fate.forward))))
         if name in left:
             refusal = as_affine(self.graph, self._op(name))
             return "only a part of it can be folded" if isinstance(refusal, Affine) else refusal.sentence
         if isinstance(fate, FoldStep) and set(fate.holders) & set(left):
             return "only a part of it can be folded"
         return ""
+
+    def _reason(self, refusal: Refusal) -> str:
+        """Why folding refused; what was kept out of it was so by the style, not by the user."""
+        if refusal.code != "skipped" or refusal.op not in self.original:
+            return refusal.sentence
+        op = self.original.op(refusal.op)
+        return f"{op.display} ({op.type}) stays where it is, and restyle moves nothing past it"
 
     # -- what is new -----------------------------------------------------------------------------
 

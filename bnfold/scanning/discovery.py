@@ -13,7 +13,16 @@ from typing import Any
 
 from bnfold.errors import ModelFileError, UsageError
 from bnfold.formats.atomic import reason
-from bnfold.formats.remote import identity_of, is_http, is_remote, name_of, open_filesystem, reported
+from bnfold.formats.remote import (
+    beside,
+    identity_of,
+    is_http,
+    is_remote,
+    name_of,
+    open_filesystem,
+    reported,
+    split_chain,
+)
 
 SUFFIXES = (".onnx", ".keras", ".h5", ".hdf5")
 _SAVED_MODEL = "saved_model.pb"
@@ -48,9 +57,16 @@ def find_targets(targets: Iterable[str | os.PathLike[str]], without: str | None 
         if not target:
             raise UsageError("a target is an empty text; it should be a file, a folder, a glob or a URL")
         for found in _remote(target, without) if is_remote(target) else _local(target, without):
-            if found.path not in seen:
-                seen.add(found.path)
+            place = found.path if is_remote(target) else _place(found.path)
+            if place not in seen:
+                seen.add(place)
                 yield found
+
+
+def _place(path: str) -> str:
+    """The same however the way there is spelled, and through whatever link to a folder it leads."""
+    folder, name = os.path.split(os.path.abspath(path) if os.path.isdir(path) else path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _local(target: str, without: str | None) -> Iterator[Target]:
@@ -128,7 +144,7 @@ def identity_beside(model: str, names: Sequence[str]) -> str:
     marks = []
     for name in names:
         if is_remote(model):
-            file_system, path = open_filesystem(f"{model.rpartition('/')[0]}/{name}")
+            file_system, path = open_filesystem(beside(model, name))
             with reported(model):
                 marks.append(identity_of(file_system.info(path)))
         else:
@@ -154,6 +170,7 @@ def _digest(marks: Sequence[str]) -> str:
 def _remote(url: str, without: str | None) -> Iterator[Target]:
     """The models at a URL: a file, a glob, or everything below a prefix."""
     file_system, path = open_filesystem(url)
+    first, rest = split_chain(url)
     excluded = _excluded(file_system, without)
     with reported(url):
         if _MAGIC & set(path) and not is_http(url):
@@ -161,19 +178,19 @@ def _remote(url: str, without: str | None) -> Iterator[Target]:
         else:
             info = file_system.info(path)
             if info["type"] != "directory":
-                yield _of_info(file_system.unstrip_protocol(path), info, name_of(url))
+                yield _of_info(file_system.unstrip_protocol(path) + rest, info, name_of(url))
                 return
             if excluded is not None and path.rstrip("/") == excluded:
                 raise _itself(url)
-            yield from _below(file_system, path, excluded)
+            yield from _below(file_system, path, excluded, rest)
             return
-    if not listed:
-        base = url[: min(url.index(sign) for sign in _MAGIC if sign in url)].rpartition("/")[0]
+    if not listed and not rest:
+        base = first[: min(first.index(sign) for sign in _MAGIC if sign in first)].rpartition("/")[0]
         with reported(base):
             file_system.info(file_system._strip_protocol(base))
     for name in sorted(listed):
         if listed[name]["type"] != "directory" and not (excluded is not None and name.startswith(f"{excluded}/")):
-            yield _of_info(file_system.unstrip_protocol(name), listed[name], PurePosixPath(name).name)
+            yield _of_info(file_system.unstrip_protocol(name) + rest, listed[name], PurePosixPath(name).name)
 
 
 def _excluded(file_system: Any, without: str | None) -> str | None:
@@ -184,7 +201,7 @@ def _excluded(file_system: Any, without: str | None) -> str | None:
     return path.rstrip("/") if type(other) is type(file_system) else None
 
 
-def _below(file_system: Any, root: str, excluded: str | None) -> Iterator[Target]:
+def _below(file_system: Any, root: str, excluded: str | None, rest: str) -> Iterator[Target]:
     """A folder at a time, so that a bucket of any size is listed in little memory."""
     for folder, folders, files in file_system.walk(root, detail=True, on_error="raise"):
         if folder.rstrip("/") == excluded:
@@ -196,12 +213,13 @@ def _below(file_system: Any, root: str, excluded: str | None) -> Iterator[Target
             marks = [f"{name}:{identity_of(files[name])}" for name in sorted(files)]
             identity = f"{size} files={_digest(marks)}"
             name = folder.removeprefix(root).strip("/") or PurePosixPath(root).name
-            yield Target(file_system.unstrip_protocol(folder), size, identity, name)
+            yield Target(file_system.unstrip_protocol(folder) + rest, size, identity, name)
             continue
         for name in sorted(files):
             if name.lower().endswith(SUFFIXES):
-                path = f"{folder}/{name}"
-                yield _of_info(file_system.unstrip_protocol(path), files[name], path.removeprefix(root).strip("/"))
+                path = f"{folder}/{name}" if folder else name
+                url = file_system.unstrip_protocol(path) + rest
+                yield _of_info(url, files[name], path.removeprefix(root).strip("/"))
 
 
 def _of_info(url: str, info: dict[str, object], name: str) -> Target:

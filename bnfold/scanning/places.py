@@ -57,7 +57,7 @@ def place_of(target: Target, folder: str | None, taken: set[str]) -> str | None:
     if name.suffix.lower() not in SUFFIXES:
         name = PurePosixPath(f"{name}.onnx")  # a SavedModel becomes one
     if str(name) in taken:
-        name = name.with_stem(f"{name.stem}-{hashlib.sha256(target.path.encode()).hexdigest()[:8]}")
+        name = name.with_stem(f"{name.stem}-{hashlib.sha256(os.fsencode(target.path)).hexdigest()[:8]}")
     taken.add(str(name))
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import ModelFileError
+from bnfold.errors import ModelFileError, UsageError
 from bnfold.formats.remote import client_modules, is_remote, of_one_process, open_filesystem, reported
 from bnfold.jobs import Job, JobLimits, Outcome, Progress, Status, run
+from bnfold.jobs.store import storable
 from bnfold.scanning.discovery import Target, find_targets, identity_beside
 from bnfold.scanning.places import check_place, place_of
 from bnfold.scanning.records import ScanStore
@@ -77,7 +78,7 @@ class _Known:
 
 
 def scan(
-    targets: Sequence[str | PathLike[str]],
+    targets: str | PathLike[str] | Sequence[str | PathLike[str]],
     *,
     store: str | PathLike[str] | ScanStore = DEFAULT_STORE,
     executor: Executor | None = None,
@@ -97,18 +98,22 @@ def scan(
 ) -> Iterator[Row]:
     """Analyze every model among ``targets``, each in a process of its own, and yield a :class:`Row` for each.
 
-    ``targets`` are files, folders (with everything below), globs and URLs of fsspec. Rows come as models are done,
-    and are in ``store`` by then; what the store knows and has not changed is not read again (``refresh``: it is) and
-    has no row here. ``select`` and ``ignore`` are those of :func:`bnfold.analyze`. ``fold_to`` (a folder or a URL)
-    folds and verifies what has something to fold. ``timeout`` (seconds) and ``memory`` (bytes) hold for each model.
-    Jobs run in ``workers`` processes of this machine, or where ``executor`` has its own. ``spare_bytes`` reads the
-    fewest bytes of a remote model, ``weights`` all that somebody asks for; ``custom`` names the modules that define
-    custom Keras layers, which each job imports; ``skip_from`` is what a round trip is worth, in bytes, where it shall
-    not be measured. ``preload`` names modules that jobs find imported.
+    ``targets`` are files, folders (with everything below), globs and URLs of fsspec, or one of these. Rows come as
+    models are done, and are in ``store`` by then; what the store knows and has not changed is not read again
+    (``refresh``: it is) and has no row here. ``select`` and ``ignore`` are those of :func:`bnfold.analyze`. ``fold_to``
+    (a folder or a URL) folds and verifies what has something to fold. ``timeout`` (seconds) and ``memory`` (bytes) hold
+    for each model. Jobs run in ``workers`` processes of this machine, or where ``executor`` has its own.
+    ``spare_bytes`` reads the fewest bytes of a remote model, ``weights`` all that somebody asks for; ``custom`` names
+    the modules that define custom Keras layers, which each job imports; ``skip_from`` is what a round trip is worth, in
+    bytes, where it shall not be measured. ``preload`` names modules that jobs find imported.
 
-    Raises ModelFileError for a target that does not exist, and where there is no model at all; UsageError for an
-    unknown rule; StoreError (a BnfoldError) for a store that cannot be used; OutputError for ``fold_to``.
+    Raises ModelFileError for a target that does not exist, and where there is no model at all; UsageError for no
+    target and for an unknown rule; StoreError (a BnfoldError) for a store that cannot be used; OutputError for
+    ``fold_to``.
     """
+    targets = [targets] if isinstance(targets, (str, PathLike)) else list(targets)
+    if not targets:
+        raise UsageError("there is nothing to scan: no targets are given")
     what = Scan(
         select=None if select is None else tuple(select), ignore=tuple(ignore), allow_unsafe=allow_unsafe,
         custom=tuple(custom), fold_to=None if fold_to is None else os.fspath(fold_to), timeout=timeout, memory=memory,
@@ -157,6 +162,7 @@ def scan_into(
         yield row
     if not known.found:
         raise ModelFileError(f"there are no models in {', '.join(os.fspath(target) for target in targets)}")
+    store.set_meta("found", known.found)
     store.set_meta("unchanged", known.unchanged)
 
 
@@ -166,7 +172,7 @@ def _jobs(
     for target in find_targets(targets, what.fold_to):
         known.found += 1
         output = place_of(target, what.fold_to, known.outputs)
-        if not what.refresh and _is_done(store, target, settings, limits):
+        if not what.refresh and _is_done(store, target, output, settings, limits):
             known.unchanged += 1
             continue
         known.targets[target.path] = target
@@ -178,7 +184,7 @@ def _jobs(
         yield Job(target.path, work, (task,))
 
 
-def _is_done(store: ScanStore, target: Target, settings: str, limits: str) -> bool:
+def _is_done(store: ScanStore, target: Target, output: str | None, settings: str, limits: str) -> bool:
     """Is the model in the store as it is now, and its folded file, if there was one, still there?"""
     try:
         beside = identity_beside(target.path, store.data_files(target.path))
@@ -189,8 +195,10 @@ def _is_done(store: ScanStore, target: Target, settings: str, limits: str) -> bo
     found = store.query(
         "select output from folds join jobs on jobs.id = folds.job where jobs.key = ?", target.path
     ).fetchone()
-    output = None if found is None else found[0]
-    return output is None or is_remote(output) or os.path.exists(output)
+    written = None if found is None else found[0]
+    if written is not None and output is not None and written == storable(output):
+        written = output  # whose name need not be Unicode
+    return written is None or is_remote(written) or os.path.exists(written)
 
 
 def _content(target: Target) -> bytes | None:

@@ -1,4 +1,4 @@
-"""BN401 to BN406 on ONNX."""
+"""BN401 to BN406 and BN408 on ONNX."""
 
 from __future__ import annotations
 
@@ -252,3 +252,82 @@ class TestDynamic:
         others = [net.const(net.positive(4)) for _ in range(3)]
         x = net.op("BatchNormalization", net.conv("conv", net.start(), 3, 4), gamma, *others, name="bn")
         assert not found(net.build(net.act("relu", x)), "BN406")
+
+
+class TestQuantizedBeforeFolding:
+    @staticmethod
+    def rounded(net: Net, x: str, zero: object = np.int8(3)) -> str:
+        x = net.op("QuantizeLinear", x, np.float32(0.05), zero)
+        return str(net.op("DequantizeLinear", x, np.float32(0.05), zero, name="dequantize"))
+
+    @staticmethod
+    def behind(net: Net, x: str) -> ModelProto:
+        """A BN, its activation, and a classifier."""
+        x = net.op("GlobalAveragePool", net.act("relu", net.norm("bn", x, 4)))
+        return net.build(net.gemm("classes", net.op("Flatten", x), 4, 2, bias=True))
+
+    @pytest.mark.parametrize("bias", [False, True])
+    def test_a_rounding_between_the_layer_and_its_bn(self, bias: bool) -> None:
+        net = Net()
+        model = self.behind(net, self.rounded(net, net.conv("conv", net.start(), 3, 4, bias=bias)))
+        finding = only(model, "BN408")
+        assert (finding.layer, finding.severity, finding.values) == ("bn", Severity.WARNING, {"into": "conv"})
+        assert finding.message == (
+            "bn was not folded into conv before the model was quantised, and now it cannot be; fold the float model "
+            "(`bnfold fold`), and quantise what that writes."
+        )
+        assert not found(model, "BN202")
+        assert bnfold.analyze(model).batchnorms[0].placement.value == "before activation"
+
+    @pytest.mark.parametrize("zero", [np.int8(-128), np.uint8(0)])
+    def test_not_where_the_rounding_is_a_relu_too(self, zero: object) -> None:
+        net = Net()
+        model = self.behind(net, self.rounded(net, net.conv("conv", net.start(), 3, 4, bias=True), zero))
+        assert not found(model, "BN408")
+        assert bnfold.analyze(model).batchnorms[0].placement.value == "after activation"
+
+    def test_not_where_somebody_else_sees_what_the_layer_puts_out(self) -> None:
+        net = Net()
+        x = self.rounded(net, net.conv("conv", net.start(), 3, 4))
+        net.output(net.act("tanh", x, "Tanh"), shape=[1, 4, 6, 6])
+        assert not found(self.behind(net, x), "BN408")
+
+    def test_not_behind_an_activation_or_a_residual_sum(self) -> None:
+        net = Net()
+        x = net.start(1, 4, 8, 8)
+        assert not found(self.behind(net, self.rounded(net, net.act("act", net.conv("conv", x, 4, 4)))), "BN408")
+        net = Net()
+        x = net.act("stem", net.start(1, 4, 8, 8))
+        total = net.op("Add", net.conv("conv", x, 4, 4, pads=[1] * 4), net.op("Identity", x))
+        assert not found(self.behind(net, self.rounded(net, total)), "BN408")
+
+    def test_not_where_the_weights_alone_are_integers(self) -> None:
+        """That BN folds, into the scale of the weights."""
+        net = Net()
+        weight = net.const(net.rng.integers(-9, 9, (4, 3, 3, 3)), dtype=np.int8)
+        weight = net.op("DequantizeLinear", weight, np.float32(0.1), np.int8(0))
+        model = self.behind(net, net.op("Conv", net.start(), weight, name="conv"))
+        assert not found(model, "BN408")
+        assert bnfold.analyze(model).batchnorms[0].foldability.folds
+
+    def test_layers_in_integers(self) -> None:
+        net = Net()
+        scale, zero = np.float32(0.05), np.uint8(100)
+        x = net.op("QuantizeLinear", net.start(), scale, zero)
+        weight = net.const(net.rng.integers(-9, 9, (4, 3, 3, 3)), dtype=np.int8)
+        x = net.op("QLinearConv", x, scale, zero, weight, scale, np.int8(0), scale, zero, name="quantised")
+        finding = only(self.behind(net, net.op("DequantizeLinear", x, scale, zero)), "BN408")
+        assert finding.values == {"into": "quantised"}
+
+    @pytest.mark.parametrize(("gated", "findings"), [(False, 1), (True, 0)])
+    def test_dynamic_quantisation(self, gated: bool, findings: int) -> None:
+        net = Net()
+        x, scale, zero = net.op("DynamicQuantizeLinear", net.start(), outputs=3)
+        weight = net.const(net.rng.integers(-9, 9, (4, 3, 3, 3)), dtype=np.int8)
+        x = net.op("Cast", net.op("ConvInteger", x, weight, zero, name="integer"), to=1)
+        x = net.op("Mul", x, net.op("Mul", scale, np.float32(0.1)))
+        x = net.op("Mul", x, net.op("GlobalAveragePool", net.input(1, 4, 6, 6, name="gate"))) if gated else x
+        assert len(found(self.behind(net, net.op("Add", x, net.draw(1, 4, 1, 1))), "BN408")) == findings
+
+    def test_not_in_a_float_model(self) -> None:
+        assert not found(usual(), "BN408")

@@ -291,3 +291,12 @@ def test_bn_that_a_time_distributed_applies_to_each_step_is_looked_at():
     assert item.pattern == "Dense → BN → Dense"
     assert item.foldability.folds
     assert report.summary.size.nodes == 3
+
+
+@pytest.mark.parametrize("mode", ["int8", None])
+def test_a_dense_layer_in_integers_should_have_taken_its_bn_before(mode):
+    model = sequential(keras.Input((4,)), Dense(4, name="dense"), BN(name="norm"), layers.ReLU(), Dense(2))
+    if mode:
+        model.quantize(mode)
+    found = bnfold.analyze(model, select=["BN408"]).findings
+    assert [(finding.layer, finding.values) for finding in found] == ([("norm", {"into": "dense"})] if mode else [])

@@ -131,9 +131,12 @@ def test_int8_in_json(source: Path, data: Path) -> None:
 
 def test_data_that_do_not_fit_are_an_error(source: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "data.npy", np.zeros((8, 3, 4, 4), np.float32))
-    found = run("analyze", source, "--int8", tmp_path / "data.npy")
-    assert found.code == 2
-    assert "data.npy: x is float32 [8, 3, 4, 4], the model takes" in found.err
+    for command in ("analyze", "fold", "equalize"):
+        out = [] if command == "analyze" else ["-o", tmp_path / "out.onnx"]
+        found = run(command, source, *out, "--int8", tmp_path / "data.npy")
+        assert found.code == 2
+        assert "data.npy: x is float32 [8, 3, 4, 4], the model takes" in found.err
+        assert not (tmp_path / "out.onnx").exists()
 
 
 def test_int8_of_several_models_at_once_is_refused(source: Path, data: Path) -> None:

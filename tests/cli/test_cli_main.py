@@ -82,7 +82,7 @@ class TestCompletion:
         [
             ([], "eq", ["equalize"]),
             (["fold", "model.onnx"], "--keep", ["--keep-going", "--keep-overridable"]),
-            (["rules"], "bn40", [f"BN40{number}" for number in range(1, 8)]),
+            (["rules"], "bn40", [f"BN40{number}" for number in range(1, 9)]),
             (["rules"], "BN9", []),
         ],
     )

@@ -27,6 +27,14 @@ def script(folder: Path, body: str) -> str:
     return f"{path}:load"
 
 
+def test_lists_of_one_array_for_each_input_and_lists_of_examples(tmp_path: Path) -> None:
+    several = load_data(script(tmp_path, "def load():\n    return {'x_train': [X, X[:, :1]], 'y_train': [Y, Y]}"))
+    assert several.train.count == 20
+    assert [array.shape for array in (*several.train.x, *several.train.y)] == [(20, 2), (20, 1), (20,), (20,)]
+    rows = load_data(script(tmp_path, "def load():\n    return {'x_train': list(X), 'y_train': list(Y)}"))
+    assert (rows.train.x.shape, rows.train.y.shape) == ((20, 2), (20,))
+
+
 class TestNpz:
     def test_all_parts(self, tmp_path: Path) -> None:
         found = load_data(npz(tmp_path, x_train=X, y_train=Y, x_val=X[:3], y_val=Y[:3], x_test=X[:2], y_test=Y[:2]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,14 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "mlp.keras"
     model.save(path)
     return path
+
+
+@pytest.fixture
+def several() -> keras.Model:
+    a, b = keras.Input((4,), name="a"), keras.Input((2,), name="b")
+    x = keras.layers.Dense(6, activation="relu")(keras.layers.Concatenate()([a, b]))
+    heads = [keras.layers.Dense(2, activation="softmax", name="kind")(x), keras.layers.Dense(1, name="size")(x)]
+    return keras.Model([a, b], heads)
 
 
 def settings(**changes: Any) -> Settings:
@@ -148,6 +157,46 @@ class TestTraining:
         assert still[0]["val_loss"] == pytest.approx(still[1]["val_loss"])
         moving, _ = trained(built, rate=None)
         assert moving[0]["val_loss"] != pytest.approx(moving[1]["val_loss"])
+        json.dumps(built.compiled)  # and it still is plain data, which another process reads without Keras
+
+    @pytest.mark.parametrize(
+        ("metrics", "asked", "metric", "output"),
+        [
+            ({"kind": ["accuracy"]}, None, "accuracy", "kind"),
+            ([[], ["mae"]], None, "mae", "size"),
+            (None, None, "loss", ""),
+            ({"kind": ["accuracy"]}, "size_mae", "mae", "size"),
+            (None, "kind_strange:min", "strange", "kind"),
+            (None, "loss", "loss", ""),
+        ],
+    )
+    def test_metrics_of_several_outputs(
+        self, several: keras.Model, tmp_path: Path, metrics: Any, asked: str | None, metric: str, output: str
+    ) -> None:
+        several.compile("adam", {"kind": "sparse_categorical_crossentropy", "size": "mse"}, metrics=metrics)
+        several.save(tmp_path / "m.keras")
+        built = build(Arm("m", str(tmp_path / "m.keras")), settings(metric=asked))
+        assert (built.metric, built.output, built.higher_is_better) == (metric, output, metric == "accuracy")
+
+    def test_a_metric_without_its_output(self, several: keras.Model, tmp_path: Path) -> None:
+        several.compile("adam", "mse")
+        several.save(tmp_path / "m.keras")
+        with pytest.raises(UsageError, match=r"has the outputs kind, size: name .* as in kind_mae"):
+            build(Arm("m", str(tmp_path / "m.keras")), settings(metric="mae"))
+
+    def test_several_inputs_and_outputs(self, several: keras.Model, tmp_path: Path) -> None:
+        several.compile("adam", ["sparse_categorical_crossentropy", "mse"], metrics={"kind": ["accuracy"]})
+        several.save(tmp_path / "m.keras")
+        script = tmp_path / "mine.py"
+        script.write_text(
+            "import numpy as np\nX = np.random.default_rng(0).random((40, 4))\ndef load():\n"
+            "    return {'x_train': {'a': X, 'b': X[:, :2]}, 'y_train': [(X[:, 0] > 0.5) * 1, X[:, 1:2]]}\n"
+        )
+        plan = make_plan([str(tmp_path / "m.keras")], ("none", "before"), settings=settings(data=f"{script}:load"))
+        assert work.prepare(plan).metric == "kind_accuracy"
+        rows, found = trained(build(plan.arms[1], plan.settings), data=plan.settings.data)
+        assert found.val_score == max(row["val_score"] for row in rows)
+        assert 0 <= found.val_score <= 1
 
     @pytest.mark.parametrize("kind", ["tf", "keras"])
     def test_datasets(self, model_file: Path, tmp_path: Path, kind: str) -> None:

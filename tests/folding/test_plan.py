@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 from helpers import Net, fold
@@ -89,6 +90,12 @@ def test_every_kind_has_words():
     steps = [FoldStep(subject="bn", label="bn", type="BatchNormalization", kind=k, into=("x",)) for k in FoldKind]
     assert len({step.sentence() for step in steps}) == len(FoldKind)
     assert all(step.sentence().startswith("bn (BatchNormalization): ") for step in steps)
+
+
+def test_steps_compare_by_what_they_say():
+    step = FoldStep(subject="bn", label="bn", type="BatchNormalization", kind=FoldKind.FORWARD)
+    assert step == replace(step)
+    assert step != replace(step, into=("conv",))
 
 
 def test_what_became_simpler_stays_under_its_name():

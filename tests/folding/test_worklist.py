@@ -38,6 +38,22 @@ def test_what_is_gone_does_not_come():
     assert drained(worklist) == ["a"]
 
 
+def test_what_is_gone_and_there_again_comes_once():
+    graph, worklist = row("a", "b", "c")
+    worklist.add(["a", "b", "c"])
+    gone = graph.op("b")
+    graph.remove("b")
+    worklist.add_changed({"b"})
+    graph.put(gone)
+    assert drained(worklist) == ["a", "c"], "nobody has queued it since"
+    worklist.add(["a", "b"])
+    graph.remove("b")
+    worklist.add_changed({"b"})
+    graph.put(gone)
+    worklist.add(["b"])
+    assert drained(worklist) == ["a", "b"]
+
+
 def test_dependents_come_again_once():
     _, worklist = row("a", "b", "c", "d")
     worklist.depend("a", ["c", "d"])

@@ -11,6 +11,7 @@ from onnx_models import graph, model, run, value
 import bnfold
 from bnfold.errors import ModelFileError
 from bnfold.formats import load
+from bnfold.formats.onnx import loader
 
 OPSETS = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
 X, Y = value("x", ["N", 40]), value("y", ["N", 40])
@@ -177,6 +178,15 @@ def doubling(depth: int, innermost: str) -> ModelProto:
 def test_functions_that_unfold_without_end_are_refused(depth):
     with pytest.raises(ModelFileError, match="has functions that unfold to more than 1,048,576 operators"):
         load(doubling(depth, "Relu"))
+
+
+def test_a_model_without_functions_may_be_of_any_size(monkeypatch):
+    monkeypatch.setattr(loader, "MAX_OPERATORS", 2)
+    nodes = [node("Relu", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Relu", ["b"], ["y"])]
+    assert len(load(model(nodes, [X], [Y])).graph) == 3
+    assert len(load(doubling(2, "Relu")).graph) == 1
+    with pytest.raises(ModelFileError, match="has functions that unfold to more than 2 operators"):
+        load(doubling(3, "Relu"))
 
 
 def test_functions_may_call_each_other_often():

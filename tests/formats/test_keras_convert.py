@@ -292,6 +292,20 @@ def test_what_tf2onnx_cannot_convert_is_an_output_error(tmp_path: Path) -> None:
         model.as_onnx(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["dense 1", "плотный", "a:b*", "a\\b", "_x", "<b>", "#"])
+def test_names_that_tensorflow_does_not_take(name: str, tmp_path: Path) -> None:
+    """Keras with another backend takes any name, and writes it into the file."""
+    stack = [Input((4,), name="入力"), layers.Dense(3, name=name), layers.BatchNormalization(name=f"{name}_bn")]
+    made = randomised(keras.Sequential([*stack, layers.ReLU(name=f"{name}_relu"), layers.Dense(2)], name=f"{name} m"))
+    model = read(made)
+    inputs = feeds(model)
+    (actual,) = run(model.as_onnx(tmp_path), [*inputs.values()])
+    np.testing.assert_allclose(actual, made(inputs["入力"]), atol=1e-5)
+    np.testing.assert_allclose(model.predict(inputs)[0], actual, atol=1e-5)
+    assert [layer.name for layer in model.keras_model.layers][:2] == [name, f"{name}_bn"]
+    assert bnfold.verify(made, bnfold.fold(made).model).equivalent
+
+
 # -- SavedModels -------------------------------------------------------------------------------------------------
 
 

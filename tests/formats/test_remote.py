@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import numpy as np
 import onnx
 import pytest
 import s3
+from command_line import SAMPLES
+from command_line import bnfold as command
 from fsspec.spec import AbstractBufferedFile
 from onnx_models import conv_bn
 from resnet import resnet50
@@ -21,7 +24,7 @@ from bnfold.errors import MissingExtraError, ModelFileError, UsageError
 from bnfold.formats.onnx import wire
 from bnfold.formats.onnx.ranges import Window
 from bnfold.formats.onnx.wire import split
-from bnfold.formats.remote import RemoteFile, client_modules
+from bnfold.formats.remote import RemoteFile, beside, client_modules, name_of, of_one_process
 
 
 @pytest.fixture
@@ -197,6 +200,38 @@ class TestWorth:
 
     def test_it_may_be_given(self, memory) -> None:
         assert RemoteFile(put(memory, "a.onnx", b"x"), skip_from=77_777).worth == 77_777
+
+
+class TestNames:
+    def test_a_report_is_called_by_the_url(self, memory) -> None:
+        url = put(memory, "a.onnx", conv_bn())
+        assert bnfold.analyze(url).model == url
+        assert json.loads(command("analyze", url, "--format", "json").out)["models"][0]["model"] == url
+
+    def test_parts_of_chains(self) -> None:
+        assert name_of("zip://folder/a.onnx::s3://bucket/b.zip") == "a.onnx"
+        assert beside("zip://folder/a.onnx::s3://bucket/b.zip", "a.data") == "zip://folder/a.data::s3://bucket/b.zip"
+        assert beside("s3://bucket/a.onnx", "deep/a.data") == "s3://bucket/deep/a.data"
+        assert of_one_process("zip://a.onnx::memory://b.zip")
+        assert not of_one_process("zip://a.onnx::b.zip")
+        assert client_modules(["zip://a.onnx::s3://bucket/b.zip"]) == ("s3fs",)
+
+    @pytest.mark.keras
+    def test_keras(self) -> None:
+        """Not read in parts: a copy is."""
+        url = (SAMPLES / "mlp_bn_before.keras").as_uri()
+        assert (found := bnfold.analyze(url)).model == url
+        assert found == replace(bnfold.analyze(SAMPLES / "mlp_bn_before.keras"), model=url)
+
+    @pytest.mark.parametrize("report", [False, True])
+    def test_nothing_is_written_to_one(self, memory, report: bool) -> None:
+        url = put(memory, "a.onnx", conv_bn())
+        out = ["--dry-run", "--report", "memory://b.html"] if report else ["-o", "memory://b.onnx"]
+        outcome = command("fold", url, *out)
+        assert (outcome.code, outcome.err.split(": ")[1:]) == (
+            2,
+            [f"{out[-1]} cannot be written", "it is a URL, and only what `bnfold scan --fold-to` folds goes to one\n"],
+        )
 
 
 class TestRefusals:

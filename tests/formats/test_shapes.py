@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.shape_inference import infer_shapes
 from onnx_models import conv_bn, graph, model, run, value
 
 from bnfold.formats import load
@@ -167,6 +170,51 @@ def test_functions_are_looked_into():
     proto = model(nodes, [X], [value("y", [None, None])], opset_imports=[opset, helper.make_opsetid("local", 1)])
     proto.functions.append(function)
     assert load(proto).graph.tensor("d").shape == ("N", 8)
+
+
+def by_onnx(proto: ModelProto) -> dict[str, list[int | str]]:
+    """The shapes that onnx's inference tells from the whole model."""
+    found = infer_shapes(proto, data_prop=True).graph
+    types = {entry.name: entry.type.tensor_type for entry in (*found.value_info, *found.output)}
+    return {name: [dim.dim_value or dim.dim_param for dim in kind.shape.dim] for name, kind in types.items()}
+
+
+def shapes_read(proto: ModelProto, names: Iterable[str]) -> dict[str, list[int | str]]:
+    graph = load(proto).graph
+    return {name: list(graph.tensor(name).shape) for name in names}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("shared", [False, True])
+def test_shapes_do_not_follow_from_the_statistics_of_a_bn_unless_others_read_them(training, shared):
+    image = value("image", ["N", 3, "H", "W"])
+    outputs = ["n", "new_mean", "new_variance"] if training else ["n"]
+    nodes = [
+        node("Conv", ["image", "weight"], ["c"]),
+        node("BatchNormalization", ["c", "gamma", "beta", "mean", "variance"], outputs, training_mode=int(training)),
+        node("GlobalAveragePool", ["n"], ["pooled"]),
+        node("Flatten", ["pooled"], ["p"]),
+        node("Add", ["row", "beta" if shared else "other"], ["sum"]),
+        node("Relu", ["sum"], ["y"]),
+    ]
+    if training:
+        nodes.append(node("Relu", ["new_mean"], ["m"]))
+    vectors = {name: np.ones(5, np.float32) for name in ("gamma", "beta", "mean", "variance", "other")}
+    params = {"weight": np.ones((5, 3, 1, 1), np.float32), **vectors}
+    inputs, results = [image, value("row", ["N", 1])], [value("y", [None, None]), value("p", [None, None])]
+    proto = model(nodes, inputs, results, params)
+    names = ["c", "n", "pooled", "sum", *(["new_mean", "m"] if training else [])]
+    expected = by_onnx(proto)
+    assert shapes_read(proto, names) == {name: expected[name] for name in names}
+    assert expected["sum"] == ["N", 5]
+    if training:
+        assert load(proto).graph.tensor("m").dtype == np.float32
+
+
+def test_a_shape_is_followed_where_nothing_else_is_computed_with():
+    nodes = [node("Shape", ["x"], ["s"]), node("Expand", ["one", "s"], ["e"]), node("Relu", ["e"], ["y"])]
+    proto = model(nodes, [X], [value("y", [None, None])], {"one": np.ones(1, np.float32)})
+    assert shapes_read(proto, ["e"])["e"] == by_onnx(proto)["e"] == ["N", 4]
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -46,6 +46,23 @@ def test_who_produces_and_who_reads():
     assert "two" in graph
 
 
+def test_what_is_known_of_a_tensor_compares_by_value():
+    known = Tensor("x", np.dtype(np.float32), (2, "N"))
+    assert known == Tensor("x", np.dtype(np.float32), (2, "N"))
+    assert len({known, Tensor("x", np.dtype(np.float32), (2, "N")), Tensor("x")}) == 2
+
+
+def test_what_is_used():
+    graph = small()
+    graph.put(op("loop", "-", "l", "Loop", captures=("n",)))
+    used = [tensor for tensor in "xwabyznl-" if graph.is_used(tensor)]
+    assert used == ["x", "w", "a", "b", "y", "z", "n"], (
+        "a body's reads and the outputs count, what nobody reads does not"
+    )
+    graph.remove("two")
+    assert not graph.is_used("a")
+
+
 def test_who_else_observes():
     graph = small()
     assert graph.sole_reader("a") == Use("two", 0)
@@ -254,6 +271,22 @@ def test_put_stands_beside_the_operator_it_came_from():
     graph.put(op("last", "-", "r"))
     assert [made.name for made in graph.ops()] == ["one", "after", "further", "two", "three", "four", "last"]
     assert graph.position("one") < graph.position("after") < graph.position("two")
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_places_follow_every_change_whenever_they_are_asked_for(asked_before):
+    graph = small()
+    if asked_before:
+        assert graph.position("one") < graph.position("four")
+    graph.remove("two")
+    graph.put(op("two", "a", "b"))
+    graph.put(op("after", "-", "p"), after="one")
+    copy = graph.copy()
+    copy.put(op("other", "-", "q"), after="three")
+    copy.remove("one")
+    for each, expected in ((graph, "one after three four two"), (copy, "after three other four two")):
+        assert " ".join(made.name for made in each.ops()) == expected
+        assert sorted(expected.split(), key=each.position) == expected.split()
 
 
 def test_a_tensor_has_one_producer():

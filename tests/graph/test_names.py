@@ -6,7 +6,7 @@ from bnfold.graph.names import Names
 
 
 def test_a_free_name_is_given_once() -> None:
-    names = Names(["a", "b", "b_2"])
+    names = Names(["a", "b"], {"b_2": None})
     assert [names.fresh(stem) for stem in ("new", "new", "a", "b", "b")] == ["new", "new_2", "a_2", "b_3", "b_4"]
 
 

@@ -45,6 +45,27 @@ def test_several_changes_are_rounded_once():
     np.testing.assert_array_equal(param.array(), exact.astype(np.float16))
 
 
+@pytest.mark.parametrize(("rows", "reads"), [(512, 1), (513, 2)])
+def test_what_is_computed_of_a_small_constant_is_kept(rows, reads):
+    """Up to 4096 bytes of float64, whichever piece is asked for next."""
+    source = Watched(np.arange(rows, dtype=np.float32))
+    scaled = Param("w", np.dtype(np.float32), (rows,), source).scaled(np.full(1, 1 / 3))
+    exact = scaled.exact()
+    np.testing.assert_array_equal(exact, np.arange(rows) * (1 / 3))
+    np.testing.assert_array_equal(scaled.array(), exact.astype(np.float32))
+    assert source.reads == reads
+    again = scaled.shifted(np.ones(1))
+    np.testing.assert_array_equal(again.exact_rows(2, 5), exact[2:5] + 1.0)
+    np.testing.assert_array_equal(scaled.exact_rows(2, 5), exact[2:5])
+
+
+def test_a_piece_of_a_small_constant_is_not_taken_for_the_whole():
+    scaled = Param.of("w", np.arange(6.0).reshape(3, 2), np.dtype(np.float32)).scaled(np.full((3, 1), 2.0))
+    np.testing.assert_array_equal(scaled.exact_rows(1, 2), [[4.0, 6.0]])
+    np.testing.assert_array_equal(scaled.exact(), np.arange(6.0).reshape(3, 2) * 2.0)
+    np.testing.assert_array_equal(scaled.exact_rows(1, 2), [[4.0, 6.0]])
+
+
 @pytest.mark.parametrize("shape", [(), (1,), (7,), (1, 5), (7, 5), (7, 2, 3)])
 def test_blocks_are_the_array_in_pieces(shape):
     values = np.random.default_rng(1).normal(size=shape)

@@ -18,6 +18,7 @@ def same(uses: Uses, plain: dict[str, dict[Use, None]]) -> None:
     for tensor in TENSORS:
         expected = list(plain.get(tensor, ()))
         assert list(uses.of(tensor)) == expected
+        assert (tensor in uses) == bool(expected)
         assert uses.count(tensor) == len(expected)
         assert uses.sole(tensor) == (expected[0] if len(expected) == 1 else None)
 

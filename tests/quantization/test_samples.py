@@ -47,7 +47,8 @@ def test_one_array_is_the_only_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"image": np.zeros((1, 1, 2, 2))}, "1 samples; 2 are needed"),
+        ({"image": np.zeros((1, 1, 2, 2))}, "1 sample; 2 are needed"),
+        ({"image": np.full((4, 1, 2, 2), np.nan)}, "image holds values that are NaN or infinite"),
         ({"image": np.zeros((4, 1, 2, 3))}, r"image is float64 \[4, 1, 2, 3\], the model takes"),
         ({"image": np.zeros((4, 2, 2))}, "the model takes"),
         ({"image": np.zeros((4, 1, 2, 2)), "scale": np.zeros((5, 3))}, "different numbers of samples"),

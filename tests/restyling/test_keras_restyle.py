@@ -501,6 +501,13 @@ class TestWhatNeedsTraining:
         assert caught[0].message.layer == "conv"  # type: ignore[union-attr]
         assert names(result)[:2] == (["conv", "bn"] if norm == "before" else ["conv", "padded"])
 
+    def test_what_is_no_bn_stays_and_is_not_said_to_have_been_asked_to(self) -> None:
+        model = functional((6,), lambda x: layers.Dense(2)(layers.BatchNormalization()(keras.ops.relu(x)) * 2.0))
+        with pytest.warns(
+            bnfold.BnfoldWarning, match=r"multiply\w* \(ops.Multiply\) stays where it is, and restyle moves"
+        ):
+            bnfold.restyle(randomised(model), "none")
+
     def test_exact_refuses(self) -> None:
         with pytest.raises(NotEquivalentError, match="bn moves between conv and its relu"):
             bnfold.restyle(padded(), exact=True)

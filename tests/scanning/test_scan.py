@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +75,37 @@ class TestTargets:
         found = find_targets([str(models / "a.onnx"), str(models / "*.onnx"), str(models / "**" / "b.onnx")])
         assert [target.name for target in found] == ["a.onnx", "damaged.onnx", "plain.onnx", "b.onnx"]
 
+    def test_once_however_the_way_there_is_spelled(self, models: Path) -> None:
+        (models / "deep" / "loop").symlink_to("../deep")
+        (models / "other").symlink_to("deep")
+        (models / "deep" / "twin.onnx").symlink_to("b.onnx")  # a name of its own
+        targets = ["models", "./models", str(models), "models/../models", "models/**/*.onnx", models.as_uri()]
+        assert sorted(target.name for target in find_targets(targets[:-1])) == [
+            "a.onnx", "damaged.onnx", "deep/b.onnx", "deep/twin.onnx", "plain.onnx",
+        ]  # fmt: skip
+
+    def test_archives(self, models: Path, tmp_path: Path) -> None:
+        """URLs of fsspec that name where the file system lies that they are of."""
+        external = ("external.onnx", "external.bin")
+        onnx.save(
+            conv_bn(), models / "external.onnx", save_as_external_data=True, location="external.bin", size_threshold=0
+        )
+        for number in (1, 2):
+            with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+                for file in ("a.onnx", "deep/b.onnx", "notes.txt", *external):
+                    archive.write(models / file, file)
+        rows = list(scan(["zip://::1.zip", "zip://**/*.onnx::2.zip", "zip://a.onnx::1.zip"], store="s.sqlite"))
+        assert sorted((row.path, row.status) for row in rows) == [
+            (f"zip://{name}::{number}.zip", "ok")
+            for name in ("a.onnx", "deep/b.onnx", "external.onnx")
+            for number in (1, 2)
+        ]
+        assert list(scan(["zip://::1.zip"], store="s.sqlite")) == []
+        [row] = scan(["zip://external.onnx::1.zip"], store="t.sqlite", fold_to="out")
+        assert row.status == "folded"
+        assert bnfold("verify", "zip://external.onnx::2.zip", "out/external.onnx").code == 0
+        assert "there are no models in" in bnfold("scan", "zip://*.none::1.zip").err
+
     def test_a_saved_model_is_one(self, tmp_path: Path) -> None:
         (tmp_path / "m" / "saved" / "variables").mkdir(parents=True)
         (tmp_path / "m" / "saved" / "saved_model.pb").write_bytes(b"123")
@@ -110,6 +142,17 @@ class TestScan:
                 ("bn", 8), ("bn", 16),
             ]  # fmt: skip
 
+    def test_one_target_and_none(self, models: Path) -> None:
+        assert statuses(scan(str(models / "a.onnx"), store="s.sqlite")) == {"a.onnx": "ok"}
+        assert statuses(scan(models / "plain.onnx", store="s.sqlite")) == {"plain.onnx": "findings"}
+        with pytest.raises(UsageError, match="no targets are given"):
+            list(scan([], store="s.sqlite"))
+
+    def test_what_the_store_has_from_earlier_scans_is_told(self, models: Path) -> None:
+        assert "known from earlier" not in bnfold("scan", "models/deep").out
+        outcome = bnfold("scan", "models/a.onnx")
+        assert outcome.out.startswith("2 models, 1 of them known from earlier scans into this store alone")
+
     def test_what_has_not_changed_is_not_read_again(self, models: Path) -> None:
         assert len(list(scan([models], store="s.sqlite"))) == 4
         assert list(scan([models], store="s.sqlite")) == []
@@ -135,6 +178,17 @@ class TestScan:
         list(scan(["one", "two"], store="s.sqlite", fold_to="out"))
         shapes = [onnx.load(path).graph.initializer[0].dims[0] for path in Path("out").iterdir()]
         assert sorted(shapes) == [4, 8]
+
+    def test_names_that_are_no_unicode(self, models: Path) -> None:
+        strange = os.path.abspath(os.fsdecode(b"models/caf\xe9.onnx"))
+        (models / "a.onnx").rename(strange)
+        Path("models/deep/b.onnx").rename(os.fsdecode(b"models/deep/caf\xe9.onnx"))
+        assert {row.path: row.status for row in scan([models], store="s.sqlite", fold_to="out")}[strange] == "folded"
+        assert list(scan([models], store="s.sqlite", fold_to="out")) == []
+        outcome = bnfold("scan", "models", "--store", "t.sqlite", "--format", "json", "--export", "t.csv")
+        assert {Path(each["path"]).name for each in json.loads(outcome.out)["models"]} == {
+            "caf\\udce9.onnx", "plain.onnx", "damaged.onnx",
+        }  # fmt: skip
 
     def test_any_executor(self, models: Path) -> None:
         with ThreadPoolExecutor(2) as executor:

@@ -1,4 +1,4 @@
-"""BN401 to BN407: what keeps a model that is to be deployed from being as fast as it could be."""
+"""BN401 to BN408: what keeps a model that is to be deployed from being as fast as it could be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bnfold.analysis.report import Finding, Repair, Severity
 from bnfold.analysis.rule import Rule
 from bnfold.folding.plan import FoldKind, Remaining
 from bnfold.operators import Role
-from bnfold.operators.patterns import enclosed
+from bnfold.operators.patterns import enclosed, linear_behind_quantization
 from bnfold.refusal import Refusal
 
 _DYNAMIC = ("dynamic-parameters", "overridable")
@@ -322,3 +322,47 @@ class EnclosedBatchNorm(Rule):
         for op in context.graph.ops():
             if enclosed(op, Role.BATCHNORM):
                 yield self.finding(context, op, where=title(op), kind=op.type)
+
+
+class QuantizedBeforeFolding(Rule):
+    """A model was quantised with a BatchNormalization that belonged folded first.
+
+    ## What it finds
+    In a model that is quantised already, a BN that stays although it reads a linear layer and nobody else does: the
+    layer's output is rounded to integers before the BN, or its weights and output are integers themselves.
+
+    ## Why it matters
+    Nothing folds across a rounding. The BN is left to run between two of them, in float or as integers once more: it
+    costs a pass over the tensor, keeps the runtime from fusing the layer with its activation, and adds the error of
+    a rounding that the folded model does not have.
+
+    ## Example
+    ```text
+    Conv → QuantizeLinear → DequantizeLinear → BatchNormalization → QuantizeLinear → DequantizeLinear → Relu
+    ```
+
+    ## Fix
+    Go back to the float model: `bnfold fold model.onnx -o folded.onnx`, then quantise `folded.onnx`. `bnfold equalize`
+    in the place of `fold` levels the weight ranges as well.
+
+    ## Reference
+    Jacob et al. 2018, arXiv:1712.05877, section 3.2; onnxruntime documentation, "Quantize ONNX models",
+    pre-processing.
+    """
+
+    code = "BN408"
+    name = "quantized-before-folding"
+    severity = Severity.WARNING
+    message = (
+        "{layer} was not folded into {linear} before the model was quantised, and now it cannot be; fold the float "
+        "model (`bnfold fold`), and quantise what that writes."
+    )
+
+    def check(self, context: Context) -> Iterator[Finding]:
+        for site in context.sites:
+            if site.affine is not None and isinstance(context.fate(site), Remaining):
+                linear = linear_behind_quantization(context.graph, site.tensor)
+                if linear is not None:
+                    yield self.finding(
+                        context, site.op, layer=site.label, values={"into": linear.display}, linear=title(linear)
+                    )

@@ -82,14 +82,14 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Send what native code writes to file descriptor 2 to a file, and show it only if the block fails."""
+    """Send what native code writes to file descriptor 2 to a file, and show it only if the block fails by itself."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as sink:
         os.dup2(sink.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             sink.seek(0)
             os.write(saved, sink.read())
             raise

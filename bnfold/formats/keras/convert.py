@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from bnfold.formats.keras.skeleton import Skeleton, can_be_argument
 
 #: Operations that touch files or call back into Python when a SavedModel is loaded or run.
 _UNSAFE_OPERATIONS = {"EagerPyFunc", "MatchingFiles", "PyFunc", "PyFuncStateless", "ReadFile", "WriteFile"}
+
+#: What may not stand in the name of a TensorFlow scope, and what it may not begin with.
+_NO_SCOPE = re.compile(r"[^A-Za-z0-9_./-]|^[^A-Za-z0-9.]")
 
 
 def keras_to_onnx(keras: Any, model: Any, name: str) -> Skeleton:
@@ -129,8 +133,26 @@ def _inlined() -> Iterator[None]:
 @contextmanager
 def _traceable(keras: Any, model: Any) -> Iterator[None]:
     """Let the layers of a model be such meanwhile that tf2onnx makes of them what they are at inference."""
-    with _constant_statistics(keras, model), _fused_batchnorms(keras, model), _at_inference(keras, model):
+    with (
+        valid_names(model),
+        _constant_statistics(keras, model),
+        _fused_batchnorms(keras, model),
+        _at_inference(keras, model),
+    ):
         yield
+
+
+@contextmanager
+def valid_names(model: Any) -> Iterator[None]:
+    """Let layers have names meanwhile that TensorFlow takes for scopes: other backends of Keras take any."""
+    before = {layer: layer.name for layer in model._flatten_layers() if _NO_SCOPE.search(layer.name)}
+    try:
+        for layer, name in before.items():
+            layer.name = _NO_SCOPE.sub(".", name)
+        yield
+    finally:
+        for layer, name in before.items():
+            layer.name = name
 
 
 @contextmanager

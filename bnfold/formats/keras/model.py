@@ -16,7 +16,7 @@ from bnfold.errors import OutputError, UsageError, shortened
 from bnfold.formats.atomic import StagedFile, staged_file
 from bnfold.formats.keras import topology, training
 from bnfold.formats.keras.backend import quiet
-from bnfold.formats.keras.convert import keras_to_onnx
+from bnfold.formats.keras.convert import keras_to_onnx, valid_names
 from bnfold.formats.keras.files import LOAD_ERRORS
 from bnfold.formats.keras.read import read
 from bnfold.formats.keras.reading import Reading
@@ -237,14 +237,14 @@ class KerasModel:
     def predict(self, feeds: Mapping[str, Array]) -> list[Array]:
         """What Keras's own ``predict`` returns for one batch: ``feeds`` by input name, outputs in the graph's order.
 
-        Raises OutputError where Keras cannot run it, as with names that TensorFlow does not take.
+        Raises OutputError where Keras cannot run it.
         """
         model = self.keras_model
         values = [np.asarray(feeds[tensor.name]) for tensor in self._graph.inputs]
         structure = topology.input_structure(topology.functional(self._keras, model))
         inputs = values[0] if len(values) == 1 else self._keras.tree.pack_sequence_as(structure, values)
         try:
-            with quiet():
+            with quiet(), valid_names(model):
                 outputs = self._keras.tree.flatten(model.predict_on_batch(inputs))
         except LOAD_ERRORS as error:
             raise OutputError(f"{self._name} cannot be run by Keras: {shortened(error)}") from error

@@ -67,10 +67,11 @@ def _new_recipe(part: LayerPart, graph: ModelGraph) -> Recipe:
     call = part.call
     if call is not None and (part.activation is not None or op.type == "Activation"):
         changes["activation"] = call.layer.activation  # which may be a function without a name of Keras's
-    name = call.layer.name if call is not None else op.name.rsplit("/", 1)[-1]
+    # A layer's name is its user's; that of an operator may hold what TensorFlow takes for no name.
+    own = call.layer.name if call is not None else op.origin.rpartition("/")[2]
+    name = own or re.sub(r"[^\w.-]+", "_", op.name.rpartition("/")[2])
     if call is not None and op.name == call.activation:
         name = f"{name}_activation"
-    name = re.sub(r"[^\w.-]+", "_", name)
     return Recipe(_new_key(part, changes, weights), op.type, _prefixed(part, name), None, changes, weights)
 
 

@@ -264,3 +264,13 @@ class TestModelExplorer:
         outcome = bnfold("graph", CNN, "-o", tmp_path / "a.json", "--format", "model-explorer", "--after")
         assert outcome.code == 2
         assert "writes the whole model" in outcome.err
+
+
+def test_the_model_itself_is_not_written_over(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    shutil.copy(SAMPLES / "digits_cnn.onnx", model)
+    (tmp_path / "link.json").symlink_to("model.onnx")
+    for out in (model, tmp_path / "link.json"):
+        outcome = bnfold("graph", model, "-o", out, "--format", "json")
+        assert (outcome.code, outcome.err) == (2, f"bnfold: {out} is the input itself; give the output another name\n")
+    assert model.read_bytes() == (SAMPLES / "digits_cnn.onnx").read_bytes()
