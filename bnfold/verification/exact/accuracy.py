@@ -114,6 +114,7 @@ def error(
         return Error(name, undefined=count)
     with np.errstate(invalid="ignore", over="ignore"):
         own, other = (slices(truth, np.where(usable, values - truth, 0.0)) for values in (a, b))
+        squares = slices(truth, np.square(np.where(usable, b - truth, 0.0)))
         first, second = (float(np.abs(values[usable] - truth[usable]).max()) for values in (a, b))
         least = own.rms
         for values in likewise:
@@ -122,7 +123,7 @@ def error(
     usual = least[0] / own.size[0] if own.size[0] else 0.0
     size = own.size * max(1.0, usual_size / own.size[0]) if own.size[0] else np.full_like(own.size, usual_size)
     as_good_as_exact = np.maximum(_LOSABLE_ROUNDINGS * ROUNDOFF.get(dtype, 0.0) * size, TINY.get(dtype, 0.0))
-    few = _FEW / np.sqrt(_independent(other, slices(truth, np.square(np.where(usable, b - truth, 0.0)))))
+    few = _FEW / np.sqrt(_independent(other, squares))
     allowed = (FACTOR + few) * np.maximum(least, usual * own.size)
     allowed = np.maximum(allowed, as_good_as_exact)
     # A slice of few values may be small by chance, and its rounding is then not.
@@ -140,9 +141,8 @@ def _independent(errors: Slices, squares: Slices) -> Array:
 
     Of n errors of a normal distribution the fourth powers have a mean of 3 times the square of the squares' mean.
     """
-    mean = np.square(errors.rms)
-    ratio = np.divide(squares.rms, mean, out=np.ones_like(mean), where=mean > 0)
-    return np.maximum(1.0, np.minimum(errors.count, 3.0 * errors.count / np.square(ratio)))
+    ratio = np.divide(np.square(errors.rms), squares.rms, out=np.ones_like(errors.rms), where=squares.rms > 0)
+    return np.clip(3.0 * errors.count * np.square(ratio), 1.0, errors.count)
 
 
 # -- one rewritten part at a time ----------------------------------------------------------------

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnfold.verification.exact.accuracy import error
+from bnfold.verification.exact.accuracy import _independent, error
+from bnfold.verification.exact.slices import slices
 
 #: Values of an output, and the rounding of the original.
 SHAPE, ROUNDING = (2, 64), 1e-4
@@ -41,3 +42,12 @@ def test_the_size_of_the_values_does_not_matter(size: float) -> None:
     mine, theirs = truth * (1 + 1e-6), truth * (1 + 1e-5)
     assert error("y", truth, mine, theirs).factor > 1.0
     assert error("y", truth, mine, mine).factor <= 1.0
+
+
+@pytest.mark.parametrize("size", [1e-170, 1e-160, 1e-80])
+def test_errors_whose_powers_vanish_are_many(size: float) -> None:
+    truth = np.random.default_rng(0).standard_normal(SHAPE)
+    off = size * np.random.default_rng(1).standard_normal(SHAPE)
+    found = _independent(slices(truth, off), slices(truth, np.square(off)))
+    assert (found >= 1.0).all()
+    assert found[0] > 100
