@@ -17,7 +17,7 @@ import numpy as np
 from bnfold.graph import Array
 from bnfold.verification.exact.conditioning import Mask, moved_feed, undefined
 from bnfold.verification.exact.perturbation import Perturbed
-from bnfold.verification.exact.slices import slices
+from bnfold.verification.exact.slices import Slices, slices
 from bnfold.verification.float64 import Call, Evaluator, Hook, NotEvaluatedError
 from bnfold.verification.float64.registry import Value, is_real
 from bnfold.verification.float64.tensors import REALS, widened
@@ -114,6 +114,7 @@ def error(
         return Error(name, undefined=count)
     with np.errstate(invalid="ignore", over="ignore"):
         own, other = (slices(truth, np.where(usable, values - truth, 0.0)) for values in (a, b))
+        squares = slices(truth, np.square(np.where(usable, b - truth, 0.0)))
         first, second = (float(np.abs(values[usable] - truth[usable]).max()) for values in (a, b))
         least = own.rms
         for values in likewise:
@@ -122,7 +123,8 @@ def error(
     usual = least[0] / own.size[0] if own.size[0] else 0.0
     size = own.size * max(1.0, usual_size / own.size[0]) if own.size[0] else np.full_like(own.size, usual_size)
     as_good_as_exact = np.maximum(_LOSABLE_ROUNDINGS * ROUNDOFF.get(dtype, 0.0) * size, TINY.get(dtype, 0.0))
-    allowed = (FACTOR + _FEW / np.sqrt(own.count)) * np.maximum(least, usual * own.size)
+    few = _FEW / np.sqrt(_independent(other, squares))
+    allowed = (FACTOR + few) * np.maximum(least, usual * own.size)
     allowed = np.maximum(allowed, as_good_as_exact)
     # A slice of few values may be small by chance, and its rounding is then not.
     factor, at = other.worst(np.where((own.axis < 0) | (own.count >= _MANY), allowed, np.inf))
@@ -132,6 +134,15 @@ def error(
         words = f"{name} is {times:.2g} times as far from exact as in the original in {own.place(at)}"
     low, high = float(truth[usable].min()), float(truth[usable].max())
     return Error(name, first, second, low, high, factor, (0, 0), words, count)
+
+
+def _independent(errors: Slices, squares: Slices) -> Array:
+    """How many values the rms of an error is a mean of: fewer than there are, where a few are far larger than others.
+
+    Of n errors of a normal distribution the fourth powers have a mean of 3 times the square of the squares' mean.
+    """
+    ratio = np.divide(np.square(errors.rms), squares.rms, out=np.ones_like(errors.rms), where=squares.rms > 0)
+    return np.clip(3.0 * errors.count * np.square(ratio), 1.0, errors.count)
 
 
 # -- one rewritten part at a time ----------------------------------------------------------------
