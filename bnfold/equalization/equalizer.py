@@ -16,7 +16,8 @@ from bnfold.folding.gauges.survey import Survey
 from bnfold.folding.targets import Folder
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import as_affine, linear_bias
-from bnfold.operators.base import NewWeights, Node, facts_of
+from bnfold.operators.answers import NewWeights
+from bnfold.operators.base import Node, facts_of
 from bnfold.operators.linear import Layout
 from bnfold.operators.patterns import channel_ranges, is_quantized, linear_layout, spread_bits
 

@@ -11,7 +11,7 @@ from bnfold.folding.observers import input_phrase, other_reader, output_phrase, 
 from bnfold.folding.rounding import overflow_code, rounding_fault
 from bnfold.graph import Op, Param, Place, Use
 from bnfold.operators import Facts, Node, Rewrite, facts_of
-from bnfold.operators.base import Crossing
+from bnfold.operators.answers import Crossing
 from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal
 

@@ -19,7 +19,8 @@ from bnfold.folding.rounding import rounding_fault, scale_fault
 from bnfold.folding.sum_trees import Addition, MergeOperand, SumFinder, SumTree, broadcast
 from bnfold.graph import ModelGraph, Op, Param, Place, Tensor
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.base import NewOp, rank_of
+from bnfold.operators.answers import NewOp
+from bnfold.operators.base import rank_of
 from bnfold.operators.convolution import Convolution, add, add_plain, chain
 from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal

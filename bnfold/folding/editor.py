@@ -13,7 +13,7 @@ from bnfold.affine import Affine
 from bnfold.folding.moves import Move
 from bnfold.graph import Derived, ModelGraph, Op, Order, Param, Tensor, Use, is_float
 from bnfold.operators import Node, Rewrite, dim_of, facts_of, rank_of, value_readers
-from bnfold.operators.base import NewAffine, NewOp, NewWeights, Placeholder
+from bnfold.operators.answers import NewAffine, NewOp, NewWeights, Placeholder
 from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.refusal import Refusal
 

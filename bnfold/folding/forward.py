@@ -9,7 +9,7 @@ from bnfold.folding.moves import Blocked, Context, Move, Search, more_telling, u
 from bnfold.folding.observers import output_phrase, reader_phrase, sole_value_reader
 from bnfold.graph import Op, Place
 from bnfold.operators import Node, Rewrite, facts_of, value_readers
-from bnfold.operators.base import WithResidual
+from bnfold.operators.answers import WithResidual
 from bnfold.refusal import Refusal
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.graph import ModelGraph, Op, Order, Param, Use
 from bnfold.operators import Node, Rewrite
-from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual
+from bnfold.operators.answers import NewAffine, NewOp, NewWeights, WithResidual
 from bnfold.records import record
 from bnfold.refusal import Refusal
 

@@ -20,7 +20,7 @@ from bnfold.folding.rounding import overflow_code, rounding_fault, scale_fault
 from bnfold.folding.worklist import Worklist
 from bnfold.graph import ModelGraph, Op, Param, dataflow_order
 from bnfold.operators import Node, Rewrite, Role, facts_of
-from bnfold.operators.base import NewAffine, NewOp, NewWeights, WithResidual
+from bnfold.operators.answers import NewAffine, NewOp, NewWeights, WithResidual
 from bnfold.operators.dialect import cheapest_form, dialect_of
 from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal

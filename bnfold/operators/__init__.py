@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param, Use
-from bnfold.operators.base import Facts, NewOp, Node, Rewrite, Role, dim_of, facts_about, facts_of, known_types, rank_of
+from bnfold.operators.answers import NewOp, Rewrite
+from bnfold.operators.base import Facts, Node, Role, dim_of, facts_about, facts_of, known_types, rank_of
 from bnfold.operators.batchnorm import BatchNorm, batchnorm
 from bnfold.operators.linear import LinearFacts
 from bnfold.refusal import Refusal

@@ -10,17 +10,8 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, same_values
 from bnfold.graph import Param
-from bnfold.operators.base import (
-    Combination,
-    Conditions,
-    Crossing,
-    Lifts,
-    Node,
-    Role,
-    Sunk,
-    dim_of,
-    rank_of,
-)
+from bnfold.operators.answers import Crossing, Lifts, Sunk
+from bnfold.operators.base import Combination, Conditions, Node, Role, dim_of, rank_of
 from bnfold.operators.batchnorm import AffineFacts
 from bnfold.refusal import Refusal
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from bnfold.affine import MAX_CHANNELS, Affine
 from bnfold.graph import Shape
-from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, Node, Role, Sunk
+from bnfold.operators.answers import Crossing, Lifts, Sunk
+from bnfold.operators.base import Conditions, Facts, Node, Role
 from bnfold.refusal import Refusal
 
 

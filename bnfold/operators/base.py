@@ -1,4 +1,4 @@
-"""What every operator's facts are made of: the questions, the shape of the answers, the registry.
+"""What every operator's facts are made of: the questions and the registry. The answers are in ``answers.py``.
 
 A :class:`Facts` class answers for one operator type. Its answers describe a change and never make
 it; the search in ``bnfold.folding`` decides which descriptions to carry out. An operator without
@@ -8,7 +8,7 @@ facts refuses everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from itertools import zip_longest
@@ -18,6 +18,7 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, Param, Shape
+from bnfold.operators.answers import Absorbed, Lifts, Sunk
 from bnfold.operators.convolution import Convolution
 from bnfold.records import record
 from bnfold.refusal import Refusal
@@ -112,70 +113,6 @@ class Node:
     def refuse(self, code: str, sentence: str) -> Refusal:
         """A refusal whose sentence begins with this operator: ``conv_3 pads with zeros, …``."""
         return Refusal(code, f"{self.name} ({self.op.type}) {sentence}", self.op.name)
-
-
-class Placeholder(Enum):
-    """What stands among the inputs of an operator to be made for something that has no name yet."""
-
-    #: The tensor that flows in; in a row of new operators, the output of the one before.
-    DATA = "data"
-
-
-@dataclass(frozen=True, slots=True)
-class NewOp:
-    """An operator to be made: its constant inputs have no names yet."""
-
-    type: str
-    inputs: tuple[Param | str | Placeholder, ...]
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-    domain: str = ""
-
-
-@record
-class NewWeights:
-    """The operator stays, with new constants in some slots, other attributes or another type."""
-
-    inputs: Mapping[int, Param | NewOp | str] = field(default_factory=dict)
-    attributes: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    #: None where the type stays.
-    type: str | None = field(default=None, kw_only=True)
-    #: Which weight axis carries the channels, per slot: the rounding check looks at each channel.
-    channel_axis: Mapping[int, int] = field(default_factory=dict, kw_only=True)
-
-
-@record
-class NewAffine:
-    """The operator, itself an affine, becomes another one, in its cheapest form."""
-
-    affine: Affine
-
-
-@record
-class WithResidual:
-    """New weights, and an affine on the output that they could not take in: a MatMul has no bias."""
-
-    weights: NewWeights
-    residual: Affine
-
-
-#: How an operator changes.
-Rewrite = NewWeights | NewAffine | WithResidual
-
-
-@record
-class Crossing:
-    """An affine on the other side of an operator: by input slot for a lift, by output index for a sink."""
-
-    affines: Mapping[int, Affine]
-    rewrite: NewWeights | None = None
-
-
-#: Ways to lift an affine: every affine of one crossing is needed, any one crossing will do.
-Lifts = list[Crossing] | Refusal
-Sunk = Crossing | Refusal
-Absorbed = Rewrite | Refusal
-#: What an operator with weights, which never becomes an affine, answers.
-Reweighted = NewWeights | WithResidual | Refusal
 
 
 #: The condition of an answer that is always a refusal, though the class says it in its own words.

@@ -9,7 +9,8 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, float_limits, is_float
-from bnfold.operators.base import Absorbed, Conditions, Facts, KeepsShape, NewAffine, Node, Role, facts_of
+from bnfold.operators.answers import Absorbed, NewAffine
+from bnfold.operators.base import Conditions, Facts, KeepsShape, Node, Role, facts_of
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.pointwise import of_affine
 from bnfold.records import record

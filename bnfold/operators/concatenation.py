@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from bnfold.affine import Affine, concatenate
-from bnfold.operators.base import Combination, Conditions, Crossing, Facts, Lifts, Node, Role, Sunk
+from bnfold.operators.answers import Crossing, Lifts, Sunk
+from bnfold.operators.base import Combination, Conditions, Facts, Node, Role
 from bnfold.refusal import Refusal
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op
-from bnfold.operators.base import NewOp, Placeholder
+from bnfold.operators.answers import NewOp, Placeholder
 from bnfold.operators.convolution import Convolution
 from bnfold.refusal import Refusal
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
+from bnfold.operators.answers import Crossing, Lifts, NewWeights, Sunk
 from bnfold.operators.arithmetic import lift_sum, onto_operand, onto_output, rising, sink_sum
-from bnfold.operators.base import Combination, Conditions, Crossing, Facts, Lifts, NewWeights, Node, Role, Sunk
+from bnfold.operators.base import Combination, Conditions, Facts, Node, Role
 from bnfold.refusal import Refusal
 
 

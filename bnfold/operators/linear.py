@@ -15,19 +15,8 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import (
-    Absorbed,
-    Conditions,
-    Facts,
-    NewOp,
-    NewWeights,
-    Node,
-    Reweighted,
-    Role,
-    WithResidual,
-    channels_fit,
-    vectors,
-)
+from bnfold.operators.answers import Absorbed, NewOp, NewWeights, Reweighted, WithResidual
+from bnfold.operators.base import Conditions, Facts, Node, Role, channels_fit, vectors
 from bnfold.operators.weights import Weight, constant_values
 from bnfold.records import record
 from bnfold.refusal import Refusal

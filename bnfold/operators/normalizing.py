@@ -8,18 +8,8 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import (
-    NEVER,
-    Absorbed,
-    Conditions,
-    Crossing,
-    Facts,
-    NewWeights,
-    Node,
-    Sunk,
-    channels_fit,
-    vectors,
-)
+from bnfold.operators.answers import Absorbed, Crossing, NewWeights, Sunk
+from bnfold.operators.base import NEVER, Conditions, Facts, Node, channels_fit, vectors
 
 #: The end of a range of axes that goes up to the last one.
 BEYOND = 1 << 10

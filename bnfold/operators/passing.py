@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from bnfold.affine import Affine, Vector
-from bnfold.operators.base import Conditions, Crossing, KeepsShape, Lifts, Node, Role, Sunk
+from bnfold.operators.answers import Crossing, Lifts, Sunk
+from bnfold.operators.base import Conditions, KeepsShape, Node, Role
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.pointwise import of_affine
 from bnfold.refusal import Refusal

@@ -10,7 +10,8 @@ import numpy as np
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Op, walk
 from bnfold.operators import linear_bias, role
-from bnfold.operators.base import Combination, Crossing, Node, Role, facts_about, facts_of
+from bnfold.operators.answers import Crossing
+from bnfold.operators.base import Combination, Node, Role, facts_about, facts_of
 from bnfold.operators.linear import Layout, LinearFacts
 
 #: A channel whose scale or weights are this part of the layer's largest is as good as a constant.

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph
-from bnfold.operators.base import Crossing, Lifts, Node, Sunk, facts_of
+from bnfold.operators.answers import Crossing, Lifts, Sunk
+from bnfold.operators.base import Node, facts_of
 from bnfold.refusal import Refusal
 
 #: How many operators that only hand on are looked behind.

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import NewOp, Node
+from bnfold.operators.answers import NewOp
+from bnfold.operators.base import Node
 from bnfold.records import record
 from bnfold.refusal import Refusal
 

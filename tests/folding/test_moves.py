@@ -7,7 +7,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.folding.moves import Move
 from bnfold.graph import Param, Use
-from bnfold.operators.base import NewAffine, NewWeights
+from bnfold.operators.answers import NewAffine, NewWeights
 
 AFFINE, WEIGHTS = NewAffine(Affine.identity()), NewWeights()
 

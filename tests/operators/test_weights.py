@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from bnfold.affine import Affine
 from bnfold.formats import load
 from bnfold.operators import Node, facts_of
-from bnfold.operators.base import NewOp
+from bnfold.operators.answers import NewOp
 from bnfold.operators.weights import PlainWeight, QuantizedWeight, weight_of
 from bnfold.refusal import Refusal
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bnfold.graph import Param
-from bnfold.operators.base import NewWeights
+from bnfold.operators.answers import NewWeights
 from bnfold.operators.linear import LinearFacts
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param, Tensor
 from bnfold.operators import Node, facts_of
-from bnfold.operators.base import Crossing
+from bnfold.operators.answers import Crossing
 from bnfold.operators.onnx import ONNX
 from bnfold.refusal import Refusal
 

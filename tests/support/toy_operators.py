@@ -8,7 +8,8 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import ModelGraph, Param
-from bnfold.operators.base import NewOp, Node, Reweighted, register
+from bnfold.operators.answers import NewOp, Reweighted
+from bnfold.operators.base import Node, register
 from bnfold.operators.batchnorm import BatchNorm, BatchNormFacts
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.dialect import DATA, Dialect, Form

@@ -15,7 +15,7 @@ from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice
 from bnfold.folding.moves import Context, Move, unsound
 from bnfold.graph import Op, Param, Use
 from bnfold.operators import Node, Rewrite, Role, facts_of
-from bnfold.operators.base import NewAffine, NewWeights
+from bnfold.operators.answers import NewAffine, NewWeights
 from bnfold.operators.weights import mapped
 from bnfold.records import record
 from bnfold.refusal import Refusal

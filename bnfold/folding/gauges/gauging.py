@@ -22,7 +22,7 @@ from bnfold.folding.narrowing import keeps_precision, narrowest
 from bnfold.folding.plan import Contradiction
 from bnfold.graph import ModelGraph
 from bnfold.operators import Node, Role, facts_of
-from bnfold.operators.base import NewWeights
+from bnfold.operators.answers import NewWeights
 from bnfold.operators.dialect import cheapest_form
 from bnfold.records import record
 from bnfold.refusal import Refusal

@@ -14,7 +14,7 @@ from bnfold.folding.moves import Context
 from bnfold.folding.observers import input_phrase, output_phrase, reader_phrase
 from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_readers
-from bnfold.operators.base import NewWeights, WithResidual
+from bnfold.operators.answers import NewWeights, WithResidual
 from bnfold.refusal import Refusal
 
 #: Those of a tensor whose gauge is one number.

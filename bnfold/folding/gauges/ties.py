@@ -11,7 +11,7 @@ from bnfold.affine import Affine, Vector
 from bnfold.folding.gauges.component import Cells, Component, Frame, Place, Rows
 from bnfold.graph import ModelGraph, Op, Use
 from bnfold.operators import Node, dim_of, facts_of
-from bnfold.operators.base import Crossing
+from bnfold.operators.answers import Crossing
 from bnfold.operators.passing import Passing
 from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal

@@ -8,7 +8,8 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import Absorbed, Conditions, Facts, NewWeights, Node, channels_fit, register, vectors
+from bnfold.operators.answers import Absorbed, NewWeights
+from bnfold.operators.base import Conditions, Facts, Node, channels_fit, register, vectors
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, weight_of
 
 #: The slots of the kernels of the projections that read, and of the one that writes; behind each is its bias.

@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Op, Param
-from bnfold.operators.base import NewOp
+from bnfold.operators.answers import NewOp
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.dialect import DATA, Dialect, Form
 from bnfold.operators.keras.layer import DOMAIN, shape_of

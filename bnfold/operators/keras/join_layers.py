@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from bnfold.affine import Affine
+from bnfold.operators.answers import Lifts, Sunk
 from bnfold.operators.arithmetic import Add, Arithmetic, Div, Mul, Sub, lift_gate, sink_gate
-from bnfold.operators.base import Combination, Conditions, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Combination, Conditions, Facts, Node, Role, register
 from bnfold.operators.concatenation import Concat
 from bnfold.operators.joins import Extreme, Mean, SumOfMany
 from bnfold.operators.keras.layer import DOMAIN, conversion

@@ -15,19 +15,8 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import (
-    Absorbed,
-    Conditions,
-    Facts,
-    NewOp,
-    NewWeights,
-    Node,
-    Reweighted,
-    Role,
-    channels_fit,
-    register,
-    vectors,
-)
+from bnfold.operators.answers import Absorbed, NewOp, NewWeights, Reweighted
+from bnfold.operators.base import Conditions, Facts, Node, Role, channels_fit, register, vectors
 from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, weight_of
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias

@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.operators.base import NEVER, Absorbed, Conditions, Crossing, Facts, Node, Sunk, register
+from bnfold.operators.answers import Absorbed, Crossing, Sunk
+from bnfold.operators.base import NEVER, Conditions, Facts, Node, register
 from bnfold.operators.keras.layer import DOMAIN, shape_of
 from bnfold.operators.normalizing import Normalization, RootMeanSquare
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Shape
+from bnfold.operators.answers import Crossing, Lifts, Sunk
 from bnfold.operators.arithmetic import rising
 from bnfold.operators.axes import Rearrangement, regroup, rename_axes
-from bnfold.operators.base import Conditions, Crossing, Facts, KeepsShape, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Facts, KeepsShape, Node, Role, register
 from bnfold.operators.batchnorm import AffineFacts, BatchNorm, BatchNormFacts
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.keras.layer import DOMAIN, channel_axis, conversion, in_training, shape_of, weight_of

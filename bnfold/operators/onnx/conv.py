@@ -8,13 +8,8 @@ import numpy as np
 
 from bnfold.affine import Vector
 from bnfold.graph import Param
-from bnfold.operators.base import (
-    Conditions,
-    NewOp,
-    Node,
-    Reweighted,
-    register,
-)
+from bnfold.operators.answers import NewOp, Reweighted
+from bnfold.operators.base import Conditions, Node, register
 from bnfold.operators.convolution import Convolution, same_padding
 from bnfold.operators.linear import Layout, LinearFacts, vector_bias
 from bnfold.operators.weights import Weight, weight_of

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine
 from bnfold.graph import ModelGraph, Param
-from bnfold.operators.base import NewOp, rank_of
+from bnfold.operators.answers import NewOp
+from bnfold.operators.base import rank_of
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.dialect import DATA, Dialect, Form
 from bnfold.operators.onnx.conv import conv_op

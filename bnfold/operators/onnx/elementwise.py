@@ -8,7 +8,8 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import is_float
-from bnfold.operators.base import Conditions, Crossing, Facts, Node, Role, Sunk, register
+from bnfold.operators.answers import Crossing, Sunk
+from bnfold.operators.base import Conditions, Facts, Node, Role, register
 from bnfold.operators.passing import Elementwise, Homogeneous, Passing, Transparent
 from bnfold.refusal import Refusal
 

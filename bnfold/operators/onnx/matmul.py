@@ -10,21 +10,8 @@ from numpy.typing import NDArray
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import (
-    Absorbed,
-    Conditions,
-    Crossing,
-    Lifts,
-    NewOp,
-    NewWeights,
-    Node,
-    Reweighted,
-    Sunk,
-    WithResidual,
-    channels_fit,
-    register,
-    vectors,
-)
+from bnfold.operators.answers import Absorbed, Crossing, Lifts, NewOp, NewWeights, Reweighted, Sunk, WithResidual
+from bnfold.operators.base import Conditions, Node, channels_fit, register, vectors
 from bnfold.operators.linear import Layout, LinearFacts
 from bnfold.operators.products import lift_product, sink_product
 from bnfold.operators.weights import PlainWeight, Weight, weight_of

@@ -9,18 +9,8 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.graph import Param
-from bnfold.operators.base import (
-    NEVER,
-    Absorbed,
-    Conditions,
-    Crossing,
-    Facts,
-    KeepsShape,
-    Node,
-    Role,
-    Sunk,
-    register,
-)
+from bnfold.operators.answers import Absorbed, Crossing, Sunk
+from bnfold.operators.base import NEVER, Conditions, Facts, KeepsShape, Node, Role, register
 from bnfold.operators.batchnorm import BatchNorm, BatchNormFacts
 from bnfold.operators.normalizing import BEYOND, Normalization, RootMeanSquare, axes_from, is_cancelled
 from bnfold.operators.weights import weight_of

@@ -8,8 +8,9 @@ from math import prod
 import numpy as np
 
 from bnfold.affine import Affine
+from bnfold.operators.answers import Crossing, Lifts, Sunk
 from bnfold.operators.arithmetic import rising
-from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Facts, Node, Role, register
 from bnfold.operators.convolution import Convolution
 from bnfold.operators.onnx.conv import pads_zeros
 from bnfold.refusal import Refusal

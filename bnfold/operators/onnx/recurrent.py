@@ -8,17 +8,8 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
-from bnfold.operators.base import (
-    Absorbed,
-    Conditions,
-    Facts,
-    NewWeights,
-    Node,
-    Role,
-    channels_fit,
-    register,
-    vectors,
-)
+from bnfold.operators.answers import Absorbed, NewWeights
+from bnfold.operators.base import Conditions, Facts, Node, Role, channels_fit, register, vectors
 
 
 @register("LSTM", "GRU", "RNN")

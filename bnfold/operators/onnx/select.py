@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bnfold.affine import MAX_CHANNELS, Affine
-from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, Node, Role, Sunk, register
+from bnfold.operators.answers import Crossing, Lifts, Sunk
+from bnfold.operators.base import Conditions, Facts, Node, Role, register
 from bnfold.operators.concatenation import axis_of, joined_parts, parts_of, simplified
 from bnfold.refusal import Refusal
 

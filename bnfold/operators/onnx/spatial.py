@@ -8,8 +8,9 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.graph import Param
+from bnfold.operators.answers import Crossing, Lifts, NewWeights, Sunk
 from bnfold.operators.arithmetic import rising
-from bnfold.operators.base import Conditions, Crossing, Facts, Lifts, NewWeights, Node, Role, Sunk, register
+from bnfold.operators.base import Conditions, Facts, Node, Role, register
 from bnfold.refusal import Refusal
 
 

@@ -14,7 +14,7 @@ from keras_models import randomised, read
 from bnfold.affine import Affine
 from bnfold.folding import fold_graph
 from bnfold.operators import Node, as_affine, facts_of
-from bnfold.operators.base import Crossing
+from bnfold.operators.answers import Crossing
 from bnfold.refusal import Refusal
 
 BN = layers.BatchNormalization
