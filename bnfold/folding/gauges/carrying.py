@@ -14,8 +14,9 @@ from bnfold.folding.gauges.equations import NOTHING
 from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice
 from bnfold.folding.moves import Context, Move, unsound
 from bnfold.graph import Op, Param, Use
-from bnfold.operators import Node, Rewrite, Role, facts_of
+from bnfold.operators import Node, Rewrite, Role, dim_of, facts_of
 from bnfold.operators.answers import NewAffine, NewWeights
+from bnfold.operators.dialect import dialect_of
 from bnfold.operators.weights import mapped
 from bnfold.records import record
 from bnfold.refusal import Refusal
@@ -211,7 +212,7 @@ class Carrier:
         if behind is not None:
             total = _wide(total, behind)
         if total.size == 1:  # whichever axis it came along: the tensor may have more channels
-            total = total.as_uniform()
+            total = self._by_channels(candidate, total.as_uniform())
         op = candidate.ops[0]
         if signs:
             total = Affine(np.sign(total.scale), np.zeros(total.size), total.axis, total.grid)
@@ -228,6 +229,14 @@ class Carrier:
                 )
         self.change.staying[candidate.head] = total
         return None
+
+    def _by_channels(self, candidate: Candidate, total: Affine) -> Affine:
+        """A map of one number, along the channels where a BatchNormalization computes it: one operator can, then."""
+        facts, axis = facts_of(candidate.ops[0]), dialect_of(self.graph).channel_axis
+        channels = dim_of(self.graph, candidate.input, axis) if axis > 0 else None
+        if facts.role is not Role.BATCHNORM or not channels or total.is_scale or total.is_shift:
+            return total
+        return Affine(total.scale, total.shift, axis).expand(channels)
 
     def _trades(self, candidate: Candidate, total: Affine) -> bool:
         """Where no operator goes, and one only becomes simpler, another must not become what that one was."""

@@ -9,7 +9,7 @@ import numpy as np
 from bnfold.affine import Affine, Vector
 from bnfold.folding.candidates import Candidate
 from bnfold.folding.gauges.component import Axes, Cells, Component, Frame, Removal, Rows
-from bnfold.folding.gauges.ties import Tie
+from bnfold.folding.gauges.ties import Tie, takes_scale
 from bnfold.folding.moves import Context
 from bnfold.folding.observers import input_phrase, output_phrase, reader_phrase
 from bnfold.graph import ModelGraph, Op
@@ -118,18 +118,11 @@ class Survey:
     def _read(self, op: Op, slot: int) -> None:
         if self._special(op):
             return
-        if self._takes(op, slot):
+        if takes_scale(self.graph, op, slot, self.found.frames[op.input(slot)]):
             self.found.rim[op.name] = None
             self.readers[op.name, slot] = None
         elif self._once(op, "tie"):
             self._tie(op)
-
-    def _takes(self, op: Op, slot: int) -> bool:
-        """Does it take in a scale with weights of its own?"""
-        facts, frame = facts_of(op), self.found.frames[op.input(slot)]
-        if not facts.answers("absorb_input") or (frame.grid and not facts.grids):
-            return False
-        return isinstance(facts.absorb_input(Node(self.graph, op), {slot: frame.affine(2.0, 0.0)}), NewWeights)
 
     def _written(self, op: Op, tensor: str, frame: Frame) -> None:
         if self._special(op):

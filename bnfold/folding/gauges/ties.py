@@ -11,7 +11,7 @@ from bnfold.affine import Affine, Vector
 from bnfold.folding.gauges.component import Cells, Component, Frame, Place, Rows
 from bnfold.graph import ModelGraph, Op, Use
 from bnfold.operators import Node, dim_of, facts_of
-from bnfold.operators.answers import Crossing
+from bnfold.operators.answers import Crossing, NewWeights
 from bnfold.operators.passing import Passing
 from bnfold.operators.weights import mapped
 from bnfold.refusal import Refusal
@@ -322,12 +322,22 @@ class Tie:
         self.rows.append(Rows.still((system,), cells, why))
 
     def _pin_strangers(self) -> None:
-        """Tensors that it reads in another way."""
+        """Tensors that it reads in another way, and not with weights."""
         frames = self.component.frames
         for slot, tensor in enumerate(self.op.inputs):
-            if tensor and tensor not in self.touched and tensor in frames and self.facts.reads_values(slot):
+            if not tensor or tensor in self.touched or tensor not in frames or not self.facts.reads_values(slot):
+                continue
+            if not takes_scale(self.graph, self.op, slot, frames[tensor]):
                 for system in ("size", "sign", "shift"):
                     self._pin(frames[tensor].cells, system)
+
+
+def takes_scale(graph: ModelGraph, op: Op, slot: int, frame: Frame) -> bool:
+    """Does an operator take in a scale in front of it, along the channels of ``frame``, with weights of its own?"""
+    facts = facts_of(op)
+    if not facts.answers("absorb_input") or (frame.grid and not facts.grids):
+        return False
+    return isinstance(facts.absorb_input(Node(graph, op), {slot: frame.affine(2.0, 0.0)}), NewWeights)
 
 
 def _labelled(scale: Vector, count: int) -> Cells | None:

@@ -296,3 +296,13 @@ def test_what_a_normalisation_writes_is_free_though_what_it_reads_is_not(merged)
     y = net.op("InstanceNormalization", y, net.positive(C), net.draw(C), epsilon=0.1)
     net.output(net.bn(net.op("Add", y, x), C), shape=["N", C, 5, 5])
     assert fold(net.build()).count("BatchNormalization") == 2
+
+
+@pytest.mark.parametrize("channels", [1, C])
+def test_a_bn_of_one_channel_stays_one_operator(channels):
+    """Of two in front of a sum one goes, and the other takes in what it left."""
+    net = Net()
+    x = net.input(1, channels, 6, 6)
+    total = net.op("Add", *(net.bn(net.op(kind, x), channels) for kind in ("Sigmoid", "Tanh")))
+    folded = fold(net.build(net.op("Conv", total, net.draw(2, channels, 3, 3), net.draw(2))))
+    assert (folded.count("BatchNormalization"), folded.count("Mul", "Add")) == (1, 1)
