@@ -109,7 +109,7 @@ def gauge(context: Context, editor: Editor, blocked: Iterable[Candidate]) -> Out
         for head in component.heads:  # they are others now, or have other neighbours
             for op in stuck[head].ops:
                 members.pop(op.name, None)
-            for look in [look for look in waiting if look[0] == head]:
+            for look in [(head, axes) for axes in looks.get(head, ()) if (head, axes) in waiting]:
                 del waiting[look]
                 outcome.again = True
     return outcome
