@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from bnfold.analysis.phrases import plural
 from bnfold.analysis.size import Size
 from bnfold.display import Displayed
 from bnfold.folding.plan import FoldStep, Plan, Remaining
@@ -163,7 +164,7 @@ class FixResult(Result):
     summary: Comparison
 
     def __repr__(self) -> str:
-        left = f"{len(self.changes)} changes, {len(self.remaining)} findings left"
+        left = f"{plural(len(self.changes), 'change')}, {plural(len(self.remaining), 'finding')} left"
         return f"FixResult({self.summary.sentence()}, {left}{self._verdict})"
 
     def to_dict(self) -> dict[str, object]:
@@ -229,8 +230,8 @@ class RestyleResult(Result):
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        changes = f"{len(self.changes)} changes, {len(self.inexact)} of them need training"
-        return f"RestyleResult({changes}, {len(self.left)} layers left alone{self._verdict})"
+        changes = f"{plural(len(self.changes), 'change')}, {len(self.inexact)} of them need training"
+        return f"RestyleResult({changes}, {plural(len(self.left), 'layer')} left alone{self._verdict})"
 
     @property
     def inexact(self) -> tuple[StyleChange, ...]:
@@ -240,7 +241,7 @@ class RestyleResult(Result):
     def inexact_sentence(self) -> str:
         """``1 of 8 changes is not exact``."""
         count = len(self.inexact)
-        return f"{count} of {len(self.changes)} changes {'is' if count == 1 else 'are'} not exact"
+        return f"{count} of {plural(len(self.changes), 'change')} {'is' if count == 1 else 'are'} not exact"
 
     @property
     def equivalent(self) -> bool:

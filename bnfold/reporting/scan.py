@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from bnfold.analysis import Finding, Repair, Report, Severity, Size, Summary
+from bnfold.analysis.phrases import plural
 from bnfold.reporting import as_json, renderers
 from bnfold.reporting.console import STYLES, cell, line, show, table
 from bnfold.reporting.text import file_size
@@ -56,7 +57,7 @@ def print_summary(console: Console, store: ScanStore) -> None:
     unchanged, earlier = store.meta("unchanged") or 0, summary.models - (store.meta("found") or 0)
     note = f", {unchanged:,} of them unchanged since the last scan" if unchanged else ""
     note += f", {earlier:,} of them known from earlier scans into this store alone" if earlier > 0 else ""
-    line(console, (counted(summary.models, "model"), "bold"), note)
+    line(console, (plural(summary.models, "model"), "bold"), note)
     show(console, _statuses(summary), indent=2)
     console.print()
     for sentence in _savings(summary):
@@ -96,7 +97,7 @@ def _savings(summary: ScanSummary) -> Iterator[str]:
         size = f"{file_size(abs(less))} {'smaller' if less >= 0 else 'larger'} than before"
         yield f"{files} written, {size}" if summary.folded == 1 else f"{files} written, together {size}"
     if summary.read_requests:
-        yield f"{file_size(summary.read_bytes)} fetched in {counted(summary.read_requests, 'request')}"
+        yield f"{file_size(summary.read_bytes)} fetched in {plural(summary.read_requests, 'request')}"
 
 
 def _rules(summary: ScanSummary) -> Any:
@@ -120,10 +121,6 @@ def _print_failures(console: Console, store: ScanStore) -> None:
         line(console, sentence if renderers.names(sentence, path) else f"{path}: {sentence}", indent=4)
     if len(failures) > _FAILURES:
         line(console, f"and {len(failures) - _FAILURES:,} more", indent=4)
-
-
-def counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _slowest(summary: ScanSummary) -> list[str]:
