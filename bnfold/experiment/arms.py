@@ -70,9 +70,8 @@ def build(arm: Arm, settings: Settings) -> Built:
     if not model.trainable_variables:
         raise UsageError(f"{arm.model} has nothing to train: all of its layers are frozen")
     optimizer, loss = _optimizer(keras, settings, compiled), _loss(arm, settings, compiled)
-    metric, output = _metric(
-        settings, compiled, loss, getattr(model, "output_names", ())
-    )  # a Sequential has one output
+    outputs = getattr(model, "output_names", ())  # a Sequential has one output, without a name
+    metric, output = _metric(settings, compiled, loss, outputs)
     metric, higher = (metric, False) if metric == "loss" else _direction(metric)
     chosen = {"optimizer": optimizer, "loss": loss, "loss_weights": compiled.get("loss_weights")}
     return Built(arm.label, _saved(model), chosen, metric, higher, output)

@@ -74,11 +74,10 @@ class CandidateFinder:
         is longer: such a run was not composed since its numbers leave the range of its dtype.
         """
         ops = candidate.ops
-        if not 1 < len(ops) <= MAX_PARTS or any(facts_of(op).role is Role.BATCHNORM for op in ops):
+        batchnorm = any(facts_of(op).role is Role.BATCHNORM for op in ops)
+        if not 1 < len(ops) <= MAX_PARTS or batchnorm or not candidate.total.scale.all():
             return (candidate,)
-        if not candidate.total.scale.all():
-            return (candidate,)
-        return tuple([self._alone(op) for op in candidate.ops])
+        return tuple([self._alone(op) for op in ops])
 
     def _alone(self, op: Op) -> Candidate:
         total = self._affine(op)

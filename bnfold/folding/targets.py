@@ -264,8 +264,9 @@ class Folder:
         if self._may_grow:
             return False
         self._may_grow = True
-        apart = [head for head, (candidate, _, _) in self._blocked.items() if candidate.total.grid]
-        self._worklist.add(head for head in apart if head in self.graph)
+        blocked = [candidate for candidate, _, _ in self._blocked.values()]
+        apart = [each.head for each in blocked if each.total.grid and len(each.ops) > 1 and each.head in self.graph]
+        self._worklist.add(apart)
         return bool(apart)
 
     def _rounds_to_nothing(self, affine: Affine, op: Op) -> bool:

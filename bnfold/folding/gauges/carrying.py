@@ -9,14 +9,13 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.folding.candidates import Candidate
-from bnfold.folding.gauges.component import Component
+from bnfold.folding.gauges.component import Component, by_channels
 from bnfold.folding.gauges.equations import NOTHING
 from bnfold.folding.gauges.solution import SIGNS, WHOLE, Choice
 from bnfold.folding.moves import Context, Move, unsound
 from bnfold.graph import Op, Param, Use
-from bnfold.operators import Node, Rewrite, Role, dim_of, facts_of
+from bnfold.operators import Node, Rewrite, Role, facts_of
 from bnfold.operators.answers import NewAffine, NewWeights
-from bnfold.operators.dialect import dialect_of
 from bnfold.operators.weights import mapped
 from bnfold.records import record
 from bnfold.refusal import Refusal
@@ -232,11 +231,10 @@ class Carrier:
 
     def _by_channels(self, candidate: Candidate, total: Affine) -> Affine:
         """A map of one number, along the channels where a BatchNormalization computes it: one operator can, then."""
-        facts, axis = facts_of(candidate.ops[0]), dialect_of(self.graph).channel_axis
-        channels = dim_of(self.graph, candidate.input, axis) if axis > 0 else None
-        if facts.role is not Role.BATCHNORM or not channels or total.is_scale or total.is_shift:
+        axis, size, _ = by_channels(self.graph, candidate.input)
+        if facts_of(candidate.ops[0]).role is not Role.BATCHNORM or total.is_scale or total.is_shift:
             return total
-        return Affine(total.scale, total.shift, axis).expand(channels)
+        return Affine(total.scale, total.shift, axis).expand(size)
 
     def _trades(self, candidate: Candidate, total: Affine) -> bool:
         """Where no operator goes, and one only becomes simpler, another must not become what that one was."""

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from bnfold.affine import Affine, Vector
 from bnfold.folding.candidates import Candidate
 from bnfold.graph import ModelGraph, Use
+from bnfold.operators import dim_of, rank_of
+from bnfold.operators.dialect import dialect_of
 from bnfold.records import record
 
 #: Cells of one component: a repetition may claim any number of channels.
@@ -27,6 +29,8 @@ Cells = NDArray[np.intp]
 Grid = tuple[tuple[int, int], ...]
 #: Axis, size and grid of a :class:`Frame`.
 Axes = tuple[int | None, int, Grid]
+#: Those of a tensor whose gauge is one number.
+ONE_NUMBER: Axes = (None, 1, ())
 #: A tensor by its name, or the constant that one operator reads in one slot.
 Place = str | Use
 
@@ -160,3 +164,13 @@ class Component:
             frame = self.frames.get(place)
             if frame is not None:
                 self.rows.append(Rows.still(("size", "sign", "shift"), frame.cells, why))
+
+
+def by_channels(graph: ModelGraph, tensor: str) -> Axes:
+    """Along the axis on which the format has a tensor's channels; as one number where that is not known."""
+    rank = rank_of(graph, tensor) or 0
+    if rank < 2:
+        return ONE_NUMBER
+    axis = dialect_of(graph).channel_axis % rank
+    size = dim_of(graph, tensor, axis)
+    return (axis, size, ()) if size else ONE_NUMBER

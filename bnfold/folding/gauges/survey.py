@@ -8,7 +8,7 @@ import numpy as np
 
 from bnfold.affine import Affine, Vector
 from bnfold.folding.candidates import Candidate
-from bnfold.folding.gauges.component import Axes, Cells, Component, Frame, Removal, Rows
+from bnfold.folding.gauges.component import ONE_NUMBER, Axes, Cells, Component, Frame, Removal, Rows, by_channels
 from bnfold.folding.gauges.ties import Tie, takes_scale
 from bnfold.folding.moves import Context
 from bnfold.folding.observers import input_phrase, output_phrase, reader_phrase
@@ -16,9 +16,6 @@ from bnfold.graph import ModelGraph, Op
 from bnfold.operators import Node, Role, dim_of, facts_of, rank_of, value_readers
 from bnfold.operators.answers import NewWeights, WithResidual
 from bnfold.refusal import Refusal
-
-#: Those of a tensor whose gauge is one number.
-ONE_NUMBER: Axes = (None, 1, ())
 
 
 class Survey:
@@ -262,11 +259,7 @@ class Survey:
 def own_axes(graph: ModelGraph, candidate: Candidate) -> Axes:
     """Axis, channels and grid along which an affine is looked at; one that is the same everywhere by channels."""
     total = candidate.total
-    if total.axis is not None:
-        return total.axis, total.size, total.grid
-    rank = rank_of(graph, candidate.input)
-    size = dim_of(graph, candidate.input, 1) if rank is not None and rank > 1 else None
-    return (1, size, ()) if size else ONE_NUMBER
+    return by_channels(graph, candidate.input) if total.axis is None else (total.axis, total.size, total.grid)
 
 
 def axes_to_try(graph: ModelGraph, candidate: Candidate) -> tuple[Axes, ...]:
@@ -278,6 +271,6 @@ def axes_to_try(graph: ModelGraph, candidate: Candidate) -> tuple[Axes, ...]:
     own = own_axes(graph, candidate)
     if candidate.total.axis is not None or own == ONE_NUMBER:
         return (own,)
-    rank = rank_of(graph, candidate.input) or 0
-    last = dim_of(graph, candidate.input, rank - 1) if rank > 2 else None
-    return (own, (rank - 1, last, ()), ONE_NUMBER) if last else (own, ONE_NUMBER)
+    last = (rank_of(graph, candidate.input) or 0) - 1
+    size = dim_of(graph, candidate.input, last)
+    return tuple(dict.fromkeys([own, (last, size, ()) if size else own, ONE_NUMBER]))

@@ -16,6 +16,7 @@ from bnfold.formats.onnx.context import Context
 from bnfold.formats.onnx.tensors import to_proto
 from bnfold.formats.onnx.types import tensors_by_name, to_tensor, to_value_info
 from bnfold.graph import ModelGraph, Param, Tensor, walk
+from bnfold.operators import Role, facts_of
 
 #: How many numbers inference may compute to find out shapes.
 MAX_VALUES = 1 << 20
@@ -211,7 +212,7 @@ def _statistics(graph: ModelGraph) -> set[str]:
     return {
         name
         for op in graph.ops()
-        if op.type == "BatchNormalization" and not op.domain and len(op.outputs) == 1
+        if facts_of(op).role is Role.BATCHNORM and len(op.outputs) == 1
         for name in op.inputs[1:]
         if graph.use_count(name) == 1
     }
